@@ -1,0 +1,300 @@
+//! `rakit-daemon`: the load monitor on each server. `/proc` in, reports out.
+//!
+//! One loop on the main thread: measure, build one report, give it to all nodes, wait for the next turn or the wish to
+//! stop. One thread per node sends (`sender.rs`), so that a dead or slow node delays no other, and nothing that a node
+//! does or says can stop the loop. What is measured is in `machine_load.rs`, `process_load.rs` and `meter.rs`; whether the
+//! worker listens, in `listener.rs`.
+//!
+//! Nothing is logged per report (at `info`): only what changes. docs/protocol.md shows the report, docs/log-lines.md the
+//! lines.
+use std::ffi::OsString;
+use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::RecvTimeoutError;
+use log::{debug, info, warn};
+
+use crate::balancer::{IncomingReport, Report};
+use crate::config::{self, Config};
+use crate::program::{self, LogFlags, ParentFlags, Stop};
+
+mod acknowledged;
+mod listener;
+mod local_address;
+mod machine_load;
+mod meter;
+mod process_load;
+mod sender;
+
+use acknowledged::Acknowledged;
+use listener::Listener;
+use meter::{MEASURE_MIN, Meter};
+use sender::Sender;
+
+const PROGRAM: &str = "rakit-daemon";
+
+/// Where a worker listens unless told otherwise.
+const WORKER_PORT: u16 = 13_337;
+
+/// Each pause is the interval, longer or shorter by up to this part of it, so that the daemons of a room that were
+/// switched on together do not report in step for ever.
+const JITTER: f64 = 0.1;
+
+/// How long to wait before asking again for this machine's address when it has no way to the nodes yet (at boot).
+const ADDRESS_RETRY: Duration = Duration::from_secs(1);
+
+/// Measures how busy this server is and reports it to every node of the cluster
+#[derive(clap::Parser, Clone, Debug)]
+#[command(name = PROGRAM, version)]
+struct Flags {
+    /// The cluster's configuration, the same file as on the nodes
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// This server's name: 1 to 64 letters, digits, '.', '_' or '-', a letter or digit first
+    #[arg(long, value_name = "NAME", value_parser = server_name)]
+    server: String,
+    /// Where this server's worker listens, as the nodes reach it [default: the address from which this machine reaches
+    /// the nodes, port 13337]
+    #[arg(long, value_name = "IP:PORT", value_parser = worker_address)]
+    worker: Option<SocketAddr>,
+    /// What to measure: the whole machine, or one process and its living children
+    #[arg(long, value_name = "machine|process:PID", default_value = "machine", value_parser = measure)]
+    measure: Measure,
+    /// Run without a secret although the cluster has addresses off loopback: anybody there can take it over
+    #[arg(long)]
+    insecure: bool,
+    #[command(flatten)]
+    log: LogFlags,
+    #[command(flatten)]
+    parent: ParentFlags,
+}
+
+/// What the load in the reports is the load of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Measure {
+    /// All processors of the machine.
+    Machine,
+    /// A process and its living children, as percent of all processors: several servers can share a machine.
+    Process(i32),
+}
+
+fn server_name(text: &str) -> Result<String, String> {
+    if config::is_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("give 1 to 64 letters, digits, '.', '_' or '-', a letter or digit first".to_owned())
+    }
+}
+
+fn worker_address(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr =
+        text.parse().map_err(|_| "give IP:PORT, for example 10.0.0.11:13337".to_owned())?;
+    let ip = address.ip().to_canonical();
+    if address.port() == 0 || ip.is_unspecified() || ip.is_multicast() {
+        return Err("no node can connect there; give this server's own address and a port from 1".to_owned());
+    }
+    Ok(address)
+}
+
+fn measure(text: &str) -> Result<Measure, String> {
+    if text == "machine" {
+        return Ok(Measure::Machine);
+    }
+    text.strip_prefix("process:")
+        .and_then(|pid| pid.parse().ok())
+        .filter(|&pid: &i32| pid > 0)
+        .map(Measure::Process)
+        .ok_or_else(|| "give machine or process:PID".to_owned())
+}
+
+/// Runs the program `rakit-daemon` with these arguments (the first is the program's name) until it is stopped.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    run(arguments).unwrap_or_else(|code| code)
+}
+
+/// # Errors
+/// The exit code of a start that failed; its reason was told.
+fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<ExitCode, ExitCode> {
+    let flags: Flags = program::parse(arguments)?;
+    let refuse = |reason: &dyn std::fmt::Display| program::refuse(PROGRAM, reason);
+    let config = Config::load(&flags.config).map_err(|error| refuse(&error))?;
+    let exposure = config.check_exposure(flags.insecure).map_err(|error| refuse(&error))?;
+    if let Some(worker) = flags.worker {
+        check_worker(worker, &config).map_err(|reason| refuse(&reason))?;
+    }
+    let stop = program::start(PROGRAM, &flags.log, flags.parent)?;
+    for warning in exposure.into_iter().chain(config.warnings()) {
+        warn!("{warning}");
+    }
+    info!(
+        "{PROGRAM} {} starts: server {} of cluster {}, {} nodes, a report every {} ms",
+        env!("CARGO_PKG_VERSION"),
+        flags.server,
+        config.cluster_name,
+        config.nodes.len(),
+        config.report_interval.as_millis()
+    );
+    let Some(worker) = find_worker(flags.worker, &config, &stop) else {
+        return Ok(ExitCode::from(program::EXIT_OK));
+    };
+    report_until_stopped(&flags, &config, worker, &stop)
+        .map_err(|error| program::fail(PROGRAM, &format!("cannot start: {error}")))?;
+    Ok(ExitCode::from(program::EXIT_OK))
+}
+
+/// A loopback address means "myself" to whoever reads it: nodes on other machines would forward primes to themselves.
+fn check_worker(worker: SocketAddr, config: &Config) -> Result<(), String> {
+    if !config::is_loopback(worker.ip()) {
+        return Ok(());
+    }
+    match config.nodes.iter().find(|node| !local_address::is_own(node.cluster.ip())) {
+        None => Ok(()),
+        Some(node) => Err(format!(
+            "--worker {worker}: node {} ({}) is on another machine and would look for the worker on itself; give the \
+             address under which the nodes reach this machine, or leave --worker out",
+            node.id, node.cluster
+        )),
+    }
+}
+
+/// The worker's address: the one given, or this machine's as the nodes see it. Waits until the network is there;
+/// `None` when the wish to stop came before.
+fn find_worker(given: Option<SocketAddr>, config: &Config, stop: &Stop) -> Option<SocketAddr> {
+    if given.is_some() {
+        return given;
+    }
+    let mut told = false;
+    loop {
+        match local_address::towards(&config.nodes) {
+            Ok(ip) => {
+                let worker = SocketAddr::new(ip, WORKER_PORT);
+                info!("no --worker given: reporting {worker}, the address from which the nodes are reached");
+                return Some(worker);
+            }
+            Err(error) if !told => {
+                warn!("no way to the nodes yet ({error}); waiting for one, as no --worker was given");
+                told = true;
+            }
+            Err(_) => {}
+        }
+        if stop.receiver().recv_timeout(ADDRESS_RETRY) != Err(RecvTimeoutError::Timeout) {
+            return None;
+        }
+    }
+}
+
+/// The loop of the program.
+fn report_until_stopped(
+    flags: &Flags,
+    config: &Config,
+    worker: SocketAddr,
+    stop: &Stop,
+) -> std::io::Result<()> {
+    let acknowledged = Arc::new(Acknowledged::default());
+    let senders: Vec<Sender> = config
+        .nodes
+        .iter()
+        .map(|node| Sender::start(node, config, &flags.server, Arc::clone(&acknowledged)))
+        .collect::<Result<_, _>>()?;
+
+    let listener = Listener::new(worker);
+    let mut meter = Meter::new(flags.measure, Instant::now());
+    let mut worker_up_before = None;
+    let mut judge = acknowledged::Judge::new(&flags.server);
+    let epoch = unix_ms();
+    let mut sequence = 0;
+    let random = RandomState::new();
+    // The first report as soon as there is something to report: a cluster that starts is waiting for it.
+    let mut due = Instant::now() + MEASURE_MIN;
+    // Ends with the wish to stop; and, though that cannot be, with the end of the signal thread.
+    while stop.receiver().recv_deadline(due) == Err(RecvTimeoutError::Timeout) {
+        let now = Instant::now();
+        let listening = listener.look();
+        let worker_up = listening.is_up();
+        if worker_up_before.replace(worker_up) != Some(worker_up) {
+            if worker_up {
+                info!("the worker listens on {worker}");
+            } else {
+                warn!("no worker listens on {worker}: this server reports, but gets no requests");
+            }
+        }
+        let load = meter.measure(now, &listening);
+        // Asked before the sequence goes up: it is about the report before this one.
+        let forward = judge.forward(&acknowledged, sequence);
+        sequence += 1;
+        let report = Report {
+            server: flags.server.clone(),
+            worker,
+            cpu: load.percent,
+            cores: load.cores,
+            epoch,
+            sequence,
+            worker_up,
+        };
+        debug!(
+            "report {sequence}: {:.2} % of {} processors, worker up: {worker_up}",
+            load.percent, load.cores
+        );
+        let body: Arc<[u8]> = IncomingReport { report, forward }.to_json().into();
+        for sender in &senders {
+            sender.send(sequence, Arc::clone(&body));
+        }
+        due = next_due(due, now, config.report_interval, random.hash_one(sequence));
+    }
+    // The senders may be in the middle of a request to a node that does not answer. They end with the process;
+    // nothing that they hold needs an orderly end.
+    info!("{PROGRAM} stops after {sequence} reports");
+    Ok(())
+}
+
+/// When the next report is due, after the one that was due at `due` and made at `now`.
+fn next_due(due: Instant, now: Instant, interval: Duration, random: u64) -> Instant {
+    // -1 to 1, from the upper bits, as many as a f64 holds.
+    let swing = (random >> 11) as f64 / (1_u64 << 52) as f64 - 1.0;
+    let pause = interval.mul_f64(1.0 + JITTER * swing);
+    // Counted from when it was due, not from now, or every report would be late by the time it takes to make one. But
+    // after a sleep of the machine, what was missed is not made up for.
+    if due + pause > now { due + pause } else { now + pause }
+}
+
+/// Now, in milliseconds since 1970 by this machine's clock; at least 1, as the reports want it.
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_the_command_line() {
+        assert_eq!(measure("machine"), Ok(Measure::Machine));
+        assert_eq!(measure("process:12"), Ok(Measure::Process(12)));
+        for bad in ["", "process", "process:", "process:0", "process:-4", "process:x", "Machine"] {
+            assert!(measure(bad).is_err(), "{bad}");
+        }
+        for bad in ["", "x", "127.0.0.1", "localhost:1", "127.0.0.1:0", "0.0.0.0:1", "[::]:1", "224.0.0.1:1"]
+        {
+            assert!(worker_address(bad).is_err(), "{bad}");
+        }
+        assert!(server_name("lab-01.room_2").is_ok());
+        for bad in ["", ".x", "-x", "a b", "a/b", "ä", &"x".repeat(65)] {
+            assert!(server_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn pauses_swing_around_the_interval_and_missed_reports_are_not_made_up_for() {
+        let due = Instant::now();
+        let interval = Duration::from_millis(1000);
+        let pause = |random| next_due(due, due, interval, random).duration_since(due).as_millis();
+        assert_eq!((pause(0), pause(1 << 63), pause(u64::MAX)), (900, 1000, 1100));
+        let much_later = due + Duration::from_secs(60);
+        assert_eq!(next_due(due, much_later, interval, 1 << 63), much_later + interval);
+    }
+}

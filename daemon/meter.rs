@@ -1,0 +1,218 @@
+//! The load that goes into a report: two readings, at least half a second apart, of the machine or of a process.
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use log::{info, warn};
+
+use super::Measure;
+use super::listener::{self, Listening};
+use super::machine_load;
+use super::process_load::{self, Identity, Tree};
+
+/// Two readings closer together than this say more about the clock than about the load: with 100 ticks a second and two
+/// processors, 100 ms show the load in steps of 5 %. Reports that are more frequent overlap in what they cover.
+pub(super) const MEASURE_MIN: Duration = Duration::from_millis(500);
+
+/// What a report says about the processors.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Load {
+    /// Of all processors, 0 to 100, in steps of 0.01.
+    pub(super) percent: f64,
+    /// How many processors there are; at least 1.
+    pub(super) cores: u32,
+}
+
+/// Measures the load, each time since the newest earlier reading that is old enough.
+pub(super) struct Meter {
+    machine: Window<machine_load::Reading>,
+    process: Option<ProcessMeter>,
+    last: Load,
+    /// Whether the last reading of `/proc/stat` failed; told once.
+    unreadable: bool,
+}
+
+impl Meter {
+    /// Takes the first reading.
+    pub(super) fn new(measure: Measure, now: Instant) -> Self {
+        let process = match measure {
+            Measure::Machine => None,
+            Measure::Process(pid) => Some(ProcessMeter::new(pid)),
+        };
+        let mut meter = Self {
+            machine: Window::default(),
+            process,
+            last: Load { percent: 0.0, cores: 1 },
+            unreadable: false,
+        };
+        meter.measure(now, &Listening::Unknown);
+        meter
+    }
+
+    /// Takes a reading and gives the load since an earlier one. When the counters say nothing (they did not move, or
+    /// cannot be read), the last load stands.
+    pub(super) fn measure(&mut self, now: Instant, listening: &Listening) -> Load {
+        match machine_load::read() {
+            Ok(reading) => {
+                self.unreadable = false;
+                self.last.cores = reading.cores;
+                let percent = self.machine.load(now, reading, |_, before, after| after.load_since(before));
+                if self.process.is_none() {
+                    self.last.percent = percent.unwrap_or(self.last.percent);
+                }
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.unreadable, true) {
+                    warn!("/proc/stat cannot be read, the last load is reported again: {error}");
+                }
+            }
+        }
+        if let Some(process) = &mut self.process {
+            self.last.percent = process.measure(now, self.last, listening);
+        }
+        // Two digits are more than the clock gives; more would only make reports longer.
+        self.last.percent = (self.last.percent * 100.0).round() / 100.0;
+        self.last
+    }
+}
+
+/// Follows one process and its children, and, when it is gone, whoever listens in its place.
+struct ProcessMeter {
+    /// The process that is measured; `None` when it is gone.
+    root: Option<Identity>,
+    window: Window<Tree>,
+    /// The socket whose owner was looked for last: each is looked for once, as it costs a walk over all descriptors.
+    looked_for: Option<u64>,
+}
+
+impl ProcessMeter {
+    fn new(pid: i32) -> Self {
+        let root = Identity::of(pid);
+        match root {
+            Some(_) => info!("measuring process {pid} and its children"),
+            None => {
+                warn!("there is no process {pid} to measure: reporting a load of 0 until a worker listens")
+            }
+        }
+        Self { root, window: Window::default(), looked_for: None }
+    }
+
+    fn measure(&mut self, now: Instant, last: Load, listening: &Listening) -> f64 {
+        if self.root.is_none() {
+            self.follow(listening);
+        }
+        let Some(root) = self.root else { return 0.0 };
+        let Some(tree) = process_load::read(root) else {
+            warn!("process {} is gone: reporting a load of 0 until a worker listens again", root.pid);
+            self.root = None;
+            self.window = Window::default();
+            return 0.0;
+        };
+        let percent = self.window.load(now, tree, |elapsed, before, after| {
+            let used = after.ticks_since(before) as f64 / procfs::ticks_per_second() as f64;
+            Some((used / elapsed.as_secs_f64() / f64::from(last.cores) * 100.0).clamp(0.0, 100.0))
+        });
+        percent.unwrap_or(last.percent)
+    }
+
+    /// Somebody may have started the worker again: the process that owns the listening socket is the one to measure.
+    fn follow(&mut self, listening: &Listening) {
+        let &Listening::Socket { inode } = listening else { return };
+        if self.looked_for.replace(inode) == Some(inode) {
+            return;
+        }
+        self.root = listener::owner(inode).and_then(Identity::of);
+        match self.root {
+            Some(root) => info!("a worker listens again: measuring process {} and its children", root.pid),
+            None => warn!(
+                "a worker listens again, but its process belongs to another user: its load stays unknown, 0"
+            ),
+        }
+    }
+}
+
+/// Earlier readings, the oldest first: as many as are needed to find one that is old enough.
+struct Window<T> {
+    readings: VecDeque<(Instant, T)>,
+}
+
+impl<T> Default for Window<T> {
+    fn default() -> Self {
+        Self { readings: VecDeque::new() }
+    }
+}
+
+impl<T> Window<T> {
+    /// Adds a reading, and gives what `compare` makes of it and the newest earlier one that is at least [`MEASURE_MIN`]
+    /// old; `None` when there is none.
+    fn load(
+        &mut self,
+        now: Instant,
+        reading: T,
+        compare: impl FnOnce(Duration, &T, &T) -> Option<f64>,
+    ) -> Option<f64> {
+        let age = |then: &Instant| now.saturating_duration_since(*then);
+        // Keep only one that is old enough. What is left is younger: bounded by the shortest interval between reports.
+        while self.readings.get(1).is_some_and(|(second, _)| age(second) >= MEASURE_MIN) {
+            self.readings.pop_front();
+        }
+        let load = self
+            .readings
+            .front()
+            .filter(|(then, _)| age(then) >= MEASURE_MIN)
+            .and_then(|(then, before)| compare(age(then), before, &reading));
+        self.readings.push_back((now, reading));
+        load
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readings_are_compared_over_half_a_second_or_more() {
+        let mut window = Window::default();
+        let start = Instant::now();
+        let mut at = |ms: u64| {
+            let now = start + Duration::from_millis(ms);
+            window.load(now, ms, |elapsed, &before, &after| {
+                assert_eq!(elapsed, Duration::from_millis(after - before));
+                Some((after - before) as f64)
+            })
+        };
+        assert_eq!(at(0), None);
+        assert_eq!(at(200), None);
+        assert_eq!(at(499), None);
+        assert_eq!(at(500), Some(500.0));
+        assert_eq!(at(700), Some(500.0));
+        assert_eq!(at(710), Some(510.0));
+        assert_eq!(at(3000), Some(2290.0));
+        assert_eq!(window.readings.len(), 2, "what is no longer needed is forgotten");
+    }
+
+    /// A process that burns one processor: the load must show, and end with it. (Whether the machine shares it fairly is
+    /// not ours to test: any load above zero will do.)
+    #[test]
+    fn the_load_of_a_process_shows_and_ends_with_it() {
+        let mut child =
+            std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().expect("sh(1)");
+        let start = Instant::now();
+        let mut meter = Meter::new(Measure::Process(i32::try_from(child.id()).expect("a pid")), start);
+        // The condition is awaited: on a machine as busy as a build server, a tick may take long to come.
+        let mut seen = 0.0;
+        while seen == 0.0 && start.elapsed() < Duration::from_secs(30) {
+            std::thread::sleep(MEASURE_MIN);
+            seen = meter.measure(Instant::now(), &Listening::Nobody).percent;
+        }
+        child.kill().expect("our own child");
+        child.wait().expect("our own child");
+        assert!(seen > 0.0 && seen <= 100.0, "{seen}");
+        assert_eq!(meter.measure(Instant::now(), &Listening::Nobody).percent, 0.0);
+        // Somebody else listens on the worker's address now: this test. It is followed.
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let listening = listener::Listener::new(socket.local_addr().expect("bound")).look();
+        meter.measure(Instant::now(), &listening);
+        let followed = meter.process.and_then(|process| process.root).map(|root| root.pid);
+        assert_eq!(followed, i32::try_from(std::process::id()).ok());
+    }
+}

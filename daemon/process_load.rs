@@ -1,0 +1,221 @@
+//! How many ticks a process and its living children used, from `/proc/PID/stat` (proc_pid_stat(5)).
+//!
+//! Used when several servers share a machine (`rakit up`): there, the machine's load would be the same for all.
+//!
+//! Two readings of the same tree of processes are compared. The traps are in the children that come and go: when a child ends
+//! and its parent waits for it, all the ticks of its life move into the parent's `cutime` and `cstime`, also those that
+//! were counted while it lived. So what has vanished from the tree is taken off what has appeared there.
+use std::collections::BTreeMap;
+
+use procfs::process::{Process, Stat, all_processes};
+use procfs::{Current, Uptime};
+
+/// No server has so many; the bound ends a walk over a tree that grows faster than it is read.
+const PROCESSES_MAX: usize = 4_096;
+
+/// A process: ids are used again, so the time at which it started (in ticks since boot) belongs to its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Identity {
+    pub(super) pid: i32,
+    pub(super) started: u64,
+}
+
+impl Identity {
+    /// The process that has this id now; `None` when there is none or it has ended (a zombie).
+    pub(super) fn of(pid: i32) -> Option<Self> {
+        stat(pid).filter(is_living).map(|stat| Self { pid, started: stat.starttime })
+    }
+}
+
+/// What one process used until now, in ticks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Ticks {
+    /// By itself: utime + stime.
+    own: u64,
+    /// By its children that ended and that it waited for: cutime + cstime.
+    reaped: u64,
+}
+
+/// One reading of a process and its living descendants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tree {
+    processes: BTreeMap<Identity, Ticks>,
+    /// When it was read, in ticks since boot: the clock that [`Identity::started`] is on.
+    read_at: u64,
+}
+
+/// Reads the tree under `root`; `None` when that process is gone (or another one has its id now).
+pub(super) fn read(root: Identity) -> Option<Tree> {
+    // Before the walk: a process that starts during it is new to the next reading as well as it can be.
+    let read_at = ticks_since_boot();
+    let root_stat = stat(root.pid).filter(is_living).filter(|stat| stat.starttime == root.started)?;
+    let mut processes = BTreeMap::new();
+    let mut waiting = vec![root_stat];
+    let mut parents = ParentScan::default();
+    while let Some(stat) = waiting.pop() {
+        for child in children(stat.pid, &mut parents) {
+            if processes.len() + waiting.len() < PROCESSES_MAX {
+                // One that ended since it was listed is left out; its ticks come with its parent's.
+                waiting.extend(self::stat(child).filter(|child| child.ppid == stat.pid));
+            }
+        }
+        let ticks = Ticks {
+            own: stat.utime.saturating_add(stat.stime),
+            reaped: u64::try_from(stat.cutime.saturating_add(stat.cstime)).unwrap_or(0),
+        };
+        processes.insert(Identity { pid: stat.pid, started: stat.starttime }, ticks);
+    }
+    Some(Tree { processes, read_at })
+}
+
+impl Tree {
+    /// How many ticks the tree used since `before`. Never negative; in doubt less, so that a shuffle of processes cannot
+    /// make an idle server look busy.
+    pub(super) fn ticks_since(&self, before: &Self) -> u64 {
+        let mut used = 0_u64;
+        let mut appeared = 0_u64;
+        for (identity, now) in &self.processes {
+            match before.processes.get(identity) {
+                Some(then) => {
+                    used = used.saturating_add(now.own.saturating_sub(then.own));
+                    appeared = appeared.saturating_add(now.reaped.saturating_sub(then.reaped));
+                }
+                // Born since: all it has is new.
+                None if identity.started >= before.read_at => {
+                    used = used.saturating_add(now.own).saturating_add(now.reaped);
+                }
+                // Older, but new to the tree: what it used before is not known.
+                None => {}
+            }
+        }
+        let vanished = before
+            .processes
+            .iter()
+            .filter(|(identity, _)| !self.processes.contains_key(identity))
+            .fold(0_u64, |sum, (_, then)| sum.saturating_add(then.own).saturating_add(then.reaped));
+        used.saturating_add(appeared.saturating_sub(vanished))
+    }
+}
+
+fn stat(pid: i32) -> Option<Stat> {
+    Process::new(pid).and_then(|process| process.stat()).ok()
+}
+
+/// A zombie keeps its entry until its parent looks at it, but is no process any more.
+fn is_living(stat: &Stat) -> bool {
+    !matches!(stat.state, 'Z' | 'X' | 'x')
+}
+
+fn ticks_since_boot() -> u64 {
+    let seconds = Uptime::current().map_or(0.0, |uptime| uptime.uptime);
+    // Rounded down: "born since" is decided in favour of a process born within this very tick.
+    (seconds * procfs::ticks_per_second() as f64) as u64
+}
+
+/// All processes by parent: made at most once per reading, and only on a kernel that does not list children.
+#[derive(Default)]
+struct ParentScan(Option<BTreeMap<i32, Vec<i32>>>);
+
+/// The children of a process: from `/proc/PID/task/TID/children`, or, where the kernel was built without that
+/// (CONFIG_PROC_CHILDREN), from all processes' parents.
+fn children(pid: i32, scan: &mut ParentScan) -> Vec<i32> {
+    let listed = || -> procfs::ProcResult<Vec<i32>> {
+        let mut all = Vec::new();
+        for task in Process::new(pid)?.tasks()? {
+            all.extend(task?.children()?.into_iter().filter_map(|child| i32::try_from(child).ok()));
+        }
+        Ok(all)
+    };
+    if let Ok(children) = listed() {
+        return children;
+    }
+    let parents = scan.0.get_or_insert_with(|| {
+        let mut parents: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+        for stat in all_processes().into_iter().flatten().flatten().filter_map(|process| process.stat().ok())
+        {
+            parents.entry(stat.ppid).or_default().push(stat.pid);
+        }
+        parents
+    });
+    parents.remove(&pid).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `(pid, started, own, reaped)`.
+    fn tree(read_at: u64, processes: &[(i32, u64, u64, u64)]) -> Tree {
+        let processes = processes
+            .iter()
+            .map(|&(pid, started, own, reaped)| (Identity { pid, started }, Ticks { own, reaped }))
+            .collect();
+        Tree { processes, read_at }
+    }
+
+    #[test]
+    fn the_process_and_its_children_count() {
+        let before = tree(1000, &[(1, 10, 100, 50), (2, 20, 30, 0)]);
+        let after = tree(1100, &[(1, 10, 105, 50), (2, 20, 60, 0)]);
+        assert_eq!(after.ticks_since(&before), 35);
+        assert_eq!(after.ticks_since(&after), 0);
+    }
+
+    #[test]
+    fn a_child_that_ended_counts_only_with_what_it_used_since() {
+        let before = tree(1000, &[(1, 10, 100, 50), (2, 20, 30, 0)]);
+        // It used 12 more ticks, ended with 42, and its parent has them now.
+        let after = tree(1100, &[(1, 10, 100, 92)]);
+        assert_eq!(after.ticks_since(&before), 12);
+    }
+
+    #[test]
+    fn a_child_that_came_and_went_between_the_readings_counts() {
+        let before = tree(1000, &[(1, 10, 100, 50)]);
+        assert_eq!(tree(1100, &[(1, 10, 100, 57)]).ticks_since(&before), 7);
+    }
+
+    #[test]
+    fn a_child_that_is_born_counts_from_birth_and_an_adopted_one_from_now() {
+        let before = tree(1000, &[(1, 10, 100, 0)]);
+        assert_eq!(tree(1100, &[(1, 10, 100, 0), (7, 1000, 9, 1)]).ticks_since(&before), 10);
+        assert_eq!(tree(1100, &[(1, 10, 100, 0), (7, 999, 5000, 0)]).ticks_since(&before), 0);
+    }
+
+    #[test]
+    fn a_child_whose_end_nobody_waited_for_takes_nothing_back() {
+        let before = tree(1000, &[(1, 10, 100, 0), (2, 20, 5000, 0)]);
+        assert_eq!(tree(1100, &[(1, 10, 140, 0)]).ticks_since(&before), 40);
+    }
+
+    #[test]
+    fn an_id_used_again_is_another_process() {
+        let before = tree(1000, &[(1, 10, 100, 0), (2, 20, 5000, 0)]);
+        let after = tree(1100, &[(1, 10, 100, 5000), (2, 1050, 3, 0)]);
+        assert_eq!(after.ticks_since(&before), 3);
+    }
+
+    #[test]
+    fn a_real_tree_is_read_with_its_children() {
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().expect("sleep(1)");
+        let me = Identity::of(i32::try_from(std::process::id()).expect("a pid")).expect("this test lives");
+        let pid = i32::try_from(child.id()).expect("a pid");
+        let tree = read(me).expect("this test lives");
+        assert!(tree.processes.contains_key(&me));
+        assert!(tree.processes.keys().any(|identity| identity.pid == pid), "{tree:?}");
+        let identity = Identity::of(pid).expect("the child lives");
+        assert_eq!(read(Identity { started: identity.started + 1, ..identity }), None, "not that process");
+        child.kill().expect("our own child");
+        // Killed, but not waited for: a zombie, with an entry in /proc. SIGKILL is not instantaneous; wait for the
+        // state without taking the zombie away.
+        let id = rustix::process::Pid::from_raw(pid).expect("a pid");
+        rustix::process::waitid(
+            rustix::process::WaitId::Pid(id),
+            rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT,
+        )
+        .expect("our own child");
+        assert_eq!(read(identity), None, "a zombie is gone");
+        child.wait().expect("our own child");
+        assert_eq!(Identity::of(pid), None);
+    }
+}

@@ -1,0 +1,281 @@
+//! One thread per node: takes the newest report and posts it, again and again, whatever the node does.
+//!
+//! The main loop leaves each report in a slot of one place per node ([`Newest`]). A node that is slow finds the newest report there
+//! when it is ready for one; those in between are gone, which is right: each report says all there is to say.
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use log::{debug, info, warn};
+
+use super::acknowledged::Acknowledged;
+use crate::config::{Config, Node};
+use crate::http::client::{CallError, CallErrorKind, Client, ClientTimeouts};
+use crate::http::sign::{Purpose, Seal, Secret};
+use crate::logging::OneLine;
+use crate::raft::NodeId;
+
+/// The parts of the interval between reports that each phase of a request may take; together less than the interval, so
+/// that a node that hangs costs it at most every report, never the freshness of one. Most of it is for the
+/// answer, which a leader gives only once a majority has the report on disk.
+const CONNECT_SHARE: f64 = 0.25;
+const SEND_SHARE: f64 = 0.10;
+const ANSWER_SHARE: f64 = 0.55;
+/// Also with reports that are more frequent or much rarer than usual, a phase gets this much.
+const PHASE_MIN: Duration = Duration::from_millis(50);
+const PHASE_MAX: Duration = Duration::from_secs(5);
+
+/// The answers are a line of JSON.
+const ANSWER_BYTES_MAX: usize = 4_096;
+/// So much of a node's refusal is shown in the log.
+const REASON_BYTES_MAX: usize = 300;
+
+/// A report on its way.
+struct Outgoing {
+    sequence: u64,
+    body: Arc<[u8]>,
+}
+
+/// The sending side for one node.
+pub(super) struct Sender {
+    slot: Arc<Newest<Outgoing>>,
+}
+
+impl Sender {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the system gives no thread, or no random numbers for the seal.
+    pub(super) fn start(
+        node: &Node,
+        config: &Config,
+        server: &str,
+        acknowledged: Arc<Acknowledged>,
+    ) -> io::Result<Self> {
+        let slot = Arc::new(Newest::default());
+        let waiting = Arc::clone(&slot);
+        let mut link = Link {
+            id: node.id,
+            address: node.cluster,
+            line: Line::new(node, config, server)?,
+            state: None,
+            acknowledged,
+        };
+        std::thread::Builder::new()
+            .name(format!("to-node-{}", node.id))
+            .spawn(move || while link.serve(waiting.take()) {})?;
+        Ok(Self { slot })
+    }
+
+    /// Leaves a report for the node, in place of one that it has not taken yet.
+    pub(super) fn send(&self, sequence: u64, body: Arc<[u8]>) {
+        self.slot.put(Outgoing { sequence, body });
+    }
+}
+
+/// A channel with room for one value, in which a newer value takes the place of an older one.
+struct Newest<T> {
+    value: Mutex<Option<T>>,
+    filled: Condvar,
+}
+
+impl<T> Default for Newest<T> {
+    fn default() -> Self {
+        Self { value: Mutex::new(None), filled: Condvar::new() }
+    }
+}
+
+impl<T> Newest<T> {
+    fn put(&self, value: T) {
+        *self.value.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+        self.filled.notify_one();
+    }
+
+    /// Waits for a value.
+    fn take(&self) -> T {
+        let mut value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(value) = value.take() {
+                return value;
+            }
+            value = self.filled.wait(value).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// What a node did with a report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// It leads (or asked the leader), and the report is committed.
+    Committed,
+    /// It leads, and had this or a newer report already.
+    Stale,
+    /// It heard the report, as a follower (202) or as one that knows no leader (503).
+    Heard,
+    /// It answered that something is wrong with the report or with who sent it.
+    Refused(String),
+    /// It gave no answer.
+    Unreachable(String),
+}
+
+impl Outcome {
+    /// Reads an answer; see docs/protocol.md.
+    fn of(status: u16, body: &[u8]) -> Self {
+        match status {
+            200 => match serde_json::from_slice::<serde_json::Value>(body) {
+                Ok(answer) if answer["stale"] == true => Self::Stale,
+                Ok(answer) if answer["committed"].is_u64() => Self::Committed,
+                _ => Self::Refused(format!("an answer that is not understood: {}", shown(body))),
+            },
+            202 | 503 => Self::Heard,
+            _ => Self::Refused(format!("{status}: {}", shown(body))),
+        }
+    }
+
+    /// The state of the node as far as it is worth a line when it changes.
+    fn state(&self) -> State {
+        match self {
+            Self::Committed | Self::Stale | Self::Heard => State::Takes,
+            Self::Refused(_) => State::Refuses,
+            Self::Unreachable(_) => State::Silent,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Takes,
+    Refuses,
+    Silent,
+}
+
+/// The first line of a node's answer, fit for a log.
+fn shown(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let mut line = OneLine::new(REASON_BYTES_MAX);
+    std::fmt::Write::write_str(&mut line, text.lines().next().unwrap_or("")).expect("into memory");
+    line.finish()
+}
+
+/// The thread's own: one node, its connection, and how things stood last.
+struct Link {
+    id: NodeId,
+    address: SocketAddr,
+    line: Line,
+    state: Option<State>,
+    acknowledged: Arc<Acknowledged>,
+}
+
+impl Link {
+    /// Posts one report and takes note of what came of it. Gives true: there is always a next one.
+    fn serve(&mut self, report: Outgoing) -> bool {
+        let outcome = self.line.post(&report.body);
+        match outcome {
+            Outcome::Committed => self.acknowledged.committed(report.sequence),
+            Outcome::Stale => self.acknowledged.stale(report.sequence),
+            _ => {}
+        }
+        debug!("report {} to node {}: {outcome:?}", report.sequence, self.id);
+        let state = outcome.state();
+        if self.state.replace(state) != Some(state) {
+            let (id, address) = (self.id, self.address);
+            match &outcome {
+                Outcome::Refused(reason) => warn!("node {id} ({address}) refuses reports: {reason}"),
+                Outcome::Unreachable(reason) => {
+                    warn!("node {id} ({address}) does not take reports: {reason}")
+                }
+                _ => info!("node {id} ({address}) takes reports"),
+            }
+        }
+        true
+    }
+}
+
+/// The connection to one node, and the seal on what goes over it (without a secret: an empty one).
+struct Line {
+    client: Client,
+    seal: Seal,
+    address: SocketAddr,
+    /// What the node is called in a seal.
+    recipient: String,
+}
+
+impl Line {
+    fn new(node: &Node, config: &Config, server: &str) -> io::Result<Self> {
+        let phase = |share: f64| config.report_interval.mul_f64(share).clamp(PHASE_MIN, PHASE_MAX);
+        let timeouts = ClientTimeouts {
+            connect: phase(CONNECT_SHARE),
+            send: phase(SEND_SHARE),
+            receive: phase(ANSWER_SHARE),
+        };
+        let secret = config.secret.as_deref().map(Secret::parse).transpose().map_err(io::Error::other)?;
+        // A seal of its own, so a stream of nonces of its own: a node tells replays by the order within a stream,
+        // which two threads with one stream would mix up.
+        let seal = Seal::new(&config.cluster_name, &format!("daemon:{server}"), secret.as_ref())?;
+        let recipient = format!("node-{}", node.id);
+        Ok(Self { client: Client::new(timeouts), seal, address: node.cluster, recipient })
+    }
+
+    /// Posts a report. One that met a kept connection which the node had closed is repeated by the client; one that was
+    /// not answered is not: the next report is newer.
+    fn post(&mut self, body: &[u8]) -> Outcome {
+        let answer = self.client.post_sealed(
+            &self.seal,
+            &self.recipient,
+            Purpose::Report,
+            self.address,
+            "/report",
+            body,
+            ANSWER_BYTES_MAX,
+        );
+        match answer {
+            Ok(answer) => Outcome::of(answer.status, &answer.body),
+            Err(CallError { kind: CallErrorKind::Refusal(refusal), .. }) => {
+                Outcome::Refused(refusal.to_string())
+            }
+            Err(error) => Outcome::Unreachable(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_newer_report_takes_the_place_of_one_that_waits() {
+        let slot = Newest::default();
+        slot.put(1);
+        slot.put(2);
+        assert_eq!(slot.take(), 2);
+        slot.put(3);
+        assert_eq!(slot.take(), 3);
+    }
+
+    #[test]
+    fn a_taker_waits_for_what_comes() {
+        let slot = Newest::default();
+        std::thread::scope(|scope| {
+            let taker = scope.spawn(|| slot.take());
+            slot.put(7);
+            assert_eq!(taker.join().expect("no panic"), 7);
+        });
+    }
+
+    #[test]
+    fn answers_are_told_apart() {
+        assert_eq!(Outcome::of(200, br#"{"committed":5,"term":2}"#), Outcome::Committed);
+        assert_eq!(Outcome::of(200, br#"{"committed":5,"term":2,"stale":true}"#), Outcome::Stale);
+        assert_eq!(Outcome::of(200, br#"{"stale":true}"#), Outcome::Stale);
+        assert_eq!(Outcome::of(202, br#"{"leader":3}"#), Outcome::Heard);
+        assert_eq!(Outcome::of(503, b"no leader\n"), Outcome::Heard);
+        for (status, body) in
+            [(200, &b"hello"[..]), (200, b""), (200, b"{}"), (404, b""), (301, b""), (500, b"x")]
+        {
+            assert!(matches!(Outcome::of(status, body), Outcome::Refused(_)), "{status}");
+        }
+        let refused = Outcome::of(400, "cpu: out\u{1b}[2J of range\nsecond line".as_bytes());
+        assert_eq!(refused, Outcome::Refused("400: cpu: out\\u{1b}[2J of range".to_owned()));
+    }
+}

@@ -1,0 +1,297 @@
+//! The node's cluster address: daemons' reports and peers' RPCs. docs/protocol.md describes every route with examples.
+//!
+//! Runs on the cluster listener's threads, one per open connection, which never mix with the public listener's: a flood
+//! of clients must not cost an election. A handler checks what came (seal, then form), hands it to the Raft loop and waits
+//! for the outcome on a channel of its own. Nothing is decided here.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tiny_http::Method;
+
+use super::leader_watch::{WATCH_ANSWER_AFTER, WATCH_PATH};
+use super::peers::{ReplyEnvelope, RequestEnvelope, node_id, node_name, path_of};
+use super::raft_loop::{ConsensusInput, ReportOutcome, ServiceInput, one_reply};
+use super::standing::StandingBoard;
+use crate::balancer::report::REPORT_BODY_BYTES_MAX;
+use crate::balancer::{IncomingReport, Report, ServerCommand};
+use crate::http::client::{Client, ClientTimeouts};
+use crate::http::message::{Request, Response, header, json, text, with_headers};
+use crate::http::server::Service;
+use crate::http::sign::{Gate, Opened, Purpose, Refusal, Seal};
+use crate::raft::{self, NodeId};
+
+/// The longest body of AppendEntries and InstallSnapshot. The core's own limits stay far below.
+pub const APPEND_BYTES_MAX: usize = 16 << 20;
+
+/// The longest body of all other RPCs.
+pub const RPC_BYTES_MAX: usize = 64 * 1024;
+
+/// The leader's answer to a report that was handed on is a line.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// How long a listener waits for the loop. Every proposal ends within the time in which a leader without a majority steps
+/// down; this is only for a loop that hangs on its disk.
+const OUTCOME_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a follower waits for the leader's answer to a report that it handed on.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
+
+thread_local! {
+    /// For handing reports on. Each listener thread has its own connections, ...
+    static CLIENT: RefCell<Client> = RefCell::new(Client::new(ClientTimeouts {
+        connect: Duration::from_secs(1),
+        send: Duration::from_secs(1),
+        receive: FORWARD_TIMEOUT,
+    }));
+
+    /// ... and its own seal: a seal numbers what it signs, and the receiver expects the numbers nearly in order.
+    static SEAL: RefCell<Option<Seal>> = const { RefCell::new(None) };
+}
+
+/// Counts since the start, for `/metrics`.
+#[derive(Debug, Default)]
+pub struct ClusterCounters {
+    /// Reports that were well-formed.
+    pub reports: AtomicU64,
+    /// Reports that were answered 503 since too many waited.
+    pub reports_turned_away: AtomicU64,
+}
+
+/// The body of a transfer request.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransferRequest {
+    /// The wished successor; the one that is furthest along if it is left out.
+    #[serde(default)]
+    pub to: Option<NodeId>,
+}
+
+/// The cluster address's service.
+pub struct ClusterService {
+    /// This node.
+    pub id: NodeId,
+    /// Where each other node's cluster address is.
+    pub peers: Vec<(NodeId, SocketAddr)>,
+    /// The incarnation of this node's data directory.
+    pub incarnation: u64,
+    /// Checks what comes in and signs the answers.
+    pub gate: Arc<Gate>,
+    /// Signs what is handed on: the original of each thread's clone.
+    pub seal: Seal,
+    /// To the loop.
+    pub consensus: Sender<ConsensusInput>,
+    /// To the loop.
+    pub service: Sender<ServiceInput>,
+    /// How this node stands.
+    pub standing: Arc<StandingBoard>,
+    /// Closed when the node stops: then open watches are answered.
+    pub stopping: Receiver<()>,
+    /// For `/metrics`.
+    pub counters: Arc<ClusterCounters>,
+}
+
+impl Service for ClusterService {
+    fn body_limit(&self, method: &Method, path: &str) -> Result<usize, Response> {
+        let limit = match path {
+            "/report" => REPORT_BODY_BYTES_MAX,
+            "/raft/append-entries" | "/raft/install-snapshot" => APPEND_BYTES_MAX,
+            "/raft/pre-vote" | "/raft/request-vote" | "/raft/timeout-now" | "/raft/transfer" | WATCH_PATH => {
+                RPC_BYTES_MAX
+            }
+            _ => {
+                return Err(text(
+                    404,
+                    "there is POST /report here, and what nodes say to each other under /raft/",
+                ));
+            }
+        };
+        if *method != Method::Post {
+            return Err(text(405, "only POST").with_header(header("Allow", "POST")));
+        }
+        Ok(limit)
+    }
+
+    fn call(&self, request: Request) -> Response {
+        let purpose = match request.path() {
+            "/report" => Purpose::Report,
+            "/raft/transfer" => Purpose::Admin,
+            _ => Purpose::Raft,
+        };
+        let opened = match self.gate.open_request(
+            "POST",
+            &request.target,
+            |name| request.header(name),
+            &request.body,
+            &[purpose],
+            request.peer,
+        ) {
+            Ok(opened) => opened,
+            Err(refusal) => return refused(&refusal),
+        };
+        let answer = match request.path() {
+            "/report" => self.report(&request.body),
+            "/raft/transfer" => self.transfer(&request.body),
+            WATCH_PATH => self.watch(),
+            path => self.rpc(path, &opened, &request.body),
+        };
+        self.sealed(&opened, answer)
+    }
+}
+
+fn refused(refusal: &Refusal) -> Response {
+    text(refusal.status(), &refusal.to_string())
+}
+
+impl ClusterService {
+    /// Signs an answer: a forged vote or acknowledgement would break safety as surely as a forged request.
+    fn sealed(&self, opened: &Opened, answer: Response) -> Response {
+        if !self.gate.is_signed() {
+            return answer;
+        }
+        let (status, mut headers) = (answer.status_code().0, answer.headers().to_vec());
+        // The body is in memory: taken out to be hashed, and put back as it was.
+        let body = answer.into_reader().into_inner();
+        let seals = self.gate.seal_answer(opened, status, &body);
+        headers.extend(seals.into_iter().map(|(name, value)| header(name, &value)));
+        with_headers(status, headers, body)
+    }
+
+    // ----------------------------------------------------------------------------------------------- reports
+
+    fn report(&self, body: &[u8]) -> Response {
+        let incoming = match IncomingReport::parse(body) {
+            Ok(incoming) => incoming,
+            Err(error) => return text(400, &error.to_string()),
+        };
+        self.counters.reports.fetch_add(1, Ordering::Relaxed);
+        let IncomingReport { report, forward } = incoming;
+        let command = ServerCommand::Report(report.clone()).to_command();
+        let (outcome, waits) = one_reply();
+        let to_hand_on = forward.then(|| report.clone());
+        match self.service.try_send(ServiceInput::Report { report, command, outcome }) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => {
+                self.counters.reports_turned_away.fetch_add(1, Ordering::Relaxed);
+                return unavailable("too many reports are waiting; report again in a second");
+            }
+            Err(TrySendError::Disconnected(_)) => return unavailable("this node is stopping"),
+        }
+        match waits.recv_timeout(OUTCOME_TIMEOUT) {
+            Ok(ReportOutcome::Committed { index, term, stale: false }) => {
+                json(200, &json!({"committed": index, "term": term}))
+            }
+            Ok(ReportOutcome::Committed { index, term, stale: true }) => {
+                json(200, &json!({"committed": index, "term": term, "stale": true}))
+            }
+            Ok(ReportOutcome::NotLeader { leader: None }) => unavailable("no leader is known; try again"),
+            Ok(ReportOutcome::NotLeader { leader: Some(leader) }) => match to_hand_on {
+                Some(report) => self.hand_on(leader, report),
+                None => json(202, &json!({"leader": leader})),
+            },
+            Ok(ReportOutcome::Busy) => unavailable("leadership is being handed over; try again"),
+            // Trap 35: this is not a failure. Reporting again is safe: what is not newer changes nothing.
+            Ok(ReportOutcome::Unknown) | Err(_) => {
+                unavailable("unknown: leadership was lost before the commit; the report may or may not count")
+            }
+        }
+    }
+
+    /// Hands a report on to the leader and its answer back. It goes without `forward`, so that two nodes that each take the
+    /// other for the leader cannot play ball with it.
+    fn hand_on(&self, leader: NodeId, report: Report) -> Response {
+        let Some((_, address)) = self.peers.iter().find(|(id, _)| *id == leader) else {
+            return unavailable("the leader is unknown to this node's configuration");
+        };
+        let body = IncomingReport { report, forward: false }.to_json();
+        let recipient = node_name(leader);
+        let answer = CLIENT.with_borrow_mut(|client| {
+            SEAL.with_borrow_mut(|seal| {
+                let seal = seal.get_or_insert_with(|| self.seal.clone());
+                client.post_sealed(
+                    seal,
+                    &recipient,
+                    Purpose::Report,
+                    *address,
+                    "/report",
+                    &body,
+                    ANSWER_BYTES_MAX,
+                )
+            })
+        });
+        match answer {
+            Ok(answer) => {
+                let headers =
+                    vec![header("Content-Type", answer.header("Content-Type").unwrap_or("text/plain"))];
+                with_headers(answer.status, headers, answer.body)
+            }
+            Err(error) => {
+                unavailable(&format!("unknown: the report was handed on to node {leader}, but {error}"))
+            }
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------------ RPCs
+
+    fn rpc(&self, path: &str, opened: &Opened, body: &[u8]) -> Response {
+        let Some(from) = node_id(&opened.sender).filter(|from| self.peers.iter().any(|(id, _)| id == from))
+        else {
+            return text(
+                400,
+                &format!("'{}' is no other node of this cluster", opened.sender.escape_debug()),
+            );
+        };
+        let RequestEnvelope { incarnation, request } = match serde_json::from_slice(body) {
+            Ok(envelope) => envelope,
+            Err(error) => return text(400, &format!("not a request of Raft: {error}")),
+        };
+        if path_of(&request) != path {
+            return text(400, &format!("this request belongs to {}", path_of(&request)));
+        }
+        let (reply, waits) = one_reply::<raft::Reply>();
+        let input = ConsensusInput::Request { from, incarnation, request, reply };
+        if self.consensus.send_timeout(input, OUTCOME_TIMEOUT).is_err() {
+            return unavailable("this node is stopping, or its disk hangs");
+        }
+        match waits.recv_timeout(OUTCOME_TIMEOUT) {
+            Ok(reply) => json(200, &ReplyEnvelope { incarnation: self.incarnation, reply }),
+            Err(_) => unavailable("this node is stopping, or its disk hangs"),
+        }
+    }
+
+    /// A follower watches this process (see `leader_watch.rs`). The answer says nothing; that it does not come does.
+    fn watch(&self) -> Response {
+        // Disconnected means that the node stops: answered at once, since a stop is no death.
+        let _ = self.stopping.recv_timeout(WATCH_ANSWER_AFTER);
+        json(200, &json!({"leader": self.standing.get().leader}))
+    }
+
+    fn transfer(&self, body: &[u8]) -> Response {
+        let wish: TransferRequest = match serde_json::from_slice(body) {
+            Ok(wish) => wish,
+            Err(error) => return text(400, &format!("not a transfer request: {error}")),
+        };
+        if self.standing.get().leader != Some(self.id) {
+            return json(409, &json!({"leader": self.standing.get().leader}));
+        }
+        if let Some(to) = wish.to
+            && !self.peers.iter().any(|(id, _)| *id == to)
+        {
+            return text(400, &format!("there is no other node {to} in this cluster"));
+        }
+        match self.consensus.send_timeout(ConsensusInput::Transfer { to: wish.to }, OUTCOME_TIMEOUT) {
+            Ok(()) => json(202, &json!({"from": self.id, "to": wish.to})),
+            Err(_) => unavailable("this node is stopping, or its disk hangs"),
+        }
+    }
+}
+
+fn unavailable(why: &str) -> Response {
+    text(503, why).with_header(header("Retry-After", "1"))
+}

@@ -1,0 +1,231 @@
+//! The death detector (design: "Failover"): each follower keeps one request open at its leader. When the leader's
+//! process dies, the kernel closes its sockets, and the follower knows within a millisecond, long before the election
+//! timeout.
+//!
+//! It is a hint, not proof. A connection may also end because the leader stops listening to it, or because something between
+//! the two cut it. So after a close the follower knocks once more: only if nobody listens there any more does it tell the
+//! loop, and the core then merely asks for pre-votes, which a majority that still hears the leader refuses. A machine or
+//! a cable that is gone closes nothing: that is what the election timeout is for.
+//!
+//! The knock has to be patient for a moment. A dying process closes its descriptors one after the other, in the order of
+//! their numbers (`close_files` in Linux), and on a busy machine it may lose the processor in between: the watched
+//! connection is gone, while the listener still takes connections into its queue. So who is answered knocks a few times
+//! more before it believes that somebody is at home.
+//!
+//! And the hint is repeated for a moment: the dead leader's last heartbeat may still be on its way through this node's own
+//! threads, and the loop that reads it after the news would take the leader for alive.
+//!
+//! One thread per node, beside the loop: it waits for a leader, watches it, and starts over when there is another.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use log::{debug, info};
+
+use super::peers::node_name;
+use super::raft_loop::ConsensusInput;
+use crate::http::client::{CallErrorKind, Client, ClientTimeouts};
+use crate::http::sign::{Purpose, Seal};
+use crate::raft::NodeId;
+
+/// Where the request is kept open.
+pub const WATCH_PATH: &str = "/raft/watch";
+
+/// A leader answers a watch after so long, if nothing happened, and the follower asks again: a connection that the other
+/// side has forgotten is found out that way.
+pub const WATCH_ANSWER_AFTER: Duration = Duration::from_secs(10);
+
+/// Longer than that: then the leader hangs, which is for the election timeout to judge.
+const WATCH_RECEIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Opening a connection to a leader that lives takes less.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The pauses between the knocks at a leader whose connection was closed. A process that dies has closed its listener within
+/// the first few; one that lives is asked so often and no more.
+const KNOCK_PAUSES: [Duration; 7] = [
+    Duration::from_millis(1),
+    Duration::from_millis(2),
+    Duration::from_millis(4),
+    Duration::from_millis(8),
+    Duration::from_millis(15),
+    Duration::from_millis(30),
+    Duration::from_millis(60),
+];
+
+/// While the loop names no other leader, a death is told again after each of these pauses, if still nobody listens there.
+const REPEAT_PAUSES: [Duration; 5] = [
+    Duration::from_millis(10),
+    Duration::from_millis(20),
+    Duration::from_millis(40),
+    Duration::from_millis(80),
+    Duration::from_millis(160),
+];
+
+/// A loop that still names the same leader after so long hears it, so it lives, whoever refuses connections in its name: then
+/// the watch begins anew.
+const HINT_OLD_AFTER: Duration = Duration::from_secs(5);
+
+/// After a watch that failed for another reason than a death, the next begins not before this.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// The answer is a word.
+const ANSWER_BYTES_MAX: usize = 1024;
+
+/// What the watching thread needs.
+pub struct LeaderWatch {
+    /// Where each other node can be reached.
+    pub peers: Vec<(NodeId, SocketAddr)>,
+    /// Signs as this node; not shared with other threads.
+    pub seal: Seal,
+    /// Tells whom this node follows, each time that changes. A channel of one place that holds the newest.
+    pub leaders: Receiver<Option<NodeId>>,
+    /// To the loop.
+    pub inbox: Sender<ConsensusInput>,
+}
+
+impl LeaderWatch {
+    /// Watches until the loop has ended.
+    pub fn run(self) {
+        let mut client = Client::new(ClientTimeouts {
+            connect: CONNECT_TIMEOUT,
+            send: CONNECT_TIMEOUT,
+            receive: WATCH_RECEIVE_TIMEOUT,
+        });
+        let mut leader = None;
+        loop {
+            // Without a leader there is nothing to watch; with one, the next word of a change is only peeked at.
+            let word = match leader {
+                None => self.leaders.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(_) => self.leaders.recv_timeout(Duration::ZERO),
+            };
+            match word {
+                Ok(next) => leader = next,
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let Some((id, address)) = self.peers.iter().find(|(id, _)| Some(*id) == leader).copied() else {
+                leader = None;
+                continue;
+            };
+            match self.watch(&mut client, id, address) {
+                Watched::Alive => {}
+                Watched::Unclear => {
+                    if let Ok(next) = self.leaders.recv_timeout(PAUSE) {
+                        leader = next;
+                    }
+                }
+                Watched::Gone => {
+                    info!("leader node {id}: its process seems to have died: nobody listens at {address}");
+                    match self.tell_of_death(id, address) {
+                        Ok(next) => leader = next,
+                        Err(_) => return,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells the loop that the leader is gone, until it names another one or the hint is old; returns whom to watch then.
+    ///
+    /// # Errors
+    /// When the loop has ended.
+    fn tell_of_death(&self, id: NodeId, address: SocketAddr) -> Result<Option<NodeId>, RecvTimeoutError> {
+        for pause in REPEAT_PAUSES {
+            if self.inbox.send(ConsensusInput::LeaderGone { leader: id }).is_err() {
+                return Err(RecvTimeoutError::Disconnected);
+            }
+            match self.leaders.recv_timeout(pause) {
+                Err(RecvTimeoutError::Timeout) => {}
+                word => return word,
+            }
+            if !refuses(address) {
+                // Started again already. Perhaps it will lead again, without the loop ever naming another in between.
+                return Ok(Some(id));
+            }
+        }
+        match self.leaders.recv_timeout(HINT_OLD_AFTER) {
+            Err(RecvTimeoutError::Timeout) => Ok(Some(id)),
+            word => word,
+        }
+    }
+
+    /// One watch: blocks until the leader answers or the connection ends.
+    fn watch(&self, client: &mut Client, id: NodeId, address: SocketAddr) -> Watched {
+        let began = Instant::now();
+        let name = node_name(id);
+        let answer = client.post_sealed(
+            &self.seal,
+            &name,
+            Purpose::Raft,
+            address,
+            WATCH_PATH,
+            b"{}",
+            ANSWER_BYTES_MAX,
+        );
+        match answer {
+            // It said that it goes on, or that it leads no more: the loop will hear of a new leader.
+            Ok(answer) if answer.status == 200 && began.elapsed() >= PAUSE => Watched::Alive,
+            Ok(_) => Watched::Unclear,
+            Err(error) => {
+                debug!("watch of leader node {id} ended: {error}");
+                match error.kind {
+                    CallErrorKind::Refused => Watched::Gone,
+                    CallErrorKind::Closed if nobody_listens(|| refuses(address)) => Watched::Gone,
+                    _ => Watched::Unclear,
+                }
+            }
+        }
+    }
+}
+
+/// Whether connections are refused, now or within the next moment. Connections that are taken are closed at
+/// once: the listener may be that of a process that lives and serves others.
+fn nobody_listens(mut refuses: impl FnMut() -> bool) -> bool {
+    refuses()
+        || KNOCK_PAUSES.iter().any(|pause| {
+            std::thread::sleep(*pause);
+            refuses()
+        })
+}
+
+/// One knock. A reset in the middle of the handshake is no refusal: the next knock tells.
+fn refuses(address: SocketAddr) -> bool {
+    let knock = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT);
+    knock.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+}
+
+/// How a watch ended.
+enum Watched {
+    /// The leader answered.
+    Alive,
+    /// It ended for a reason that says nothing.
+    Unclear,
+    /// Nobody listens there any more.
+    Gone,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_listener_that_closes_a_moment_after_its_connections_is_found_gone() {
+        let mut knocks = [false, false, true].into_iter();
+        assert!(nobody_listens(|| knocks.next().expect("no knock after the answer is known")));
+        assert_eq!(knocks.next(), None);
+    }
+
+    #[test]
+    fn a_process_that_lives_is_not_called_gone_because_its_connection_was_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        assert!(!nobody_listens(|| refuses(address)));
+        drop(listener);
+        assert!(refuses(address));
+    }
+}

@@ -1,0 +1,418 @@
+//! One node of the load balancer: the threads and channels around the library, wired here in one place.
+//!
+//! ```text
+//!   clients ──► public listener ──► forwarding ──► workers
+//!                     │ reads           │ chooses from
+//!                     ▼                 ▼
+//!                 standing          published table ◄──┐
+//!                                                      │ applies
+//!   daemons ─┐                                         │
+//!   peers  ──┴► cluster listener ══inboxes══► Raft loop ──► storage
+//!                                              ▲   │
+//!   leader watch ══════════════════════════════╝   └══slots══► peer senders ──► peers
+//! ```
+//!
+//! | thread | blocks on | file |
+//! | --- | --- | --- |
+//! | main | signals, the loop's end | this one |
+//! | public listener, one per open connection | its socket | `public_service.rs`, `forwarding.rs` |
+//! | cluster listener, one per open connection | its socket, the loop's outcome | `cluster_service.rs` |
+//! | Raft loop, one | inboxes, deadline | `raft_loop.rs` |
+//! | peer senders, two per peer | their slot, one RPC in flight | `peers.rs` |
+//! | leader watch, one | one request kept open at the leader | `leader_watch.rs` |
+//! | race watcher, one; helpers, when a server stalls | the clock; a worker | `forwarding.rs` |
+//!
+//! No thread holds a lock while it waits for a socket or a disk, and every channel is bounded.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Sender, bounded, select};
+use log::{error, info, warn};
+
+use crate::balancer::{Chooser, Published, ServerTable, SilenceDetector};
+use crate::config::Config;
+use crate::http::server::{Limits, Server};
+use crate::http::sign::{Gate, Seal, Secret};
+use crate::program::{self, EXIT_OK, LogFlags, ParentFlags, Stop};
+use crate::raft::{NodeId, Raft, Settings};
+use crate::storage::{DirectoryDisk, Identity, Storage, StorageError};
+
+mod cluster_service;
+mod forwarding;
+mod leader_watch;
+mod peers;
+mod public_service;
+mod raft_loop;
+mod slot;
+mod standing;
+
+pub use cluster_service::TransferRequest;
+pub use peers::{ReplyEnvelope, RequestEnvelope};
+
+use cluster_service::{ClusterCounters, ClusterService};
+use forwarding::Forwarder;
+use leader_watch::LeaderWatch;
+use peers::{Peers, Sending, node_name};
+use public_service::{PublicCounters, PublicService};
+use raft_loop::{CONSENSUS_INBOX_MAX, ConsensusInput, Memory, REPORT_INBOX_MAX, RaftLoop};
+use slot::Slot;
+use standing::StandingBoard;
+
+/// The program's name in messages.
+const PROGRAM: &str = "rakit-node";
+
+/// How long requests that are under way may take to end once the node was told to stop.
+const PUBLIC_DRAIN: Duration = Duration::from_secs(10);
+
+/// The same for reports and RPCs, which take milliseconds.
+const CLUSTER_DRAIN: Duration = Duration::from_secs(1);
+
+/// Descriptors that connections of clients, daemons and peers to this node may not use: log files, data files, listeners,
+/// and the connections of this node to its peers (three each).
+const DESCRIPTORS_RESERVED: u64 = 64;
+
+/// Each address takes at least so many connections, however few descriptors there are: a cluster of five with a few servers
+/// needs about that many.
+const CONNECTIONS_MIN: usize = 32;
+
+/// How long answers that are on their way may take once the node cannot go on.
+const FAILURE_DRAIN: Duration = Duration::from_millis(500);
+
+/// One node of the Rakit load balancer.
+///
+/// It serves primes, status and metrics on its public address, and talks to the other nodes and to the daemons on its
+/// cluster address, both from cluster.toml.
+#[derive(clap::Parser, Debug)]
+#[command(name = PROGRAM, version, max_term_width = 100)]
+struct Cli {
+    /// The cluster's configuration, the same file on every machine
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+
+    /// Which [[node]] of it this is
+    #[arg(long, value_name = "ID")]
+    id: NodeId,
+
+    /// Run without a secret although an address is not on loopback: anybody who reaches it can take the cluster over
+    #[arg(long)]
+    insecure: bool,
+
+    #[command(flatten)]
+    log: LogFlags,
+
+    #[command(flatten)]
+    parent: ParentFlags,
+}
+
+/// Runs the program `rakit-node` with these arguments (the first is the program's name) until it is stopped.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli: Cli = match program::parse(arguments) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    let prepared = Config::load(&cli.config).and_then(|config| {
+        let warning = config.check_exposure(cli.insecure)?;
+        let node = config.node(cli.id)?.clone();
+        Ok((config, node, warning))
+    });
+    let (config, node, exposure) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => return program::refuse(PROGRAM, &error),
+    };
+    let secret = match config.secret.as_deref().map(Secret::parse).transpose() {
+        Ok(secret) => secret,
+        Err(error) => {
+            return program::refuse(PROGRAM, &format!("{}: secret_file: {error}", cli.config.display()));
+        }
+    };
+    let stop = match program::start(PROGRAM, &cli.log, cli.parent) {
+        Ok(stop) => stop,
+        Err(code) => return code,
+    };
+    info!(
+        "start: rakit-node {} as node {} of cluster {}",
+        env!("CARGO_PKG_VERSION"),
+        node.id,
+        config.cluster_name
+    );
+    for warning in config.warnings().into_iter().chain(exposure) {
+        warn!("configuration: {warning}");
+    }
+    match run(&config, &node, secret.as_ref(), &stop) {
+        Ok(()) => {
+            info!("stop: node {} has stopped cleanly", node.id);
+            ExitCode::from(EXIT_OK)
+        }
+        Err(reason) => {
+            error!("stop: {reason}");
+            program::fail(PROGRAM, &reason)
+        }
+    }
+}
+
+/// Puts the node together, runs it until a signal comes or its disk fails, and takes it apart in order.
+fn run(
+    config: &Config,
+    node: &crate::config::Node,
+    secret: Option<&Secret>,
+    stop: &Stop,
+) -> Result<(), String> {
+    let started = Instant::now();
+    let (id, patience) = (node.id, config.election_timeout.1);
+    let peer_addresses: Vec<(NodeId, SocketAddr)> =
+        config.nodes.iter().filter(|other| other.id != id).map(|other| (other.id, other.cluster)).collect();
+
+    // What the disk remembers.
+    let (raft, storage, table, incarnation) = recover(config, id, started)?;
+
+    // Who we are to the others.
+    let told = |error: std::io::Error| format!("no randomness for signing: {error}");
+    let seal = Seal::new(&config.cluster_name, &node_name(id), secret).map_err(told)?;
+    let gate = Arc::new(Gate::new(&config.cluster_name, &node_name(id), secret)?);
+
+    // Channels: everything that reaches the loop, and what tells the threads to end.
+    let (consensus, consensus_inbox) = bounded::<ConsensusInput>(CONSENSUS_INBOX_MAX);
+    let (service, service_inbox) = bounded(REPORT_INBOX_MAX);
+    let (leaders, leader_changes) = Slot::new();
+    let (stopping_sender, stopping) = bounded::<()>(0);
+
+    // What threads share, each behind a short lock.
+    let published = Arc::new(Published::new());
+    let standing = Arc::new(StandingBoard::default());
+    let chooser = Chooser::new(config.stall);
+    let cluster_counters = Arc::new(ClusterCounters::default());
+    let forwarder = Forwarder::new(
+        Arc::clone(&chooser),
+        Arc::clone(&published),
+        config.policy,
+        config.request_timeout,
+        started,
+    );
+
+    let (cluster_limits, public_limits) = listener_limits(program::descriptor_limit());
+
+    // The listeners are bound before the loop starts: whoever is elected can be reached.
+    let cluster_server = Server::bind(
+        "cluster",
+        node.cluster,
+        cluster_limits,
+        Arc::new(ClusterService {
+            id,
+            peers: peer_addresses.clone(),
+            incarnation,
+            gate: Arc::clone(&gate),
+            seal: seal.clone(),
+            consensus: consensus.clone(),
+            service: service.clone(),
+            standing: Arc::clone(&standing),
+            stopping: stopping.clone(),
+            counters: Arc::clone(&cluster_counters),
+        }),
+    )
+    .map_err(|error| cannot_bind("cluster", node.cluster, &error))?;
+    let public_server = Server::bind(
+        "public",
+        node.public,
+        public_limits,
+        Arc::new(PublicService {
+            id,
+            cluster: config.cluster_name.clone(),
+            policy: config.policy,
+            patience,
+            started,
+            forwarder: Arc::clone(&forwarder),
+            chooser,
+            published: Arc::clone(&published),
+            standing: Arc::clone(&standing),
+            service,
+            gate,
+            cluster_counters,
+            counters: PublicCounters::default(),
+        }),
+    )
+    .map_err(|error| cannot_bind("public", node.public, &error))?;
+    info!(
+        "start: public address {}, cluster address {}",
+        public_server.local_addr(),
+        cluster_server.local_addr()
+    );
+
+    // The threads that live as long as the node.
+    let sending = Sending {
+        seal: seal.clone(),
+        incarnation,
+        reply_timeout: config.election_timeout.1,
+        inbox: consensus.clone(),
+    };
+    let no_thread = |error: std::io::Error| format!("the system gives no thread: {error}");
+    let peers = Peers::start(&peer_addresses, &sending).map_err(no_thread)?;
+    let watch =
+        LeaderWatch { peers: peer_addresses, seal, leaders: leader_changes, inbox: consensus.clone() };
+    spawn("leader-watch", move || watch.run()).map_err(no_thread)?;
+    let (racing, races_stop) = (Arc::clone(&forwarder), stopping.clone());
+    spawn("race-watch", move || racing.watch_races(&races_stop)).map_err(no_thread)?;
+    let raft_loop = RaftLoop {
+        raft,
+        storage,
+        table,
+        silence: SilenceDetector::new(config.server_timeout),
+        peers,
+        published,
+        standing: Arc::clone(&standing),
+        leaders,
+        started,
+        snapshot_entries: config.snapshot_entries,
+        memory: Memory::default(),
+    };
+    let (loop_stop_sender, loop_stop) = bounded::<()>(0);
+    let (ended_sender, ended) = bounded::<Result<(), StorageError>>(1);
+    let loop_thread = spawn("raft", move || {
+        // If nobody listens any more, the process is ending anyway.
+        let _ = ended_sender.send(raft_loop.run(&consensus_inbox, &service_inbox, &loop_stop));
+    })
+    .map_err(no_thread)?;
+
+    // Until somebody wants it to end, or it cannot go on.
+    let failure = select! {
+        recv(stop.receiver()) -> _ => None,
+        recv(ended) -> ended => Some(loop_failure(ended.ok())),
+    };
+    if let Some(reason) = failure {
+        // It may no longer vote or acknowledge: there is nothing to hand over, and nobody is kept waiting for long.
+        drop(stopping_sender);
+        public_server.stop(FAILURE_DRAIN);
+        cluster_server.stop(FAILURE_DRAIN);
+        return Err(reason);
+    }
+
+    // A clean stop: first the clients, who notice nothing; then leadership; then consensus.
+    let cut_off = public_server.stop(PUBLIC_DRAIN);
+    if cut_off > 0 {
+        warn!("stop: {cut_off} connections of clients were cut off after {} s", PUBLIC_DRAIN.as_secs());
+    }
+    hand_over(id, &standing, &consensus, patience);
+    drop(stopping_sender);
+    cluster_server.stop(CLUSTER_DRAIN);
+    drop(loop_stop_sender);
+    match ended.recv().ok() {
+        Some(Ok(())) => {
+            // It has returned, so this does not wait.
+            let _ = loop_thread.join();
+            Ok(())
+        }
+        other => Err(loop_failure(other)),
+    }
+}
+
+/// How many connections each address takes, so that clients alone can never use up the descriptors of this process: a node
+/// that cannot open the file for its next snapshot must stop, and one that cannot call its peers loses its leader.
+///
+/// A connection on the public address needs a second descriptor, towards a worker; one on the cluster address may, towards
+/// the leader, when a report is handed on.
+fn listener_limits(descriptors: u64) -> (Limits, Limits) {
+    let default = Limits::default();
+    // A quarter each: two addresses, and two descriptors for every connection.
+    let share = usize::try_from(descriptors.saturating_sub(DESCRIPTORS_RESERVED) / 4).unwrap_or(usize::MAX);
+    let connections_max = share.clamp(CONNECTIONS_MIN, default.connections_max);
+    if connections_max < default.connections_max {
+        warn!(
+            "each address takes {connections_max} connections at most, since this process may open only {descriptors} \
+             descriptors; raise the limit (ulimit -Hn) to {} for {}",
+            DESCRIPTORS_RESERVED + 4 * default.connections_max as u64,
+            default.connections_max
+        );
+    }
+    let limits = Limits { connections_max, ..default };
+    (limits.clone(), limits)
+}
+
+/// Opens the node's directory and makes a core of what is in it.
+fn recover(
+    config: &Config,
+    id: NodeId,
+    started: Instant,
+) -> Result<(Raft, Storage<DirectoryDisk>, ServerTable, u64), String> {
+    let directory = config.node_dir(id);
+    let disk = DirectoryDisk::open(&directory).map_err(|error| error.to_string())?;
+    let identity = Identity { cluster: config.cluster_name.clone(), node: id };
+    let fresh_incarnation = random_u64()?;
+    let (storage, recovered) =
+        Storage::open(disk, &identity, fresh_incarnation).map_err(|error| error.to_string())?;
+    if let Some(repair) = &recovered.repaired {
+        warn!("recovery: {repair}");
+    }
+    let snapshot_index = recovered.snapshot.as_ref().map_or(0, |snapshot| snapshot.last_index);
+    let last_index = recovered.entries.last().map_or(snapshot_index, |entry| entry.index);
+    let hard_state = recovered.hard_state;
+    info!(
+        "recovery: {} in {}: term {}, voted for {}, snapshot up to index {snapshot_index}, log up to index \
+         {last_index}, incarnation {:016x}",
+        if recovered.fresh { "a fresh start" } else { "the state" },
+        directory.display(),
+        hard_state.term,
+        hard_state.voted_for.map_or("nobody".to_owned(), |node| format!("node {node}")),
+        recovered.incarnation,
+    );
+    let table = match &recovered.snapshot {
+        Some(snapshot) => ServerTable::from_snapshot(&snapshot.state).map_err(|reason| {
+            format!(
+                "{}: the snapshot up to index {snapshot_index} holds no server table: {reason}; was it written by \
+                 another version of rakit?",
+                directory.display()
+            )
+        })?,
+        None => ServerTable::new(),
+    };
+    let voters: BTreeSet<NodeId> = config.nodes.iter().map(|node| node.id).collect();
+    let mut settings = Settings::new(id, voters, config.election_timeout, config.heartbeat, random_u64()?);
+    settings.state_is_valid = ServerTable::check_snapshot;
+    settings.trailing_entries = settings.trailing_entries.min(config.snapshot_entries);
+    let raft = Raft::new(settings, hard_state, recovered.snapshot, recovered.entries, started.elapsed());
+    Ok((raft, storage, table, recovered.incarnation))
+}
+
+/// Before a leader stops on purpose, it hands leadership over, so that nobody waits for an election timeout.
+fn hand_over(id: NodeId, standing: &StandingBoard, consensus: &Sender<ConsensusInput>, patience: Duration) {
+    if standing.get().leader != Some(id) {
+        return;
+    }
+    if consensus.send_timeout(ConsensusInput::Transfer { to: None }, patience).is_ok()
+        && standing.wait_for_leader(patience, |leader| leader.is_some_and(|leader| leader != id))
+    {
+        info!("stop: leadership is handed over");
+    } else {
+        warn!("stop: leadership could not be handed over in time; the others will elect a leader");
+    }
+}
+
+fn loop_failure(ended: Option<Result<(), StorageError>>) -> String {
+    match ended {
+        Some(Err(error)) => format!("this node can no longer keep its promises and ends: {error}"),
+        Some(Ok(())) => "the Raft loop ended although nobody asked it to".into(),
+        None => "the Raft loop panicked: a bug; the log says where. The node ends rather than vote on".into(),
+    }
+}
+
+fn cannot_bind(which: &str, address: SocketAddr, error: &std::io::Error) -> String {
+    format!(
+        "cannot listen on the {which} address {address}: {error}; is another node running there, or is the address \
+         not one of this machine?"
+    )
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new().name(name.into()).spawn(body)
+}
+
+fn random_u64() -> Result<u64, String> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| format!("the system gives no randomness: {error}"))?;
+    Ok(u64::from_ne_bytes(bytes))
+}

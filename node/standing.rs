@@ -1,0 +1,120 @@
+//! How this node stands in the consensus, as the loop last saw it: for `/status`, `/readyz`, the routing of reports and the
+//! age of the state that requests are served from.
+//!
+//! Written by the Raft loop after each batch, read by the listeners' threads. A handful of numbers behind one lock that is
+//! held for the time of a copy.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::raft::{Index, NodeId, RoleName, Term};
+
+/// One look at the core.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    /// Its role.
+    pub role: RoleName,
+    /// Its term.
+    pub term: Term,
+    /// Whom it follows (itself, if it leads).
+    pub leader: Option<NodeId>,
+    /// Whom it voted for in `term`.
+    pub voted_for: Option<NodeId>,
+    /// Up to here the log is committed, as far as it knows.
+    pub commit_index: Index,
+    /// Up to here it is in the server table.
+    pub applied_index: Index,
+    /// The newest entry in the server table is of the current term: what earlier leaders committed is in it as well (a
+    /// leader begins with a no-op of its own). A node that has just started knows of commits only from then on.
+    pub settled: bool,
+    /// The end of its log.
+    pub last_index: Index,
+    /// The end of its snapshot.
+    pub snapshot_index: Index,
+    /// When it last had word of a working leader (as leader: of a majority), since the node's start; at first, the
+    /// start itself.
+    pub last_contact: Duration,
+}
+
+impl Standing {
+    /// For how long this node has been without a leader, if that is longer than `patience` (the upper election timeout):
+    /// what it serves from may be out of date by so much.
+    pub fn stale_for(&self, now: Duration, patience: Duration) -> Option<Duration> {
+        let age = now.saturating_sub(self.last_contact);
+        (age > patience).then_some(age)
+    }
+}
+
+/// Where the loop shows its standing.
+#[derive(Debug)]
+pub struct StandingBoard {
+    standing: Mutex<Standing>,
+    changed: Condvar,
+}
+
+impl Default for StandingBoard {
+    fn default() -> Self {
+        let standing = Mutex::new(Standing {
+            role: RoleName::Follower,
+            term: 0,
+            leader: None,
+            voted_for: None,
+            commit_index: 0,
+            applied_index: 0,
+            settled: false,
+            last_index: 0,
+            snapshot_index: 0,
+            last_contact: Duration::ZERO,
+        });
+        Self { standing, changed: Condvar::new() }
+    }
+}
+
+impl StandingBoard {
+    /// The newest standing.
+    pub fn get(&self) -> Standing {
+        *self.lock()
+    }
+
+    /// Shows a new one. Called by the loop alone.
+    pub fn set(&self, standing: Standing) {
+        let before = std::mem::replace(&mut *self.lock(), standing);
+        if before.leader != standing.leader {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits until the leader is as wished, or the time is over; tells whether it is.
+    pub fn wait_for_leader(&self, patience: Duration, wished: impl Fn(Option<NodeId>) -> bool) -> bool {
+        let deadline = Instant::now() + patience;
+        let mut standing = self.lock();
+        while !wished(standing.leader) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            standing = self.changed.wait_timeout(standing, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Standing> {
+        // Poisoned means that a holder panicked; `Standing` is a plain copy, so it is whole all the same.
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_is_called_stale_only_after_the_patience() {
+        let board = StandingBoard::default();
+        board.set(Standing { last_contact: Duration::from_millis(500), ..board.get() });
+        let patience = Duration::from_millis(1000);
+        assert_eq!(board.get().stale_for(Duration::from_millis(1500), patience), None);
+        let stale = board.get().stale_for(Duration::from_millis(1501), patience);
+        assert_eq!(stale, Some(Duration::from_millis(1001)));
+    }
+}

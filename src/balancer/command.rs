@@ -1,0 +1,127 @@
+//! What the log carries for the server table, as JSON that a person can read in the log file and in `GET /log`:
+//!
+//! ```json
+//! {"report":{"server":"lab-01","worker":"10.0.0.11:13337","cpu":37.5,"cores":4,"epoch":1795000000000,"sequence":7,"worker_up":true}}
+//! {"dead":{"server":"lab-01","epoch":1795000000000,"sequence":7,"silent_ms":5003}}
+//! ```
+//!
+//! Made by the leader (a report that came in, a verdict of its silence detector); read by every node in
+//! [`ServerTable::apply`](super::ServerTable::apply). The round trip is exact, floating point included: what a follower
+//! reads from its disk is to the bit what the leader meant.
+
+use serde::{Deserialize, Serialize};
+
+use super::report::{COUNTER_MAX, Report, ReportError, Stamp};
+use crate::config::is_name;
+use crate::raft::Command;
+
+/// The verdict that a server is dead: nobody heard it for so long, and this is the last that was heard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dead {
+    /// Who.
+    pub server: String,
+    /// With `sequence`: the newest committed report that the leader knew. A newer one beats the verdict (trap 37).
+    pub epoch: u64,
+    /// See `epoch`.
+    pub sequence: u64,
+    /// For how many milliseconds the leader had heard nothing, by its own monotonic clock. For the reader of the log only.
+    pub silent_ms: u64,
+}
+
+impl Dead {
+    /// The report that the verdict is about.
+    pub fn stamp(&self) -> Stamp {
+        Stamp { epoch: self.epoch, sequence: self.sequence }
+    }
+}
+
+/// One replicated command of the server table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ServerCommand {
+    /// A daemon reported.
+    Report(Report),
+    /// A server fell silent.
+    Dead(Dead),
+}
+
+impl ServerCommand {
+    /// The form in which Raft carries it.
+    pub fn to_command(&self) -> Command {
+        Command::from_value(self).expect("a struct of strings and finite numbers always has a JSON form")
+    }
+
+    /// Reads what Raft carried. It depends on the text alone, so all nodes of one build agree on what is not a command.
+    ///
+    /// # Errors
+    /// When the text is no command of the server table, or a value is out of its range: one line.
+    pub fn parse(command: &Command) -> Result<Self, String> {
+        match serde_json::from_str(command.as_json()).map_err(|error| error.to_string())? {
+            Self::Report(report) => {
+                Ok(Self::Report(report.check().map_err(|error: ReportError| error.to_string())?))
+            }
+            Self::Dead(dead) => {
+                let named = is_name(&dead.server)
+                    && (1..=COUNTER_MAX).contains(&dead.epoch)
+                    && dead.sequence <= COUNTER_MAX;
+                named
+                    .then_some(Self::Dead(dead))
+                    .ok_or_else(|| "the verdict names no server and report".to_owned())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balancer::table::tests::report;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_words_in_the_log() {
+        let command = ServerCommand::Report(report("lab-01", 37.5, 1, 7)).to_command();
+        assert_eq!(
+            command.as_json(),
+            r#"{"report":{"server":"lab-01","worker":"10.0.0.11:13337","cpu":37.5,"cores":4,"epoch":1,"sequence":7,"worker_up":true}}"#
+        );
+        let dead = Dead { server: "lab-01".into(), epoch: 1, sequence: 7, silent_ms: 5003 };
+        assert_eq!(
+            ServerCommand::Dead(dead).to_command().as_json(),
+            r#"{"dead":{"server":"lab-01","epoch":1,"sequence":7,"silent_ms":5003}}"#
+        );
+    }
+
+    #[test]
+    fn what_is_no_command_is_refused() {
+        for text in [
+            "{}",
+            "7",
+            "\"report\"",
+            r#"{"reborn":{}}"#,
+            r#"{"report":{}}"#,
+            r#"{"dead":{"server":"a","epoch":1,"sequence":1}}"#,
+            r#"{"dead":{"server":"","epoch":1,"sequence":1,"silent_ms":1}}"#,
+            r#"{"dead":{"server":"a","epoch":0,"sequence":1,"silent_ms":1}}"#,
+            r#"{"report":{"server":"a","worker":"10.0.0.1:1","cpu":1.0,"cores":0,"epoch":1,"sequence":7,"worker_up":true}}"#,
+            r#"{"report":{"server":"a","worker":"10.0.0.1:1","cpu":101.0,"cores":1,"epoch":1,"sequence":7,"worker_up":true}}"#,
+        ] {
+            let command: Command = serde_json::from_str(text).expect("JSON");
+            assert!(ServerCommand::parse(&command).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_round_trip_is_exact(cpu in 0.0f64..=100.0, epoch in 1..=COUNTER_MAX, sequence in 0..=COUNTER_MAX, up: bool, ms: u64) {
+            let meant = ServerCommand::Report(Report { cpu, worker_up: up, ..report("a", 0.0, epoch, sequence) });
+            let read = ServerCommand::parse(&meant.to_command()).expect("our own words");
+            prop_assert_eq!(&read, &meant);
+            let ServerCommand::Report(read) = read else { panic!("a report stays one") };
+            prop_assert_eq!(read.cpu.to_bits(), cpu.to_bits());
+            let meant = ServerCommand::Dead(Dead { server: "a".into(), epoch, sequence, silent_ms: ms });
+            prop_assert_eq!(ServerCommand::parse(&meant.to_command()), Ok(meant));
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! The silence detector: how a leader finds out that a server is dead (contract.md; design.md, "A verdict").
+//!
+//! Called by the node's Raft loop: [`heard`](SilenceDetector::heard) for every report that reaches this node, on followers
+//! too (every daemon reports to every node); the rest on the leader. It only *proposes* verdicts: a server is dead when
+//! one is committed, on all nodes at the same index.
+//!
+//! - Silence is counted on the monotonic clock of one node, the leader (trap 36), from the moment when this node first
+//!   heard the newest report it knows of. A report that is not newer than what was heard or committed before is no sign of
+//!   life: replayed or delayed, it must not keep a dead server alive. A daemon that lives sends a newer one soon.
+//! - A fresh leader counts from its own receipts, but at the earliest from its election (trap 38): it may have been cut
+//!   off before.
+//! - The verdict names the newest committed report (trap 37), and is told once: again only if the node says that the proposal
+//!   was [`lost`](SilenceDetector::lost), or if nothing came of it for another whole timeout.
+//! - A node that did not run for a while (stopped, starved, its machine suspended) heard nobody in that time, and the
+//!   reports of the living still wait in its sockets. Seen from the inside: far more time than it should lies between two
+//!   calls. Then all silence is counted anew from now.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::command::Dead;
+use super::report::Stamp;
+use super::table::{SERVERS_MAX, ServerTable};
+
+/// A gap between two calls of more than the timeout divided by this was a pause of this process. With half the timeout, a
+/// shorter gap that goes unnoticed cannot kill anybody by itself, since daemons report several times within a timeout.
+const PAUSE_DIVISOR: u32 = 2;
+
+/// The detector wants to be called at least this often: the timeout divided by this. Well below the gap that is a pause.
+const TICK_DIVISOR: u32 = 8;
+
+/// The most servers of which receipts are kept. More than the table holds, since a report is heard before it commits.
+const RECEIPTS_MAX: usize = 2 * SERVERS_MAX;
+
+/// The newest report that was heard of a server, and when it was heard first.
+#[derive(Clone, Copy, Debug)]
+struct Receipt {
+    stamp: Stamp,
+    at: Duration,
+}
+
+/// One node's ear for its servers.
+#[derive(Debug)]
+pub struct SilenceDetector {
+    timeout: Duration,
+    receipts: BTreeMap<String, Receipt>,
+    /// Set while this node leads.
+    lead_since: Option<Duration>,
+    /// No silence is counted from before: the election, or the end of the last pause.
+    counted_from: Duration,
+    /// The last call.
+    ran_at: Option<Duration>,
+    /// The verdicts that were told and of which nothing came yet: about which report, and when.
+    told: BTreeMap<String, Receipt>,
+    /// Before this moment nobody can be overdue.
+    next_look: Duration,
+}
+
+impl SilenceDetector {
+    /// `timeout` is the configuration's `server_timeout_ms`.
+    pub fn new(timeout: Duration) -> Self {
+        Self {
+            timeout,
+            receipts: BTreeMap::new(),
+            lead_since: None,
+            counted_from: Duration::ZERO,
+            ran_at: None,
+            told: BTreeMap::new(),
+            next_look: Duration::ZERO,
+        }
+    }
+
+    /// A well-formed report reached this node, from its daemon or from a follower that forwarded it.
+    pub fn heard(&mut self, server: &str, stamp: Stamp, now: Duration) {
+        self.notice_pause(now);
+        if let Some(receipt) = self.receipts.get_mut(server) {
+            if stamp > receipt.stamp {
+                *receipt = Receipt { stamp, at: now };
+            }
+            return;
+        }
+        if self.receipts.len() >= RECEIPTS_MAX {
+            // The oldest says least: its server is silent, or not in the table.
+            let oldest =
+                self.receipts.iter().min_by_key(|(_, receipt)| receipt.at).map(|(name, _)| name.clone());
+            self.receipts.remove(&oldest.expect("there are many"));
+        }
+        self.receipts.insert(server.to_owned(), Receipt { stamp, at: now });
+    }
+
+    /// This node was elected at that time, or (`None`) leads no more. Verdicts that were under way are forgotten: they
+    /// died with the leadership, or will be found in the table.
+    pub fn lead_since(&mut self, since: Option<Duration>) {
+        if since == self.lead_since {
+            return;
+        }
+        self.lead_since = since;
+        self.told.clear();
+        if let Some(since) = since {
+            self.counted_from = self.counted_from.max(since);
+            self.ran_at = self.ran_at.max(Some(since));
+            self.next_look = since;
+        }
+    }
+
+    /// The proposal of this verdict will not be committed, as far as this node can know: it may be told again.
+    pub fn lost(&mut self, verdict: &Dead) {
+        if self.told.get(&verdict.server).is_some_and(|told| told.stamp == verdict.stamp()) {
+            // Told again at the next tick, not at once: a proposal that is lost over and over must not spin the loop.
+            self.told.remove(&verdict.server);
+        }
+    }
+
+    /// The verdicts to be proposed now: none unless this node leads. `table` is this node's applied state. Costs nothing
+    /// before [`deadline`](Self::deadline).
+    pub fn overdue(&mut self, table: &ServerTable, now: Duration) -> Vec<Dead> {
+        self.notice_pause(now);
+        if self.lead_since.is_none() || now < self.next_look {
+            return Vec::new();
+        }
+        self.told.retain(|name, told| {
+            table.get(name).is_some_and(|record| record.alive && record.report.stamp() == told.stamp)
+        });
+        let mut verdicts = Vec::new();
+        let mut next_look = now + self.timeout / TICK_DIVISOR;
+        for record in table.servers().filter(|record| record.alive) {
+            let (name, committed) = (&record.report.server, record.report.stamp());
+            // A report that was committed without having been heard here (by another leader, say) is a sign of life at
+            // the latest now, when it is first seen in the table.
+            if self.receipts.get(name).is_none_or(|receipt| receipt.stamp < committed) {
+                self.heard(name, committed, now);
+            }
+            let mut from = self.receipts.get(name).map_or(now, |receipt| receipt.at).max(self.counted_from);
+            if let Some(told) = self.told.get(name) {
+                from = from.max(told.at);
+            }
+            if from + self.timeout <= now {
+                // Since when it has really been silent, if an earlier verdict came to nothing.
+                let silent = now.saturating_sub(self.receipts.get(name).map_or(now, |receipt| receipt.at));
+                self.told.insert(name.clone(), Receipt { stamp: committed, at: now });
+                verdicts.push(Dead {
+                    server: name.clone(),
+                    epoch: committed.epoch,
+                    sequence: committed.sequence,
+                    silent_ms: u64::try_from(silent.as_millis()).unwrap_or(u64::MAX),
+                });
+            } else {
+                next_look = next_look.min(from + self.timeout);
+            }
+        }
+        self.next_look = next_look;
+        verdicts
+    }
+
+    /// When [`overdue`](Self::overdue) must be called again at the latest: `None` unless this node leads.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.lead_since.map(|_| self.next_look)
+    }
+
+    fn notice_pause(&mut self, now: Duration) {
+        // A follower is not called regularly; but it counts nothing either, and is floored at its election.
+        if let Some(ran_at) = self.ran_at
+            && self.lead_since.is_some()
+            && now.saturating_sub(ran_at) > self.timeout / PAUSE_DIVISOR
+        {
+            self.counted_from = self.counted_from.max(now);
+        }
+        self.ran_at = self.ran_at.max(Some(now));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balancer::command::ServerCommand;
+    use crate::balancer::table::tests::{Log, report};
+
+    const TIMEOUT: Duration = Duration::from_millis(5_000);
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn stamp(sequence: u64) -> Stamp {
+        Stamp { epoch: 1, sequence }
+    }
+
+    /// A leader with its table, and a loop that runs as the detector wants it.
+    struct Leader {
+        log: Log,
+        detector: SilenceDetector,
+        now: u64,
+    }
+
+    impl Leader {
+        /// Elected at 10 s.
+        fn new() -> Self {
+            let mut leader =
+                Self { log: Log::default(), detector: SilenceDetector::new(TIMEOUT), now: 10_000 };
+            leader.detector.lead_since(Some(ms(10_000)));
+            leader
+        }
+
+        fn heard(&mut self, server: &str, sequence: u64) {
+            self.detector.heard(server, stamp(sequence), ms(self.now));
+        }
+
+        fn reported(&mut self, server: &str, sequence: u64) {
+            self.heard(server, sequence);
+            self.log.report(report(server, 1.0, 1, sequence));
+        }
+
+        /// Runs up to `until_ms`, stopping at each deadline; who was found overdue, and when.
+        fn run(&mut self, until_ms: u64) -> Vec<(u64, Dead)> {
+            let mut found = Vec::new();
+            loop {
+                let deadline = self.detector.deadline().expect("a leader has one").as_millis() as u64;
+                self.now = self.now.max(deadline).min(until_ms);
+                let verdicts = self.detector.overdue(&self.log.0, ms(self.now));
+                found.extend(verdicts.into_iter().map(|dead| (self.now, dead)));
+                if self.now == until_ms {
+                    return found;
+                }
+            }
+        }
+    }
+
+    fn verdict(server: &str, sequence: u64, silent_ms: u64) -> Dead {
+        Dead { server: server.to_owned(), epoch: 1, sequence, silent_ms }
+    }
+
+    #[test]
+    fn silence_for_the_whole_timeout_is_a_verdict_told_once() {
+        let mut leader = Leader::new();
+        leader.reported("a", 7);
+        assert_eq!(leader.run(14_999), []);
+        assert_eq!(leader.run(15_000), [(15_000, verdict("a", 7, 5_000))]);
+        assert_eq!(leader.run(19_999), [], "once");
+        assert_eq!(
+            leader.run(20_000),
+            [(20_000, verdict("a", 7, 10_000))],
+            "nothing came of it for a whole timeout"
+        );
+    }
+
+    #[test]
+    fn a_server_that_reports_is_never_overdue() {
+        let mut leader = Leader::new();
+        for sequence in 0..60 {
+            leader.reported("a", sequence);
+            assert_eq!(leader.run(10_000 + (sequence + 1) * 1_000), []);
+        }
+    }
+
+    #[test]
+    fn the_dead_are_left_alone_and_the_revived_are_heard_again() {
+        let mut leader = Leader::new();
+        leader.reported("a", 1);
+        leader.reported("b", 1);
+        let found = leader.run(15_000);
+        assert_eq!(found, [(15_000, verdict("a", 1, 5_000)), (15_000, verdict("b", 1, 5_000))]);
+        for (_, dead) in found {
+            leader.log.apply(&ServerCommand::Dead(dead).to_command());
+        }
+        assert_eq!(leader.run(40_000), []);
+        leader.reported("a", 2);
+        assert_eq!(leader.run(44_999), []);
+        assert_eq!(leader.run(45_000), [(45_000, verdict("a", 2, 5_000))]);
+    }
+
+    #[test]
+    fn a_replayed_report_is_no_sign_of_life() {
+        let mut leader = Leader::new();
+        leader.reported("a", 7);
+        leader.run(12_000);
+        leader.heard("a", 7);
+        leader.run(14_000);
+        leader.heard("a", 6);
+        assert_eq!(leader.run(15_000), [(15_000, verdict("a", 7, 5_000))]);
+    }
+
+    #[test]
+    fn an_old_report_that_this_node_never_heard_is_none_either() {
+        let mut leader = Leader::new();
+        leader.heard("a", 3);
+        leader.log.report(report("a", 1.0, 1, 7)); // Committed by another leader; this node missed 4 to 7.
+        leader.run(13_000);
+        leader.heard("a", 5);
+        assert_eq!(leader.run(15_000), [(15_000, verdict("a", 7, 5_000))]);
+    }
+
+    #[test]
+    fn a_report_that_is_not_committed_yet_is_a_sign_of_life_and_the_verdict_names_the_committed() {
+        let mut leader = Leader::new();
+        leader.reported("a", 7);
+        leader.run(13_000);
+        leader.heard("a", 8);
+        assert_eq!(leader.run(17_999), []);
+        assert_eq!(leader.run(18_000), [(18_000, verdict("a", 7, 5_000))]);
+    }
+
+    #[test]
+    fn a_fresh_leader_counts_from_its_election_at_the_earliest() {
+        let mut log = Log::default();
+        log.report(report("heard", 1.0, 1, 1));
+        log.report(report("unheard", 1.0, 1, 1));
+        let mut detector = SilenceDetector::new(TIMEOUT);
+        detector.heard("heard", stamp(1), ms(1_000));
+        assert_eq!(detector.overdue(&log.0, ms(100_000)), [], "a follower judges nobody");
+        assert_eq!(detector.deadline(), None);
+        detector.lead_since(Some(ms(100_000)));
+        let mut leader = Leader { log, detector, now: 100_000 };
+        assert_eq!(leader.run(104_999), []);
+        let found: Vec<_> = leader.run(105_000).into_iter().map(|(_, dead)| dead.server).collect();
+        assert_eq!(found, ["heard", "unheard"]);
+    }
+
+    #[test]
+    fn a_receipt_of_a_follower_counts_when_it_leads() {
+        let mut log = Log::default();
+        log.report(report("a", 1.0, 1, 1));
+        let mut detector = SilenceDetector::new(TIMEOUT);
+        detector.lead_since(Some(ms(1_000)));
+        detector.lead_since(None);
+        detector.heard("a", stamp(1), ms(9_000));
+        detector.lead_since(Some(ms(8_000)));
+        let mut leader = Leader { log, detector, now: 9_000 };
+        assert_eq!(leader.run(13_999), []);
+        assert_eq!(leader.run(14_000), [(14_000, verdict("a", 1, 5_000))]);
+    }
+
+    #[test]
+    fn a_lost_proposal_and_a_lost_leadership_make_the_verdict_anew() {
+        let mut leader = Leader::new();
+        leader.reported("a", 1);
+        let found = leader.run(15_000);
+        leader.detector.lost(&found[0].1);
+        assert_eq!(leader.run(15_001), [], "not at once: that could spin");
+        let again = leader.run(15_000 + 5_000 / u64::from(TICK_DIVISOR));
+        assert_eq!(again.len(), 1, "told again: {again:?}");
+        leader.detector.lead_since(None);
+        assert_eq!(leader.detector.overdue(&leader.log.0, ms(15_700)), []);
+        leader.detector.lead_since(Some(ms(16_000)));
+        assert_eq!(leader.run(20_999), []);
+        assert_eq!(leader.run(21_000).len(), 1);
+    }
+
+    #[test]
+    fn a_pause_of_this_process_kills_nobody() {
+        let mut leader = Leader::new();
+        leader.reported("a", 1);
+        leader.run(11_000);
+        leader.now = 60_000; // SIGSTOP, SIGCONT.
+        assert_eq!(leader.detector.overdue(&leader.log.0, ms(60_000)), []);
+        assert_eq!(leader.run(64_999), []);
+        assert_eq!(leader.run(65_000).len(), 1, "but the dead stay dead");
+    }
+
+    #[test]
+    fn a_pause_is_noticed_too_if_the_first_call_after_it_brings_a_report() {
+        let mut leader = Leader::new();
+        leader.reported("a", 1);
+        leader.reported("b", 1);
+        leader.run(11_000);
+        leader.now = 60_000;
+        leader.heard("b", 2);
+        assert_eq!(leader.run(60_001), [], "a's report is still in the socket");
+    }
+
+    #[test]
+    fn receipts_are_bounded_and_the_newest_stay() {
+        let mut detector = SilenceDetector::new(TIMEOUT);
+        for number in 0..RECEIPTS_MAX as u64 + 10 {
+            detector.heard(&format!("s{number}"), stamp(1), ms(number));
+        }
+        assert_eq!(detector.receipts.len(), RECEIPTS_MAX);
+        assert!(!detector.receipts.contains_key("s9") && detector.receipts.contains_key("s10"));
+    }
+}

@@ -1,0 +1,533 @@
+//! The server table: the state machine that Raft replicates (paper, section 2). Each node applies the same committed
+//! commands in the same order and so holds the same table; `GET /status` shows its digest, so that anybody can see that.
+//!
+//! Called by the node's Raft loop for every committed entry, by the simulator, and nobody else changes it. Nothing here
+//! may depend on a clock, on chance, or on the order of a hash map (trap 32). The rules, all of them:
+//!
+//! 1. Of the reports of a server the newest `(epoch, sequence)` counts; one that is not newer changes nothing.
+//! 2. A newer report makes its server alive, whatever it was before.
+//! 3. "Dead" names the report that its leader knew. If the table holds just that one, the server is dead; if a newer one
+//!    came in between, the verdict was overtaken and changes nothing (trap 37).
+//! 4. The table holds at most [`SERVERS_MAX`] servers. A new one takes the place of the one that has been dead the longest;
+//!    if all are alive, it is not let in.
+//! 5. What is no command of ours is ignored and counted, on all nodes alike.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::command::{Dead, ServerCommand};
+use super::report::{Report, Stamp};
+use crate::raft::{Command, Index};
+
+/// The most servers a table holds. It bounds memory, a snapshot (some 300 KiB), and the time that a choice can take.
+pub const SERVERS_MAX: usize = 1_024;
+
+/// How many bytes of the SHA-256 the digest shows: 16, thus 32 hexadecimal characters. Enough that equal means equal.
+const DIGEST_BYTES: usize = 16;
+
+/// What is agreed about one server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerRecord {
+    /// Its newest committed report.
+    pub report: Report,
+    /// False from a committed verdict on until the next newer report.
+    pub alive: bool,
+    /// The log index of `report`.
+    pub reported_at: Index,
+    /// The log index that decided `alive`: of the first report, of the verdict, of the report that revived it.
+    pub decided_at: Index,
+}
+
+/// What one applied entry changed: for log lines and counters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A leader's no-op: nothing.
+    Noop,
+    /// The first report of a server.
+    New {
+        /// The dead server that had to leave for it, if the table was full.
+        evicted: Option<String>,
+    },
+    /// A newer report of a server that was alive.
+    Updated,
+    /// The same, and its worker, which was down, listens again.
+    WorkerUp,
+    /// The same, and its worker, which was up, does not listen any more: alive, but out of the choice.
+    WorkerDown,
+    /// A newer report of a server that was dead.
+    Revived,
+    /// A verdict that stands: the server is dead.
+    Died,
+    /// A report that is not newer, or a verdict that was overtaken or said twice: nothing.
+    Stale,
+    /// Not a command, or no room: nothing but one more on the counter. The reason, one line.
+    Ignored(String),
+}
+
+/// The replicated state. Cloning is cheap enough for tests, not meant for the hot path; readers use [`View`](super::View).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ServerTable {
+    servers: BTreeMap<String, Arc<ServerRecord>>,
+    applied_index: Index,
+    ignored: u64,
+}
+
+/// How a table stands in a snapshot.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Saved<'a> {
+    applied_index: Index,
+    ignored: u64,
+    servers: Vec<std::borrow::Cow<'a, ServerRecord>>,
+}
+
+impl ServerTable {
+    /// The table before the first entry.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Applies the committed entry at `index`.
+    ///
+    /// # Panics
+    /// When `index` is not above all that was applied before: an entry applied twice would be a bug of the caller.
+    pub fn apply(&mut self, index: Index, command: &Command) -> Change {
+        assert!(index > self.applied_index, "entry {index} applied after {}", self.applied_index);
+        self.applied_index = index;
+        if command.is_noop() {
+            return Change::Noop;
+        }
+        let change = match ServerCommand::parse(command) {
+            Ok(ServerCommand::Report(report)) => self.apply_report(index, report),
+            Ok(ServerCommand::Dead(dead)) => self.apply_dead(index, &dead),
+            Err(reason) => Change::Ignored(reason),
+        };
+        if matches!(change, Change::Ignored(_)) {
+            self.ignored += 1;
+        }
+        assert!(self.servers.len() <= SERVERS_MAX, "the table outgrew its bound");
+        change
+    }
+
+    fn apply_report(&mut self, index: Index, report: Report) -> Change {
+        let Some(slot) = self.servers.get_mut(&report.server) else {
+            return self.apply_first_report(index, report);
+        };
+        if report.stamp() <= slot.report.stamp() {
+            return Change::Stale;
+        }
+        let change = match (slot.alive, slot.report.worker_up, report.worker_up) {
+            (false, _, _) => Change::Revived,
+            (true, false, true) => Change::WorkerUp,
+            (true, true, false) => Change::WorkerDown,
+            (true, _, _) => Change::Updated,
+        };
+        let decided_at = if slot.alive { slot.decided_at } else { index };
+        // A new record, never a change in place: readers hold the old one, and see by its address that there is a new one.
+        *slot = Arc::new(ServerRecord { report, alive: true, reported_at: index, decided_at });
+        change
+    }
+
+    fn apply_first_report(&mut self, index: Index, report: Report) -> Change {
+        let mut evicted = None;
+        if self.servers.len() >= SERVERS_MAX {
+            // Each index decides one server, so there is exactly one that has been dead the longest.
+            let dead =
+                self.servers.values().filter(|record| !record.alive).min_by_key(|record| record.decided_at);
+            let Some(dead) = dead else {
+                return Change::Ignored(format!("no room for another server: {SERVERS_MAX} are alive"));
+            };
+            let name = dead.report.server.clone();
+            self.servers.remove(&name);
+            evicted = Some(name);
+        }
+        let name = report.server.clone();
+        let record = ServerRecord { report, alive: true, reported_at: index, decided_at: index };
+        self.servers.insert(name, Arc::new(record));
+        Change::New { evicted }
+    }
+
+    fn apply_dead(&mut self, index: Index, dead: &Dead) -> Change {
+        let Some(slot) = self.servers.get_mut(&dead.server) else {
+            return Change::Stale;
+        };
+        // Equal, not "at least": a correct leader names a report that it has applied, so a verdict about a report that
+        // is not here yet cannot have been reached by looking at this log.
+        if !slot.alive || slot.report.stamp() != dead.stamp() {
+            return Change::Stale;
+        }
+        *slot = Arc::new(ServerRecord { alive: false, decided_at: index, ..(**slot).clone() });
+        Change::Died
+    }
+
+    /// The index of the last applied entry.
+    pub fn applied_index(&self) -> Index {
+        self.applied_index
+    }
+
+    /// How many committed commands were ignored: see [`Change::Ignored`].
+    pub fn ignored(&self) -> u64 {
+        self.ignored
+    }
+
+    /// What is agreed about a server.
+    pub fn get(&self, server: &str) -> Option<&Arc<ServerRecord>> {
+        self.servers.get(server)
+    }
+
+    /// All servers, by name.
+    pub fn servers(&self) -> impl ExactSizeIterator<Item = &Arc<ServerRecord>> {
+        self.servers.values()
+    }
+
+    /// Whether a report would change something: the leader answers any other with `"stale":true`, unproposed.
+    pub fn is_newer(&self, server: &str, stamp: Stamp) -> bool {
+        self.servers.get(server).is_none_or(|record| stamp > record.report.stamp())
+    }
+
+    /// The digest of the replicated state: 32 hexadecimal characters. Equal on all nodes with the same applied index.
+    pub fn digest(&self) -> String {
+        digest(self.ignored, self.servers.values().map(|record| &**record))
+    }
+
+    /// The whole state as one JSON text: the state of a Raft snapshot.
+    pub fn to_snapshot(&self) -> Command {
+        let servers = self.servers.values().map(|record| std::borrow::Cow::Borrowed(&**record)).collect();
+        let saved = Saved { applied_index: self.applied_index, ignored: self.ignored, servers };
+        Command::from_value(&saved).expect("a struct of strings and finite numbers always has a JSON form")
+    }
+
+    /// Whether `state` is a table as of `index`, without keeping it: what the Raft core asks of a snapshot before it takes it.
+    ///
+    /// # Errors
+    /// The reason, one line.
+    pub fn check_snapshot(index: Index, state: &Command) -> Result<(), String> {
+        let applied_index = Self::from_snapshot(state)?.applied_index;
+        if applied_index != index {
+            return Err(format!("a server table as of index {applied_index}, not {index}"));
+        }
+        Ok(())
+    }
+
+    /// Reads what [`to_snapshot`](Self::to_snapshot) wrote: an equal table, with an equal digest.
+    ///
+    /// # Errors
+    /// One line, when the text is not the snapshot of a table that [`apply`](Self::apply) could have made.
+    pub fn from_snapshot(state: &Command) -> Result<Self, String> {
+        let saved: Saved<'_> =
+            serde_json::from_str(state.as_json()).map_err(|error| format!("not a server table: {error}"))?;
+        if saved.servers.len() > SERVERS_MAX {
+            return Err(format!(
+                "not a server table: {} servers, but at most {SERVERS_MAX} fit",
+                saved.servers.len()
+            ));
+        }
+        let mut servers = BTreeMap::new();
+        for record in saved.servers {
+            let ServerRecord { report, alive, reported_at, decided_at } = record.into_owned();
+            let report = report.check().map_err(|error| format!("not a server table: {error}"))?;
+            let name = report.server.clone();
+            if !(1..=saved.applied_index).contains(&reported_at)
+                || !(1..=saved.applied_index).contains(&decided_at)
+            {
+                return Err(format!("not a server table: {name} was decided by no applied entry"));
+            }
+            let record = Arc::new(ServerRecord { report, alive, reported_at, decided_at });
+            if servers.insert(name, record).is_some() {
+                return Err("not a server table: a server stands in it twice".to_owned());
+            }
+        }
+        Ok(Self { servers, applied_index: saved.applied_index, ignored: saved.ignored })
+    }
+}
+
+/// The digest of a state: the first 16 bytes of SHA-256 over its canonical form, in hexadecimal. `servers` come by name.
+///
+/// The canonical form has one encoding per state: numbers big-endian in eight bytes (`cpu` by its IEEE 754 bits), texts
+/// with their length in front. The applied index is not in it: entries that change nothing leave the digest alone.
+pub(super) fn digest<'a>(ignored: u64, servers: impl ExactSizeIterator<Item = &'a ServerRecord>) -> String {
+    fn number(hash: &mut Sha256, value: u64) {
+        hash.update(value.to_be_bytes());
+    }
+    fn text(hash: &mut Sha256, value: &str) {
+        number(hash, value.len() as u64);
+        hash.update(value.as_bytes());
+    }
+    let mut hash = Sha256::new();
+    text(&mut hash, "rakit server table, version 1");
+    number(&mut hash, ignored);
+    number(&mut hash, servers.len() as u64);
+    for ServerRecord { report, alive, reported_at, decided_at } in servers {
+        // Taken apart without `..`: a field added later cannot be forgotten here.
+        let Report { server, worker, cpu, cores, epoch, sequence, worker_up } = report;
+        text(&mut hash, server);
+        text(&mut hash, &worker.to_string());
+        let flags = u64::from(*worker_up) | u64::from(*alive) << 1;
+        for value in [cpu.to_bits(), u64::from(*cores), *epoch, *sequence, flags, *reported_at, *decided_at] {
+            number(&mut hash, value);
+        }
+    }
+    let mut hex = String::with_capacity(2 * DIGEST_BYTES);
+    for byte in &hash.finalize()[..DIGEST_BYTES] {
+        write!(hex, "{byte:02x}").expect("a String takes all that is written to it");
+    }
+    hex
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A report of a server with four cores.
+    pub(in crate::balancer) fn report(server: &str, cpu: f64, epoch: u64, sequence: u64) -> Report {
+        let worker = "10.0.0.11:13337".parse().expect("an address");
+        Report { server: server.to_owned(), worker, cpu, cores: 4, epoch, sequence, worker_up: true }
+    }
+
+    fn dead(server: &str, epoch: u64, sequence: u64) -> Command {
+        ServerCommand::Dead(Dead { server: server.to_owned(), epoch, sequence, silent_ms: 5_000 })
+            .to_command()
+    }
+
+    /// A table to which commands are applied at the next index.
+    #[derive(Default)]
+    pub(in crate::balancer) struct Log(pub(in crate::balancer) ServerTable);
+
+    impl Log {
+        pub(in crate::balancer) fn apply(&mut self, command: &Command) -> Change {
+            self.0.apply(self.0.applied_index() + 1, command)
+        }
+
+        pub(in crate::balancer) fn report(&mut self, report: Report) -> Change {
+            self.apply(&ServerCommand::Report(report).to_command())
+        }
+    }
+
+    #[test]
+    fn the_newest_report_wins() {
+        let mut log = Log::default();
+        assert_eq!(log.report(report("a", 10.0, 5, 3)), Change::New { evicted: None });
+        let digest = log.0.digest();
+        for (epoch, sequence) in [(5, 3), (5, 2), (4, 99)] {
+            assert_eq!(log.report(report("a", 99.0, epoch, sequence)), Change::Stale);
+        }
+        assert_eq!(log.0.digest(), digest, "a report that is not newer changes nothing");
+        assert_eq!(log.report(report("a", 20.0, 5, 4)), Change::Updated);
+        assert_eq!(
+            log.report(report("a", 30.0, 6, 0)),
+            Change::Updated,
+            "a daemon started anew counts from the beginning"
+        );
+        let record = log.0.get("a").expect("there");
+        assert_eq!(
+            (record.report.cpu, record.alive, record.reported_at, record.decided_at),
+            (30.0, true, 6, 1)
+        );
+        assert!(
+            log.0.is_newer("a", Stamp { epoch: 6, sequence: 1 })
+                && !log.0.is_newer("a", Stamp { epoch: 6, sequence: 0 })
+        );
+        assert!(log.0.is_newer("b", Stamp { epoch: 1, sequence: 0 }));
+    }
+
+    #[test]
+    fn a_verdict_kills_and_the_next_report_revives() {
+        let mut log = Log::default();
+        log.report(report("a", 10.0, 5, 3));
+        assert_eq!(log.apply(&dead("a", 5, 3)), Change::Died);
+        assert_eq!(log.0.get("a").map(|record| (record.alive, record.decided_at)), Some((false, 2)));
+        assert_eq!(log.apply(&dead("a", 5, 3)), Change::Stale, "one dies but once");
+        assert_eq!(log.report(report("a", 10.0, 5, 3)), Change::Stale, "an old report is no sign of life");
+        assert!(!log.0.get("a").expect("there").alive);
+        assert_eq!(log.report(report("a", 11.0, 5, 4)), Change::Revived);
+        assert_eq!(log.0.get("a").map(|record| (record.alive, record.decided_at)), Some((true, 5)));
+    }
+
+    #[test]
+    fn a_verdict_yields_to_a_newer_report() {
+        let mut log = Log::default();
+        log.report(report("a", 10.0, 5, 3));
+        log.report(report("a", 10.0, 5, 4));
+        let digest = log.0.digest();
+        assert_eq!(log.apply(&dead("a", 5, 3)), Change::Stale);
+        assert_eq!(log.apply(&dead("a", 5, 5)), Change::Stale, "about a report that nobody committed");
+        assert_eq!(log.apply(&dead("b", 5, 3)), Change::Stale, "about nobody");
+        assert_eq!(log.0.digest(), digest);
+    }
+
+    #[test]
+    fn a_worker_that_goes_and_comes_is_told() {
+        let mut log = Log::default();
+        log.report(report("a", 1.0, 1, 1));
+        let down = |sequence| Report { worker_up: false, ..report("a", 1.0, 1, sequence) };
+        assert_eq!(log.report(down(2)), Change::WorkerDown);
+        assert_eq!(log.report(down(3)), Change::Updated);
+        assert!(log.0.get("a").expect("there").alive);
+        assert_eq!(log.report(report("a", 1.0, 1, 4)), Change::WorkerUp);
+    }
+
+    #[test]
+    fn what_is_no_command_is_ignored_and_counted() {
+        let mut log = Log::default();
+        assert_eq!(log.apply(&Command::noop()), Change::Noop);
+        let before = log.0.digest();
+        let alien = Command::from_value(&"hello").expect("JSON");
+        assert!(matches!(log.apply(&alien), Change::Ignored(_)));
+        assert_eq!((log.0.ignored(), log.0.applied_index(), log.0.servers().len()), (1, 2, 0));
+        assert_ne!(log.0.digest(), before, "the counter is replicated too");
+    }
+
+    #[test]
+    fn a_full_table_lets_the_longest_dead_go() {
+        let mut log = Log::default();
+        for number in 0..SERVERS_MAX {
+            log.report(report(&format!("s{number}"), 1.0, 1, 1));
+        }
+        let change = log.report(report("new", 1.0, 1, 1));
+        assert!(matches!(change, Change::Ignored(_)), "all are alive: {change:?}");
+        assert_eq!((log.0.servers().len(), log.0.ignored()), (SERVERS_MAX, 1));
+        assert_eq!(log.report(report("s7", 2.0, 1, 2)), Change::Updated, "those inside still report");
+        log.apply(&dead("s9", 1, 1));
+        log.apply(&dead("s3", 1, 1));
+        assert_eq!(log.report(report("new", 1.0, 1, 1)), Change::New { evicted: Some("s9".to_owned()) });
+        assert_eq!(log.report(report("newer", 1.0, 1, 1)), Change::New { evicted: Some("s3".to_owned()) });
+        assert!(log.0.get("s9").is_none() && log.0.get("newer").is_some());
+        assert_eq!(ServerTable::from_snapshot(&log.0.to_snapshot()), Ok(log.0));
+    }
+
+    #[test]
+    fn every_part_of_the_state_is_in_the_digest() {
+        let base =
+            ServerRecord { report: report("a", 1.0, 1, 1), alive: true, reported_at: 4, decided_at: 3 };
+        let of = |record: &ServerRecord| digest(0, std::iter::once(record));
+        let mut seen = std::collections::BTreeSet::from([
+            of(&base),
+            digest(1, std::iter::once(&base)),
+            digest(0, [].iter()),
+        ]);
+        let changes: [fn(&mut ServerRecord); 10] = [
+            |r| r.report.server = "b".into(),
+            |r| r.report.worker.set_port(1),
+            |r| r.report.cpu = 1.0 + f64::EPSILON,
+            |r| r.report.cores = 5,
+            |r| r.report.epoch = 2,
+            |r| r.report.sequence = 2,
+            |r| r.report.worker_up = false,
+            |r| r.alive = false,
+            |r| r.reported_at = 5,
+            |r| r.decided_at = 4,
+        ];
+        let all = seen.len() + changes.len();
+        for change in changes {
+            let mut other = base.clone();
+            change(&mut other);
+            seen.insert(of(&other));
+        }
+        assert_eq!(seen.len(), all);
+        assert!(seen.iter().all(|hex| hex.len() == 32));
+    }
+
+    #[test]
+    fn a_snapshot_that_no_log_could_make_is_refused() {
+        let mut log = Log::default();
+        log.report(report("a", 1.0, 1, 1));
+        let good = log.0.to_snapshot().as_json().to_owned();
+        let record =
+            good.split_once('[').and_then(|(_, rest)| rest.split_once(']')).expect("a list").0.to_owned();
+        for (what, bad) in [
+            ("not JSON of ours", "[]".to_owned()),
+            ("twice", good.replace(&record, &format!("{record},{record}"))),
+            ("from the future", good.replace("\"applied_index\":1", "\"applied_index\":0")),
+            ("out of range", good.replace("\"cpu\":1.0", "\"cpu\":101.0")),
+            ("unknown", good.replace("\"ignored\"", "\"more\":1,\"ignored\"")),
+        ] {
+            assert_ne!(bad, good);
+            let state: Command = serde_json::from_str(&bad).expect("JSON");
+            assert!(ServerTable::from_snapshot(&state).is_err(), "{what}: {bad}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "applied after")]
+    fn an_entry_is_applied_once() {
+        let mut table = ServerTable::new();
+        table.apply(4, &Command::noop());
+        table.apply(4, &Command::noop());
+    }
+
+    /// Reports and verdicts of few servers with few stamps, so that they meet; sometimes noise.
+    fn commands() -> impl Strategy<Value = Vec<Command>> {
+        let stamp = || ("[abc]", 1..3u64, 0..4u64);
+        let one = prop_oneof![
+            4 => (stamp(), 0.0f64..=100.0, any::<bool>()).prop_map(|((server, epoch, sequence), cpu, worker_up)| {
+                ServerCommand::Report(Report { worker_up, ..report(&server, cpu, epoch, sequence) }).to_command()
+            }),
+            2 => stamp().prop_map(|(server, epoch, sequence)| dead(&server, epoch, sequence)),
+            1 => Just(Command::noop()),
+            1 => Just(Command::from_value(&7).expect("JSON")),
+        ];
+        proptest::collection::vec(one, 0..60)
+    }
+
+    proptest! {
+        /// Whatever the order and however often: the newest report is in, and its server is dead just if a verdict on
+        /// that very report came after it.
+        #[test]
+        fn any_order_ends_as_defined(log in commands(), twice in any::<prop::sample::Index>(), order: u64) {
+            let mut log = log;
+            if !log.is_empty() {
+                log.push(log[twice.index(log.len())].clone());
+                // Some order of the same multiset.
+                let places = log.len();
+                for place in 0..places {
+                    log.swap(place, (order.rotate_left(place as u32) % places as u64) as usize);
+                }
+            }
+            let mut table = Log::default();
+            for command in &log {
+                table.apply(command);
+            }
+            let parsed: Vec<_> = log.iter().filter_map(|command| ServerCommand::parse(command).ok()).collect();
+            for server in ["a", "b", "c"] {
+                let first_of = |wanted: Stamp| parsed.iter().position(|command| {
+                    matches!(command, ServerCommand::Report(r) if r.server == server && r.stamp() == wanted)
+                });
+                let newest = parsed.iter().filter_map(|command| match command {
+                    ServerCommand::Report(r) if r.server == server => Some(r.stamp()),
+                    _ => None,
+                }).max();
+                let expected = newest.map(|newest| {
+                    let since = first_of(newest).expect("it is in the log");
+                    let died = parsed[since..].iter().any(|command| {
+                        matches!(command, ServerCommand::Dead(d) if d.server == server && d.stamp() == newest)
+                    });
+                    (newest, !died)
+                });
+                let got = table.0.get(server).map(|record| (record.report.stamp(), record.alive));
+                prop_assert_eq!(got, expected);
+            }
+        }
+
+        /// Replicas that apply the same log agree at every index: one from the beginning, one from a snapshot of any moment.
+        #[test]
+        fn replicas_agree_at_every_index(log in commands(), restart in any::<prop::sample::Index>()) {
+            let restart = restart.index(log.len() + 1);
+            let mut one = Log::default();
+            let mut other = Log::default();
+            for (place, command) in log.iter().enumerate() {
+                if place == restart {
+                    other.0 = ServerTable::from_snapshot(&other.0.to_snapshot()).expect("our own words");
+                }
+                prop_assert_eq!(one.apply(command), other.apply(command));
+                prop_assert_eq!(one.0.digest(), other.0.digest());
+                prop_assert_eq!(&one.0, &other.0);
+            }
+        }
+    }
+}

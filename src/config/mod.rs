@@ -1,0 +1,270 @@
+//! `cluster.toml`: one file, the same on every machine.
+//!
+//! Every program loads it with [`Config::load`] and then only meets checked values: what is wrong with a file is said
+//! before anything is started, in one line that names the file, the line, the key and the mend. The file's form is
+//! in `file.rs` (keys, defaults, TOML), the rules in `check.rs`, the secret's own rules in `secret.rs`.
+use std::fmt;
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::raft::NodeId;
+
+mod check;
+mod file;
+mod secret;
+
+pub use check::{
+    ELECTION_TIMEOUT_MS_MAX, NAME_BYTES_MAX, NODE_ID_MAX, NODES_MAX, SNAPSHOT_ENTRIES_MAX, is_name,
+};
+pub use secret::{SECRET_BYTES_MAX, SECRET_BYTES_MIN};
+
+/// A file longer than this is no cluster.toml: 31 nodes and many comments take a few kilobytes.
+pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
+
+/// The whole file, checked: every value is in its range, every path is absolute or relative to the working directory.
+#[derive(Clone, PartialEq)]
+pub struct Config {
+    /// The file it was read from, as the user named it; for messages.
+    pub path: PathBuf,
+    /// `[cluster] name`: nodes of another cluster are refused.
+    pub cluster_name: String,
+    /// `[cluster] secret_file`, read: the shared secret with which requests on the cluster address are signed.
+    pub secret: Option<Vec<u8>>,
+    /// `[raft] heartbeat_ms`.
+    pub heartbeat: Duration,
+    /// `[raft] election_timeout_ms`: each timeout is drawn from this range (both ends included).
+    pub election_timeout: (Duration, Duration),
+    /// `[raft] data_dir`, resolved against the file's directory. Node i keeps its state in `data_dir/node-i`.
+    pub data_dir: PathBuf,
+    /// `[raft] snapshot_entries`: the log is compacted after so many applied entries.
+    pub snapshot_entries: u64,
+    /// `[balancer] policy`.
+    pub policy: Policy,
+    /// `[balancer] server_timeout_ms`.
+    pub server_timeout: Duration,
+    /// `[balancer] report_interval_ms`.
+    pub report_interval: Duration,
+    /// `[balancer] request_timeout_ms`.
+    pub request_timeout: Duration,
+    /// `[balancer] stall_ms`.
+    pub stall: Duration,
+    /// `[[node]]`, sorted by id, at least one.
+    pub nodes: Vec<Node>,
+}
+
+/// One `[[node]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// At least 1, unique.
+    pub id: NodeId,
+    /// Where clients ask: primes, status, dashboard, metrics.
+    pub public: SocketAddr,
+    /// Where peers and daemons talk.
+    pub cluster: SocketAddr,
+}
+
+/// How a server is chosen; contract.md, "Choice of the server".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// The lowest agreed CPU load.
+    #[default]
+    LowestCpu,
+    /// The same plus what this node itself has sent there since the report.
+    Projected,
+}
+
+impl Policy {
+    /// The word for it in cluster.toml and `/status`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::LowestCpu => "lowest-cpu",
+            Self::Projected => "projected",
+        }
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What is wrong with a configuration, and how to mend it, in one line; a program that gets it exits with code 2.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    line: String,
+}
+
+impl ConfigError {
+    /// About `path`, its line `number` if that is known, and `key`; `complaint` ends with the mend.
+    fn new(path: &Path, number: Option<usize>, key: &str, complaint: impl fmt::Display) -> Self {
+        let place = match number {
+            Some(number) => format!("{}:{number}", path.display()),
+            None => path.display().to_string(),
+        };
+        let text = if key.is_empty() {
+            format!("{place}: {complaint}")
+        } else {
+            format!("{place}: {key}: {complaint}")
+        };
+        Self { line: crate::logging::one_line(&text) }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.line)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Reads and checks a file, and the secret it names.
+    ///
+    /// # Errors
+    /// When it cannot be read or breaks any rule; see [`ConfigError`].
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let failed = |error: &dyn fmt::Display| {
+            ConfigError::new(
+                path,
+                None,
+                "",
+                format!("{error}; give --config a cluster.toml that this user can read"),
+            )
+        };
+        let file = std::fs::File::open(path).map_err(|error| failed(&error))?;
+        let mut bytes = Vec::new();
+        file.take(CONFIG_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
+        if bytes.len() as u64 > CONFIG_BYTES_MAX {
+            return Err(failed(&format!("longer than {CONFIG_BYTES_MAX} bytes")));
+        }
+        let text = String::from_utf8(bytes).map_err(|error| {
+            failed(&format!("not UTF-8 text at byte {}", error.utf8_error().valid_up_to()))
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks the text of a file that stands, or would stand, at `path`; reads the secret it names.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let file = file::File::parse(text, path)?;
+        check::check(file, &file::Place { text, path })
+    }
+
+    /// The node with this id.
+    ///
+    /// # Errors
+    /// When there is none: the line names those that there are.
+    pub fn node(&self, id: NodeId) -> Result<&Node, ConfigError> {
+        self.nodes.iter().find(|node| node.id == id).ok_or_else(|| {
+            let ids: Vec<String> = self.nodes.iter().map(|node| node.id.to_string()).collect();
+            let complaint =
+                format!("no node has id {id}; give --id one of {}, or add the node", ids.join(", "));
+            ConfigError::new(&self.path, None, "[[node]] id", complaint)
+        })
+    }
+
+    /// The directory in which this node keeps its state: `data_dir/node-ID`.
+    pub fn node_dir(&self, id: NodeId) -> PathBuf {
+        self.data_dir.join(format!("node-{id}"))
+    }
+
+    /// Holds the configuration to the rule that a cluster which other machines can reach needs a secret: without one,
+    /// whoever can connect to a cluster address can vote, report, and take the cluster over.
+    ///
+    /// Any address off loopback counts, public or cluster, of any node: one file is the same on every machine, and a
+    /// cluster that is spread over machines shows it in either. The wildcard address is not loopback.
+    ///
+    /// Gives the warning to log when `insecure` (the flag `--insecure`) lets such a configuration pass.
+    ///
+    /// # Errors
+    /// When an address is off loopback, there is no secret, and `insecure` is not set.
+    pub fn check_exposure(&self, insecure: bool) -> Result<Option<String>, ConfigError> {
+        if self.secret.is_some() {
+            return Ok(None);
+        }
+        let exposed = self.nodes.iter().find_map(|node| {
+            [("public", node.public), ("cluster", node.cluster)]
+                .into_iter()
+                .find(|(_, address)| !is_loopback(address.ip()))
+                .map(|(key, address)| (node.id, key, address))
+        });
+        let Some((id, key, address)) = exposed else { return Ok(None) };
+        if insecure {
+            return Ok(Some(format!(
+                "--insecure: node {id} has the {key} address {address} and there is no secret: anybody who reaches a \
+                 cluster address can take this cluster over"
+            )));
+        }
+        Err(ConfigError::new(
+            &self.path,
+            None,
+            "cluster.secret_file",
+            format!(
+                "missing, but the {key} address {address} of node {id} is not on loopback; give all machines the same \
+                 secret file (`head -c 32 /dev/urandom | base64 > cluster.key; chmod 600 cluster.key`), or pass \
+                 --insecure on a network where everybody is trusted"
+            ),
+        ))
+    }
+
+    /// What is allowed but hardly meant, one line each: for the log of a program that starts.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.server_timeout < self.report_interval * 2 {
+            warnings.push(format!(
+                "balancer.server_timeout_ms ({}) is less than twice report_interval_ms ({}): one late report makes a \
+                 living server dead",
+                self.server_timeout.as_millis(),
+                self.report_interval.as_millis()
+            ));
+        }
+        if self.nodes.len() > 1 {
+            for node in self.nodes.iter().filter(|node| node.cluster.ip().is_unspecified()) {
+                warnings.push(format!(
+                    "the cluster address {} of node {} is a wildcard: other machines connect to themselves there",
+                    node.cluster, node.id
+                ));
+            }
+        }
+        if self.nodes.len().is_multiple_of(2) {
+            warnings.push(format!(
+                "{} nodes survive no more losses than {} would: take an odd number",
+                self.nodes.len(),
+                self.nodes.len() - 1
+            ));
+        }
+        warnings
+    }
+}
+
+/// The secret stays out of logs and test output.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("path", &self.path)
+            .field("cluster_name", &self.cluster_name)
+            .field("secret", &self.secret.as_ref().map(|_| "(not shown)"))
+            .field("heartbeat", &self.heartbeat)
+            .field("election_timeout", &self.election_timeout)
+            .field("data_dir", &self.data_dir)
+            .field("snapshot_entries", &self.snapshot_entries)
+            .field("policy", &self.policy)
+            .field("server_timeout", &self.server_timeout)
+            .field("report_interval", &self.report_interval)
+            .field("request_timeout", &self.request_timeout)
+            .field("stall", &self.stall)
+            .field("nodes", &self.nodes)
+            .finish()
+    }
+}
+
+/// Whether only this machine reaches an address. `::ffff:127.0.0.1` is 127.0.0.1 in IPv6's dress.
+pub fn is_loopback(ip: IpAddr) -> bool {
+    ip.to_canonical().is_loopback()
+}

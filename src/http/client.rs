@@ -1,0 +1,352 @@
+//! Requests to nodes: the peers' RPCs, the daemons' reports, the operator's status.
+//!
+//! Who calls it: each thread that sends (one per peer and purpose, one per node in a daemon) owns one [`Client`]. The
+//! connections are kept between requests, one per node.
+//!
+//! ureq is set up as design.md's table says. Of its time-outs only connect, send and receive are used: the others
+//! (`timeout_global`, `timeout_per_call`, `timeout_resolve`) make its own resolver start a thread per request. No
+//! proxy: ureq would obey `http_proxy` from the environment, for loopback too. A 4xx or 5xx is an answer, not an
+//! error; a redirect is an answer too, and never followed. How the bytes travel is in `dial.rs`.
+//!
+//! # When a kept connection turns out to be closed
+//! A node closes kept connections: when they were idle for long, when it stops, when it is killed. Mostly ureq's pool
+//! sees it beforehand (`Wire::is_open`) and opens a fresh one. But the close may cross the request on its way: then
+//! the request fails without a byte of answer. RFC 9112 (9.3.1) lets a client repeat such a request by itself if it
+//! is idempotent, and every request on a cluster address is, by design: Raft's RPCs tolerate duplicates (Raft, 5.5:
+//! "Raft RPCs are idempotent"), a report that is not newer than what is committed changes nothing, and a transfer of
+//! leadership to a node that leads already is done. So such a request is sent once more on a fresh connection.
+//! Never after a time-out (the node has it and is slow), never on a connection that was fresh (that is news about the
+//! node), never when an answer had begun.
+//!
+//! The repetition is sealed anew: it needs a nonce of its own, since the node may have taken the first one before
+//! its connection broke, and would refuse the second as replayed.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ureq::config::AutoHeaderValue;
+use ureq::http::request::Builder;
+use ureq::http::{HeaderMap, Method, Response};
+use ureq::{Agent, AsSendBody, Body};
+
+use super::dial::{BUFFER_BYTES, Dialer, HEAD_BYTES_MAX, Journal, NumericResolver};
+use super::sign::{Purpose, Refusal, RefusalKind, Seal};
+
+/// Kept connections per node: a client makes one request at a time, so it can never use two.
+const IDLE_PER_NODE_MAX: usize = 1;
+
+/// Kept connections in all; more nodes than the largest cluster has.
+const IDLE_MAX: usize = 64;
+
+/// How long a connection is kept unused. Longer than the pause between two reports or heartbeats, which keep it warm.
+const IDLE_AGE_MAX: Duration = Duration::from_secs(15);
+
+/// Of the body of a refusal, so many bytes are quoted.
+const QUOTE_BYTES_MAX: usize = 200;
+
+/// Reserved for the body of an answer before its length has been seen to come, in bytes at most. What is announced
+/// costs the sender nothing; what comes does.
+const RESERVE_BYTES_MAX: usize = 64 * 1024;
+
+/// How long each phase of a request may take. None of them is zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientTimeouts {
+    /// To open a connection.
+    pub connect: Duration,
+    /// To hand the request to the kernel: the head, and again the body.
+    pub send: Duration,
+    /// Until the head of the answer is here, and again until its body is.
+    pub receive: Duration,
+}
+
+/// A whole answer, of whatever status.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// 200 to 599.
+    pub status: u16,
+    headers: HeaderMap,
+    /// The whole body.
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// The first header of that name, in any case; `None` also if its value is not visible ASCII.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+/// Why there is no answer, and from whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallError {
+    /// Who was called.
+    pub address: SocketAddr,
+    /// What happened.
+    pub kind: CallErrorKind,
+}
+
+/// What happened to a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallErrorKind {
+    /// Nobody listens there.
+    Refused,
+    /// No way there (no route, no descriptor left, …), in the system's words.
+    Unreachable(String),
+    /// The connection could not be made in time.
+    ConnectTimeout,
+    /// Closed or reset before a whole answer came. The request may have been carried out.
+    Closed,
+    /// The request could not be written in time: the node reads nothing.
+    SendTimeout,
+    /// No whole answer in time. The request may have been carried out.
+    ReceiveTimeout,
+    /// The answer is longer than this many bytes, or its head than the limit for heads.
+    AnswerTooLarge(usize),
+    /// What came is not HTTP, or the request cannot be said in HTTP.
+    Protocol(String),
+    /// The answer came, but is not trusted, or is the node's own refusal of our request.
+    Refusal(Refusal),
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = self.address;
+        match &self.kind {
+            CallErrorKind::Refused => write!(f, "{address} refused the connection"),
+            CallErrorKind::Unreachable(why) => write!(f, "{address} cannot be reached: {why}"),
+            CallErrorKind::ConnectTimeout => write!(f, "{address} did not accept the connection in time"),
+            CallErrorKind::Closed => write!(f, "{address} closed the connection before a whole answer came"),
+            CallErrorKind::SendTimeout => write!(f, "{address} did not take the request in time"),
+            CallErrorKind::ReceiveTimeout => write!(f, "{address} did not answer in time"),
+            CallErrorKind::AnswerTooLarge(max) => {
+                write!(f, "the answer of {address} is longer than {max} bytes")
+            }
+            CallErrorKind::Protocol(why) => write!(f, "{address} does not speak HTTP as expected: {why}"),
+            CallErrorKind::Refusal(refusal) => write!(f, "{address}: {refusal}"),
+        }
+    }
+}
+
+impl std::error::Error for CallError {}
+
+/// Sends requests to nodes, one at a time. Each sending thread has its own.
+#[derive(Debug)]
+pub struct Client {
+    agent: Agent,
+    journal: Arc<Journal>,
+    /// Receive time-out of this and the following calls, if it is not the agent's.
+    receive: Option<Duration>,
+}
+
+impl Client {
+    /// A client without any connection.
+    pub fn new(timeouts: ClientTimeouts) -> Self {
+        let journal = Arc::new(Journal::default());
+        let dialer = Dialer { journal: Arc::clone(&journal), connect_timeout: timeouts.connect };
+        let config = Agent::config_builder()
+            .proxy(None)
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .timeout_connect(Some(timeouts.connect))
+            .timeout_send_request(Some(timeouts.send))
+            .timeout_send_body(Some(timeouts.send))
+            .timeout_recv_response(Some(timeouts.receive))
+            .timeout_recv_body(Some(timeouts.receive))
+            .user_agent(AutoHeaderValue::None)
+            .accept(AutoHeaderValue::None)
+            .accept_encoding(AutoHeaderValue::None)
+            .max_response_header_size(HEAD_BYTES_MAX)
+            .input_buffer_size(BUFFER_BYTES)
+            .output_buffer_size(BUFFER_BYTES)
+            .max_idle_connections(IDLE_MAX)
+            .max_idle_connections_per_host(IDLE_PER_NODE_MAX)
+            .max_idle_age(IDLE_AGE_MAX)
+            .build();
+        Self { agent: Agent::with_parts(config, dialer, NumericResolver), journal, receive: None }
+    }
+
+    /// Sets the receive time-out of the following calls; `None`: the one that [`Client::new`] was given. For the
+    /// requests whose answer takes as long as it takes (a report that waits for its commit, the open request that
+    /// watches the leader).
+    pub fn set_receive_timeout(&mut self, receive: Option<Duration>) {
+        self.receive = receive;
+    }
+
+    /// Sends `GET path` with these headers.
+    ///
+    /// # Errors
+    /// Every [`CallErrorKind`] but `Refusal`. The answer's body may have `answer_bytes_max` bytes.
+    pub fn get(
+        &mut self,
+        address: SocketAddr,
+        path: &str,
+        headers: &[(&str, &str)],
+        answer_bytes_max: usize,
+    ) -> Result<Answer, CallError> {
+        let request = Request { address, method: Method::GET, path, body: &[], answer_bytes_max };
+        self.call(&request, |builder| add_headers(builder, headers))
+    }
+
+    /// Sends `POST path` with these headers and this body. A repetition goes with the same headers, so this is for
+    /// requests without a seal; see [`post_sealed`](Self::post_sealed).
+    ///
+    /// # Errors
+    /// As for [`get`](Self::get).
+    pub fn post(
+        &mut self,
+        address: SocketAddr,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+        answer_bytes_max: usize,
+    ) -> Result<Answer, CallError> {
+        let request = Request { address, method: Method::POST, path, body, answer_bytes_max };
+        self.call(&request, |builder| add_headers(builder, headers))
+    }
+
+    /// Seals and sends `POST path` to the node called `recipient` (such as `node-2`), and opens the answer: what is
+    /// returned was said by that node in answer to this very request (as far as the seal has a secret).
+    ///
+    /// # Errors
+    /// Every [`CallErrorKind`]. `Refusal` also when the node refused *our* request; its words are quoted.
+    #[expect(clippy::too_many_arguments, reason = "they are what a request is made of")]
+    pub fn post_sealed(
+        &mut self,
+        seal: &Seal,
+        recipient: &str,
+        purpose: Purpose,
+        address: SocketAddr,
+        path: &str,
+        body: &[u8],
+        answer_bytes_max: usize,
+    ) -> Result<Answer, CallError> {
+        let request = Request { address, method: Method::POST, path, body, answer_bytes_max };
+        let mut newest = None;
+        let answer = self.call(&request, |builder| {
+            let sealed = newest.insert(seal.request(recipient, purpose, "POST", path, body));
+            add_headers(builder, &sealed.headers)
+        })?;
+        let sealed = newest.expect("an answer came, so a request was sealed and sent");
+        match seal.open_answer(&sealed, answer.status, |name| answer.header(name), &answer.body) {
+            Ok(()) => Ok(answer),
+            Err(mut refusal) => {
+                // Without a signature the node's words prove nothing, but they are the operator's best hint: this is
+                // how the refusal of our own request looks from here.
+                if refusal.kind == RefusalKind::Unsigned {
+                    let said = quote(&answer.body);
+                    refusal.detail = format!("{} (it said {}: {said})", refusal.detail, answer.status);
+                }
+                Err(CallError { address, kind: CallErrorKind::Refusal(refusal) })
+            }
+        }
+    }
+
+    /// Sends the request, and once more if it met a kept connection that was closed: see the head of this file.
+    /// `dress` adds the headers, for each attempt anew.
+    fn call(
+        &mut self,
+        request: &Request<'_>,
+        mut dress: impl FnMut(Builder) -> Builder,
+    ) -> Result<Answer, CallError> {
+        let outcome = match self.attempt(request, &mut dress) {
+            // The pool keeps one connection per node, and that one is gone: the second attempt dials.
+            Err(CallErrorKind::Closed) if !self.journal.dialled() && !self.journal.heard() => {
+                self.attempt(request, &mut dress)
+            }
+            outcome => outcome,
+        };
+        outcome.map_err(|kind| CallError { address: request.address, kind })
+    }
+
+    fn attempt(
+        &mut self,
+        request: &Request<'_>,
+        dress: &mut impl FnMut(Builder) -> Builder,
+    ) -> Result<Answer, CallErrorKind> {
+        self.journal.begin(None, None);
+        let Request { address, method, path, body, answer_bytes_max } = request;
+        let builder = ureq::http::Request::builder().method(method).uri(format!("http://{address}{path}"));
+        let builder = dress(builder);
+        let answer = match *method {
+            Method::GET => builder.body(()).map_err(ureq::Error::from).and_then(|r| self.run(r)),
+            _ => builder.body(*body).map_err(ureq::Error::from).and_then(|r| self.run(r)),
+        };
+        let (head, body) = answer.map_err(|e| self.explain(e, *answer_bytes_max))?.into_parts();
+        let body = self.read_whole(body, *answer_bytes_max)?;
+        Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
+    }
+
+    fn run(&self, request: ureq::http::Request<impl AsSendBody>) -> Result<Response<Body>, ureq::Error> {
+        match self.receive {
+            None => self.agent.run(request),
+            Some(receive) => self.agent.run(
+                self.agent
+                    .configure_request(request)
+                    .timeout_recv_response(Some(receive))
+                    .timeout_recv_body(Some(receive))
+                    .build(),
+            ),
+        }
+    }
+
+    fn read_whole(&self, mut body: Body, bytes_max: usize) -> Result<Vec<u8>, CallErrorKind> {
+        let announced = body.content_length();
+        if announced.is_some_and(|announced| announced > bytes_max as u64) {
+            return Err(CallErrorKind::AnswerTooLarge(bytes_max));
+        }
+        let likely = announced.and_then(|announced| usize::try_from(announced).ok()).unwrap_or(0);
+        let mut bytes = Vec::with_capacity(likely.min(RESERVE_BYTES_MAX));
+        body.as_reader()
+            .take(bytes_max as u64 + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|e| self.explain(e.into(), bytes_max))?;
+        if bytes.len() > bytes_max {
+            return Err(CallErrorKind::AnswerTooLarge(bytes_max));
+        }
+        // ureq takes a reset for the end of a body whose length was not announced.
+        if self.journal.was_reset() { Err(CallErrorKind::Closed) } else { Ok(bytes) }
+    }
+
+    /// What an error of ureq means for the caller.
+    fn explain(&self, error: ureq::Error, bytes_max: usize) -> CallErrorKind {
+        match error {
+            ureq::Error::Timeout(ureq::Timeout::Connect) => CallErrorKind::ConnectTimeout,
+            ureq::Error::Timeout(ureq::Timeout::SendRequest | ureq::Timeout::SendBody) => {
+                CallErrorKind::SendTimeout
+            }
+            ureq::Error::Timeout(_) => CallErrorKind::ReceiveTimeout,
+            ureq::Error::Io(e) if !self.journal.had_connection() => match e.kind() {
+                io::ErrorKind::ConnectionRefused => CallErrorKind::Refused,
+                _ => CallErrorKind::Unreachable(e.to_string()),
+            },
+            ureq::Error::Io(_) => CallErrorKind::Closed,
+            ureq::Error::LargeResponseHeader(..) => CallErrorKind::AnswerTooLarge(bytes_max),
+            other => CallErrorKind::Protocol(other.to_string()),
+        }
+    }
+}
+
+/// One request, whatever is said in its headers.
+struct Request<'a> {
+    address: SocketAddr,
+    method: Method,
+    path: &'a str,
+    body: &'a [u8],
+    answer_bytes_max: usize,
+}
+
+fn add_headers(builder: Builder, headers: &[(&str, impl AsRef<str>)]) -> Builder {
+    headers.iter().fold(builder, |builder, (name, value)| builder.header(*name, value.as_ref()))
+}
+
+/// The beginning of a body, fit for a log line.
+fn quote(body: &[u8]) -> String {
+    body[..body.len().min(QUOTE_BYTES_MAX)].trim_ascii().escape_ascii().to_string()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,451 @@
+//! One connection, from its first byte to its close: read a head, ask the service how much body it takes, read the
+//! body, call the service, write the answer, and again while both sides keep the connection alive.
+//!
+//! Called by the threads of `server.rs`, each with one connection at a time. Requests that arrive together
+//! ("pipelined") wait in the buffer and are answered in order, because nothing here runs ahead.
+//!
+//! The usual request costs one `recv` and one `writev`: the idle pause is bounded by the socket's own time-out
+//! (`SO_RCVTIMEO`, set once), and only a request that arrives in pieces pays for `poll` with what is left of its
+//! deadline. A deadline is one for the *whole* head or body: a client that sends a byte a second gains nothing by it.
+//!
+//! Follows RFC 9112 section 9 (connections; 9.3 persistence, 9.6 closing) and RFC 9110 section 10.1.1 (100-continue);
+//! `socket(7)` for the time-outs, `tcp(7)` for TCP_NODELAY.
+
+use super::head::{self, Head, Refusal, Scanner};
+use super::message::{Connection, DateCache, Request, Response, print, text};
+use super::server::{Limits, Service, Tally};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvFlags, recv};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tiny_http::Method;
+
+/// A body is given room in steps of at least this many bytes, as its bytes arrive: a length that is only *claimed*
+/// reserves no more than this.
+pub const BODY_STEP_BYTES: usize = 16 * 1024;
+
+/// An answer's buffer that grew beyond this is given back after the answer instead of being kept for the next.
+const KEPT_BUFFER_BYTES_MAX: usize = 64 * 1024;
+
+/// An open connection, as its thread and the one that stops the server both see it.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) stream: TcpStream,
+    pub(super) peer: SocketAddr,
+    /// True while the connection waits for the first byte of a request and nobody would miss it.
+    idle: AtomicBool,
+}
+
+impl Open {
+    pub(super) fn new(stream: TcpStream, peer: SocketAddr) -> Open {
+        Open { stream, peer, idle: AtomicBool::new(true) }
+    }
+
+    /// Wakes the thread of a connection that waits for a request; it still serves one that has arrived meanwhile,
+    /// since what the kernel holds is read before the end is seen. A connection in the middle of a request is left.
+    pub(super) fn end_if_idle(&self) {
+        if self.idle.load(Ordering::SeqCst) {
+            // It may have been closed by the other side; then there is nothing to wake.
+            let _ = self.stream.shutdown(Shutdown::Read);
+        }
+    }
+
+    /// Cuts the connection off, whatever it is doing.
+    pub(super) fn cut(&self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+
+    pub(super) fn peer_has_closed(&self) -> bool {
+        let mut byte = [0_u8; 1];
+        match recv(&self.stream, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            Ok((_, received)) => received == 0,
+            Err(error) => error != rustix::io::Errno::AGAIN && error != rustix::io::Errno::INTR,
+        }
+    }
+}
+
+/// What a connection needs of its server.
+pub(super) struct Context<'a> {
+    pub(super) name: &'a str,
+    pub(super) limits: &'a Limits,
+    pub(super) service: &'a dyn Service,
+    pub(super) tally: &'a Tally,
+    /// Set once the server stops: finish what has begun, begin nothing.
+    pub(super) stopping: &'a AtomicBool,
+}
+
+/// Serves one connection until it ends. Returns when nothing more will be read or written; the caller closes it.
+pub(super) fn serve(context: &Context<'_>, open: &Arc<Open>) {
+    let mut session = Session {
+        context,
+        open,
+        input: Input::new(context.limits.head_bytes_max),
+        output: Vec::new(),
+        date: DateCache::default(),
+        pause: Duration::ZERO,
+    };
+    if let Err(End::Linger) = session.run() {
+        session.linger();
+    }
+}
+
+/// Why a connection ends.
+enum End {
+    /// Nobody waits for anything: close.
+    Close,
+    /// An answer is out, but the client may still be sending: close so that it gets to read the answer.
+    Linger,
+}
+
+/// Why no more bytes came.
+enum Stall {
+    Deadline,
+    Gone,
+}
+
+/// Bytes received and not yet used. Its size is the limit for a head.
+struct Input {
+    bytes: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl Input {
+    fn new(size: usize) -> Input {
+        Input { bytes: vec![0; size].into_boxed_slice(), start: 0, end: 0 }
+    }
+
+    fn held(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    fn is_full(&self) -> bool {
+        self.end - self.start == self.bytes.len()
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.start += count;
+        assert!(self.start <= self.end, "no more is used than was received");
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+    }
+
+    /// The room behind what is held; moves that to the front only when there is no other room.
+    fn room(&mut self) -> &mut [u8] {
+        if self.end == self.bytes.len() {
+            self.bytes.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        &mut self.bytes[self.end..]
+    }
+}
+
+/// How an answer is written, as its request asked.
+#[derive(Clone, Copy)]
+struct Manner {
+    keep_alive: bool,
+    of_http_10: bool,
+    for_head: bool,
+}
+
+/// For a request that could not be understood: nothing it asked for counts.
+const UNKNOWN_MANNER: Manner = Manner { keep_alive: false, of_http_10: false, for_head: false };
+
+struct Session<'a> {
+    context: &'a Context<'a>,
+    open: &'a Arc<Open>,
+    input: Input,
+    /// The head of the answer being written; kept, so that a connection allocates it once.
+    output: Vec<u8>,
+    date: DateCache,
+    /// The socket's time-out for receiving, to set it only when it changes.
+    pause: Duration,
+}
+
+impl Session<'_> {
+    fn run(&mut self) -> Result<(), End> {
+        let limits = self.context.limits;
+        let stream = &self.open.stream;
+        let prepared = stream
+            .set_nodelay(true)
+            .and_then(|()| stream.set_write_timeout(Some(at_least_one_ms(limits.write_deadline))));
+        prepared.map_err(|_| End::Close)?;
+        // A fresh connection has no reason to be silent: its first byte gets the time of a head, not of a pause.
+        let mut pause = limits.head_deadline;
+        loop {
+            if self.input.held().is_empty() {
+                self.await_first_bytes(pause)?;
+            }
+            let head = self.read_head()?;
+            self.exchange(head)?;
+            pause = limits.idle_deadline;
+        }
+    }
+
+    /// One request from its head to its answer. `Err` if that was the last on this connection.
+    fn exchange(&mut self, head: Head) -> Result<(), End> {
+        let tally = self.context.tally;
+        tally.requests.add_one();
+        let length = head.content_length.unwrap_or(0);
+        let for_head = head.method == Method::Head;
+        let manner = Manner { keep_alive: head.keep_alive, of_http_10: head.is_http_10, for_head };
+
+        let service = self.context.service;
+        let limit = match self.guard(|| service.body_limit(&head.method, head.path())) {
+            Ok(limit) => limit,
+            // The body that is not read stands where the next request would be: only without one may it live on.
+            Err(answer) if length == 0 => return self.answer(answer, manner),
+            Err(answer) => return Err(self.last_answer(answer, manner)),
+        };
+        if limit > 0 && head.content_length.is_none() && brings_a_body(&head.method) {
+            return Err(self.refuse(Refusal { status: 411, line: "send a Content-Length" }, manner));
+        }
+        let body_bytes = match usize::try_from(length) {
+            Ok(bytes) if bytes <= limit => bytes,
+            _ => {
+                let line = "the body is too long for this path";
+                return Err(self.refuse(Refusal { status: 413, line }, manner));
+            }
+        };
+        let body = self.read_body(body_bytes, head.expects_continue, manner)?;
+
+        let request = Request::new(head, body, self.open.peer, Arc::downgrade(self.open));
+        let answer = self.guard(|| Ok(service.call(request)));
+        self.answer(answer.unwrap_or_else(|panicked| panicked), manner)
+    }
+
+    /// Calls the service so that its panic costs one answer: 500, a line in the log, and everything else lives on.
+    /// Nothing of this session is lent to the call; what the service broke of its own is its own affair.
+    fn guard<T>(&self, call: impl FnOnce() -> Result<T, Response>) -> Result<T, Response> {
+        catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+            self.context.tally.panics.add_one();
+            let said = panic.downcast_ref::<String>().map(String::as_str);
+            let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+            log::error!(
+                "{}: a handler panicked on a request of {}: {said}",
+                self.context.name,
+                self.open.peer
+            );
+            Err(text(500, "a bug in this node ended the request; its log says more"))
+        })
+    }
+
+    /// The pause between requests. `Err` when it ends the connection: the time is up, the client has gone, the server
+    /// stops.
+    fn await_first_bytes(&mut self, pause: Duration) -> Result<(), End> {
+        // Store, then look: `Server::stop` sets the flag and then looks at `idle`, so one of the two sees the other.
+        self.open.idle.store(true, Ordering::SeqCst);
+        if self.context.stopping.load(Ordering::SeqCst) {
+            // What has arrived already is served; nothing is waited for.
+            receive_by(&self.open.stream, self.input.room(), Instant::now())
+                .map(|received| self.input.end += received)
+                .map_err(|_| End::Close)?;
+        } else {
+            if self.pause != pause {
+                let pause = Some(at_least_one_ms(pause));
+                self.open.stream.set_read_timeout(pause).map_err(|_| End::Close)?;
+            }
+            self.pause = pause;
+            self.input.end += loop {
+                match (&self.open.stream).read(self.input.room()) {
+                    Ok(0) => return Err(End::Close),
+                    Ok(received) => break received,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => {
+                        if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) {
+                            self.context.tally.idle_closed.add_one();
+                        }
+                        return Err(End::Close);
+                    }
+                }
+            };
+        }
+        self.open.idle.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn read_head(&mut self) -> Result<Head, End> {
+        let limits = self.context.limits;
+        let mut scanner = Scanner::default();
+        let mut deadline = None;
+        loop {
+            let found = match scanner.scan(self.input.held()) {
+                Ok(None) if self.input.is_full() => {
+                    Err(Refusal { status: 431, line: "the head of the request is too large" })
+                }
+                Ok(Some(range)) => {
+                    let end = range.end;
+                    let head = head::parse(&self.input.held()[range], limits.headers_max);
+                    self.input.consume(end);
+                    head.map(Some)
+                }
+                Ok(None) => Ok(None),
+                Err(refusal) => Err(refusal),
+            };
+            match found {
+                Ok(Some(head)) => return Ok(head),
+                Ok(None) => {}
+                Err(refusal) => return Err(self.refuse(refusal, UNKNOWN_MANNER)),
+            }
+            // The clock is asked only for a head that comes in pieces, and once.
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + limits.head_deadline);
+            let received = receive_by(&self.open.stream, self.input.room(), deadline);
+            self.input.end += received.map_err(|stall| self.stalled(stall, UNKNOWN_MANNER))?;
+        }
+    }
+
+    /// Reads a body of exactly `length` bytes, which the route has agreed to. The buffer grows as the bytes arrive.
+    fn read_body(&mut self, length: usize, expects_continue: bool, manner: Manner) -> Result<Vec<u8>, End> {
+        let held = self.input.held();
+        let mut filled = held.len().min(length);
+        let mut body = held[..filled].to_vec();
+        self.input.consume(filled);
+        if filled == length {
+            return Ok(body);
+        }
+        if expects_continue && filled == 0 {
+            let go_on = &mut [IoSlice::new(b"HTTP/1.1 100 Continue\r\n\r\n")];
+            write_all(&self.open.stream, go_on, self.context.limits.write_deadline)
+                .map_err(|_| End::Close)?;
+        }
+        let deadline = Instant::now() + self.context.limits.body_deadline;
+        while filled < length {
+            if filled == body.len() {
+                // Doubling keeps the copies few; never beyond what was announced.
+                body.resize(length.min((2 * filled).max(BODY_STEP_BYTES)), 0);
+            }
+            filled += receive_by(&self.open.stream, &mut body[filled..], deadline)
+                .map_err(|stall| self.stalled(stall, manner))?;
+        }
+        Ok(body)
+    }
+
+    fn stalled(&mut self, stall: Stall, manner: Manner) -> End {
+        match stall {
+            // In the middle of its request: there is nobody to answer.
+            Stall::Gone => End::Close,
+            Stall::Deadline => {
+                self.refuse(Refusal { status: 408, line: "the request did not arrive in time" }, manner)
+            }
+        }
+    }
+
+    /// Answers a request that breaks the protocol or a limit; the connection ends behind it.
+    fn refuse(&mut self, refusal: Refusal, manner: Manner) -> End {
+        self.context.tally.refusals.add_one();
+        log::debug!(
+            "{}: refused a request of {} with {}: {}",
+            self.context.name,
+            self.open.peer,
+            refusal.status,
+            refusal.line
+        );
+        self.last_answer(text(refusal.status, refusal.line), manner)
+    }
+
+    /// Writes an answer with `Connection: close`, for a client that may still be sending.
+    fn last_answer(&mut self, answer: Response, manner: Manner) -> End {
+        match self.write(answer, Connection::Close, manner.for_head) {
+            Ok(()) => End::Linger,
+            Err(_) => End::Close,
+        }
+    }
+
+    fn answer(&mut self, answer: Response, manner: Manner) -> Result<(), End> {
+        if !manner.keep_alive || self.context.stopping.load(Ordering::SeqCst) {
+            let end = self.last_answer(answer, manner);
+            // The whole request was read: unless more has come already, closing at once loses nothing.
+            return Err(if self.input.held().is_empty() { End::Close } else { end });
+        }
+        let connection = if manner.of_http_10 { Connection::KeepAlive } else { Connection::Implied };
+        self.write(answer, connection, manner.for_head).map_err(|_| End::Close)
+    }
+
+    /// Head and body leave in one write: two small ones would wait for each other's acknowledgement, or cost a call.
+    fn write(&mut self, answer: Response, connection: Connection, without_body: bool) -> io::Result<()> {
+        self.output.clear();
+        let body = print(answer, connection, without_body, &mut self.date, &mut self.output);
+        let slices = &mut [IoSlice::new(&self.output), IoSlice::new(&body)];
+        write_all(&self.open.stream, slices, self.context.limits.write_deadline)?;
+        self.output.shrink_to(KEPT_BUFFER_BYTES_MAX);
+        Ok(())
+    }
+
+    /// RFC 9112 section 9.6: a socket closed with unread input sends a reset, and the reset can overtake the answer
+    /// and erase it at the client. So: say that nothing more comes, then read away what the client still sends,
+    /// within limits, until it closes too.
+    fn linger(&mut self) {
+        let limits = self.context.limits;
+        if self.open.stream.shutdown(Shutdown::Write).is_err() {
+            return;
+        }
+        let deadline = Instant::now() + limits.linger_deadline;
+        let mut drained = 0;
+        (self.input.start, self.input.end) = (0, 0);
+        while drained < limits.linger_bytes_max {
+            match receive_by(&self.open.stream, self.input.room(), deadline) {
+                Ok(received) => drained += received,
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// The methods whose meaning is in their body (RFC 9110 section 9.3): without a length, it would be lost in silence.
+fn brings_a_body(method: &Method) -> bool {
+    matches!(method, Method::Post | Method::Put | Method::Patch)
+}
+
+/// `setsockopt` takes a time of zero for "no time-out at all".
+fn at_least_one_ms(time: Duration) -> Duration {
+    time.max(Duration::from_millis(1))
+}
+
+/// Receives at least one byte, or says why not. Waits only while there is nothing to take and the deadline allows.
+fn receive_by(stream: &TcpStream, room: &mut [u8], deadline: Instant) -> Result<usize, Stall> {
+    assert!(!room.is_empty(), "to receive nothing would look like the end");
+    loop {
+        match recv(stream, &mut *room, RecvFlags::DONTWAIT) {
+            Ok((_, 0)) => return Err(Stall::Gone),
+            Ok((_, received)) => return Ok(received),
+            Err(rustix::io::Errno::AGAIN) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(_) => return Err(Stall::Gone),
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Stall::Deadline);
+        }
+        let left = Timespec {
+            tv_sec: left.as_secs().min(i32::MAX as u64) as i64,
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        // Whatever it returns (ready, time up, interrupted, an error that `recv` will name), the loop looks again.
+        let _ = poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&left));
+    }
+}
+
+/// Writes all of it. The socket's own time-out bounds each call to `deadline`; a client that takes a little at a time
+/// gets one more such time for the rest, then it is given up.
+fn write_all(mut stream: &TcpStream, slices: &mut [IoSlice<'_>], deadline: Duration) -> io::Result<()> {
+    let mut slices = slices;
+    IoSlice::advance_slices(&mut slices, 0);
+    let mut first_short: Option<Instant> = None;
+    while !slices.is_empty() {
+        match stream.write_vectored(slices) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut slices, written),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if !slices.is_empty() && first_short.get_or_insert_with(Instant::now).elapsed() > deadline {
+            return Err(ErrorKind::TimedOut.into());
+        }
+    }
+    Ok(())
+}

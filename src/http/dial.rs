@@ -1,0 +1,381 @@
+//! Connections going out: the piece of ureq that this project replaces, for two reasons that ureq offers no setting for.
+//!
+//! Who calls it: [`Client`](super::client::Client) (peers, daemon, status) and
+//! [`WorkerClient`](super::worker_client::WorkerClient) (primes) give a [`Dialer`] to their ureq agent as its
+//! *connector*. ureq keeps doing what it is good at (request head, answer head, body framing of RFC 9112, the pool
+//! of kept connections); this file moves the bytes.
+//!
+//! The two reasons:
+//! 1. *Somebody must know what happened.* Whether a request may be sent again depends on facts that ureq's error does
+//!    not carry: was the connection a kept one, did a byte of answer arrive, did the stream end by a reset (ureq takes
+//!    a reset for the regular end of a body without Content-Length, which would turn half a number into a prime)?
+//!    They are noted in a [`Journal`]. And a call must be cancellable from another thread: the socket is lent to a
+//!    [`CancelHandle`], which may shut it down (shutdown(2) wakes a blocked read).
+//! 2. *Microseconds.* ureq writes head and body with one write(2) each, and so one packet each; it sets the receive
+//!    time-out before nearly every read, since the remaining time is never twice the same; and it probes a kept
+//!    connection with three system calls, twice per request. Here a request up to [`WRITE_BYTES`] leaves in one
+//!    write, a time-out is set when it changes by a millisecond, and a kept connection is probed once, by
+//!    recv(2) with MSG_PEEK and MSG_DONTWAIT.
+//!
+//! No name is ever resolved: every address in `cluster.toml` and in a report is an IP address and a port. So
+//! [`NumericResolver`] never blocks, and ureq never starts its resolver thread.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::net::RecvFlags;
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport, time,
+};
+
+/// ureq's two buffers per connection, in bytes each: what one read may bring, and what the head of a request may
+/// need at most. ureq's own default is 128 KiB each, for bulk transfers; our messages are a few hundred bytes.
+pub(super) const BUFFER_BYTES: usize = 8 * 1024;
+
+/// The longest answer head, in bytes. Less than the buffer, since ureq can only notice what the buffer can hold.
+pub(super) const HEAD_BYTES_MAX: usize = BUFFER_BYTES - 1;
+
+/// Requests up to so many bytes, head included, leave in one write(2). Longer ones leave in pieces of this size.
+const WRITE_BYTES: usize = 64 * 1024;
+
+/// Socket time-outs are rounded up to whole milliseconds: the time that is left differs by microseconds from one
+/// request to the next, and each different value would cost one more setsockopt(2).
+const TIMEOUT_STEP: Duration = Duration::from_millis(1);
+
+/// Takes the data of a mutex whether or not a thread panicked while holding it: what is kept behind the mutexes of
+/// this file is replaced as a whole, never left half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+
+/// The means to end a call from another thread. Clones are the same handle.
+///
+/// Made by whoever starts the call, given to the call by reference, and kept (as a clone) by whoever may cancel. A
+/// handle serves one call at a time; once cancelled it stays so, and a call that is given it later ends at once.
+#[derive(Clone, Default)]
+pub struct CancelHandle(Arc<Cancel>);
+
+#[derive(Default)]
+struct Cancel {
+    cancelled: AtomicBool,
+    /// The socket of the call in progress. Lent while it is open; taken back when the call ends, so that the
+    /// descriptor is closed then and not when the last handle goes.
+    socket: Mutex<Option<Arc<TcpStream>>>,
+}
+
+impl CancelHandle {
+    /// A fresh handle, not cancelled.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Ends the call that uses this handle: its socket is shut down, which wakes a blocked read or write. A call that
+    /// is still connecting ends as soon as it is connected, at the latest after its connect time-out. Returns at once.
+    pub fn cancel(&self) {
+        // The flag first: a call that lends its socket afterwards looks at the flag under the same lock.
+        self.0.cancelled.store(true, Ordering::SeqCst);
+        if let Some(socket) = lock(&self.0.socket).as_ref() {
+            // An error means that the connection is gone already, which is what was wanted.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Whether [`cancel`](Self::cancel) was called.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.cancelled.load(Ordering::SeqCst)
+    }
+
+    /// Lends the socket of a call for the time of the call.
+    pub(super) fn lend(&self, socket: &Arc<TcpStream>) -> io::Result<()> {
+        let mut slot = lock(&self.0.socket);
+        if self.is_cancelled() {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cancelled"));
+        }
+        *slot = Some(Arc::clone(socket));
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn holds_a_socket(&self) -> bool {
+        lock(&self.0.socket).is_some()
+    }
+
+    /// Takes the socket back at the end of the call.
+    pub(super) fn take_back(&self) {
+        *lock(&self.0.socket) = None;
+    }
+}
+
+impl fmt::Debug for CancelHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CancelHandle").field("cancelled", &self.is_cancelled()).finish()
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+
+/// What the caller knows and the connection must obey, and what the connection saw and the caller must know.
+///
+/// Shared by one client with all its connections, and so about *the call in progress*: a client makes one call at a
+/// time. The atomics are all written and read by the thread that makes the call; they are atomics because ureq asks
+/// its transports to be `Sync`.
+#[derive(Debug, Default)]
+pub(super) struct Journal {
+    order: Mutex<Order>,
+    dialled: AtomicBool,
+    connected: AtomicBool,
+    heard: AtomicBool,
+    reset: AtomicBool,
+}
+
+/// The caller's orders for one call.
+#[derive(Debug, Default, Clone)]
+struct Order {
+    deadline: Option<Instant>,
+    cancel: Option<CancelHandle>,
+}
+
+impl Journal {
+    /// Opens a page for the next call. `deadline`: no connect, write or read waits beyond it, whatever ureq's own
+    /// time-outs say. `cancel`: who may end it.
+    pub(super) fn begin(&self, deadline: Option<Instant>, cancel: Option<&CancelHandle>) {
+        *lock(&self.order) = Order { deadline, cancel: cancel.cloned() };
+        for fact in [&self.dialled, &self.connected, &self.heard, &self.reset] {
+            fact.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// A new connection was tried for: the pool held none that looked alive.
+    pub(super) fn dialled(&self) -> bool {
+        self.dialled.load(Ordering::Relaxed)
+    }
+
+    /// The call had a connection, fresh or kept.
+    pub(super) fn had_connection(&self) -> bool {
+        !self.dialled() || self.connected.load(Ordering::Relaxed)
+    }
+
+    /// At least one byte of the answer came.
+    pub(super) fn heard(&self) -> bool {
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    /// The stream ended by a reset, not by an orderly close.
+    pub(super) fn was_reset(&self) -> bool {
+        self.reset.load(Ordering::Relaxed)
+    }
+
+    fn note(fact: &AtomicBool) {
+        fact.store(true, Ordering::Relaxed);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+
+/// Takes the address out of the URI, where the client put it. Never a name, never a wait, never a thread.
+#[derive(Debug)]
+pub(super) struct NumericResolver;
+
+impl Resolver for NumericResolver {
+    fn resolve(&self, uri: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let authority = uri.authority().map(|a| a.as_str()).unwrap_or_default();
+        let address: SocketAddr = authority.parse().map_err(|_| ureq::Error::HostNotFound)?;
+        let mut addresses = self.empty();
+        addresses.push(address);
+        Ok(addresses)
+    }
+}
+
+/// Opens the connections of one client: ureq's *connector*.
+#[derive(Debug)]
+pub(super) struct Dialer {
+    pub(super) journal: Arc<Journal>,
+    /// The longest that connect(2) may take, whatever time the call has left.
+    pub(super) connect_timeout: Duration,
+}
+
+impl Connector<()> for Dialer {
+    type Out = Wire;
+
+    fn connect(&self, details: &ConnectionDetails, _: Option<()>) -> Result<Option<Wire>, ureq::Error> {
+        Journal::note(&self.journal.dialled);
+        let order = lock(&self.journal.order).clone();
+        let address = details.addrs.iter().next().ok_or(ureq::Error::HostNotFound)?;
+        let timeout = time_left(end_of_wait(details.timeout, order.deadline), details.timeout)?
+            .map_or(self.connect_timeout, |left| left.min(self.connect_timeout));
+        let stream = match TcpStream::connect_timeout(address, timeout) {
+            Ok(stream) => stream,
+            Err(e) if is_timeout(&e) => return Err(ureq::Error::Timeout(ureq::Timeout::Connect)),
+            Err(e) => return Err(e.into()),
+        };
+        // One write per request makes Nagle's algorithm pointless; its delay would hit the last piece of a long one.
+        stream.set_nodelay(true)?;
+        Journal::note(&self.journal.connected);
+        let stream = Arc::new(stream);
+        if let Some(cancel) = &order.cancel {
+            cancel.lend(&stream)?;
+        }
+        Ok(Some(Wire {
+            stream,
+            journal: Arc::clone(&self.journal),
+            buffers: LazyBuffers::new(
+                details.config.input_buffer_size(),
+                details.config.output_buffer_size(),
+            ),
+            unsent: Vec::new(),
+            send_timeout: NextTimeout::default(),
+            timeout_set_read: None,
+            timeout_set_write: None,
+            probe_due: false,
+        }))
+    }
+}
+
+/// One connection: ureq's *transport*.
+pub(super) struct Wire {
+    stream: Arc<TcpStream>,
+    journal: Arc<Journal>,
+    buffers: LazyBuffers,
+    /// What ureq handed over to be sent and is not yet written: head and body leave together. Written when it is long
+    /// enough, or when ureq starts to wait for the answer, which it does exactly when the request is complete.
+    unsent: Vec<u8>,
+    /// The time-out that ureq gave with the newest piece of [`unsent`](Self::unsent).
+    send_timeout: NextTimeout,
+    /// The socket's time-outs as they stand (SO_RCVTIMEO, SO_SNDTIMEO), to be changed only when they must.
+    timeout_set_read: Option<Duration>,
+    timeout_set_write: Option<Duration>,
+    /// Whether [`Transport::is_open`] must really look. ureq asks twice per request: when it puts the connection back
+    /// (an answer has just been read from it: no need to look) and when it takes it out again (look).
+    probe_due: bool,
+}
+
+/// When a wait must end: the earlier of what ureq allows from now on and the call's own deadline. `None`: never.
+fn end_of_wait(timeout: NextTimeout, deadline: Option<Instant>) -> Option<Instant> {
+    let by_ureq = match timeout.after {
+        time::Duration::Exact(left) => Instant::now().checked_add(left),
+        time::Duration::NotHappening => None,
+    };
+    [by_ureq, deadline].into_iter().flatten().min()
+}
+
+/// The time left until then; `None`: without limit. An error, with ureq's name for this wait, when none is left.
+fn time_left(end: Option<Instant>, wait: NextTimeout) -> Result<Option<Duration>, ureq::Error> {
+    match end.map(|end| end.saturating_duration_since(Instant::now())) {
+        Some(Duration::ZERO) => Err(ureq::Error::Timeout(wait.reason)),
+        left => Ok(left),
+    }
+}
+
+/// How a socket says that SO_RCVTIMEO or SO_SNDTIMEO passed (EAGAIN, socket(7)), and connect_timeout that it did.
+fn is_timeout(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// Sets a socket time-out if it differs from the one that is set, in whole steps.
+fn apply_timeout(
+    left: Option<Duration>,
+    set: &mut Option<Duration>,
+    apply: impl FnOnce(Option<Duration>) -> io::Result<()>,
+) -> io::Result<()> {
+    let step = TIMEOUT_STEP.as_nanos();
+    let wanted = left.map(|left| {
+        let steps = left.as_nanos().div_ceil(step).max(1);
+        TIMEOUT_STEP.saturating_mul(u32::try_from(steps).unwrap_or(u32::MAX))
+    });
+    if wanted != *set {
+        apply(wanted)?;
+        *set = wanted;
+    }
+    Ok(())
+}
+
+impl Wire {
+    /// Writes all that waits.
+    fn flush(&mut self) -> Result<(), ureq::Error> {
+        // ureq gave its allowance when it handed the bytes over, microseconds ago; this write may use all of it.
+        let wait = self.send_timeout;
+        let end = end_of_wait(wait, lock(&self.journal.order).deadline);
+        let mut written = 0;
+        while written < self.unsent.len() {
+            apply_timeout(time_left(end, wait)?, &mut self.timeout_set_write, |t| {
+                self.stream.set_write_timeout(t)
+            })?;
+            match (&*self.stream).write(&self.unsent[written..]) {
+                Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
+                Ok(n) => written += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if is_timeout(&e) => return Err(ureq::Error::Timeout(wait.reason)),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        self.unsent.clear();
+        Ok(())
+    }
+}
+
+impl Transport for Wire {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        self.unsent.extend_from_slice(&self.buffers.output()[..amount]);
+        self.send_timeout = timeout;
+        if self.unsent.len() + BUFFER_BYTES > WRITE_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
+        if !self.unsent.is_empty() {
+            self.flush()?;
+        }
+        self.probe_due = false;
+        let end = end_of_wait(timeout, lock(&self.journal.order).deadline);
+        let into = self.buffers.input_append_buf();
+        // Only a signal makes this a loop: Linux does not restart a read that has a time-out (signal(7)).
+        let amount = loop {
+            apply_timeout(time_left(end, timeout)?, &mut self.timeout_set_read, |t| {
+                self.stream.set_read_timeout(t)
+            })?;
+            match (&*self.stream).read(into) {
+                Ok(amount) => break amount,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if is_timeout(&e) => return Err(ureq::Error::Timeout(timeout.reason)),
+                Err(e) => {
+                    Journal::note(&self.journal.reset);
+                    return Err(e.into());
+                }
+            }
+        };
+        if amount > 0 {
+            Journal::note(&self.journal.heard);
+        }
+        self.buffers.input_appended(amount);
+        Ok(amount > 0)
+    }
+
+    fn is_open(&mut self) -> bool {
+        if !self.probe_due {
+            self.probe_due = true;
+            return true;
+        }
+        // Nothing to read and no end: open. A byte would be one that nobody asked for, and makes it unusable too.
+        let mut byte = [0u8; 1];
+        let look = rustix::net::recv(&*self.stream, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        matches!(look, Err(rustix::io::Errno::AGAIN))
+    }
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire").field("peer", &self.stream.peer_addr().ok()).finish()
+    }
+}

@@ -1,0 +1,21 @@
+//! The edge: what the given HTTP crates need around them to be safe to run for months.
+//!
+//! - Towards those who ask: [`server`] is the bounded accept loop behind both addresses of a node; [`head`] and
+//!   [`message`] are what it reads and answers. `docs/http-edge.md` tells why tiny_http's own `Server` does not stand
+//!   there, names every limit, and says what each refusal answers.
+//! - Towards those who are asked: [`client`] talks to nodes, [`worker_client`] asks a worker for a prime; `dial` is how
+//!   their bytes travel.
+//! - Between nodes: [`sign`] proves who said what, just now, to whom. docs/security.md says what that protects from.
+
+pub mod client;
+mod connection;
+mod dial;
+pub mod head;
+pub mod message;
+pub mod server;
+pub mod sign;
+pub mod worker_client;
+
+pub use connection::BODY_STEP_BYTES;
+pub use message::{Request, Response};
+pub use server::{Counters, Limits, Server, Service};

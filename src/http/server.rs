@@ -1,0 +1,621 @@
+//! The bounded accept loop: the listener behind both addresses of a node.
+//!
+//! Called by rakit-node, once for its public and once for its cluster address, each with a [`Service`] of its own. Why
+//! tiny_http's own `Server` may not stand there, and what each limit answers, is told in `docs/http-edge.md`.
+//!
+//! The shape: one thread accepts; a thread per open connection serves it (`connection.rs`) and then takes another.
+//! Threads are started when a connection finds none free, up to the cap on connections, and end after a while without
+//! work. A connection is handed over once, a request never: between `recv` and `writev` no thread waits for another
+//! and no lock is taken.
+//!
+//! Everything is bounded by [`Limits`]: what is beyond a bound is answered and counted, not queued.
+//!
+//! Follows `accept(2)` (which errors are the connection's and which the machine's), `listen(2)`, `socket(7)`,
+//! `shutdown(2)`; RFC 9110 section 15.6.4 and 10.2.3 (503 with Retry-After).
+
+use super::connection::{self, Context, Open};
+use super::head::HEADERS_MAX;
+use super::message::{Connection, DateCache, Request, Response, header, print, text};
+use crate::logging::RateLimit;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use tiny_http::Method;
+
+/// Most connections open at once on one listener: each has a thread, so this bounds the threads too.
+pub const CONNECTIONS_MAX: usize = 2048;
+/// Most bytes of a request's head, its empty line included.
+pub const HEAD_BYTES_MAX: usize = 8 * 1024;
+/// Time for a whole head, from its first byte; and for the first byte of a fresh connection.
+pub const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// Time for a whole body, from the end of the head.
+pub const BODY_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a connection may wait between two requests.
+pub const IDLE_DEADLINE: Duration = Duration::from_secs(60);
+/// Time for the client to take an answer; a slow but moving one gets it twice.
+pub const WRITE_DEADLINE: Duration = Duration::from_secs(20);
+/// How long, after a last answer, to read away what the client still sends.
+pub const LINGER_DEADLINE: Duration = Duration::from_secs(2);
+/// How many bytes of it.
+pub const LINGER_BYTES_MAX: usize = 1024 * 1024;
+/// How long a server that is dropped waits for the requests in flight.
+pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Connections that the kernel may hold ready before they are accepted; it lowers this to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+/// Stack of a connection's thread. docs/http-edge.md says what was measured and why this suffices.
+const THREAD_STACK_BYTES: usize = 256 * 1024;
+/// A thread without a connection for so long ends.
+const THREAD_IDLE: Duration = Duration::from_secs(10);
+/// What a refused client is told to wait, in seconds.
+const RETRY_AFTER_SECONDS: &str = "1";
+/// Connections that were refused and are kept a moment so that the client gets to read why.
+const REFUSED_KEPT_MAX: usize = 32;
+/// For how long.
+const REFUSED_KEPT: Duration = Duration::from_millis(500);
+/// How much of what a refused client sends is read away before it is cut off.
+const REFUSED_BYTES_MAX: usize = 16 * 1024;
+/// The pause after an accept that failed for want of something that time may bring back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// One line at most per kind of trouble in this time.
+const LOG_PAUSE: Duration = Duration::from_secs(5);
+/// When the listener stops: how long its accepting thread gets to take those who have connected before.
+const BACKLOG_GRACE: Duration = Duration::from_millis(100);
+/// Between two looks at that.
+const BACKLOG_LOOK: Duration = Duration::from_micros(200);
+/// After the drain, how long to wait for the threads of connections that were cut off.
+const CUT_PAUSE: Duration = Duration::from_secs(1);
+
+/// The bounds of one listener. `Default` gives the constants of this module.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections open at once; 1 or more. Beyond it: 503 with Retry-After.
+    pub connections_max: usize,
+    /// Bytes of a head, its empty line included; 16 or more. Beyond it: 431.
+    pub head_bytes_max: usize,
+    /// Header fields of a head, at most [`HEADERS_MAX`]. Beyond it: 431.
+    pub headers_max: usize,
+    /// Time for a whole head. Beyond it: 408; for a connection that never said anything, a close without a word.
+    pub head_deadline: Duration,
+    /// Time for a whole body. Beyond it: 408.
+    pub body_deadline: Duration,
+    /// Pause between two requests. Beyond it: a close without a word.
+    pub idle_deadline: Duration,
+    /// Time for the client to take an answer. Beyond it: cut off.
+    pub write_deadline: Duration,
+    /// Time to read away what follows a last answer.
+    pub linger_deadline: Duration,
+    /// Bytes of it.
+    pub linger_bytes_max: usize,
+    /// What `Drop` gives the requests in flight.
+    pub drain_deadline: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections_max: CONNECTIONS_MAX,
+            head_bytes_max: HEAD_BYTES_MAX,
+            headers_max: HEADERS_MAX,
+            head_deadline: HEAD_DEADLINE,
+            body_deadline: BODY_DEADLINE,
+            idle_deadline: IDLE_DEADLINE,
+            write_deadline: WRITE_DEADLINE,
+            linger_deadline: LINGER_DEADLINE,
+            linger_bytes_max: LINGER_BYTES_MAX,
+            drain_deadline: DRAIN_DEADLINE,
+        }
+    }
+}
+
+/// What answers the requests of one address. Called by many threads at once.
+pub trait Service: Send + Sync + 'static {
+    /// Asked once the head is read, before a byte of the body is read or reserved: the most bytes of body that this
+    /// method and path take (0 for none), or the answer that refuses them (404, 405 with Allow). `path` has no query.
+    fn body_limit(&self, method: &Method, path: &str) -> Result<usize, Response>;
+
+    /// Answers one request. May block: it holds its own connection's thread and nothing else. A panic is answered with
+    /// 500 and logged.
+    fn call(&self, request: Request) -> Response;
+}
+
+/// What has happened on one listener since it was bound; `connections_open` and `threads` are of now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Connections open now.
+    pub connections_open: u64,
+    /// Threads that serve them or wait for the next.
+    pub threads: u64,
+    /// Connections taken.
+    pub accepted: u64,
+    /// Connections answered with 503 at the door: the cap was reached, or threads or descriptors were out.
+    pub turned_away: u64,
+    /// Requests whose head was read and understood.
+    pub requests: u64,
+    /// Requests refused for breaking the protocol or a limit.
+    pub refusals: u64,
+    /// Connections closed because nothing came for too long.
+    pub idle_closed: u64,
+    /// Requests answered with 500 because their handler panicked.
+    pub panics: u64,
+    /// Times that accepting failed.
+    pub accept_errors: u64,
+    /// Threads started.
+    pub threads_started: u64,
+}
+
+/// One counter.
+#[derive(Debug, Default)]
+pub(super) struct Count(AtomicU64);
+
+impl Count {
+    pub(super) fn add_one(&self) {
+        // Nothing is ordered by a counter.
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    accepted: Count,
+    turned_away: Count,
+    pub(super) requests: Count,
+    pub(super) refusals: Count,
+    pub(super) idle_closed: Count,
+    pub(super) panics: Count,
+    accept_errors: Count,
+    threads_started: Count,
+}
+
+/// A listener at work. Dropping it stops it, with [`Limits::drain_deadline`].
+#[derive(Debug)]
+pub struct Server {
+    shared: Arc<Shared>,
+    local_addr: SocketAddr,
+    /// Taken by the first `stop`.
+    accepting: Mutex<Option<(Arc<TcpListener>, JoinHandle<()>)>>,
+}
+
+impl Server {
+    /// Listens on `address` and serves it until it is stopped. `name` begins the names of its threads and its lines
+    /// in the log; keep it under ten characters, as Linux cuts a thread's name at 15.
+    ///
+    /// # Errors
+    /// What `socket(2)`, `bind(2)`, `listen(2)` and the start of a thread may return.
+    ///
+    /// # Panics
+    /// If a limit is outside the range that [`Limits`] gives for it.
+    pub fn bind(
+        name: &str,
+        address: SocketAddr,
+        limits: Limits,
+        service: Arc<dyn Service>,
+    ) -> io::Result<Server> {
+        assert!(limits.connections_max > 0, "a listener without connections serves nobody");
+        assert!(limits.head_bytes_max >= 16, "not even GET / HTTP/1.0 would fit");
+        assert!((1..=HEADERS_MAX).contains(&limits.headers_max), "headers_max is 1 to {HEADERS_MAX}");
+        let listener = Arc::new(listen(address)?);
+        let local_addr = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            name: name.to_owned(),
+            limits,
+            service,
+            tally: Tally::default(),
+            stopping: AtomicBool::new(false),
+            state: Mutex::default(),
+            work: Condvar::new(),
+            changed: Condvar::new(),
+        });
+        let door = Door::new(Arc::clone(&shared), Arc::clone(&listener));
+        let thread = thread::Builder::new()
+            .name(format!("{name}-accept"))
+            .stack_size(THREAD_STACK_BYTES)
+            .spawn(move || door.run())?;
+        Ok(Server { shared, local_addr, accepting: Mutex::new(Some((listener, thread))) })
+    }
+
+    /// The address that is listened on, with the true port where 0 was asked for.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Lets the accepting thread take whoever has connected before the stop. To close a listener resets the connections that
+    /// wait in its backlog (tcp(7), `inet_csk_listen_stop` in Linux), and a client in there has sent its request to a
+    /// server that was up. Under a flood the backlog is never empty, so this is bounded.
+    fn await_empty_backlog(&self) {
+        let accepting = self.accepting.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((listener, _)) = accepting.as_ref() else { return };
+        let deadline = Instant::now() + BACKLOG_GRACE;
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let waits = || poll(&mut [PollFd::new(&**listener, PollFlags::IN)], Some(&at_once)) == Ok(1);
+        while waits() && Instant::now() < deadline {
+            thread::sleep(BACKLOG_LOOK);
+        }
+    }
+
+    /// What has happened so far.
+    pub fn counters(&self) -> Counters {
+        let tally = &self.shared.tally;
+        let state = self.shared.lock();
+        Counters {
+            connections_open: state.open.len() as u64,
+            threads: state.threads as u64,
+            accepted: tally.accepted.get(),
+            turned_away: tally.turned_away.get(),
+            requests: tally.requests.get(),
+            refusals: tally.refusals.get(),
+            idle_closed: tally.idle_closed.get(),
+            panics: tally.panics.get(),
+            accept_errors: tally.accept_errors.get(),
+            threads_started: tally.threads_started.get(),
+        }
+    }
+
+    /// Stops listening at once and closes what is idle at once; requests in flight have `drain` to be answered (with
+    /// `Connection: close`), and what is left then is cut off. Returns how many connections were. Calling it again is
+    /// harmless. Not to be called from a handler of this server, which would wait for itself.
+    pub fn stop(&self, drain: Duration) -> usize {
+        let shared = &self.shared;
+        self.await_empty_backlog();
+        shared.lock().stopping = true;
+        shared.stopping.store(true, Ordering::SeqCst);
+        shared.work.notify_all();
+        shared.changed.notify_all();
+
+        let accepting = self.accepting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((listener, thread)) = accepting {
+            // On Linux, this ends an accept() that waits, with no descriptor and no connection needed for it.
+            if let Err(error) = rustix::net::shutdown(&listener, rustix::net::Shutdown::Both) {
+                log::warn!("{}: the listener did not shut down: {error}", shared.name);
+            }
+            if thread.join().is_err() {
+                log::error!("{}: the accepting thread had panicked", shared.name);
+            }
+        }
+        // From here on, nothing is added to the open connections.
+        let mut state = shared.lock();
+        state.open.values().for_each(|open| open.end_if_idle());
+        state = shared.wait_until_closed(state, drain);
+        let cut = state.open.len();
+        if cut > 0 {
+            log::warn!("{}: {cut} connections were not done after {drain:?} and are cut off", shared.name);
+            state.open.values().for_each(|open| open.cut());
+            drop(shared.wait_until_closed(state, CUT_PAUSE));
+        }
+        cut
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop(self.shared.limits.drain_deadline);
+    }
+}
+
+/// SO_REUSEADDR, so that a restarted node gets its port back while connections of its former life are in TIME_WAIT.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// What the accepting thread, the threads of the connections and the [`Server`] share.
+struct Shared {
+    name: String,
+    limits: Limits,
+    service: Arc<dyn Service>,
+    tally: Tally,
+    /// Copy of `State::stopping` that is read between requests without the lock.
+    stopping: AtomicBool,
+    /// Locked when a connection opens or closes; never across I/O, never per request.
+    state: Mutex<State>,
+    /// A connection was queued for a waiting thread, or the server stops.
+    work: Condvar,
+    /// The server stops, or, while it does, a connection has closed.
+    changed: Condvar,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Shared").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct State {
+    open: HashMap<u64, Arc<Open>>,
+    /// Connections handed to waiting threads that have not woken yet.
+    queue: VecDeque<(u64, Arc<Open>)>,
+    /// Waiting threads for whom nothing is queued: those in `work` are `unclaimed + queue.len()`. Counting a thread as
+    /// free until it *wakes* is how connections come to wait behind threads that are busy with others.
+    unclaimed: usize,
+    /// Threads in all.
+    threads: usize,
+    last_id: u64,
+    stopping: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that is done under the lock can leave it half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_until_closed<'a>(&self, state: MutexGuard<'a, State>, time: Duration) -> MutexGuard<'a, State> {
+        let waited = self.changed.wait_timeout_while(state, time, |state| !state.open.is_empty());
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// The life of a thread: its first connection, then others, until it has waited [`THREAD_IDLE`] for one.
+    fn work(&self, first: (u64, Arc<Open>)) {
+        let mut next = Some(first);
+        while let Some((id, open)) = next {
+            let context = Context {
+                name: &self.name,
+                limits: &self.limits,
+                service: &*self.service,
+                tally: &self.tally,
+                stopping: &self.stopping,
+            };
+            // A handler's panic is caught closer to it. This one keeps a bug of ours from costing a thread's place.
+            if catch_unwind(AssertUnwindSafe(|| connection::serve(&context, &open))).is_err() {
+                log::error!("{}: serving {} panicked; its connection is closed", self.name, open.peer);
+            }
+            self.close(id, open);
+            next = self.next_connection();
+        }
+    }
+
+    fn close(&self, id: u64, open: Arc<Open>) {
+        let mut state = self.lock();
+        let registered = state.open.remove(&id);
+        let stopping = state.stopping;
+        drop(state);
+        // The descriptor closes here, without the lock.
+        drop((registered, open));
+        if stopping {
+            self.changed.notify_all();
+        }
+    }
+
+    fn next_connection(&self) -> Option<(u64, Arc<Open>)> {
+        let mut state = self.lock();
+        state.unclaimed += 1;
+        let idle = |state: &mut State| state.queue.is_empty() && !state.stopping;
+        state =
+            self.work.wait_timeout_while(state, THREAD_IDLE, idle).unwrap_or_else(PoisonError::into_inner).0;
+        let next = state.queue.pop_front();
+        if next.is_none() {
+            state.unclaimed -= 1;
+            state.threads -= 1;
+        }
+        next
+    }
+}
+
+/// The accepting thread.
+struct Door {
+    shared: Arc<Shared>,
+    listener: Arc<TcpListener>,
+    /// A descriptor to give up when there are none left, so that the next client can be taken, told and closed instead
+    /// of hanging in the backlog. Any descriptor does: this is a second one of the listener.
+    spare: Option<TcpListener>,
+    turned_away: VecDeque<TurnedAway>,
+    date: DateCache,
+    accept_trouble: RateLimit,
+    full: RateLimit,
+}
+
+/// A client that was answered with 503, and has until `until` to read it.
+struct TurnedAway {
+    stream: TcpStream,
+    until: Instant,
+    drained: usize,
+}
+
+impl Door {
+    fn new(shared: Arc<Shared>, listener: Arc<TcpListener>) -> Door {
+        Door {
+            shared,
+            spare: listener.try_clone().ok(),
+            listener,
+            turned_away: VecDeque::new(),
+            date: DateCache::default(),
+            accept_trouble: RateLimit::new(LOG_PAUSE),
+            full: RateLimit::new(LOG_PAUSE),
+        }
+    }
+
+    fn run(mut self) {
+        while !self.shared.stopping.load(Ordering::SeqCst) {
+            if !self.turned_away.is_empty() && !self.tend_turned_away() {
+                continue;
+            }
+            match self.listener.accept() {
+                Ok((stream, peer)) => self.admit(stream, peer),
+                // The listener was shut down, which says that it is time to go, or something else went wrong.
+                Err(_) if self.shared.stopping.load(Ordering::SeqCst) => {}
+                Err(error) => self.accept_failed(&error),
+            }
+        }
+    }
+
+    fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
+        let shared = &self.shared;
+        shared.tally.accepted.add_one();
+        let mut state = shared.lock();
+        if state.open.len() >= shared.limits.connections_max {
+            drop(state);
+            let held_back = self.full.allow(Instant::now());
+            if let Some(held_back) = held_back {
+                log::warn!(
+                    "{}: {} connections are open, the most allowed: {peer} is turned away ({held_back} more were)",
+                    shared.name,
+                    shared.limits.connections_max
+                );
+            }
+            return self.turn_away(stream, "too many connections are open");
+        }
+        state.last_id += 1;
+        let id = state.last_id;
+        let open = Arc::new(Open::new(stream, peer));
+        state.open.insert(id, Arc::clone(&open));
+        if state.unclaimed > 0 {
+            state.unclaimed -= 1;
+            state.queue.push_back((id, open));
+            drop(state);
+            shared.work.notify_one();
+            return;
+        }
+        state.threads += 1;
+        drop(state);
+        self.start_thread(id, open);
+    }
+
+    fn start_thread(&mut self, id: u64, open: Arc<Open>) {
+        let shared = Arc::clone(&self.shared);
+        let first = (id, Arc::clone(&open));
+        let started = thread::Builder::new()
+            .name(format!("{}-{id}", self.shared.name))
+            .stack_size(THREAD_STACK_BYTES)
+            .spawn(move || shared.work(first));
+        let Err(error) = started else {
+            return self.shared.tally.threads_started.add_one();
+        };
+        let mut state = self.shared.lock();
+        state.threads -= 1;
+        state.open.remove(&id);
+        drop(state);
+        if let Some(held_back) = self.accept_trouble.allow(Instant::now()) {
+            let name = &self.shared.name;
+            log::error!("{name}: no thread for {}: {error} ({held_back} more like it)", open.peer);
+        }
+        // The thread never ran and the registry let go, so this is the last to hold it.
+        if let Some(open) = Arc::into_inner(open) {
+            self.turn_away(open.stream, "no thread is left");
+        }
+    }
+
+    /// Answers 503 without waiting for anything: the answer fits into the empty buffer of a fresh socket.
+    fn turn_away(&mut self, stream: TcpStream, line: &'static str) {
+        self.tell_unavailable(&stream, line);
+        if self.turned_away.len() == REFUSED_KEPT_MAX {
+            self.turned_away.pop_front();
+        }
+        self.turned_away.push_back(TurnedAway { stream, until: Instant::now() + REFUSED_KEPT, drained: 0 });
+    }
+
+    fn tell_unavailable(&mut self, stream: &TcpStream, line: &'static str) {
+        self.shared.tally.turned_away.add_one();
+        let answer = text(503, line).with_header(header("Retry-After", RETRY_AFTER_SECONDS));
+        let mut bytes = Vec::new();
+        let body = print(answer, Connection::Close, false, &mut self.date, &mut bytes);
+        bytes.extend_from_slice(&body);
+        // A client that has gone already needs no answer.
+        let _ = send(stream, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+    }
+
+    /// Reads away what the turned away send, so that closing them does not reset the connection before they have read
+    /// their answer, and lets go of those who have closed or had their time. True once somebody is at the listener.
+    fn tend_turned_away(&mut self) -> bool {
+        let now = Instant::now();
+        self.turned_away.retain_mut(|client| {
+            let mut bytes = [0_u8; 1024];
+            match recv(&client.stream, &mut bytes[..], RecvFlags::DONTWAIT) {
+                Ok((_, 0)) => return false,
+                Ok((_, received)) => client.drained += received,
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(_) => return false,
+            }
+            now < client.until && client.drained < REFUSED_BYTES_MAX
+        });
+        let wait = self.turned_away.iter().map(|client| client.until).min();
+        let wait = wait.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
+        let wait = Timespec { tv_sec: 0, tv_nsec: wait.min(REFUSED_KEPT).subsec_nanos().into() };
+        let mut watched = vec![PollFd::new(&*self.listener, PollFlags::IN)];
+        watched.extend(self.turned_away.iter().map(|client| PollFd::new(&client.stream, PollFlags::IN)));
+        // An error here shows itself in what is tried next.
+        let _ = poll(&mut watched, Some(&wait));
+        !watched[0].revents().is_empty()
+    }
+
+    fn accept_failed(&mut self, error: &io::Error) {
+        self.shared.tally.accept_errors.add_one();
+        if let Some(held_back) = self.accept_trouble.allow(Instant::now()) {
+            log::error!("{}: accept failed: {error} ({held_back} more like it)", self.shared.name);
+        }
+        match Errno::from_io_error(error) {
+            Some(Errno::MFILE | Errno::NFILE) => self.accept_without_descriptors(),
+            // accept(2): these are errors of the one connection that was next, and it is gone with them.
+            Some(
+                Errno::CONNABORTED
+                | Errno::INTR
+                | Errno::PROTO
+                | Errno::PERM
+                | Errno::NETDOWN
+                | Errno::NETUNREACH
+                | Errno::HOSTDOWN
+                | Errno::HOSTUNREACH
+                | Errno::NONET
+                | Errno::NOPROTOOPT
+                | Errno::OPNOTSUPP,
+            ) => {}
+            // Memory or buffers are short, or something unheard of: time may mend it, trying at once would not.
+            _ => self.pause(),
+        }
+    }
+
+    /// With no descriptor left, accept() fails at once and for ever, while clients hang in the backlog. The spare one
+    /// is given up to take the next client in its place.
+    fn accept_without_descriptors(&mut self) {
+        // The refused that are still kept hold descriptors, too.
+        self.turned_away.clear();
+        if self.spare.take().is_none() {
+            // Another thread was quicker than we the last time.
+            self.spare = self.listener.try_clone().ok();
+            if self.spare.take().is_none() {
+                return self.pause();
+            }
+        }
+        // This may wait: Linux reserves the descriptor before it looks whether a client is there. By the time one comes,
+        // there may be descriptors again, and then it is a client like any other.
+        let accepted = self.listener.accept();
+        self.spare = self.listener.try_clone().ok();
+        match accepted {
+            Ok((stream, peer)) if self.spare.is_some() => self.admit(stream, peer),
+            Ok((stream, _)) => {
+                self.shared.tally.accepted.add_one();
+                self.tell_unavailable(&stream, "no descriptor is left");
+                // It cannot be kept until it has read this. What it has sent already is taken, so that the close is no
+                // reset in the usual case.
+                let _ = recv(&stream, &mut [0_u8; 4096][..], RecvFlags::DONTWAIT);
+                drop(stream);
+                self.spare = self.listener.try_clone().ok();
+            }
+            Err(_) => self.pause(),
+        }
+    }
+
+    /// Waits a little, or until the server stops.
+    fn pause(&self) {
+        let state = self.shared.lock();
+        let waited = self.shared.changed.wait_timeout_while(state, ACCEPT_PAUSE, |state| !state.stopping);
+        drop(waited);
+    }
+}

@@ -1,0 +1,360 @@
+//! Signing: who said this, and was it said just now, to me, about this?
+//!
+//! Who calls it: whoever sends on the cluster address holds a [`Seal`] (the peers' senders, the daemons, the
+//! operator's program); the node's cluster listener holds the one [`Gate`]. A forged vote or a forged acknowledgement
+//! breaks Raft's safety (it assumes that machines fail, not that they lie), so answers are signed as well.
+//! docs/security.md says what this protects from, what it does not, and how an operator sets it up.
+//!
+//! # What is signed
+//! HMAC-SHA-256 (RFC 2104) over a *frame* of fields: version, cluster, sender, recipient, purpose, method, path with
+//! query, SHA-256 of the body, time (Unix, milliseconds), nonce. Each field goes in with its length in front, so that
+//! no two lists of fields give the same bytes. An answer's frame holds version, cluster, the one who answers, the one
+//! who asked, purpose, the request's nonce, the status, and SHA-256 of the body. Versions of the two differ, so that
+//! no answer is ever taken for a request.
+//!
+//! # Keys
+//! Each purpose has its own key, derived from the secret and the cluster's name: with the `report` key nobody can
+//! make a request of purpose `raft`. A route takes only its own purposes. A daemon may be given a secret file that
+//! holds the derived report key alone ([`Secret::report_key_line`]); then it *cannot* vote, even if it is broken into.
+//!
+//! # Replays
+//! Remembering every nonce for a minute would cost some 60 MB at 30,000 requests a second. Instead nonces are made so
+//! that they can be remembered in short, as IPsec does it (RFC 4303, 3.4.3: the anti-replay window): a nonce is a
+//! *stream* (64 bits, drawn at random when a seal is made; each clone of a seal takes the next) and a counter in that
+//! stream. A receiver keeps per stream the highest counter and a bitmap of the [`WINDOW`] counters below it: 150
+//! bytes, however many requests come. Requests of one stream may overtake each other within the window; what is
+//! further behind is refused. Since each sending thread has its own clone, and one request under way, it never is.
+//!
+//! A stream is forgotten when the last thing it said is too old to be accepted again. What if the clock is set back
+//! then, or this process restarts and knows no stream? For that there is the *horizon*: from a stream that is not
+//! known, nothing is accepted that was said before it. It starts at the gate's own birth and rises with every stream
+//! that is forgotten. The price: a sender whose clock is five seconds behind is refused by a node that has just
+//! started, for five seconds.
+
+use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use hmac::{Hmac, Mac};
+use sha2::{Digest, Sha256};
+
+mod gate;
+mod keys;
+mod replays;
+mod seal;
+
+pub use gate::{Gate, Opened};
+pub use keys::Secret;
+pub use seal::{Seal, SealedRequest};
+
+/// Who sends: `node-1`, `daemon:lab-01`, `operator`.
+pub const HEADER_SENDER: &str = "X-Rakit-Sender";
+/// The cluster's name.
+pub const HEADER_CLUSTER: &str = "X-Rakit-Cluster";
+/// The node that is meant.
+pub const HEADER_RECIPIENT: &str = "X-Rakit-Recipient";
+/// See [`Purpose`].
+pub const HEADER_PURPOSE: &str = "X-Rakit-Purpose";
+/// When the request was sealed: Unix time in milliseconds, decimal.
+pub const HEADER_TIME: &str = "X-Rakit-Time";
+/// Stream and counter: 32 digits, hexadecimal, lower case.
+pub const HEADER_NONCE: &str = "X-Rakit-Nonce";
+/// `v1:` and the HMAC of the request: 64 digits, hexadecimal, lower case.
+pub const HEADER_SIGNATURE: &str = "X-Rakit-Signature";
+/// The same for the answer.
+pub const HEADER_ANSWER_SIGNATURE: &str = "X-Rakit-Answer-Signature";
+
+/// How far the clocks of sender and receiver may be apart, in milliseconds.
+pub const CLOCK_APART_MS_MAX: u64 = 30_000;
+
+/// How many counters below the highest of a stream are remembered one by one.
+pub const WINDOW: u64 = 1024;
+
+/// How many streams a gate remembers, over the last minute or so: 10 MB. A stream is one sending thread of one
+/// process. Beyond it, further streams are refused: one that is still inside the clock window is never forgotten.
+pub const STREAMS_MAX: usize = 65_536;
+
+const REQUEST_VERSION: &[u8] = b"rakit request v1";
+const ANSWER_VERSION: &[u8] = b"rakit answer v1";
+const SIGNATURE_PREFIX: &str = "v1:";
+
+type HmacSha256 = Hmac<Sha256>;
+
+/// What a request is for. Each has a key of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Purpose {
+    /// Raft's RPCs, peer to peer.
+    Raft,
+    /// A server's report: daemon to node, and node to leader when it relays one.
+    Report,
+    /// The operator's commands, such as a transfer of leadership.
+    Admin,
+}
+
+impl Purpose {
+    const ALL: [Self; 3] = [Self::Raft, Self::Report, Self::Admin];
+
+    /// As it stands in [`HEADER_PURPOSE`].
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raft => "raft",
+            Self::Report => "report",
+            Self::Admin => "admin",
+        }
+    }
+
+    fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|purpose| purpose.name() == name)
+    }
+}
+
+/// Why a request or an answer is not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RefusalKind {
+    /// A secret is configured here, and there is no signature.
+    Unsigned,
+    /// The signature is not that of what came with it.
+    Altered,
+    /// This very request was accepted before (or is too far behind its stream to tell).
+    Replayed,
+    /// Sealed before this node started (or before a stream that is forgotten spoke last).
+    TooOld,
+    /// Sealed further from this node's time than [`CLOCK_APART_MS_MAX`].
+    ClockApart,
+    /// Signed for something else than this route is for.
+    WrongPurpose,
+    /// Meant for another node.
+    WrongRecipient,
+    /// Of another cluster.
+    WrongCluster,
+    /// Headers that are missing or are not what they should be.
+    Malformed,
+    /// [`STREAMS_MAX`] is reached.
+    NonceCacheFull,
+}
+
+impl RefusalKind {
+    /// All of them, in the order of [`Gate::refusals`].
+    pub const ALL: [Self; 10] = [
+        Self::Unsigned,
+        Self::Altered,
+        Self::Replayed,
+        Self::TooOld,
+        Self::ClockApart,
+        Self::WrongPurpose,
+        Self::WrongRecipient,
+        Self::WrongCluster,
+        Self::Malformed,
+        Self::NonceCacheFull,
+    ];
+
+    /// One word, for metrics and log lines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unsigned => "unsigned",
+            Self::Altered => "altered",
+            Self::Replayed => "replayed",
+            Self::TooOld => "too-old",
+            Self::ClockApart => "clock-apart",
+            Self::WrongPurpose => "wrong-purpose",
+            Self::WrongRecipient => "wrong-recipient",
+            Self::WrongCluster => "wrong-cluster",
+            Self::Malformed => "malformed",
+            Self::NonceCacheFull => "nonce-cache-full",
+        }
+    }
+}
+
+/// A refusal, and the line that says why and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Which rule.
+    pub kind: RefusalKind,
+    /// What was wrong and how to mend it, in one line of printable characters.
+    pub detail: String,
+}
+
+impl Refusal {
+    fn new(kind: RefusalKind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into() }
+    }
+
+    /// The status of the HTTP answer: 400 for what is no request of this protocol, 503 if this node has no room to
+    /// remember the sender, else 401.
+    pub fn status(&self) -> u16 {
+        match self.kind {
+            RefusalKind::Malformed => 400,
+            RefusalKind::NonceCacheFull => 503,
+            _ => 401,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.kind.name(), self.detail)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// Puts fields into one string of bytes from which they could be told apart again: how many, and before each its
+/// length, as 32 bits in network order.
+fn frame(fields: &[&[u8]]) -> Vec<u8> {
+    let length = |n: usize| {
+        u32::try_from(n).expect("fields are names, heads and digests: far below 4 GiB").to_be_bytes()
+    };
+    let mut bytes = Vec::with_capacity(4 + fields.iter().map(|field| 4 + field.len()).sum::<usize>());
+    bytes.extend_from_slice(&length(fields.len()));
+    for field in fields {
+        bytes.extend_from_slice(&length(field.len()));
+        bytes.extend_from_slice(field);
+    }
+    bytes
+}
+
+/// A name as it stands in a header, and so in the frame: what is not a letter, digit or one of `-_.:` is written as
+/// `%` and two hexadecimal digits. So a cluster may be called "Prüfung 3" and its header is still visible ASCII.
+fn header_form(name: &str) -> String {
+    let mut form = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if is_name_byte(byte) {
+            form.push(char::from(byte));
+        } else {
+            form.push('%');
+            form.push(char::from(HEX[usize::from(byte >> 4)]).to_ascii_uppercase());
+            form.push(char::from(HEX[usize::from(byte & 15)]).to_ascii_uppercase());
+        }
+    }
+    form
+}
+
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte)
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+fn hex(bytes: &[u8]) -> String {
+    let mut digits = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        digits.push(char::from(HEX[usize::from(byte >> 4)]));
+        digits.push(char::from(HEX[usize::from(byte & 15)]));
+    }
+    digits
+}
+
+/// The reverse of [`hex`], for exactly `N` bytes; upper case is not accepted, so that there is one way to write it.
+fn unhex<const N: usize>(digits: &str) -> Option<[u8; N]> {
+    let digits = digits.as_bytes();
+    if digits.len() != 2 * N {
+        return None;
+    }
+    let value = |digit: u8| match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    };
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = value(pair[0])? << 4 | value(pair[1])?;
+    }
+    Some(bytes)
+}
+
+/// Milliseconds since 1970 on this machine's clock; 0 if it is set before that.
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// One purpose's HMAC over these fields.
+fn mac(key: &HmacSha256, fields: &[&[u8]]) -> HmacSha256 {
+    let mut mac = key.clone();
+    mac.update(&frame(fields));
+    mac
+}
+
+fn signature(mac: HmacSha256) -> String {
+    format!("{SIGNATURE_PREFIX}{}", hex(&mac.finalize().into_bytes()))
+}
+
+/// Compares in constant time.
+fn verify(mac: HmacSha256, signature: &str) -> Result<(), Refusal> {
+    let claimed: [u8; 32] = signature.strip_prefix(SIGNATURE_PREFIX).and_then(unhex).ok_or_else(|| {
+        Refusal::new(
+            RefusalKind::Malformed,
+            "the signature is not `v1:` and 64 hexadecimal digits; is it another version of rakit?",
+        )
+    })?;
+    mac.verify_slice(&claimed).map_err(|_| {
+        Refusal::new(
+            RefusalKind::Altered,
+            "the signature does not match; was it altered on the way, or is secret_file not the same on both machines?",
+        )
+    })
+}
+
+/// What the signature of a request covers.
+struct RequestFields<'a> {
+    cluster: &'a str,
+    sender: &'a str,
+    recipient: &'a str,
+    purpose: Purpose,
+    method: &'a str,
+    path: &'a str,
+    body: &'a [u8],
+    time: &'a str,
+    nonce: &'a str,
+}
+
+impl RequestFields<'_> {
+    fn mac(&self, key: &HmacSha256) -> HmacSha256 {
+        mac(
+            key,
+            &[
+                REQUEST_VERSION,
+                self.cluster.as_bytes(),
+                self.sender.as_bytes(),
+                self.recipient.as_bytes(),
+                self.purpose.name().as_bytes(),
+                self.method.as_bytes(),
+                self.path.as_bytes(),
+                &Sha256::digest(self.body),
+                self.time.as_bytes(),
+                self.nonce.as_bytes(),
+            ],
+        )
+    }
+}
+
+/// What the signature of an answer covers.
+struct AnswerFields<'a> {
+    cluster: &'a str,
+    answerer: &'a str,
+    asker: &'a str,
+    purpose: Purpose,
+    nonce: &'a str,
+    status: u16,
+    body: &'a [u8],
+}
+
+impl AnswerFields<'_> {
+    fn mac(&self, key: &HmacSha256) -> HmacSha256 {
+        mac(
+            key,
+            &[
+                ANSWER_VERSION,
+                self.cluster.as_bytes(),
+                self.answerer.as_bytes(),
+                self.asker.as_bytes(),
+                self.purpose.name().as_bytes(),
+                self.nonce.as_bytes(),
+                &self.status.to_be_bytes(),
+                &Sha256::digest(self.body),
+            ],
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,309 @@
+//! The receiver's side: opens requests and seals their answers.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use log::warn;
+
+use super::keys::{Keys, Secret};
+use super::replays::{Rejected, Replays};
+use super::{
+    AnswerFields, CLOCK_APART_MS_MAX, HEADER_ANSWER_SIGNATURE, HEADER_CLUSTER, HEADER_NONCE, HEADER_PURPOSE,
+    HEADER_RECIPIENT, HEADER_SENDER, HEADER_SIGNATURE, HEADER_TIME, Purpose, Refusal, RefusalKind,
+    RequestFields, STREAMS_MAX, header_form, is_name_byte, signature, unhex, unix_ms, verify,
+};
+
+/// Of each kind of refusal, one line in so much time; it says how many were left out.
+const REFUSAL_LINE_PAUSE: Duration = Duration::from_secs(5);
+
+/// The longest name, in bytes, of a cluster, sender or recipient that is read from a header.
+pub(super) const NAME_BYTES_MAX: usize = 256;
+
+/// Opens requests and seals their answers. A node has exactly one: two would each accept the same request once.
+pub struct Gate {
+    cluster: String,
+    me: String,
+    keys: Option<Keys>,
+    replays: Mutex<Replays>,
+    /// Per kind, in the order of [`RefusalKind::ALL`].
+    refused: [Refused; RefusalKind::ALL.len()],
+    born: Instant,
+}
+
+/// How often one kind of refusal happened, and how often a line was written about it.
+#[derive(Default)]
+struct Refused {
+    count: AtomicU64,
+    /// Of these, so many are covered by the lines written so far.
+    told: AtomicU64,
+    /// No line before this time, in milliseconds since the gate was made.
+    quiet_until_ms: AtomicU64,
+}
+
+/// A request that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opened {
+    /// Who sent it, such as `node-2` or `daemon:lab-01`; empty if it did not say, which only a gate without a secret
+    /// accepts. Proven only as far as the key goes: every holder of the purpose's key can use every name.
+    pub sender: String,
+    /// What it is for: one of the purposes that were expected.
+    pub purpose: Purpose,
+    /// Of the request; empty without a secret.
+    pub nonce: String,
+}
+
+impl Gate {
+    /// The gate of the node `me` (`node-1`) in this cluster. From now on: what was sealed before is refused.
+    ///
+    /// # Errors
+    /// One line, if the secret is a report key alone.
+    pub fn new(cluster: &str, me: &str, secret: Option<&Secret>) -> Result<Self, String> {
+        Self::new_at(cluster, me, secret, unix_ms())
+    }
+
+    /// [`new`](Self::new) with the clock in the caller's hand, for tests.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn new_at(cluster: &str, me: &str, secret: Option<&Secret>, now_ms: u64) -> Result<Self, String> {
+        if secret.is_some_and(|secret| !secret.serves(Purpose::Raft)) {
+            return Err("the secret file holds the report key alone, which is for daemons: \
+                        a node needs the cluster's secret"
+                .to_owned());
+        }
+        let cluster = header_form(cluster);
+        Ok(Self {
+            keys: secret.map(|secret| Keys::new(&cluster, secret)),
+            cluster,
+            me: header_form(me),
+            replays: Mutex::new(Replays::new(now_ms)),
+            refused: Default::default(),
+            born: Instant::now(),
+        })
+    }
+
+    /// Whether requests must be signed.
+    pub fn is_signed(&self) -> bool {
+        self.keys.is_some()
+    }
+
+    /// Decides whether a request is accepted on a route that is for these purposes. `path` is the request line's
+    /// target as it came, with the query; `header` looks up a header of the request; `peer` is for the log line.
+    ///
+    /// # Errors
+    /// Every [`RefusalKind`]. It has been counted and, at a bounded rate, logged.
+    pub fn open_request<'a>(
+        &self,
+        method: &str,
+        path: &str,
+        header: impl Fn(&'static str) -> Option<&'a str>,
+        body: &[u8],
+        purposes: &[Purpose],
+        peer: SocketAddr,
+    ) -> Result<Opened, Refusal> {
+        self.open_request_at(method, path, header, body, purposes, peer, unix_ms())
+    }
+
+    /// [`open_request`](Self::open_request) with the clock in the caller's hand, for tests.
+    ///
+    /// # Errors
+    /// As there.
+    #[expect(clippy::too_many_arguments, reason = "they are what a request is made of")]
+    pub fn open_request_at<'a>(
+        &self,
+        method: &str,
+        path: &str,
+        header: impl Fn(&'static str) -> Option<&'a str>,
+        body: &[u8],
+        purposes: &[Purpose],
+        peer: SocketAddr,
+        now_ms: u64,
+    ) -> Result<Opened, Refusal> {
+        self.judge(method, path, header, body, purposes, now_ms).inspect_err(|refusal| {
+            self.note(refusal, method, path, peer);
+        })
+    }
+
+    fn judge<'a>(
+        &self,
+        method: &str,
+        path: &str,
+        header: impl Fn(&'static str) -> Option<&'a str>,
+        body: &[u8],
+        purposes: &[Purpose],
+        now_ms: u64,
+    ) -> Result<Opened, Refusal> {
+        let signature = header(HEADER_SIGNATURE);
+        if self.keys.is_some() && signature.is_none() {
+            let why =
+                "requests to this node must be signed, and this one is not; give its sender the secret_file";
+            return Err(Refusal::new(RefusalKind::Unsigned, why));
+        }
+        // Who and where to, before the signature: the key depends on the cluster, and a line that says "node-2 was
+        // meant, check the address" mends more than one that says "the signature does not match".
+        let cluster = name_header(HEADER_CLUSTER, header(HEADER_CLUSTER))?;
+        let sender = name_header(HEADER_SENDER, header(HEADER_SENDER))?;
+        let recipient = name_header(HEADER_RECIPIENT, header(HEADER_RECIPIENT))?;
+        let purpose = header(HEADER_PURPOSE);
+        if let Some(theirs) = cluster.filter(|theirs| *theirs != self.cluster) {
+            let why = format!(
+                "it is of cluster {theirs}, this is cluster {}; check [cluster] name and the addresses",
+                self.cluster
+            );
+            return Err(Refusal::new(RefusalKind::WrongCluster, why));
+        }
+        if let Some(meant) = recipient.filter(|meant| *meant != self.me) {
+            let why =
+                format!("it is meant for {meant}, this is {}; check the addresses in [[node]]", self.me);
+            return Err(Refusal::new(RefusalKind::WrongRecipient, why));
+        }
+        let purpose = match purpose {
+            Some(name) => Purpose::of_name(name).ok_or_else(|| {
+                Refusal::new(
+                    RefusalKind::Malformed,
+                    format!("{HEADER_PURPOSE} must be raft, report or admin"),
+                )
+            })?,
+            // Without a secret, a report may come without any of the headers: so `curl` can send one.
+            None if self.keys.is_none() && purposes.contains(&Purpose::Report) => Purpose::Report,
+            None => return Err(missing(HEADER_PURPOSE)),
+        };
+        if !purposes.contains(&purpose) {
+            let why = format!("it is for purpose {}, which has no business here", purpose.name());
+            return Err(Refusal::new(RefusalKind::WrongPurpose, why));
+        }
+        if self.keys.is_none() && purpose == Purpose::Report {
+            return Ok(Opened {
+                sender: sender.unwrap_or_default().to_owned(),
+                purpose,
+                nonce: String::new(),
+            });
+        }
+        // From here on all must be there. (Without a secret too: a page in somebody's browser can make it send a POST
+        // to a loopback address, but not with headers of this kind.)
+        let cluster = cluster.ok_or_else(|| missing(HEADER_CLUSTER))?;
+        let sender = sender.ok_or_else(|| missing(HEADER_SENDER))?;
+        let recipient = recipient.ok_or_else(|| missing(HEADER_RECIPIENT))?;
+        let (Some(key), Some(signature)) = (self.keys.as_ref().and_then(|keys| keys.of(purpose)), signature)
+        else {
+            return Ok(Opened { sender: sender.to_owned(), purpose, nonce: String::new() });
+        };
+        let time = header(HEADER_TIME).ok_or_else(|| missing(HEADER_TIME))?;
+        let nonce = header(HEADER_NONCE).ok_or_else(|| missing(HEADER_NONCE))?;
+        let said_ms = decimal(time).ok_or_else(|| {
+            Refusal::new(RefusalKind::Malformed, format!("{HEADER_TIME} must be Unix time in milliseconds"))
+        })?;
+        let number = unhex(nonce).map(u128::from_be_bytes).ok_or_else(|| {
+            Refusal::new(RefusalKind::Malformed, format!("{HEADER_NONCE} must be 32 hexadecimal digits"))
+        })?;
+        let fields = RequestFields { cluster, sender, recipient, purpose, method, path, body, time, nonce };
+        verify(fields.mac(key), signature)?;
+        // It is genuine. Is it of now, and is it the first of its kind?
+        let apart_ms = now_ms.abs_diff(said_ms);
+        if apart_ms > CLOCK_APART_MS_MAX {
+            let side = if said_ms < now_ms { "behind" } else { "ahead of" };
+            let why = format!(
+                "its clock is {apart_ms} ms {side} this node's ({CLOCK_APART_MS_MAX} ms are allowed), or it was held \
+                 up; synchronise the clocks, for example with chrony"
+            );
+            return Err(Refusal::new(RefusalKind::ClockApart, why));
+        }
+        let (stream, counter) = ((number >> 64) as u64, number as u64);
+        let verdict = {
+            let mut replays = self.replays.lock().unwrap_or_else(PoisonError::into_inner);
+            replays.admit((purpose, stream), counter, said_ms, now_ms)
+        };
+        match verdict {
+            Ok(()) => Ok(Opened { sender: sender.to_owned(), purpose, nonce: nonce.to_owned() }),
+            Err(Rejected::Replayed) => {
+                let why = "this very request was accepted before; somebody repeats what was said by another";
+                Err(Refusal::new(RefusalKind::Replayed, why))
+            }
+            Err(Rejected::BeforeHorizon(by_ms)) => {
+                let why = format!(
+                    "it was sealed {by_ms} ms before this node started to listen; if this lasts, its clock is behind: \
+                     synchronise the clocks, for example with chrony"
+                );
+                Err(Refusal::new(RefusalKind::TooOld, why))
+            }
+            Err(Rejected::Full) => {
+                let why = format!(
+                    "{STREAMS_MAX} senders were heard within a minute, and none can be forgotten yet"
+                );
+                Err(Refusal::new(RefusalKind::NonceCacheFull, why))
+            }
+        }
+    }
+
+    /// The headers for the answer to a request that was accepted: none without a secret.
+    pub fn seal_answer(&self, request: &Opened, status: u16, body: &[u8]) -> Vec<(&'static str, String)> {
+        let Some(key) = self.keys.as_ref().and_then(|keys| keys.of(request.purpose)) else {
+            return Vec::new();
+        };
+        let answer = AnswerFields {
+            cluster: &self.cluster,
+            answerer: &self.me,
+            asker: &request.sender,
+            purpose: request.purpose,
+            nonce: &request.nonce,
+            status,
+            body,
+        };
+        vec![(HEADER_ANSWER_SIGNATURE, signature(answer.mac(key)))]
+    }
+
+    /// How many requests were refused since the start, per kind.
+    pub fn refusals(&self) -> [(RefusalKind, u64); RefusalKind::ALL.len()] {
+        RefusalKind::ALL.map(|kind| (kind, self.refused[kind as usize].count.load(Ordering::Relaxed)))
+    }
+
+    /// Counts a refusal and writes a line, unless one of this kind was written just before.
+    fn note(&self, refusal: &Refusal, method: &str, path: &str, peer: SocketAddr) {
+        let of_kind = &self.refused[refusal.kind as usize];
+        let count = of_kind.count.fetch_add(1, Ordering::Relaxed) + 1;
+        let now_ms = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let quiet_until_ms = of_kind.quiet_until_ms.load(Ordering::Relaxed);
+        let pause_ms = REFUSAL_LINE_PAUSE.as_millis() as u64;
+        let next_ms = now_ms.saturating_add(pause_ms);
+        // Of several threads here at once, one wins the exchange and writes.
+        if now_ms < quiet_until_ms
+            || of_kind
+                .quiet_until_ms
+                .compare_exchange(quiet_until_ms, next_ms, Ordering::Relaxed, Ordering::Relaxed)
+                .is_err()
+        {
+            return;
+        }
+        let told = of_kind.told.swap(count, Ordering::Relaxed);
+        let left_out = count.saturating_sub(told).saturating_sub(1);
+        let more =
+            if left_out == 0 { String::new() } else { format!(" ({left_out} more since the last line)") };
+        warn!("refused {method} {path} from {peer}: {refusal}{more}");
+    }
+}
+
+/// A name from a header: absent, or fit to be compared, signed and printed.
+pub(super) fn name_header<'a>(name: &str, value: Option<&'a str>) -> Result<Option<&'a str>, Refusal> {
+    let fit = |value: &str| {
+        (1..=NAME_BYTES_MAX).contains(&value.len())
+            && value.bytes().all(|byte| is_name_byte(byte) || byte == b'%')
+    };
+    match value {
+        Some(value) if !fit(value) => {
+            let why = format!("{name} must be 1 to {NAME_BYTES_MAX} of the characters A-Z a-z 0-9 - _ . : %");
+            Err(Refusal::new(RefusalKind::Malformed, why))
+        }
+        value => Ok(value),
+    }
+}
+
+fn missing(header: &str) -> Refusal {
+    Refusal::new(RefusalKind::Malformed, format!("the header {header} is missing"))
+}
+
+/// Digits only: `u64::from_str` would take a sign.
+fn decimal(digits: &str) -> Option<u64> {
+    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
+}

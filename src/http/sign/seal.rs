@@ -1,0 +1,170 @@
+//! The sender's side: seals requests and opens their answers.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::keys::{Keys, Secret};
+use super::{
+    AnswerFields, HEADER_ANSWER_SIGNATURE, HEADER_CLUSTER, HEADER_NONCE, HEADER_PURPOSE, HEADER_RECIPIENT,
+    HEADER_SENDER, HEADER_SIGNATURE, HEADER_TIME, Purpose, Refusal, RefusalKind, RequestFields, header_form,
+    hex, signature, unix_ms, verify,
+};
+
+/// Seals requests and opens their answers. Give every sending thread a clone of its own: see "Replays" above.
+///
+/// Without a secret the requests carry cluster, sender, recipient and purpose, unsigned: enough to find a wrong
+/// address in a configuration, and no protection.
+#[derive(Debug)]
+pub struct Seal {
+    cluster: Arc<str>,
+    me: Arc<str>,
+    pub(super) keys: Option<Arc<Keys>>,
+    stream: u64,
+    counter: AtomicU64,
+    /// The next stream, for the next clone.
+    next_stream: Arc<AtomicU64>,
+}
+
+/// A sealed request: its headers, and what is needed to open its answer.
+#[derive(Debug)]
+pub struct SealedRequest {
+    /// To be sent with it, all of them.
+    pub headers: Vec<(&'static str, String)>,
+    nonce: String,
+    recipient: String,
+    purpose: Purpose,
+}
+
+impl Seal {
+    /// A seal of `me` (`node-1`, `daemon:lab-01`, `operator`) in this cluster.
+    ///
+    /// # Errors
+    /// If the system has no random numbers to give.
+    pub fn new(cluster: &str, me: &str, secret: Option<&Secret>) -> io::Result<Self> {
+        let cluster = header_form(cluster);
+        let stream = random_u64()?;
+        Ok(Self {
+            keys: secret.map(|secret| Arc::new(Keys::new(&cluster, secret))),
+            cluster: cluster.into(),
+            me: header_form(me).into(),
+            stream,
+            counter: AtomicU64::new(0),
+            next_stream: Arc::new(AtomicU64::new(stream.wrapping_add(1))),
+        })
+    }
+
+    /// Seals a request to `recipient` (`node-2`). `path` is what will stand in the request line, with the query.
+    pub fn request(
+        &self,
+        recipient: &str,
+        purpose: Purpose,
+        method: &str,
+        path: &str,
+        body: &[u8],
+    ) -> SealedRequest {
+        self.request_at(recipient, purpose, method, path, body, unix_ms())
+    }
+
+    /// [`request`](Self::request) with the clock in the caller's hand, for tests.
+    pub fn request_at(
+        &self,
+        recipient: &str,
+        purpose: Purpose,
+        method: &str,
+        path: &str,
+        body: &[u8],
+        now_ms: u64,
+    ) -> SealedRequest {
+        let recipient = header_form(recipient);
+        let mut headers = Vec::with_capacity(7);
+        headers.push((HEADER_CLUSTER, self.cluster.to_string()));
+        headers.push((HEADER_SENDER, self.me.to_string()));
+        headers.push((HEADER_RECIPIENT, recipient.clone()));
+        headers.push((HEADER_PURPOSE, purpose.name().to_owned()));
+        let mut nonce = String::new();
+        // A machine that has only the report key cannot sign for another purpose: the request goes out unsigned, and
+        // is refused with a line that says so. The programs check `Secret::serves` when they start.
+        if let Some(key) = self.keys.as_ref().and_then(|keys| keys.of(purpose)) {
+            let counter = self.counter.fetch_add(1, Ordering::Relaxed);
+            nonce = hex(&(u128::from(self.stream) << 64 | u128::from(counter)).to_be_bytes());
+            let time = now_ms.to_string();
+            let fields = RequestFields {
+                cluster: &self.cluster,
+                sender: &self.me,
+                recipient: &recipient,
+                purpose,
+                method,
+                path,
+                body,
+                time: &time,
+                nonce: &nonce,
+            };
+            let signature = signature(fields.mac(key));
+            headers.push((HEADER_TIME, time));
+            headers.push((HEADER_NONCE, nonce.clone()));
+            headers.push((HEADER_SIGNATURE, signature));
+        }
+        SealedRequest { headers, nonce, recipient, purpose }
+    }
+
+    /// Whether this answer was given by the recipient to this request. `header` looks up a header of the answer.
+    /// Covered are status and body; the answer's other headers are not. Without a secret, everything is accepted.
+    ///
+    /// # Errors
+    /// `Unsigned`, `Malformed` or `Altered`. In each case nothing in the answer is to be believed.
+    pub fn open_answer<'a>(
+        &self,
+        request: &SealedRequest,
+        status: u16,
+        header: impl Fn(&'static str) -> Option<&'a str>,
+        body: &[u8],
+    ) -> Result<(), Refusal> {
+        let Some(keys) = &self.keys else { return Ok(()) };
+        let purpose = request.purpose;
+        let key = keys.of(purpose).ok_or_else(|| {
+            let why = format!("this machine's secret file holds no key for purpose {}", purpose.name());
+            Refusal::new(RefusalKind::WrongPurpose, why)
+        })?;
+        let signature = header(HEADER_ANSWER_SIGNATURE).ok_or_else(|| {
+            let why = "the answer is not signed; did that node refuse the request, or has it no secret_file?";
+            Refusal::new(RefusalKind::Unsigned, why)
+        })?;
+        let answer = AnswerFields {
+            cluster: &self.cluster,
+            answerer: &request.recipient,
+            asker: &self.me,
+            purpose,
+            nonce: &request.nonce,
+            status,
+            body,
+        };
+        verify(answer.mac(key), signature)
+    }
+}
+
+impl Clone for Seal {
+    /// The same sender with a stream of its own.
+    fn clone(&self) -> Self {
+        Self {
+            cluster: Arc::clone(&self.cluster),
+            me: Arc::clone(&self.me),
+            keys: self.keys.clone(),
+            stream: self.next_stream.fetch_add(1, Ordering::Relaxed),
+            counter: AtomicU64::new(0),
+            next_stream: Arc::clone(&self.next_stream),
+        }
+    }
+}
+
+fn random_u64() -> io::Result<u64> {
+    let mut bytes = [0_u8; 8];
+    loop {
+        // Up to 256 bytes come whole or not at all (getrandom(2)).
+        match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
+            Ok(_) => return Ok(u64::from_ne_bytes(bytes)),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! Stand-in workers on std's TcpListener, each with one way of answering or failing.
+
+#![allow(clippy::unwrap_used)]
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::mpsc;
+use std::thread;
+
+use super::*;
+
+/// Long enough for the slowest machine; no test waits for it unless it fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Serves one connection with `serve`, after the request's head was read; gives the address and the head.
+fn worker(serve: impl FnOnce(TcpStream) + Send + 'static) -> (SocketAddr, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let (heads, heads_seen) = mpsc::channel();
+    thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if reader.read_line(&mut head).unwrap() == 0 {
+                break;
+            }
+        }
+        heads.send(head).unwrap();
+        serve(stream);
+    });
+    (address, heads_seen)
+}
+
+fn ask(worker: SocketAddr) -> Result<Answer, WorkerError> {
+    WorkerClient::new().ask(worker, 25, Instant::now() + PATIENCE, &CancelHandle::new())
+}
+
+/// What comes of a worker that sends `answer` and closes.
+fn outcome_of(answer: &'static str) -> Result<Answer, WorkerError> {
+    let (address, _head) = worker(move |mut stream| stream.write_all(answer.as_bytes()).unwrap());
+    ask(address)
+}
+
+fn prime(bytes: &str) -> Result<Answer, WorkerError> {
+    Ok(Answer::Prime(bytes.as_bytes().to_vec()))
+}
+
+#[test]
+fn the_request_holds_the_number_and_nothing_of_the_client() {
+    let (address, head) = worker(|mut stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n97\n").unwrap();
+    });
+    assert_eq!(ask(address), prime("97\n"));
+    let head = head.recv().unwrap().to_ascii_lowercase();
+    let mut lines: Vec<&str> = head.trim_end().split("\r\n").collect();
+    lines[1..].sort_unstable();
+    assert_eq!(lines, ["get /25 http/1.1", "connection: close", &format!("host: {address}")]);
+}
+
+#[test]
+fn answers_that_count() {
+    // The course's worker: HTTP/1.0, no Content-Length, no newline, closes.
+    assert_eq!(outcome_of("HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\n97"), prime("97"));
+    assert_eq!(outcome_of("HTTP/1.0 200 OK\r\n\r\n97"), prime("97"));
+    assert_eq!(outcome_of("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n97\n"), prime("97\n"));
+    assert_eq!(
+        outcome_of("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n9\r\n2\r\n7\n\r\n0\r\n\r\n"),
+        prime("97\n")
+    );
+    let digits = "1".repeat(PRIME_BYTES_MAX);
+    let (address, _head) =
+        worker(move |mut stream| write!(stream, "HTTP/1.0 200 OK\r\n\r\n{digits}").unwrap());
+    assert!(matches!(ask(address), Ok(Answer::Prime(body)) if body.len() == PRIME_BYTES_MAX));
+}
+
+#[test]
+fn two_hundreds_that_do_not_count() {
+    for (answer, reason) in [
+        ("HTTP/1.0 200 OK\r\n\r\n", "empty"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "empty"),
+        ("HTTP/1.0 200 OK\r\n\r\n\n", "empty"),
+        ("HTTP/1.0 200 OK\r\n\r\n97\n\n", "'\\n'"),
+        ("HTTP/1.0 200 OK\r\n\r\n97\r\n", "'\\r'"),
+        ("HTTP/1.0 200 OK\r\n\r\n 97", "' '"),
+        ("HTTP/1.0 200 OK\r\n\r\n-97", "'-'"),
+        ("HTTP/1.0 200 OK\r\n\r\n9.7", "'.'"),
+        ("HTTP/1.0 200 OK\r\n\r\nninety-seven", "'n'"),
+        ("HTTP/1.0 200 OK\r\n\r\n9\u{0667}", "\\xd9"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n129", "after 3 of the 7"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n", "after 0 of the 7"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 65\r\n\r\n97", "longer than 64"),
+        ("SSH-2.0-OpenSSH_9.2\r\n\r\n", "not a whole HTTP answer"),
+    ] {
+        match outcome_of(answer) {
+            Err(WorkerError::BadBody(why)) => assert!(why.contains(reason), "{answer:?}: {why}"),
+            other => panic!("{answer:?}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_chunked_body_cut_short_does_not_count() {
+    let outcome = outcome_of("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n9\r\n2\r\n7");
+    assert!(matches!(outcome, Err(WorkerError::Closed | WorkerError::BadBody(_))), "{outcome:?}");
+}
+
+#[test]
+fn statuses() {
+    assert_eq!(
+        outcome_of(
+            "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 8\r\n\r\ntoo big\n"
+        ),
+        Ok(Answer::ClientError {
+            status: 400,
+            body: b"too big\n".to_vec(),
+            content_type: Some("text/plain".to_owned())
+        })
+    );
+    assert_eq!(
+        outcome_of("HTTP/1.0 404 Not Found\r\n\r\n"),
+        Ok(Answer::ClientError { status: 404, body: Vec::new(), content_type: None })
+    );
+    assert_eq!(outcome_of("HTTP/1.0 500 Internal Server Error\r\n\r\n"), Err(WorkerError::ServerError(500)));
+    assert_eq!(
+        outcome_of("HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"),
+        Err(WorkerError::ServerError(503))
+    );
+    for redirect in ["HTTP/1.1 302 Found", "HTTP/1.0 307 Temporary Redirect"] {
+        let answer = format!("{redirect}\r\nLocation: http://127.0.0.1:1/97\r\nContent-Length: 0\r\n\r\n");
+        let (address, _head) = worker(move |mut stream| stream.write_all(answer.as_bytes()).unwrap());
+        assert!(matches!(ask(address), Err(WorkerError::ServerError(302 | 307))));
+    }
+    assert_eq!(outcome_of("HTTP/1.1 204 No Content\r\n\r\n"), Err(WorkerError::ServerError(204)));
+}
+
+#[test]
+fn an_oversized_client_error_is_no_answer() {
+    let (address, _head) = worker(|mut stream| {
+        let body = "x".repeat(CLIENT_ERROR_BYTES_MAX + 1);
+        let _ = write!(stream, "HTTP/1.0 400 Bad Request\r\n\r\n{body}");
+    });
+    assert!(matches!(ask(address), Err(WorkerError::BadBody(_))));
+}
+
+#[test]
+fn an_endless_body_ends_at_the_bound() {
+    let (address, _head) = worker(|mut stream| {
+        stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").unwrap();
+        // Ends by an error, when the other side has had enough.
+        while stream.write_all(&[b'9'; 1024]).is_ok() {}
+    });
+    assert!(matches!(ask(address), Err(WorkerError::BadBody(why)) if why.contains("longer than")));
+}
+
+#[test]
+fn an_endless_head_ends_at_the_bound() {
+    let (address, _head) = worker(|mut stream| {
+        stream.write_all(b"HTTP/1.0 200 OK\r\nX: ").unwrap();
+        while stream.write_all(&[b'9'; 1024]).is_ok() {}
+    });
+    assert!(matches!(ask(address), Err(WorkerError::BadBody(_))));
+}
+
+#[test]
+fn refused_and_closed_without_a_word() {
+    let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    assert_eq!(ask(nobody), Err(WorkerError::Refused));
+    let (address, _head) = worker(drop);
+    assert_eq!(ask(address), Err(WorkerError::Closed));
+    assert_eq!(outcome_of("HTTP/1.0 200 O"), Err(WorkerError::Closed));
+}
+
+/// Ends the connection with RST instead of FIN, as the kernel does for a killed process with unread input.
+fn reset(stream: TcpStream) {
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+#[test]
+fn a_reset_is_no_end_of_a_body() {
+    let (address, _head) = worker(reset);
+    assert_eq!(ask(address), Err(WorkerError::Closed));
+    // The digits are read before the reset is sent, so that they are not thrown away by the kernel with it.
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n129").unwrap();
+        while unread_by_peer(&stream) > 0 {
+            thread::yield_now();
+        }
+        reset(stream);
+    });
+    assert_eq!(ask(address), Err(WorkerError::Closed));
+    server.join().unwrap();
+}
+
+/// How many bytes wait in the receive queue of the other end of this loopback connection, from /proc/net/tcp.
+fn unread_by_peer(stream: &TcpStream) -> u64 {
+    let (here, there) = (stream.local_addr().unwrap().port(), stream.peer_addr().unwrap().port());
+    let entries = procfs::net::tcp().unwrap();
+    entries
+        .iter()
+        .find(|entry| entry.local_address.port() == there && entry.remote_address.port() == here)
+        .map_or(0, |entry| u64::from(entry.rx_queue))
+}
+
+#[test]
+fn the_deadline_ends_a_silent_and_a_trickling_worker() {
+    let (address, _head) = worker(|stream| {
+        // Holds the connection open until the other side gives up.
+        let _ = BufReader::new(stream).read_line(&mut String::new());
+    });
+    let soon = || Instant::now() + Duration::from_millis(100);
+    let outcome = WorkerClient::new().ask(address, 25, soon(), &CancelHandle::new());
+    assert_eq!(outcome, Err(WorkerError::DeadlinePassed));
+
+    // One byte after another, each well within the time that is left: the deadline is for the whole answer. The body
+    // has no end, so only the deadline or the bound can end the wait; the bytes come too slowly for the bound.
+    let (address, _head) = worker(|mut stream| {
+        stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").unwrap();
+        let (_never, pause) = mpsc::channel::<()>();
+        while stream.write_all(b"7").is_ok() {
+            let _ = pause.recv_timeout(Duration::from_millis(20));
+        }
+    });
+    let outcome = WorkerClient::new().ask(address, 25, soon(), &CancelHandle::new());
+    assert_eq!(outcome, Err(WorkerError::DeadlinePassed));
+
+    let past = WorkerClient::new().ask(address, 25, Instant::now(), &CancelHandle::new());
+    assert_eq!(past, Err(WorkerError::DeadlinePassed));
+}
+
+#[test]
+fn cancelled_from_another_thread_while_waiting() {
+    for head in ["", "HTTP/1.0 200 OK\r\n\r\n", "HTTP/1.0 200 OK\r\n\r\n129"] {
+        let cancel = CancelHandle::new();
+        let canceller = cancel.clone();
+        let (address, _head) = worker(move |mut stream| {
+            stream.write_all(head.as_bytes()).unwrap();
+            while unread_by_peer(&stream) > 0 {
+                thread::yield_now();
+            }
+            canceller.cancel();
+            // The worker sees the connection close, and may stop computing.
+            assert_eq!(stream.read(&mut [0; 1]).unwrap_or(0), 0);
+        });
+        let outcome = WorkerClient::new().ask(address, 25, Instant::now() + PATIENCE, &cancel);
+        assert_eq!(outcome, Err(WorkerError::Cancelled), "after {head:?}");
+        // Once cancelled, a handle stays so, and nobody is asked.
+        let again = WorkerClient::new().ask(address, 25, Instant::now() + PATIENCE, &cancel);
+        assert_eq!(again, Err(WorkerError::Cancelled));
+    }
+}
+
+#[test]
+fn cancelled_before_the_socket_is_lent_is_not_lost() {
+    // The order "cancel, then connected": the connection is made and given up at once.
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let socket = Arc::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+    let cancel = CancelHandle::new();
+    cancel.cancel();
+    assert!(cancel.lend(&socket).is_err());
+}
+
+#[test]
+fn a_handle_keeps_no_descriptor_after_the_call() {
+    let (address, _head) = worker(|mut stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n97").unwrap();
+        // Returns when the client has closed, although it still holds its handle.
+        assert_eq!(stream.read(&mut [0; 1]).unwrap_or(0), 0);
+    });
+    let cancel = CancelHandle::new();
+    let mut client = WorkerClient::new();
+    assert_eq!(client.ask(address, 25, Instant::now() + PATIENCE, &cancel), prime("97"));
+    assert!(!cancel.holds_a_socket());
+}
+
+#[test]
+fn a_busy_listener_ends_in_a_connect_timeout() {
+    // A backlog that is full drops the handshake: what the course's worker does under load.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    socket.listen(1).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let mut kept = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+        kept.push(stream);
+        assert!(kept.len() < 16, "the backlog never filled");
+    }
+    assert_eq!(ask(address), Err(WorkerError::ConnectTimeout));
+    // With less time than that, it is the deadline that passed.
+    let soon = Instant::now() + Duration::from_millis(100);
+    let outcome = WorkerClient::new().ask(address, 25, soon, &CancelHandle::new());
+    assert_eq!(outcome, Err(WorkerError::DeadlinePassed));
+}
+
+/// Not a test of behaviour: `cargo test --release -- --ignored --nocapture microseconds`.
+#[test]
+#[ignore = "a measurement"]
+fn microseconds_per_call() {
+    const CALLS: u32 = 20_000;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = [0; 1024];
+            let _ = stream.read(&mut head).unwrap();
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n97\n");
+        }
+    });
+    for round in 0..3 {
+        let start = Instant::now();
+        for _ in 0..CALLS {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(b"GET /25 HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n").unwrap();
+            let mut answer = Vec::with_capacity(256);
+            stream.read_to_end(&mut answer).unwrap();
+        }
+        let bare = start.elapsed() / CALLS;
+        let mut client = WorkerClient::new();
+        let start = Instant::now();
+        for _ in 0..CALLS {
+            client.ask(address, 25, Instant::now() + PATIENCE, &CancelHandle::new()).unwrap();
+        }
+        let ours = start.elapsed() / CALLS;
+        let start = Instant::now();
+        for _ in 0..CALLS {
+            WorkerClient::new().ask(address, 25, Instant::now() + PATIENCE, &CancelHandle::new()).unwrap();
+        }
+        let fresh = start.elapsed() / CALLS;
+        println!("round {round}: bare sockets {bare:?}, WorkerClient {ours:?}, a new one per call {fresh:?}");
+    }
+}

@@ -1,0 +1,7 @@
+//! `rakit`: the operator's program. All of it is in [`operator`]; the cluster's programs themselves are in the library.
+
+mod operator;
+
+fn main() -> std::process::ExitCode {
+    operator::main(std::env::args_os())
+}

@@ -1,0 +1,182 @@
+//! Asking nodes for their `GET /status`, each on a thread of its own, so that one that is paused, dead or slow delays the
+//! answers of no other.
+//!
+//! [`ask`] is one question; [`Poller`] asks again and again. Used by `rakit up` and `rakit status`.
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use rakit::http::client::{CallError, CallErrorKind, Client, ClientTimeouts};
+
+use super::belief::{Answer, Belief};
+
+/// How long a node may take to accept the connection, and then to answer. On a busy machine a second is no sign of death;
+/// longer than this, a person would look at an old table.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest `/status` that is read, in bytes: room for some ten thousand servers.
+const STATUS_BYTES_MAX: usize = 4 << 20;
+/// The pause after a node has failed to answer in time: each question to a paused node leaves a connection in its queue.
+const PAUSE_AFTER_SILENCE: Duration = Duration::from_secs(2);
+
+/// The reason that stands for a node that takes its time: paused, hung, or overloaded.
+const SILENT: &str = "no answer";
+
+fn client() -> Client {
+    Client::new(ClientTimeouts { connect: ANSWER_TIMEOUT, send: ANSWER_TIMEOUT, receive: ANSWER_TIMEOUT })
+}
+
+/// Asks one node once.
+pub fn ask(address: SocketAddr) -> Answer {
+    Answer { address, belief: question(&mut client(), address) }
+}
+
+fn question(client: &mut Client, address: SocketAddr) -> Result<Belief, String> {
+    let answer = client.get(address, "/status", &[], STATUS_BYTES_MAX).map_err(|error| reason(&error))?;
+    if answer.status != 200 {
+        return Err(format!("not a Rakit node: GET /status gave {}", answer.status));
+    }
+    serde_json::from_slice(&answer.body)
+        .map_err(|error| format!("its /status is not what a Rakit node says: {error}"))
+}
+
+/// The error in a few words, without the address, which stands beside it already.
+fn reason(error: &CallError) -> String {
+    match &error.kind {
+        CallErrorKind::Refused => "connection refused".to_string(),
+        CallErrorKind::Closed => "connection closed".to_string(),
+        CallErrorKind::ConnectTimeout | CallErrorKind::SendTimeout | CallErrorKind::ReceiveTimeout => {
+            SILENT.to_string()
+        }
+        CallErrorKind::Unreachable(why) => why.clone(),
+        CallErrorKind::AnswerTooLarge(_) | CallErrorKind::Protocol(_) | CallErrorKind::Refusal(_) => {
+            error.to_string()
+        }
+    }
+}
+
+/// Asks all addresses at once, once.
+pub fn ask_all(addresses: &[SocketAddr]) -> Vec<Answer> {
+    thread::scope(|scope| {
+        let asked: Vec<_> =
+            addresses.iter().map(|address| (address, scope.spawn(|| ask(*address)))).collect();
+        asked
+            .into_iter()
+            .map(|(address, thread)| {
+                thread.join().unwrap_or_else(|_| Answer {
+                    address: *address,
+                    belief: Err("asking it failed".to_string()),
+                })
+            })
+            .collect()
+    })
+}
+
+/// Asks nodes again and again until it is dropped.
+#[derive(Debug)]
+pub struct Poller {
+    /// Dropping it ends the threads' pauses, and with them the threads.
+    _running: Sender<()>,
+}
+
+impl Poller {
+    /// Starts one thread per address, which hands each answer, with the position of its address, to `deliver`, and pauses
+    /// `interval` between two questions. `deliver` answers false when nobody is interested any more.
+    pub fn start(
+        addresses: &[SocketAddr],
+        interval: Duration,
+        deliver: impl Fn(usize, Answer) -> bool + Clone + Send + 'static,
+    ) -> std::io::Result<Poller> {
+        let (running, stopped) = bounded(0);
+        for (position, address) in addresses.iter().copied().enumerate() {
+            let (stopped, deliver) = (stopped.clone(), deliver.clone());
+            thread::Builder::new()
+                .name(format!("ask-{position}"))
+                .spawn(move || poll(position, address, interval, &stopped, deliver))?;
+        }
+        Ok(Poller { _running: running })
+    }
+}
+
+fn poll(
+    position: usize,
+    address: SocketAddr,
+    interval: Duration,
+    stopped: &Receiver<()>,
+    deliver: impl Fn(usize, Answer) -> bool,
+) {
+    let mut client = client();
+    loop {
+        let belief = question(&mut client, address);
+        let silent = belief.as_ref().is_err_and(|reason| reason == SILENT);
+        if !deliver(position, Answer { address, belief }) {
+            return;
+        }
+        let pause = if silent { PAUSE_AFTER_SILENCE.max(interval) } else { interval };
+        if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn the_reason_of_no_answer_is_in_plain_words() {
+        let listener = TcpListener::bind("127.83.9.5:0").expect("loopback has a free port");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        drop(listener);
+        assert_eq!(ask(address).belief, Err("connection refused".to_string()));
+    }
+
+    /// A listener that never accepts is what a paused process looks like from outside.
+    #[test]
+    fn a_paused_node_keeps_nobody_waiting_for_ever() {
+        let listener = TcpListener::bind("127.83.9.5:0").expect("loopback has a free port");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        assert_eq!(ask(address).belief, Err("no answer".to_string()));
+    }
+
+    #[test]
+    fn something_else_at_the_address_is_told_apart_from_a_node() {
+        let server = tiny_http::Server::http("127.83.9.5:0").expect("loopback has a free port");
+        let address = server.server_addr().to_ip().expect("an IP address");
+        let serving = thread::spawn(move || {
+            for status in [404, 200] {
+                let request = server.recv().expect("a request");
+                let answer = tiny_http::Response::from_string("{}").with_status_code(status);
+                request.respond(answer).expect("answered");
+            }
+        });
+        let said = ask(address).belief.expect_err("not a node");
+        assert!(said.contains("404"), "{said}");
+        let said = ask(address).belief.expect_err("not a node");
+        assert!(said.contains("missing field"), "{said}");
+        serving.join().expect("served both");
+    }
+
+    /// The poller goes on through failures, and ends when it is dropped.
+    #[test]
+    fn the_poller_asks_until_it_is_dropped() {
+        let listener = TcpListener::bind("127.83.9.5:0").expect("loopback has a free port");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        drop(listener);
+        let (sender, answers) = crossbeam_channel::unbounded();
+        let poller = Poller::start(&[address], Duration::from_millis(1), move |position, answer| {
+            sender.send((position, answer)).is_ok()
+        })
+        .expect("threads can be started");
+        for _ in 0..3 {
+            let (position, answer) =
+                answers.recv_timeout(Duration::from_secs(30)).expect("it goes on asking");
+            assert_eq!((position, answer.address), (0, address));
+        }
+        drop(poller);
+        // The thread's sender goes with it: the channel runs dry and closes.
+        assert!(answers.iter().count() < 1_000_000);
+    }
+}

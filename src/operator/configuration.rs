@@ -1,0 +1,249 @@
+//! `DIR/cluster.toml`: written for a new cluster, kept for an old one.
+//!
+//! `rakit up` calls [`settle`] once, with the directory locked. The rule for a directory that already holds a cluster:
+//! what the user edited (time-outs, policy, comments) is kept; the addresses may move with `--base-port`, as Raft's
+//! state names nodes by id alone; the number of nodes may not change. That would be a change of membership (Raft paper,
+//! section 6) behind the back of logs that were committed by another majority: with data of three nodes and two empty
+//! ones, the two and one old node could elect a leader that lacks committed entries.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use rakit::config::Config;
+
+use super::layout::{
+    BASE_PORT_DEFAULT, CLUSTER_PORT_OFFSET, Layout, NODES_DEFAULT, NODES_MAX, SERVERS_DEFAULT, shown,
+};
+use super::{Failure, durable};
+
+/// What the user asked for; `None` where the flag was not given.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wish {
+    /// `--nodes`.
+    pub nodes: Option<u16>,
+    /// `--servers`.
+    pub servers: Option<u16>,
+    /// `--base-port`.
+    pub base_port: Option<u16>,
+}
+
+/// The cluster to run in `dir`, with what was wished and what is there brought together.
+#[derive(Debug)]
+pub struct Settled {
+    /// Which processes, where.
+    pub layout: Layout,
+    /// The text that `cluster.toml` must get before anything starts; `None` if the file is to stay as it is.
+    pub rewrite: Option<String>,
+    /// Whether the directory held a cluster before.
+    pub resumed: bool,
+}
+
+impl Settled {
+    /// Writes `cluster.toml` if it has to change.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn write(&self) -> Result<(), Failure> {
+        let Some(text) = &self.rewrite else { return Ok(()) };
+        let path = self.layout.config_file();
+        durable::replace(&path, text.as_bytes())
+            .map_err(|error| Failure::other(format!("{}: can't be written: {error}", shown(&path))))
+    }
+}
+
+/// Decides which cluster runs in `dir`. Reads `cluster.toml` if there is one; writes nothing.
+///
+/// # Errors
+/// The file is there and is unreadable, wrong, not of the shape that `rakit up` writes, or of another number of nodes than
+/// wished.
+pub fn settle(dir: &Path, wish: Wish) -> Result<Settled, Failure> {
+    let wished = |nodes, base_port| Layout {
+        dir: dir.to_path_buf(),
+        nodes,
+        servers: wish.servers.unwrap_or(SERVERS_DEFAULT),
+        base_port,
+    };
+    let new = wished(wish.nodes.unwrap_or(NODES_DEFAULT), wish.base_port.unwrap_or(BASE_PORT_DEFAULT));
+    let path = new.config_file();
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let rewrite = Some(template(&new));
+            return Ok(Settled { layout: new, rewrite, resumed: false });
+        }
+        Err(error) => {
+            return Err(Failure::usage(format!("{}: can't be read: {error}", shown(&path))));
+        }
+    };
+
+    let config = super::load_config(&path)?;
+    let (nodes, base_port) = shape(&config).ok_or_else(|| {
+        Failure::usage(format!(
+            "{}: its [[node]] addresses are not those of a local cluster (node i at 127.0.0.1:BASE+i, its peers at \
+             127.0.0.1:BASE+{CLUSTER_PORT_OFFSET}+i); give another --dir",
+            shown(&path)
+        ))
+    })?;
+    if let Some(asked) = wish.nodes.filter(|asked| *asked != nodes) {
+        return Err(Failure::usage(format!(
+            "{}: holds a cluster of {nodes} nodes, and --nodes asks for {asked}; to change the members of a cluster \
+             that has data could lose what it agreed on: leave --nodes out, or give another --dir",
+            shown(&path)
+        )));
+    }
+    let old = wished(nodes, base_port);
+    let layout = old.at_base_port(wish.base_port.unwrap_or(base_port));
+    let rewrite = (layout != old).then(|| moved(&text, &old, &layout));
+    Ok(Settled { layout, rewrite, resumed: true })
+}
+
+/// The number of nodes and the base port, if this is a configuration of the shape that [`template`] writes.
+fn shape(config: &Config) -> Option<(u16, u16)> {
+    let nodes = u16::try_from(config.nodes.len()).ok().filter(|nodes| (1..=NODES_MAX).contains(nodes))?;
+    let base_port = config.nodes.first()?.public.port().checked_sub(1)?;
+    if !(1..=super::layout::BASE_PORT_MAX).contains(&base_port) {
+        return None;
+    }
+    let expected = Layout { dir: Default::default(), nodes, servers: SERVERS_DEFAULT, base_port };
+    let fits = config.nodes.iter().zip(expected.node_ids()).all(|(node, id)| {
+        node.id == u64::from(id) && node.public == expected.public(id) && node.cluster == expected.cluster(id)
+    });
+    fits.then_some((nodes, base_port))
+}
+
+/// The text with each quoted address of the old layout replaced by the new one's, in one pass, so that an address that is
+/// old for one node and new for another is not replaced twice. Everything else, comments too, stays.
+fn moved(text: &str, old: &Layout, new: &Layout) -> String {
+    let addresses: BTreeMap<String, String> = old
+        .addresses()
+        .into_iter()
+        .zip(new.addresses())
+        .map(|((from, _), (to, _))| (from.to_string(), to.to_string()))
+        .collect();
+    // Quoted strings are the odd pieces between quotation marks; a piece that is no old address is kept.
+    let pieces = text.split('"').map(|piece| addresses.get(piece).map_or(piece, String::as_str));
+    pieces.collect::<Vec<&str>>().join("\"")
+}
+
+/// A new cluster's `cluster.toml`, with a reason beside every line: a student reads it before the documentation.
+fn template(layout: &Layout) -> String {
+    let mut text = String::from(
+        "# The configuration of this cluster, written once by `rakit up`; every node and daemon reads it when it starts.\n\
+         # Change what you like and run `rakit up` again: the file is kept as it is, and so is the data.\n\
+         \n\
+         [cluster]\n\
+         name = \"lab\"                      # nodes of another cluster are refused\n\
+         # secret_file = \"cluster.key\"     # a file of mode 0600; needed once an address is not on this machine\n\
+         \n\
+         [raft]\n\
+         heartbeat_ms = 100                # how often a leader says that it lives\n\
+         election_timeout_ms = [500, 1000] # a node that hears nothing for so long (drawn anew each time) stands for election\n\
+         data_dir = \"data\"                 # node i keeps its log, term and vote in data/node-i, beside this file\n\
+         snapshot_entries = 10000          # the log is compacted after so many applied entries\n\
+         \n\
+         [balancer]\n\
+         policy = \"lowest-cpu\"             # or \"projected\", which adds what this node itself has sent since the report\n\
+         server_timeout_ms = 5000          # a server without a report for so long is declared dead, by consensus\n\
+         report_interval_ms = 1000         # how often the daemons report\n\
+         request_timeout_ms = 300000       # a big N takes a slow worker minutes\n\
+         stall_ms = 2000                   # owes an answer for so long and looks idle: the server is passed over\n",
+    );
+    text.push_str("\n# public: clients ask here for primes and status. cluster: the other nodes and the daemons talk here.\n");
+    for id in layout.node_ids() {
+        let written = write!(
+            text,
+            "[[node]]\nid = {id}\npublic = \"{}\"\ncluster = \"{}\"\n\n",
+            layout.public(id),
+            layout.cluster(id)
+        );
+        written.expect("writing into a String can't fail");
+    }
+    text.truncate(text.trim_end().len());
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settled(dir: &Path, wish: Wish) -> Result<Settled, Failure> {
+        let settled = settle(dir, wish)?;
+        settled.write()?;
+        Ok(settled)
+    }
+
+    /// What is written can be read back by the programs that it is for, and settles to the same cluster.
+    #[test]
+    fn a_new_file_is_good_and_is_kept_by_the_next_run() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let first = settled(dir.path(), Wish { nodes: Some(3), servers: Some(2), base_port: Some(7100) })
+            .expect("a new directory");
+        assert!(!first.resumed);
+        let before = fs::read_to_string(first.layout.config_file()).expect("it was written");
+        let second =
+            settled(dir.path(), Wish { servers: Some(2), ..Wish::default() }).expect("the same again");
+        assert!(second.resumed);
+        assert_eq!(second.layout, first.layout, "nodes and ports come from the file");
+        assert_eq!(fs::read_to_string(first.layout.config_file()).expect("it is there"), before);
+    }
+
+    #[test]
+    fn the_default_file_says_what_the_contract_says() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let settled = settled(dir.path(), Wish::default()).expect("a new directory");
+        let config = super::super::load_config(&settled.layout.config_file()).expect("a good file");
+        assert_eq!(config.cluster_name, "lab");
+        assert_eq!(config.nodes.len(), 5);
+        assert_eq!(config.nodes[4].public.to_string(), "127.0.0.1:8005");
+        assert_eq!(config.nodes[4].cluster.to_string(), "127.0.0.1:9005");
+        assert_eq!(config.data_dir, dir.path().join("data"));
+    }
+
+    #[test]
+    fn another_number_of_nodes_is_refused_and_the_file_is_left_alone() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let first = settled(dir.path(), Wish { nodes: Some(3), ..Wish::default() }).expect("a new directory");
+        let before = fs::read_to_string(first.layout.config_file()).expect("it was written");
+        let refused =
+            settled(dir.path(), Wish { nodes: Some(5), ..Wish::default() }).expect_err("membership");
+        assert_eq!(refused.exit_code, 2);
+        assert!(refused.line.contains("--dir"), "the line names the mend: {}", refused.line);
+        assert_eq!(fs::read_to_string(first.layout.config_file()).expect("it is there"), before);
+    }
+
+    /// The new range overlaps the old one here, so an address replaced twice would show.
+    #[test]
+    fn another_base_port_moves_the_addresses_and_keeps_what_the_user_edited() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let first = settled(dir.path(), Wish { nodes: Some(3), base_port: Some(7000), ..Wish::default() })
+            .expect("a new directory");
+        let path = first.layout.config_file();
+        let edited = fs::read_to_string(&path).expect("it was written");
+        let edited = edited.replace("server_timeout_ms = 5000 ", "server_timeout_ms = 3000 # mine");
+        fs::write(&path, &edited).expect("it can be written");
+        settled(dir.path(), Wish { base_port: Some(7001), ..Wish::default() }).expect("moved");
+        let text = fs::read_to_string(&path).expect("it is there");
+        assert!(text.contains("server_timeout_ms = 3000 # mine"), "{text}");
+        let config = super::super::load_config(&path).expect("still good");
+        let public: Vec<u16> = config.nodes.iter().map(|node| node.public.port()).collect();
+        let cluster: Vec<u16> = config.nodes.iter().map(|node| node.cluster.port()).collect();
+        assert_eq!(public, [7002, 7003, 7004]);
+        assert_eq!(cluster, [8002, 8003, 8004]);
+    }
+
+    #[test]
+    fn a_configuration_of_another_shape_is_refused() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let first = settled(dir.path(), Wish { nodes: Some(2), ..Wish::default() }).expect("a new directory");
+        let path = first.layout.config_file();
+        let text =
+            fs::read_to_string(&path).expect("it was written").replace("127.0.0.1:8002", "127.0.0.1:8007");
+        fs::write(&path, text).expect("it can be written");
+        let refused = settled(dir.path(), Wish::default()).expect_err("not ours");
+        assert_eq!(refused.exit_code, 2);
+    }
+}

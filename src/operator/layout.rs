@@ -1,0 +1,201 @@
+//! Where everything of a local cluster is: which port belongs to whom, and which file in DIR holds what.
+//!
+//! `rakit up` is its caller; it is the one place that knows the numbers and names promised to users, so that a test, a
+//! message and the program can't disagree about them. It computes only: no file is read, no socket opened.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// Node i's public address is at the base port + i, its cluster address that many ports above it.
+pub const CLUSTER_PORT_OFFSET: u16 = 1000;
+/// The worker of server j listens at the base port + this + j.
+pub const WORKER_PORT_OFFSET: u16 = 2000;
+/// The directory of the cluster unless `--dir` names another.
+pub const DIRECTORY_DEFAULT: &str = "rakit-cluster";
+/// Nodes unless `--nodes` says otherwise: five survive the loss of two.
+pub const NODES_DEFAULT: u16 = 5;
+/// Servers unless `--servers` says otherwise.
+pub const SERVERS_DEFAULT: u16 = 3;
+/// The base port unless `--base-port` says otherwise: node 1 is then at 8001.
+pub const BASE_PORT_DEFAULT: u16 = 8000;
+/// The most nodes on one machine. A majority of more than this many would agree on nothing that fewer can't, and every
+/// node keeps a connection to every other.
+pub const NODES_MAX: u16 = 31;
+/// The most servers on one machine: each is a Python process with a pool of its own.
+pub const SERVERS_MAX: u16 = 64;
+/// The highest base port at which every port of the largest cluster exists.
+pub const BASE_PORT_MAX: u16 = u16::MAX - WORKER_PORT_OFFSET - SERVERS_MAX;
+
+// The three ranges of ports lie side by side for every permitted number of nodes and servers; nothing else can collide.
+const _: () = assert!(NODES_MAX < CLUSTER_PORT_OFFSET);
+const _: () = assert!(CLUSTER_PORT_OFFSET + NODES_MAX < WORKER_PORT_OFFSET);
+
+/// In the directory: locked while a `rakit up` runs it.
+pub const LOCK_FILE: &str = "up.lock";
+
+/// A cluster on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// `--dir`: holds everything below.
+    pub dir: PathBuf,
+    /// 1 to [`NODES_MAX`].
+    pub nodes: u16,
+    /// 1 to [`SERVERS_MAX`].
+    pub servers: u16,
+    /// 1 to [`BASE_PORT_MAX`].
+    pub base_port: u16,
+}
+
+/// One process of the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// `rakit-node` with this id, from 1.
+    Node(u16),
+    /// `worker.py` of server j, from 1.
+    Worker(u16),
+    /// `rakit-daemon` of server j, from 1.
+    Daemon(u16),
+}
+
+impl Part {
+    /// Its name in `pids.json` and in messages: `node-1`, `server-1/worker`, `server-1/daemon`.
+    pub fn name(self) -> String {
+        match self {
+            Part::Node(id) => format!("node-{id}"),
+            Part::Worker(j) => format!("{}/worker", server_name(j)),
+            Part::Daemon(j) => format!("{}/daemon", server_name(j)),
+        }
+    }
+
+    /// The name of its files in DIR/logs, without an ending.
+    fn stem(self) -> String {
+        self.name().replace('/', "-")
+    }
+}
+
+/// What server j is called in the cluster's table.
+pub fn server_name(j: u16) -> String {
+    format!("server-{j}")
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+impl Layout {
+    /// Where clients reach node `id`.
+    pub fn public(&self, id: u16) -> SocketAddr {
+        loopback(self.base_port + id)
+    }
+
+    /// Where peers and daemons reach node `id`.
+    pub fn cluster(&self, id: u16) -> SocketAddr {
+        loopback(self.base_port + CLUSTER_PORT_OFFSET + id)
+    }
+
+    /// Where the worker of server `j` listens.
+    pub fn worker(&self, j: u16) -> SocketAddr {
+        loopback(self.base_port + WORKER_PORT_OFFSET + j)
+    }
+
+    /// Ids of the nodes.
+    pub fn node_ids(&self) -> impl Iterator<Item = u16> + use<> {
+        1..=self.nodes
+    }
+
+    /// Numbers of the servers.
+    pub fn server_numbers(&self) -> impl Iterator<Item = u16> + use<> {
+        1..=self.servers
+    }
+
+    /// Every address of the cluster, with what it is for, in the words of a message to the user.
+    pub fn addresses(&self) -> Vec<(SocketAddr, String)> {
+        let nodes = self.node_ids().flat_map(|id| {
+            [
+                (self.public(id), format!("the clients of node {id}")),
+                (self.cluster(id), format!("the peers of node {id}")),
+            ]
+        });
+        let workers =
+            self.server_numbers().map(|j| (self.worker(j), format!("the worker of {}", server_name(j))));
+        nodes.chain(workers).collect()
+    }
+
+    /// The configuration that nodes and daemons read.
+    pub fn config_file(&self) -> PathBuf {
+        self.dir.join("cluster.toml")
+    }
+
+    /// The directory of the log files.
+    pub fn logs(&self) -> PathBuf {
+        self.dir.join("logs")
+    }
+
+    /// The log of this process: its standard error goes there, so that a panic or a Python traceback is in it too.
+    pub fn log_file(&self, part: Part) -> PathBuf {
+        self.logs().join(format!("{}.log", part.stem()))
+    }
+
+    /// The log of `rakit up` itself.
+    pub fn own_log_file(&self) -> PathBuf {
+        self.logs().join("up.log")
+    }
+
+    /// Which process is which.
+    pub fn pids_file(&self) -> PathBuf {
+        self.dir.join("pids.json")
+    }
+
+    /// The worker's source, as embedded in this program.
+    pub fn worker_script(&self) -> PathBuf {
+        self.dir.join("worker.py")
+    }
+
+    /// The same cluster in other ports.
+    pub fn at_base_port(&self, base_port: u16) -> Layout {
+        Layout { base_port, ..self.clone() }
+    }
+}
+
+/// The path as text for a message or for a configuration file; never used to open anything.
+pub fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn layout(nodes: u16, servers: u16, base_port: u16) -> Layout {
+        Layout { dir: PathBuf::from("somewhere"), nodes, servers, base_port }
+    }
+
+    /// The addresses of contract.md, by number: a stranger's script counts on them.
+    #[test]
+    fn ports_are_the_promised_ones() {
+        let layout = layout(5, 3, 8000);
+        assert_eq!(layout.public(1).to_string(), "127.0.0.1:8001");
+        assert_eq!(layout.cluster(5).to_string(), "127.0.0.1:9005");
+        assert_eq!(layout.worker(3).to_string(), "127.0.0.1:10003");
+        assert_eq!(layout.addresses().len(), 13);
+    }
+
+    #[test]
+    fn the_largest_cluster_fits_below_the_last_port_without_collision() {
+        let addresses = layout(NODES_MAX, SERVERS_MAX, BASE_PORT_MAX).addresses();
+        let ports: BTreeSet<u16> = addresses.iter().map(|(address, _)| address.port()).collect();
+        assert_eq!(ports.len(), addresses.len(), "two processes would share a port");
+        assert_eq!(ports.last(), Some(&u16::MAX));
+    }
+
+    #[test]
+    fn names_are_the_promised_ones() {
+        assert_eq!(Part::Node(1).name(), "node-1");
+        assert_eq!(Part::Worker(1).name(), "server-1/worker");
+        assert_eq!(Part::Daemon(2).name(), "server-2/daemon");
+        let layout = layout(1, 1, 8000);
+        assert_eq!(shown(&layout.log_file(Part::Node(1))), "somewhere/logs/node-1.log");
+        assert_eq!(shown(&layout.log_file(Part::Worker(1))), "somewhere/logs/server-1-worker.log");
+    }
+}

@@ -1,0 +1,182 @@
+//! The operator's program `rakit`: a whole cluster on this machine ([`up`]), and what the nodes of any cluster believe
+//! ([`status`]).
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `up` | `rakit up`: what must be right before anything starts |
+//! | `session` | the running cluster: start, ready, live table, stop |
+//! | `layout`, `programs`, `configuration` | which ports and files, which command lines, which `cluster.toml` |
+//! | `children`, `ports`, `lock`, `durable` | processes, sockets, the directory's lock, whole files |
+//! | `status` | `rakit status` |
+//! | `transfer` | `rakit transfer` |
+//! | `asking`, `belief`, `changes` | `GET /status`, what it says, what differs, what has changed |
+//! | `table`, `screen` | text in columns, on a terminal or not |
+//!
+//! `rakit node` and `rakit daemon` are the other two programs of the project, whole (see [`programs`]).
+
+mod asking;
+mod belief;
+mod changes;
+mod children;
+mod configuration;
+mod durable;
+mod layout;
+mod lock;
+mod ports;
+mod programs;
+mod screen;
+mod session;
+mod status;
+mod table;
+mod transfer;
+mod up;
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use rakit::config::Config;
+use rakit::program::{self, EXIT_FAILURE, EXIT_USAGE, LogFlags};
+
+/// Name of the program in its messages.
+const NAME: &str = "rakit";
+
+const EXAMPLES: &str = "\
+Examples:
+  rakit up                          five nodes and three servers on this machine, until Ctrl-C
+  curl http://127.0.0.1:8001/1000   the 1000th prime, from node 1; nodes 2 to 5 are at 8002 to 8005
+  rakit status                      what each of these nodes believes, and where they differ
+  rakit transfer --to 2             have the leader hand over to node 2
+  rakit up --nodes 3 --base-port 8100 --dir /tmp/second
+  rakit status --watch http://10.0.0.1:8001 http://10.0.0.2:8001
+  rakit node --help                 one node, for a cluster of several machines
+
+Exit codes: 0 after a clean stop, 1 after a failure, 2 on bad usage or configuration.";
+
+/// A load balancer of several nodes that agree, by their own Raft, on how busy each server is and whether it lives
+#[derive(Parser, Debug)]
+#[command(name = NAME, version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(flatten)]
+    log: LogFlags,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run a whole cluster on this machine, until Ctrl-C
+    Up(up::Flags),
+    /// Show what every node believes, and where they differ
+    Status(status::Flags),
+    /// Have the leader hand leadership over
+    Transfer(transfer::Flags),
+    /// Be one node of the load balancer: the program rakit-node
+    #[command(disable_help_flag = true)]
+    Node(Rest),
+    /// Be the load monitor of one server: the program rakit-daemon
+    #[command(disable_help_flag = true)]
+    Daemon(Rest),
+}
+
+/// Arguments that another program reads.
+#[derive(clap::Args, Debug)]
+struct Rest {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    _arguments: Vec<OsString>,
+}
+
+/// Why the program ends without having done what it was asked for.
+#[derive(Debug)]
+pub struct Failure {
+    /// What is wrong and how to mend it; one line.
+    pub line: String,
+    /// [`EXIT_FAILURE`] or [`EXIT_USAGE`].
+    pub exit_code: u8,
+}
+
+impl Failure {
+    /// Bad usage or bad configuration.
+    pub fn usage(line: String) -> Failure {
+        Failure { line, exit_code: EXIT_USAGE }
+    }
+
+    /// Anything else.
+    pub fn other(line: String) -> Failure {
+        Failure { line, exit_code: EXIT_FAILURE }
+    }
+
+    fn tell(self) -> ExitCode {
+        if self.exit_code == EXIT_USAGE {
+            program::refuse(NAME, &self.line)
+        } else {
+            program::fail(NAME, &self.line)
+        }
+    }
+}
+
+/// Reads a `cluster.toml`.
+fn load_config(path: &Path) -> Result<Config, Failure> {
+    Config::load(path).map_err(|error| Failure::usage(error.to_string()))
+}
+
+/// Runs the program with these arguments (the first is its name) to its end.
+///
+/// Started under the name `rakit-node` or `rakit-daemon`, it is that program: so `rakit up` starts it, and `ps` shows who is
+/// who.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let name = arguments.first().map(Path::new).and_then(Path::file_name);
+    if name == Some(OsStr::new("rakit-node")) {
+        return rakit::node::main(arguments);
+    } else if name == Some(OsStr::new("rakit-daemon")) {
+        return rakit::daemon::main(arguments);
+    }
+    // These three read their arguments themselves; the parser below knows the first two for the help's sake alone.
+    let rest = |name: &str| std::iter::once(name.into()).chain(arguments.iter().skip(2).cloned());
+    match arguments.get(1).and_then(|word| word.to_str()) {
+        Some("node") => return rakit::node::main(rest("rakit-node")),
+        Some("daemon") => return rakit::daemon::main(rest("rakit-daemon")),
+        Some("leash") => return leash(&arguments[2..]),
+        _ => {}
+    }
+    let cli: Cli = match program::parse(arguments.iter().cloned()) {
+        Ok(cli) => cli,
+        Err(exit) => return exit,
+    };
+    let result = match cli.command {
+        Command::Up(flags) => up::run(&flags, &cli.log),
+        Command::Status(flags) => status::run(&flags, &cli.log),
+        Command::Transfer(flags) => transfer::run(&flags, &cli.log),
+        Command::Node(_) | Command::Daemon(_) => Err(Failure::usage(
+            "the flags of `rakit node` and `rakit daemon` come after that word, not before it".to_string(),
+        )),
+    };
+    result.unwrap_or_else(Failure::tell)
+}
+
+/// `rakit leash PARENT -- PROGRAM …`, used by `rakit up` alone; see [`children::leash`].
+fn leash(arguments: &[OsString]) -> ExitCode {
+    let [parent, dashes, program, arguments @ ..] = arguments else {
+        return Failure::usage("leash: PARENT -- PROGRAM … expected".to_string()).tell();
+    };
+    match parent.to_str().and_then(|parent| parent.parse().ok()) {
+        Some(parent) if dashes == "--" => {
+            let error = children::leash(parent, program, arguments);
+            Failure::other(format!("{}: can't be started: {error}", program.to_string_lossy())).tell()
+        }
+        _ => Failure::usage("leash: PARENT -- PROGRAM … expected".to_string()).tell(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+}

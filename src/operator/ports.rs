@@ -1,0 +1,87 @@
+//! Who listens where on this machine: whether a port is free, and if not, which process holds it.
+//!
+//! `rakit up` asks before it starts anything, so that a taken port is one clear line rather than five nodes that
+//! fail in five log files; and it asks whether a worker listens yet, without connecting to it (a worker of one
+//! connection at a time would be kept busy by the question).
+//!
+//! The path from a port to a process is that of `ss -p`: /proc/net/tcp lists each socket with its inode (proc_net_tcp in
+//! the kernel's documentation), and /proc/PID/fd/ links descriptors to `socket:[inode]` (man 5 proc_pid_fd).
+
+use std::net::{SocketAddr, TcpListener};
+
+use procfs::net::{TcpNetEntry, TcpState};
+use procfs::process::{FDTarget, Process, all_processes};
+
+/// Why `address` can't be listened on; `None` if it can. Binds it for an instant, as the process will.
+pub fn obstacle(address: SocketAddr) -> Option<String> {
+    match TcpListener::bind(address) {
+        Ok(_) => None,
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Some(match holder(address.port()) {
+            Some(holder) => format!("is taken by {holder}"),
+            None => "is taken by a process that this user may not look into".to_string(),
+        }),
+        Err(error) => Some(format!("can't be had: {error}")),
+    }
+}
+
+/// The process that holds this TCP port, as `name (pid 123)`; `None` if it can't be found or isn't ours to see.
+fn holder(port: u16) -> Option<String> {
+    let mut sockets: Vec<TcpNetEntry> = sockets()
+        .into_iter()
+        .filter(|entry| entry.local_address.port() == port && entry.inode != 0)
+        .collect();
+    // A listener is what stands in the way, even where a connection that it accepted has the same port.
+    sockets.sort_by_key(|entry| entry.state != TcpState::Listen);
+    let process = sockets.iter().find_map(|entry| owner(entry.inode))?;
+    let name = process.stat().map(|stat| stat.comm).unwrap_or_else(|_| "a process".to_string());
+    Some(format!("{name} (pid {})", process.pid))
+}
+
+/// All TCP sockets of this machine, of both address families; a table that can't be read counts as empty.
+fn sockets() -> Vec<TcpNetEntry> {
+    let mut sockets = procfs::net::tcp().unwrap_or_default();
+    sockets.extend(procfs::net::tcp6().unwrap_or_default());
+    sockets
+}
+
+/// The process that has this socket open. Processes that vanish in the meantime, or belong to others, are passed over.
+fn owner(inode: u64) -> Option<Process> {
+    all_processes().ok()?.flatten().find(|process| {
+        process.fd().is_ok_and(|descriptors| {
+            descriptors.flatten().any(|fd| matches!(fd.target, FDTarget::Socket(socket) if socket == inode))
+        })
+    })
+}
+
+/// Which of these addresses have a listener. One look for all of them.
+pub fn listening(addresses: &[SocketAddr]) -> Vec<bool> {
+    let sockets = sockets();
+    addresses
+        .iter()
+        .map(|address| {
+            sockets.iter().any(|entry| {
+                entry.state == TcpState::Listen
+                    && entry.local_address.port() == address.port()
+                    && (entry.local_address.ip() == address.ip() || entry.local_address.ip().is_unspecified())
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_port_names_its_holder_and_a_released_one_is_free() {
+        // An address of loopback that no other test uses: nobody takes the port in the meantime.
+        let listener = TcpListener::bind("127.83.9.4:0").expect("loopback has a free port");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        let said = obstacle(address).expect("the port is taken");
+        assert!(said.contains(&format!("(pid {})", std::process::id())), "{said}");
+        assert_eq!(listening(&[address]), [true]);
+        drop(listener);
+        assert_eq!(listening(&[address]), [false]);
+        assert_eq!(obstacle(address), None);
+    }
+}

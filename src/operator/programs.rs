@@ -1,0 +1,159 @@
+//! How each process of a local cluster is started, by `rakit up` and, after a death, by hand.
+//!
+//! The program `rakit` holds all programs of the project, so that the cluster is always of the very build that was asked
+//! for: `cargo run -- up` builds `rakit` alone, and whatever `rakit-node` lies beside it may be older.
+
+use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::Failure;
+use super::children::{Invocation, leashed};
+use super::layout::{Layout, Part, server_name, shown};
+
+/// What the kernel calls the running program, even after its file was replaced by a newer build (man 5 proc_pid_exe).
+const SELF: &str = "/proc/self/exe";
+/// The interpreter of `worker.py`, found by PATH.
+const PYTHON: &str = "python3";
+/// The worker, written into DIR, so that the program needs no other file to run a cluster.
+pub const WORKER_SOURCE: &str = include_str!("../../worker.py");
+
+/// The programs on this machine.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// This very program, to be started again.
+    own: PathBuf,
+    /// How a user in the current directory calls it.
+    own_by_hand: PathBuf,
+}
+
+impl Programs {
+    /// Finds this program and a Python that can run the worker.
+    ///
+    /// # Errors
+    /// There is no Python 3.
+    pub fn find() -> Result<Programs, Failure> {
+        let python = Command::new(PYTHON)
+            .args(["-c", "import sys; sys.exit(sys.version_info < (3, 8))"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        if !python.is_ok_and(|status| status.success()) {
+            return Err(Failure::other(
+                "python3, version 3.8 or later, is needed for the workers and was not found; install it (Debian, \
+                 Ubuntu: apt install python3; Fedora: dnf install python3)"
+                    .to_string(),
+            ));
+        }
+        let path = std::env::current_exe().unwrap_or_else(|_| PathBuf::from(SELF));
+        let own = if same_file(&path, Path::new(SELF)) { path.clone() } else { PathBuf::from(SELF) };
+        let here = std::env::current_dir().unwrap_or_default();
+        let own_by_hand = path.strip_prefix(&here).map_or(path.clone(), Path::to_path_buf);
+        Ok(Programs { own, own_by_hand })
+    }
+
+    /// How `rakit up` starts this part. A daemon measures the process `worker_pid`; for the others it means nothing.
+    ///
+    /// No `--log-file`: standard error goes to the log file as a whole, see [`super::children::Children::start`].
+    pub fn invocation(&self, layout: &Layout, part: Part, worker_pid: u32) -> Invocation {
+        let mut arguments = arguments(layout, part, worker_pid);
+        let shown_as = match part {
+            Part::Node(_) => "rakit-node",
+            Part::Daemon(_) => "rakit-daemon",
+            Part::Worker(_) => {
+                let worker = Invocation { program: PYTHON.into(), shown_as: None, arguments };
+                return leashed(&self.own, &worker);
+            }
+        };
+        arguments.push(format!("--stop-with-parent={}", std::process::id()).into());
+        Invocation { program: self.own.clone(), shown_as: Some(shown_as), arguments }
+    }
+
+    /// The shell command with which the user starts this part again.
+    pub fn by_hand(&self, layout: &Layout, part: Part, worker_pid: u32) -> String {
+        let mut arguments = arguments(layout, part, worker_pid);
+        arguments.extend(["--log-file".into(), layout.log_file(part).into_os_string()]);
+        let (program, word) = match part {
+            Part::Node(_) => (self.own_by_hand.clone(), Some("node")),
+            Part::Daemon(_) => (self.own_by_hand.clone(), Some("daemon")),
+            Part::Worker(_) => (PathBuf::from(PYTHON), None),
+        };
+        if let Some(word) = word {
+            arguments.insert(0, word.into());
+        }
+        Invocation { program, shown_as: None, arguments }.shell_line()
+    }
+}
+
+/// What the program of this part needs to know, however it is started.
+fn arguments(layout: &Layout, part: Part, worker_pid: u32) -> Vec<OsString> {
+    let config = layout.config_file().into_os_string();
+    match part {
+        Part::Node(id) => vec!["--config".into(), config, "--id".into(), id.to_string().into()],
+        Part::Worker(j) => {
+            let address = layout.worker(j);
+            vec![
+                layout.worker_script().into_os_string(),
+                "--bind".into(),
+                address.ip().to_string().into(),
+                "--port".into(),
+                address.port().to_string().into(),
+            ]
+        }
+        Part::Daemon(j) => vec![
+            "--config".into(),
+            config,
+            "--server".into(),
+            server_name(j).into(),
+            "--worker".into(),
+            layout.worker(j).to_string().into(),
+            "--measure".into(),
+            format!("process:{worker_pid}").into(),
+        ],
+    }
+}
+
+/// Whether both paths lead to one file.
+fn same_file(one: &Path, other: &Path) -> bool {
+    match (one.metadata(), other.metadata()) {
+        (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
+        _ => false,
+    }
+}
+
+/// Writes the embedded worker into the cluster's directory.
+///
+/// # Errors
+/// The file can't be written.
+pub fn write_worker(layout: &Layout) -> Result<(), Failure> {
+    let path = layout.worker_script();
+    super::durable::replace(&path, WORKER_SOURCE.as_bytes())
+        .map_err(|error| Failure::other(format!("{}: can't be written: {error}", shown(&path))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The command lines that the README shows.
+    #[test]
+    fn the_lines_for_a_user_s_hand_are_the_documented_ones() {
+        let layout = Layout { dir: "rakit-cluster".into(), nodes: 5, servers: 3, base_port: 8000 };
+        let programs = Programs { own: SELF.into(), own_by_hand: "target/release/rakit".into() };
+        let lines =
+            [Part::Node(3), Part::Worker(2), Part::Daemon(2)].map(|part| programs.by_hand(&layout, part, 77));
+        assert_eq!(
+            lines,
+            [
+                "target/release/rakit node --config rakit-cluster/cluster.toml --id 3 \
+                 --log-file rakit-cluster/logs/node-3.log",
+                "python3 rakit-cluster/worker.py --bind 127.0.0.1 --port 10002 \
+                 --log-file rakit-cluster/logs/server-2-worker.log",
+                "target/release/rakit daemon --config rakit-cluster/cluster.toml --server server-2 \
+                 --worker 127.0.0.1:10002 --measure process:77 --log-file rakit-cluster/logs/server-2-daemon.log",
+            ]
+        );
+    }
+}

@@ -1,0 +1,458 @@
+//! A running local cluster: from the first process to the last.
+//!
+//! One thread, this one, starts, reaps and stops the processes and draws the table; it sleeps on one channel, into which a
+//! thread for signals and one per node (see [`super::asking`]) put what has happened. A node that hangs can't hold it up.
+//!
+//! States: *starting* (nodes and workers at once; each daemon when its worker listens, so that its first report is a good
+//! one), *ready*, *stopping*. A death while starting ends the attempt: it is a configuration or a machine that can't
+//! work, and its last words are shown. A death later is what this project is about: it is told, and the cluster goes on.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGWINCH};
+use signal_hook::iterator::Signals;
+
+use super::asking::Poller;
+use super::belief::Answer;
+use super::changes::Story;
+use super::children::{Children, how};
+use super::layout::{Layout, Part, server_name, shown};
+use super::programs::Programs;
+use super::screen::Screen;
+use super::table::{self, NodeNote};
+use super::{Failure, NAME, durable, ports};
+
+/// How often each node is asked, and the table drawn anew: quick enough to watch an election, and far below one per cent of
+/// a processor for all nodes together.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// How often it is looked, while starting, whether a worker listens.
+const STARTING_INTERVAL: Duration = Duration::from_millis(50);
+/// When it is told what is missing for `ready`, and again after each further time of this length. Nothing is stopped:
+/// a slow machine may still get there, and otherwise the user wants to look.
+const READY_EXPECTED: Duration = Duration::from_secs(60);
+/// A second signal to stop counts as impatience from this long after the first: `timeout` and terminals that close send
+/// two at once.
+const IMPATIENT_AFTER: Duration = Duration::from_millis(500);
+/// What waits in the channel at most; a thread that finds it full waits.
+const EVENTS_MAX: usize = 256;
+/// How much of the end of a dead process's log is shown.
+const LAST_WORDS_LINES: usize = 8;
+const LAST_WORDS_BYTES: u64 = 4096;
+
+/// What wakes the main thread.
+#[derive(Debug)]
+enum Event {
+    Signal(i32),
+    Answer(usize, Answer),
+}
+
+/// The cluster while it runs.
+#[derive(Debug)]
+pub struct Session {
+    layout: Layout,
+    programs: Programs,
+    children: Children,
+    story: Story,
+    screen: Screen,
+    events: Receiver<Event>,
+    /// For the poller's threads.
+    sender: Sender<Event>,
+    /// Milliseconds since 1970 when this run began: a report of an epoch before that is of an earlier run.
+    began_ms: u64,
+    /// When each process that died did so, likewise.
+    died_ms: BTreeMap<Part, u64>,
+}
+
+/// Why [`Session::run`]'s loop has ended.
+enum End {
+    /// The user wants it.
+    Stop(i32),
+    /// It can't go on; what there is to say was said.
+    Failed,
+}
+
+impl Session {
+    /// Starts nodes and workers.
+    ///
+    /// # Errors
+    /// A process can't be started, or the system refuses a thread or a signal handler. Those already started are killed.
+    pub fn start(layout: Layout, programs: Programs, resumed: bool) -> Result<Session, Failure> {
+        let (sender, events) = bounded(EVENTS_MAX);
+        // Before the first child: no death goes unnoticed.
+        listen_for_signals(sender.clone())
+            .map_err(|error| Failure::other(format!("can't listen for signals: {error}")))?;
+        let addresses: Vec<SocketAddr> = layout.node_ids().map(|id| layout.public(id)).collect();
+        let mut session = Session {
+            story: Story::new(&addresses),
+            screen: Screen::new(),
+            children: Children::default(),
+            began_ms: now_ms(),
+            died_ms: BTreeMap::new(),
+            layout,
+            programs,
+            events,
+            sender,
+        };
+        let (nodes, servers) = (session.layout.nodes, session.layout.servers);
+        session.tell(&format!(
+            "{} {nodes} node{} and {servers} server{} in {}, logs in {}",
+            if resumed { "resuming" } else { "starting" },
+            if nodes == 1 { "" } else { "s" },
+            if servers == 1 { "" } else { "s" },
+            shown(&session.layout.dir),
+            shown(&session.layout.logs()),
+        ));
+        let nodes = session.layout.node_ids().map(Part::Node);
+        let workers = session.layout.server_numbers().map(Part::Worker);
+        for part in nodes.chain(workers) {
+            session.start_part(part)?;
+        }
+        Ok(session)
+    }
+
+    fn start_part(&mut self, part: Part) -> Result<(), Failure> {
+        let invocation = self.programs.invocation(&self.layout, part, self.worker_pid(part));
+        let started = self.children.start(part, &invocation, &self.layout.log_file(part));
+        let pid =
+            started.map_err(|error| Failure::other(format!("{} can't be started: {error}", part.name())))?;
+        log::info!("{} started (pid {pid}): {}", part.name(), invocation.shell_line());
+        Ok(())
+    }
+
+    /// The process that the daemon of the same server measures; 0 for a part that is no daemon.
+    fn worker_pid(&self, part: Part) -> u32 {
+        match part {
+            Part::Daemon(j) => self.children.get(Part::Worker(j)).map_or(0, |worker| worker.pid),
+            Part::Node(_) | Part::Worker(_) => 0,
+        }
+    }
+
+    /// Runs the cluster until the user stops it, and leaves no process behind.
+    pub fn run(mut self) -> ExitCode {
+        let (sender, addresses) = (self.sender.clone(), self.addresses());
+        let deliver = move |position, answer| sender.send(Event::Answer(position, answer)).is_ok();
+        let end = match Poller::start(&addresses, INTERVAL, deliver) {
+            Ok(_poller) => match self.starting() {
+                Some(end) => end,
+                None => self.ready(),
+            },
+            Err(error) => {
+                self.tell(&format!("{NAME}: can't start a thread: {error}"));
+                End::Failed
+            }
+        };
+        self.stop(&end)
+    }
+
+    fn addresses(&self) -> Vec<SocketAddr> {
+        self.layout.node_ids().map(|id| self.layout.public(id)).collect()
+    }
+
+    /// Until all is ready (`None`), or the end.
+    fn starting(&mut self) -> Option<End> {
+        let mut remind = Instant::now() + READY_EXPECTED;
+        loop {
+            if let Some(end) = self.wait(Instant::now() + STARTING_INTERVAL) {
+                return Some(end);
+            }
+            let dead = self.died_ms.keys().next().copied();
+            if let Some(part) = dead {
+                self.tell_last_words(part);
+                return Some(End::Failed);
+            }
+            if let Err(failure) = self.start_daemons() {
+                self.tell(&format!("{NAME}: {}", failure.line));
+                return Some(End::Failed);
+            }
+            let missing = self.missing();
+            if missing.is_empty() {
+                return None;
+            }
+            if Instant::now() >= remind {
+                remind += READY_EXPECTED;
+                self.tell("not ready yet:");
+                for sentence in missing {
+                    self.tell(&format!("  {sentence}"));
+                }
+            }
+            self.draw();
+        }
+    }
+
+    /// Starts the daemon of each server whose worker has begun to listen; then says which process is which.
+    fn start_daemons(&mut self) -> Result<(), Failure> {
+        let waiting: Vec<u16> =
+            self.layout.server_numbers().filter(|j| self.children.get(Part::Daemon(*j)).is_none()).collect();
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let addresses: Vec<SocketAddr> = waiting.iter().map(|j| self.layout.worker(*j)).collect();
+        let mut listening = ports::listening(&addresses).into_iter();
+        let mut left = 0;
+        for j in waiting {
+            if listening.next() == Some(true) {
+                self.start_part(Part::Daemon(j))?;
+            } else {
+                left += 1;
+            }
+        }
+        if left == 0 { self.write_pids() } else { Ok(()) }
+    }
+
+    /// `pids.json`, for scripts and demonstrations: written when every process has been started, so before `ready`.
+    fn write_pids(&self) -> Result<(), Failure> {
+        let pids: serde_json::Map<String, serde_json::Value> =
+            self.children.iter().map(|child| (child.part.name(), child.pid.into())).collect();
+        let path = self.layout.pids_file();
+        let mut text = serde_json::Value::Object(pids).to_string();
+        text.push('\n');
+        durable::replace(&path, text.as_bytes())
+            .map_err(|error| Failure::other(format!("{}: can't be written: {error}", shown(&path))))
+    }
+
+    /// What is missing for `ready`, one sentence each, with the log to look at.
+    fn missing(&self) -> Vec<String> {
+        let mut sentences = Vec::new();
+        let see = |part: Part| format!("see {}", shown(&self.layout.log_file(part)));
+        for j in self.layout.server_numbers() {
+            if self.children.get(Part::Daemon(j)).is_none() {
+                sentences.push(format!(
+                    "the worker of {} does not listen: {}",
+                    server_name(j),
+                    see(Part::Worker(j))
+                ));
+            }
+        }
+        let answers = self.story.answers();
+        for (id, answer) in self.layout.node_ids().zip(answers) {
+            let belief = match &answer.belief {
+                Ok(belief) => belief,
+                Err(reason) => {
+                    sentences.push(format!("node {id} does not answer ({reason}): {}", see(Part::Node(id))));
+                    continue;
+                }
+            };
+            let leader = belief.leader.and_then(|leader| {
+                answers
+                    .iter()
+                    .filter_map(|answer| answer.belief.as_ref().ok())
+                    .find(|other| other.node == leader)
+            });
+            if leader.is_none_or(|leader| leader.role != "leader" || leader.term != belief.term) {
+                sentences.push(format!("node {id} knows no leader: {}", see(Part::Node(id))));
+            }
+            for j in self.layout.server_numbers() {
+                // What an earlier run in this directory has committed is still in the table: it is no sign of life.
+                let alive = belief.servers.iter().any(|server| {
+                    server.id == server_name(j) && server.alive && server.epoch >= self.began_ms
+                });
+                if !alive {
+                    sentences.push(format!(
+                        "node {id} has no report of {}: {}",
+                        server_name(j),
+                        see(Part::Daemon(j))
+                    ));
+                }
+            }
+        }
+        sentences
+    }
+
+    /// From `ready` to the end.
+    fn ready(&mut self) -> End {
+        let first = self.layout.public(1);
+        self.tell(&format!("try: curl http://{first}/1000    the 1000th prime; any other node gives it too"));
+        self.tell(&format!(
+            "     kill -9 a pid of {}, and watch; Ctrl-C stops everything",
+            shown(&self.layout.pids_file())
+        ));
+        self.tell("ready");
+        let mut next_draw = Instant::now();
+        loop {
+            if Instant::now() >= next_draw {
+                self.draw();
+                next_draw = Instant::now() + INTERVAL;
+            }
+            if let Some(end) = self.wait(next_draw) {
+                return end;
+            }
+        }
+    }
+
+    /// Waits for an event until `until` and takes it in. Without a terminal, when ready, there is nothing to do at `until`;
+    /// the answers of the nodes come as often.
+    fn wait(&mut self, until: Instant) -> Option<End> {
+        match self.events.recv_deadline(until) {
+            Ok(Event::Signal(SIGCHLD)) => {
+                for part in self.children.reap() {
+                    self.tell_death(part);
+                }
+            }
+            // The table is drawn anew for the new size of the terminal.
+            Ok(Event::Signal(SIGWINCH)) => self.draw(),
+            Ok(Event::Signal(signal)) => return Some(End::Stop(signal)),
+            Ok(Event::Answer(position, answer)) => {
+                for sentence in self.story.take(position, answer) {
+                    log::info!("{sentence}");
+                    // On a terminal, the table shows it.
+                    if !self.screen.is_terminal() {
+                        self.screen.say(&sentence);
+                    }
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => unreachable!("this struct holds a sender of its own"),
+        }
+        None
+    }
+
+    /// Says one line to the user and to the log.
+    fn tell(&mut self, line: &str) {
+        log::info!("{line}");
+        self.screen.say(line);
+    }
+
+    fn tell_death(&mut self, part: Part) {
+        self.died_ms.insert(part, now_ms());
+        let Some(child) = self.children.get(part) else { return };
+        let Some(status) = child.ended else { return };
+        let command = self.programs.by_hand(&self.layout, part, self.worker_pid(part));
+        let line = format!(
+            "{} (pid {}) {}; the cluster goes on; to start it again: {command}",
+            part.name(),
+            child.pid,
+            how(status)
+        );
+        self.tell(&line);
+    }
+
+    /// The end of the log of a process that died while starting: most often it says why, in one line.
+    fn tell_last_words(&mut self, part: Part) {
+        let path = self.layout.log_file(part);
+        self.tell(&format!(
+            "{} ended before the cluster was ready; the end of {}:",
+            part.name(),
+            shown(&path)
+        ));
+        let words = last_words(&path).unwrap_or_else(|error| vec![format!("(it can't be read: {error})")]);
+        for line in words {
+            self.tell(&format!("  {}", super::belief::clean(&line)));
+        }
+    }
+
+    /// The live table, on a terminal.
+    fn draw(&mut self) {
+        if !self.screen.is_terminal() {
+            return;
+        }
+        let (columns, _) = self.screen.size();
+        let notes: Vec<NodeNote> = self.layout.node_ids().map(|id| self.note(id)).collect();
+        let mut lines = vec![String::new()];
+        lines.extend(table::nodes(self.story.answers(), &notes, columns));
+        lines.push(String::new());
+        lines.extend(table::servers(self.story.answers(), |name| self.remark(name), columns));
+        self.screen.draw(lines);
+    }
+
+    fn note(&self, id: u16) -> NodeNote {
+        let Some(child) = self.children.get(Part::Node(id)) else { return NodeNote::default() };
+        match child.ended {
+            // One that answers although our process is dead was started by the user.
+            Some(status) => NodeNote { pid: "by hand".to_string(), instead: how(status) },
+            None => NodeNote { pid: child.pid.to_string(), instead: String::new() },
+        }
+    }
+
+    /// The processes of a server.
+    fn remark(&self, name: &str) -> Option<String> {
+        let j = self.layout.server_numbers().find(|j| server_name(*j) == name)?;
+        let process = |part: Part, lives_again: &dyn Fn() -> bool| match self.children.get(part) {
+            Some(child) if child.ended.is_none() => child.pid.to_string(),
+            Some(_) if lives_again() => "by hand".to_string(),
+            Some(_) => "gone".to_string(),
+            None => "-".to_string(),
+        };
+        let worker = process(Part::Worker(j), &|| ports::listening(&[self.layout.worker(j)]) == [true]);
+        // A daemon that was started after ours had died is the user's.
+        let daemon = process(Part::Daemon(j), &|| {
+            let reported = super::belief::freshest(self.story.answers())
+                .and_then(|belief| belief.servers.iter().find(|server| server.id == name));
+            let died_ms = self.died_ms.get(&Part::Daemon(j));
+            reported.is_some_and(|server| server.alive && Some(&server.epoch) > died_ms)
+        });
+        Some(format!("worker pid {worker}, daemon pid {daemon}"))
+    }
+
+    /// Stops everything. Exit code 0 if the user wanted it and nothing is left.
+    fn stop(mut self, end: &End) -> ExitCode {
+        self.screen.leave();
+        let why = match end {
+            End::Stop(signal) => signal_hook::low_level::signal_name(*signal).unwrap_or("a signal"),
+            End::Failed => "the cluster can't be run",
+        };
+        self.tell(&format!("stopping ({why})"));
+        let began = Instant::now();
+        let events = &self.events;
+        self.children.stop(|until| {
+            // Any event may be followed by a look at the children: that is cheap, and there are few.
+            match events.recv_deadline(until) {
+                Ok(Event::Signal(SIGINT | SIGTERM)) => began.elapsed() >= IMPATIENT_AFTER,
+                _ => false,
+            }
+        });
+        let left: Vec<String> = self
+            .children
+            .iter()
+            .filter(|child| child.ended.is_none())
+            .map(|child| format!("{} (pid {})", child.part.name(), child.pid))
+            .collect();
+        if left.is_empty() {
+            self.tell("stopped");
+        } else {
+            self.tell(&format!("the kernel has not ended, even after SIGKILL: {}", left.join(", ")));
+        }
+        match end {
+            End::Stop(_) if left.is_empty() => ExitCode::SUCCESS,
+            End::Stop(_) | End::Failed => ExitCode::from(super::EXIT_FAILURE),
+        }
+    }
+}
+
+/// Hands every signal that concerns us to the main thread.
+///
+/// SIGHUP too, also when it was ignored at the start: the promise of `rakit up` is to end with its terminal. (To let a
+/// cluster outlive it: `setsid rakit up`.)
+fn listen_for_signals(sender: Sender<Event>) -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD, SIGWINCH])?;
+    std::thread::Builder::new().name("signals".to_string()).spawn(move || {
+        for signal in signals.forever() {
+            if sender.send(Event::Signal(signal)).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// The last lines of a file.
+fn last_words(path: &std::path::Path) -> std::io::Result<Vec<String>> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LAST_WORDS_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.take(LAST_WORDS_BYTES).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    Ok(lines[lines.len().saturating_sub(LAST_WORDS_LINES)..].iter().map(ToString::to_string).collect())
+}
+
+fn now_ms() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
+}

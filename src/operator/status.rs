@@ -1,0 +1,180 @@
+//! `rakit status`: what every node of a cluster believes, side by side, and where they differ.
+//!
+//! It asks the nodes themselves, all at once; it needs no configuration if it is given addresses. Nothing is changed.
+
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crossbeam_channel::{bounded, select};
+use rakit::program::{self, EXIT_FAILURE, EXIT_OK, LogFlags, ParentFlags};
+
+use super::asking::{Poller, ask_all};
+use super::belief::{Answer, differences};
+use super::changes::Story;
+use super::layout::DIRECTORY_DEFAULT;
+use super::screen::Screen;
+use super::{Failure, NAME, load_config, table};
+
+/// How often `--watch` asks.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// Answers that wait for the screen at most; a thread that finds the channel full waits.
+const ANSWERS_MAX: usize = 256;
+
+/// Flags of `rakit status`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = STATUS_HELP)]
+pub struct Flags {
+    /// Public addresses of nodes: http://10.0.0.1:8001, or 10.0.0.1:8001
+    #[arg(value_name = "URL")]
+    urls: Vec<String>,
+
+    /// Ask the nodes of this cluster.toml [default without any URL: rakit-cluster/cluster.toml]
+    #[arg(long, value_name = "FILE", conflicts_with = "urls")]
+    config: Option<PathBuf>,
+
+    /// Go on until Ctrl-C: redraw once a second; without a terminal, a line per event
+    #[arg(long)]
+    watch: bool,
+}
+
+const STATUS_HELP: &str = "\
+Exit codes: 0 if every node answers and all agree, under one leader; 1 if not; 2 on bad usage. With --watch, 0 when stopped.
+How far each has committed and applied is shown, not compared: it differs for a moment whenever something is committed.";
+
+/// Runs it.
+///
+/// # Errors
+/// It is not clear whom to ask, or (with `--watch`) the system refuses a thread.
+pub fn run(flags: &Flags, log: &LogFlags) -> Result<ExitCode, Failure> {
+    let addresses = addresses(flags)?;
+    if flags.watch {
+        return watch(&addresses, log);
+    }
+    rakit::logging::start(log.log_level, log.log_file.as_deref()).map_err(Failure::usage)?;
+    let answers = ask_all(&addresses);
+    let mut screen = Screen::new();
+    // Not cut to the terminal's width: this may go into a file, and a terminal breaks it.
+    for line in lines(&answers, usize::MAX) {
+        screen.say(&line);
+    }
+    let well = differences(&answers).is_empty();
+    Ok(ExitCode::from(if well { EXIT_OK } else { EXIT_FAILURE }))
+}
+
+/// Both tables and the verdict.
+fn lines(answers: &[Answer], width: usize) -> Vec<String> {
+    let mut lines = table::nodes(answers, &[], width);
+    lines.push(String::new());
+    let servers = table::servers(answers, |_| None, width);
+    if !servers.is_empty() {
+        lines.extend(servers);
+        lines.push(String::new());
+    }
+    let differences = differences(answers);
+    if differences.is_empty() {
+        lines.push(match answers.len() {
+            1 => "one node was asked, and it knows a leader".to_string(),
+            nodes => format!("all {nodes} nodes agree"),
+        });
+    } else {
+        lines.extend(differences);
+    }
+    lines
+}
+
+fn watch(addresses: &[SocketAddr], log: &LogFlags) -> Result<ExitCode, Failure> {
+    let stop = match program::start(NAME, log, ParentFlags::default()) {
+        Ok(stop) => stop,
+        // Told already, on standard error.
+        Err(exit) => return Ok(exit),
+    };
+    let (sender, answers) = bounded(ANSWERS_MAX);
+    let deliver = move |position, answer| sender.send((position, answer)).is_ok();
+    let _poller = Poller::start(addresses, WATCH_INTERVAL, deliver)
+        .map_err(|error| Failure::other(format!("can't start a thread: {error}")))?;
+    let mut screen = Screen::new();
+    let mut story = Story::new(addresses);
+    loop {
+        let sentences = select! {
+            recv(stop.receiver()) -> _ => return Ok(ExitCode::from(EXIT_OK)),
+            recv(answers) -> answer => match answer {
+                Ok((position, answer)) => story.take(position, answer),
+                // The threads hold their senders until the poller is dropped.
+                Err(_) => return Err(Failure::other("nobody asks the nodes any more".to_string())),
+            },
+        };
+        if screen.is_terminal() {
+            if story.complete() {
+                let (columns, _) = screen.size();
+                screen.draw(lines(story.answers(), columns));
+            }
+        } else {
+            for sentence in sentences {
+                screen.say(&sentence);
+            }
+        }
+    }
+}
+
+/// Whom to ask.
+fn addresses(flags: &Flags) -> Result<Vec<SocketAddr>, Failure> {
+    if !flags.urls.is_empty() {
+        return flags.urls.iter().map(|url| address(url)).collect();
+    }
+    let default = Path::new(DIRECTORY_DEFAULT).join("cluster.toml");
+    let file = match &flags.config {
+        Some(file) => file,
+        None if default.exists() => &default,
+        None => {
+            return Err(Failure::usage(format!(
+                "whom to ask? There is no {} here; give the nodes' addresses (rakit status http://127.0.0.1:8001) or \
+                 --config FILE",
+                default.display()
+            )));
+        }
+    };
+    Ok(load_config(file)?.nodes.iter().map(|node| node.public).collect())
+}
+
+/// The socket address in `http://HOST:PORT[/]` or `HOST:PORT`.
+fn address(url: &str) -> Result<SocketAddr, Failure> {
+    let bare = url.strip_prefix("http://").unwrap_or(url);
+    let bare = bare.strip_suffix('/').unwrap_or(bare);
+    let wrong = |why: String| {
+        Failure::usage(format!("{url}: {why}; give a node's public address, like http://127.0.0.1:8001"))
+    };
+    let mut found = bare.to_socket_addrs().map_err(|error| wrong(error.to_string()))?;
+    found.next().ok_or_else(|| wrong("the name has no address".to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::belief::tests::{answers, belief};
+    use super::*;
+
+    #[test]
+    fn an_address_may_be_a_url_or_bare() {
+        let expected: SocketAddr = "127.0.0.1:8001".parse().expect("an address");
+        for url in ["http://127.0.0.1:8001", "http://127.0.0.1:8001/", "127.0.0.1:8001"] {
+            assert_eq!(address(url).expect("a good one"), expected);
+        }
+        for url in
+            ["https://127.0.0.1:8001", "127.0.0.1", "http://127.0.0.1:8001/status", "127.0.0.1:99999", ""]
+        {
+            assert_eq!(address(url).expect_err(url).exit_code, 2);
+        }
+    }
+
+    #[test]
+    fn the_verdict_stands_below_the_tables() {
+        let all = lines(&answers(vec![Ok(belief(1)), Ok(belief(2))]), 200);
+        assert_eq!(all.last().map(String::as_str), Some("all 2 nodes agree"));
+        let all = lines(&answers(vec![Ok(belief(1)), Err("no answer".to_string())]), 200);
+        assert_eq!(
+            all.last().map(String::as_str),
+            Some("the node at 127.0.0.1:8002 does not answer: no answer")
+        );
+    }
+}

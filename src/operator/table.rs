@@ -1,0 +1,188 @@
+//! Tables of plain text, for a terminal of any width and for a file: of the nodes, and of the servers.
+//!
+//! Columns stand in the order of their importance; on a narrow terminal each line is cut at the right edge, so that what
+//! is lost is what matters least. No colour and no box drawing: it must survive a projector, `tee` and a copy into mail.
+
+use super::belief::{Answer, Belief, clean, freshest, in_flight};
+
+/// Between two columns.
+const GAP: &str = "  ";
+
+/// Text in columns, as wide as their widest cell.
+#[derive(Debug, Default)]
+pub struct Table {
+    /// The first is the heading.
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table with these headings. A heading that starts with `>` belongs to a column of numbers, set to the right.
+    pub fn new(headings: &[&str]) -> Table {
+        Table { rows: vec![headings.iter().map(ToString::to_string).collect()] }
+    }
+
+    /// Adds a row; cells beyond the last heading are allowed and stand to the left.
+    pub fn row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells.iter().map(|cell| clean(cell)).collect());
+    }
+
+    /// The lines, without blanks at their ends, each at most `width` characters long.
+    pub fn lines(&self, width: usize) -> Vec<String> {
+        let right = |column: usize| self.rows[0].get(column).is_some_and(|heading| heading.starts_with('>'));
+        let text = |row: usize, column: usize| -> &str {
+            let cell = self.rows[row].get(column).map_or("", String::as_str);
+            if row == 0 { cell.trim_start_matches('>') } else { cell }
+        };
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        // A cell beyond the headings is a remark that runs to the end of its line: it widens no column.
+        let widths: Vec<usize> = (0..columns)
+            .map(|column| {
+                let spanning = |row: &usize| self.rows[*row].len() > column + 1 || column + 1 < columns;
+                (0..self.rows.len())
+                    .filter(spanning)
+                    .map(|row| text(row, column).chars().count())
+                    .max()
+                    .unwrap_or(0)
+            })
+            .collect();
+        (0..self.rows.len())
+            .map(|row| {
+                let cells: Vec<String> = (0..self.rows[row].len())
+                    .map(|column| {
+                        let (cell, width) = (text(row, column), widths[column]);
+                        if right(column) { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+                    })
+                    .collect();
+                cut(cells.join(GAP).trim_end(), width)
+            })
+            .collect()
+    }
+}
+
+/// The first `width` characters.
+pub fn cut(line: &str, width: usize) -> String {
+    line.chars().take(width).collect()
+}
+
+/// What is known of a node beside its answer: the process, where this program has started it.
+#[derive(Clone, Debug, Default)]
+pub struct NodeNote {
+    /// Its process id, or `-`.
+    pub pid: String,
+    /// What to say if it does not answer; the reason of the failed question, if empty.
+    pub instead: String,
+}
+
+/// The nodes, one row each. `notes` is empty or has one entry per answer.
+pub fn nodes(answers: &[Answer], notes: &[NodeNote], width: usize) -> Vec<String> {
+    let mut headings = vec![">node", "role", ">term", ">leader", ">commit", ">applied"];
+    if !notes.is_empty() {
+        headings.push(">pid");
+    }
+    headings.extend(["digest", "address"]);
+    let mut table = Table::new(&headings);
+    for (position, answer) in answers.iter().enumerate() {
+        let note = notes.get(position);
+        let mut cells = match &answer.belief {
+            Ok(belief) => believing(belief),
+            Err(reason) => {
+                let said = note.map(|note| note.instead.as_str()).filter(|instead| !instead.is_empty());
+                let known_id = note.map_or("?".to_string(), |_| (position + 1).to_string());
+                let mut cells = vec![known_id, said.unwrap_or(reason).to_string()];
+                cells.resize(6, "-".to_string());
+                cells
+            }
+        };
+        cells.extend(note.map(|note| note.pid.clone()));
+        cells.push(answer.belief.as_ref().map_or("-".to_string(), digest));
+        cells.push(answer.address.to_string());
+        table.row(cells);
+    }
+    table.lines(width)
+}
+
+/// Enough of the digest to tell two apart by eye.
+fn digest(belief: &Belief) -> String {
+    const DIGEST_CHARACTERS: usize = 8;
+    cut(&belief.state_digest, DIGEST_CHARACTERS)
+}
+
+fn believing(belief: &Belief) -> Vec<String> {
+    vec![
+        belief.node.to_string(),
+        belief.role.clone(),
+        belief.term.to_string(),
+        belief.leader.map_or("-".to_string(), |id| id.to_string()),
+        belief.commit_index.to_string(),
+        belief.applied_index.to_string(),
+    ]
+}
+
+/// The servers as the freshest node has them, one row each, with the remark that `remark` makes about the one of this name
+/// (what this program knows of its processes). Empty if no node answers.
+pub fn servers(answers: &[Answer], remark: impl Fn(&str) -> Option<String>, width: usize) -> Vec<String> {
+    let Some(belief) = freshest(answers) else { return Vec::new() };
+    let mut table = Table::new(&["server", "state", ">cpu %", ">cores", ">in flight", "worker"]);
+    for server in &belief.servers {
+        let mut cells = vec![
+            server.id.clone(),
+            if server.alive { "alive" } else { "dead" }.to_string(),
+            format!("{:.1}", server.cpu),
+            server.cores.to_string(),
+            in_flight(answers, &server.id).to_string(),
+            server.worker.clone(),
+        ];
+        cells.extend(remark(&server.id));
+        table.row(cells);
+    }
+    table.lines(width)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::belief::tests::{answers, belief};
+    use super::*;
+
+    #[test]
+    fn nodes_and_servers_stand_in_columns() {
+        let all = answers(vec![Ok(belief(1)), Err("connection refused".to_string())]);
+        assert_eq!(
+            nodes(&all, &[], 200),
+            [
+                "node  role                term  leader  commit  applied  digest  address",
+                "   1  leader                 2       1       9        9  abc     127.0.0.1:8001",
+                "   ?  connection refused     -       -       -        -  -       127.0.0.1:8002",
+            ]
+        );
+        let remark = |name: &str| (name == "server-1").then(|| "daemon was killed by signal 9".to_string());
+        assert_eq!(
+            servers(&all, remark, 200),
+            [
+                "server    state  cpu %  cores  in flight  worker",
+                "server-1  alive   12.5      2          1  127.0.0.1:10001  daemon was killed by signal 9",
+            ]
+        );
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal_at_any_width() {
+        let all = answers(vec![Ok(belief(1)), Err("connection refused".to_string())]);
+        let notes = vec![NodeNote::default(); 2];
+        for width in 0..120 {
+            for line in nodes(&all, &notes, width).iter().chain(&servers(&all, |_| Some("é".into()), width))
+            {
+                assert!(line.chars().count() <= width, "{width}: {line}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_that_a_node_says_can_move_the_cursor() {
+        let mut hostile = belief(1);
+        hostile.role = "leader\u{1b}[2J".to_string();
+        hostile.servers[0].id = "\r\nserver".to_string();
+        let all = answers(vec![Ok(hostile)]);
+        let lines = [nodes(&all, &[], 200), servers(&all, |_| None, 200)].concat();
+        assert!(lines.iter().all(|line| !line.chars().any(char::is_control)), "{lines:?}");
+    }
+}

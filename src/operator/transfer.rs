@@ -1,0 +1,136 @@
+//! `rakit transfer`: has the leader hand leadership over, to a node of one's choice or to the one that is furthest along
+//! (thesis 3.10). For a planned stop of the leader's machine; nobody waits for an election timeout, no report is lost.
+//!
+//! It needs the cluster.toml, since the request goes to the leader's cluster address and is signed if there is a secret.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::bounded;
+use rakit::config::{Config, Node};
+use rakit::http::client::{Client, ClientTimeouts};
+use rakit::http::sign::{Purpose, Seal, Secret};
+use rakit::node::TransferRequest;
+use rakit::program::{EXIT_OK, LogFlags};
+use rakit::raft::{NodeId, Term};
+
+use super::asking::{Poller, ask_all};
+use super::belief::Answer;
+use super::layout::DIRECTORY_DEFAULT;
+use super::screen::Screen;
+use super::{Failure, load_config};
+
+/// The name under which the operator signs.
+const SENDER: &str = "operator";
+
+/// How long each phase of the request may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The leader gives up a transfer after an election timeout; so long after that, this program stops asking.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How often each node is asked who leads.
+const ASK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The answer is a line.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// Flags of `rakit transfer`.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Exit codes: 0 if the wished node leads now; 1 if not; 2 on bad usage or configuration."
+)]
+pub struct Flags {
+    /// The node that shall lead [default: the one whose log is furthest along]
+    #[arg(long, value_name = "ID")]
+    to: Option<NodeId>,
+
+    /// The cluster's configuration
+    #[arg(long, value_name = "FILE", default_value_os_t = Path::new(DIRECTORY_DEFAULT).join("cluster.toml"))]
+    config: PathBuf,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// There is no leader to ask, it refuses, or nobody took over in time.
+pub fn run(flags: &Flags, log: &LogFlags) -> Result<ExitCode, Failure> {
+    rakit::logging::start(log.log_level, log.log_file.as_deref()).map_err(Failure::usage)?;
+    let config = load_config(&flags.config)?;
+    if let Some(to) = flags.to {
+        config.node(to).map_err(|error| Failure::usage(error.to_string()))?;
+    }
+    let public: Vec<SocketAddr> = config.nodes.iter().map(|node| node.public).collect();
+    let (before, term) = leader(&config, &ask_all(&public)).ok_or_else(|| {
+        Failure::other("no node that answers knows a leader; see `rakit status`".to_string())
+    })?;
+    let mut screen = Screen::new();
+    if flags.to == Some(before.id) {
+        screen.say(&format!("node {} leads already", before.id));
+        return Ok(ExitCode::from(EXIT_OK));
+    }
+    order(&config, before, flags.to)?;
+    let (sender, answers) = bounded(public.len());
+    let deliver = move |_, answer| sender.send(answer).is_ok();
+    let _poller = Poller::start(&public, ASK_INTERVAL, deliver)
+        .map_err(|error| Failure::other(format!("can't start a thread: {error}")))?;
+    let patience = config.election_timeout.1 + GRACE;
+    let deadline = Instant::now() + patience;
+    while let Ok(answer) = answers.recv_deadline(deadline) {
+        // A node that lags behind may still name the leader before this one: only a newer term is news.
+        let after = leader(&config, &[answer]).filter(|(_, newer)| *newer > term);
+        let Some((after, _)) = after.filter(|(after, _)| after.id != before.id) else { continue };
+        if flags.to.is_some_and(|to| to != after.id) {
+            return Err(Failure::other(format!(
+                "node {} leads now, not the wished one; try again",
+                after.id
+            )));
+        }
+        screen.say(&format!("node {} has handed over to node {}", before.id, after.id));
+        return Ok(ExitCode::from(EXIT_OK));
+    }
+    Err(Failure::other(format!(
+        "node {} still leads after {} ms; its log says why (grep 'transfer:')",
+        before.id,
+        patience.as_millis()
+    )))
+}
+
+/// Whom the newest term of those who answer names, and that term.
+fn leader<'a>(config: &'a Config, answers: &[Answer]) -> Option<(&'a Node, Term)> {
+    let believed = answers.iter().filter_map(|answer| answer.belief.as_ref().ok());
+    let newest = believed.filter(|belief| belief.leader.is_some()).max_by_key(|belief| belief.term)?;
+    let node = config.nodes.iter().find(|node| Some(node.id) == newest.leader)?;
+    Some((node, newest.term))
+}
+
+fn order(config: &Config, leader: &Node, to: Option<NodeId>) -> Result<(), Failure> {
+    let secret = config.secret.as_deref().map(Secret::parse).transpose().map_err(Failure::usage)?;
+    let seal = Seal::new(&config.cluster_name, SENDER, secret.as_ref())
+        .map_err(|error| Failure::other(format!("no randomness for signing: {error}")))?;
+    let body = serde_json::to_vec(&TransferRequest { to })
+        .map_err(|error| Failure::other(format!("the request has no JSON form: {error}")))?;
+    let mut client = Client::new(ClientTimeouts {
+        connect: REQUEST_TIMEOUT,
+        send: REQUEST_TIMEOUT,
+        receive: REQUEST_TIMEOUT,
+    });
+    let answer = client
+        .post_sealed(
+            &seal,
+            &format!("node-{}", leader.id),
+            Purpose::Admin,
+            leader.cluster,
+            "/raft/transfer",
+            &body,
+            ANSWER_BYTES_MAX,
+        )
+        .map_err(|error| Failure::other(error.to_string()))?;
+    if answer.status == 202 {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&answer.body);
+    Err(Failure::other(format!("node {} refused with {}: {}", leader.id, answer.status, said.trim())))
+}

@@ -1,0 +1,114 @@
+//! `rakit up`: everything that must be right before the first process of a local cluster starts, and the end of it all.
+//!
+//! The order matters: the directory is locked before anything in it is read, and nothing in it is changed before all that
+//! can be refused has been looked at.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use rakit::logging;
+use rakit::program::LogFlags;
+
+use super::Failure;
+use super::configuration::{self, Wish};
+use super::layout::{self, Layout, shown};
+use super::lock::Lock;
+use super::ports;
+use super::programs::{self, Programs};
+use super::session::Session;
+
+/// How far apart the base ports are that are tried to find one to propose, and how many of them.
+const PROPOSAL_STEP: u16 = 100;
+const PROPOSALS_MAX: u16 = 50;
+
+/// Flags of `rakit up`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = UP_HELP)]
+pub struct Flags {
+    /// How many nodes [default: 5, or as many as DIR holds]
+    #[arg(long, value_name = "NUMBER",
+        value_parser = clap::value_parser!(u16).range(1..=i64::from(layout::NODES_MAX)))]
+    nodes: Option<u16>,
+
+    /// How many servers, each a worker and a daemon [default: 3]
+    #[arg(long, value_name = "NUMBER",
+        value_parser = clap::value_parser!(u16).range(1..=i64::from(layout::SERVERS_MAX)))]
+    servers: Option<u16>,
+
+    /// Node i serves clients at this port + i and its peers at + 1000 + i; worker j at + 2000 + j [default: 8000, or as DIR
+    /// has it]
+    #[arg(long, value_name = "PORT",
+        value_parser = clap::value_parser!(u16).range(1..=i64::from(layout::BASE_PORT_MAX)))]
+    base_port: Option<u16>,
+
+    /// Where the cluster's configuration, data and logs are; made if need be
+    #[arg(long, value_name = "DIR", default_value = layout::DIRECTORY_DEFAULT)]
+    dir: PathBuf,
+}
+
+const UP_HELP: &str = "\
+DIR/cluster.toml  the configuration; written once, then kept: change it as you like
+DIR/data          what the nodes have agreed on; the next `rakit up` goes on from there
+DIR/logs          a log per process
+DIR/pids.json     the process ids, e.g. to kill one: kill -9 $(jq '.[\"node-1\"]' DIR/pids.json)
+
+Prints `ready` when every node answers, a leader is known and every server is alive. A process that dies is told, not
+started again; the line tells how to do so by hand. Ctrl-C, SIGTERM or SIGHUP stops them all; a second Ctrl-C at once.";
+
+/// Runs a cluster until it is told to stop.
+///
+/// # Errors
+/// It can't be started as asked.
+pub fn run(flags: &Flags, log: &LogFlags) -> Result<ExitCode, Failure> {
+    let programs = Programs::find()?;
+    let dir = &flags.dir;
+    let new = |path: PathBuf| {
+        fs::create_dir_all(&path)
+            .map_err(|error| Failure::other(format!("{}: can't be made: {error}", shown(&path))))
+    };
+    new(dir.clone())?;
+    let wish = Wish { nodes: flags.nodes, servers: flags.servers, base_port: flags.base_port };
+    let _lock = Lock::take(&dir.join(layout::LOCK_FILE))?;
+    let settled = configuration::settle(dir, wish)?;
+    refuse_taken_ports(&settled.layout)?;
+
+    new(settled.layout.logs())?;
+    let own_log = log.log_file.clone().unwrap_or_else(|| settled.layout.own_log_file());
+    logging::start_in_file(log.log_level, &own_log).map_err(Failure::usage)?;
+    settled.write()?;
+    programs::write_worker(&settled.layout)?;
+    // Of the run before; until this one's is written, nobody shall take a stranger's id from it.
+    let _ = fs::remove_file(settled.layout.pids_file());
+
+    let session = Session::start(settled.layout, programs, settled.resumed)?;
+    Ok(session.run())
+}
+
+/// Every port must be free before the first process starts; otherwise says which isn't, what it is for and who has it.
+fn refuse_taken_ports(layout: &Layout) -> Result<(), Failure> {
+    let obstacles: Vec<String> = layout.addresses().into_iter().filter_map(obstacle).collect();
+    let Some(first) = obstacles.first() else { return Ok(()) };
+    let others = match obstacles.len() - 1 {
+        0 => String::new(),
+        others => format!(" (and {others} more)"),
+    };
+    let mend = match free_base_port(layout) {
+        Some(port) => format!("free is, for example, --base-port {port}"),
+        None => "give another --base-port".to_string(),
+    };
+    Err(Failure::other(format!("{first}{others}; stop that process, or {mend}")))
+}
+
+fn obstacle((address, purpose): (SocketAddr, String)) -> Option<String> {
+    ports::obstacle(address).map(|why| format!("port {}, for {purpose}, {why}", address.port()))
+}
+
+/// A base port near the wished one at which every port of the cluster is free.
+fn free_base_port(layout: &Layout) -> Option<u16> {
+    let proposals = (1..=PROPOSALS_MAX).filter_map(|i| layout.base_port.checked_add(i * PROPOSAL_STEP));
+    proposals
+        .filter(|port| *port <= layout::BASE_PORT_MAX)
+        .find(|port| layout.at_base_port(*port).addresses().into_iter().all(|one| obstacle(one).is_none()))
+}

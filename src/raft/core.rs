@@ -1,0 +1,741 @@
+//! The core: one node's whole consensus state, stepped with events, handing out decisions.
+//!
+//! This file has the state (Figure 2, "State"), the entrance for events, the change of roles (Figure 4 of the paper), time, and the
+//! invariants. The rules of each RPC are in the files beside it: `election.rs`, `replication.rs`, `snapshot.rs`,
+//! `transfer.rs`. Called by the Raft loop in `node/`, by the simulator and by the model checker in `tests/`.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::log::Log;
+use super::progress::Progress;
+use super::random::Random;
+use super::snapshot::IncomingSnapshot;
+use super::transfer::Transfer;
+use super::{
+    Command, Durable, Entry, HardState, Index, NodeId, Notice, Output, ProposalId, Record, Reply, ReplyToken,
+    Request, Resolution, RpcId, SendNow, SendOnceDurable, Snapshot, Term,
+};
+
+/// A message whose term is further ahead than this is refused: a corrupt or hostile one must not bring the term near
+/// the end of its range, where it could not be raised any more (trap 9). Honest terms grow by one for each election.
+pub const TERM_JUMP_MAX: Term = 1 << 32;
+
+/// The same for indexes: a snapshot that reaches further beyond the log's end than this is refused. Else one hostile
+/// message could leave no room for further entries. At a million entries a second, an honest log needs days for it.
+pub const INDEX_JUMP_MAX: Index = 1 << 40;
+
+/// Judges the state in a received snapshot, which ends with the given index: see [`Settings::state_is_valid`].
+pub type StateCheck = fn(Index, &Command) -> Result<(), String>;
+
+/// What the core needs to know, all of it from cluster.toml but the bounds, which have their defaults here.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// This node.
+    pub id: NodeId,
+    /// All nodes, this one included. Fixed: membership is the configuration file's.
+    pub voters: BTreeSet<NodeId>,
+    /// Each election timeout is drawn from this range (both ends included).
+    pub election_timeout: (Duration, Duration),
+    /// A leader speaks to each follower at least this often.
+    pub heartbeat: Duration,
+    /// At most so many entries in one AppendEntries.
+    pub append_entries_max: usize,
+    /// At most so many bytes of entries in one AppendEntries (but always at least one entry).
+    pub append_bytes_max: usize,
+    /// At most so many bytes of a snapshot in one InstallSnapshot.
+    pub snapshot_chunk_bytes: usize,
+    /// A follower takes no larger snapshot.
+    pub snapshot_bytes_max: usize,
+    /// Whether the state machine understands a state. Asked before a received snapshot takes the log's place: what it does
+    /// not understand must never become durable, where it would stop this node at every start. It must be a pure function.
+    pub state_is_valid: StateCheck,
+    /// A leader takes no proposal while so many entries are not committed.
+    pub uncommitted_entries_max: u64,
+    /// So many entries before the snapshot are kept in memory, for followers that are a little behind.
+    pub trailing_entries: u64,
+    /// Seeds the election timeouts; different on each node and at each start.
+    pub seed: u64,
+}
+
+impl Settings {
+    /// Settings with the default bounds.
+    pub fn new(
+        id: NodeId,
+        voters: BTreeSet<NodeId>,
+        election_timeout: (Duration, Duration),
+        heartbeat: Duration,
+        seed: u64,
+    ) -> Self {
+        Self {
+            id,
+            voters,
+            election_timeout,
+            heartbeat,
+            append_entries_max: 4096,
+            append_bytes_max: 1 << 20,
+            snapshot_chunk_bytes: 256 << 10,
+            snapshot_bytes_max: 64 << 20,
+            state_is_valid: |_, _| Ok(()),
+            uncommitted_entries_max: 16_384,
+            trailing_entries: 1_000,
+            seed,
+        }
+    }
+}
+
+/// Something that happened, as the driver tells it.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Time passed: at the latest at [`Raft::deadline`], and only after what had already arrived was stepped (a process
+    /// that was paused must first read its mail, else it would take its own sleep for its leader's).
+    Tick,
+    /// A request from a peer came in. Exactly one reply with this token will be in an output.
+    Request {
+        /// The sender, as the transport knows it.
+        from: NodeId,
+        /// Given back with the reply.
+        token: ReplyToken,
+        /// What it asks.
+        request: Request,
+    },
+    /// The reply to a request of this node came in.
+    Reply {
+        /// Who replies.
+        from: NodeId,
+        /// As it was sent.
+        rpc: RpcId,
+        /// The answer.
+        reply: Reply,
+    },
+    /// A request of this node got no reply and will get none: refused, reset, timed out.
+    Lost {
+        /// To whom it was sent.
+        to: NodeId,
+        /// As it was sent.
+        rpc: RpcId,
+    },
+    /// A client wants this command in the log. Exactly one [`Resolution`] will follow.
+    Propose {
+        /// Given back with the outcome.
+        id: ProposalId,
+        /// The command.
+        command: Command,
+    },
+    /// Everything in `durable` of the output with this mark, and of all before it, is durable.
+    Persisted {
+        /// [`Output::mark`].
+        mark: u64,
+    },
+    /// The state machine's state as of the applied index `at`: the log up to there may go.
+    Compact {
+        /// The applied index at which the state was taken.
+        at: Index,
+        /// The state.
+        state: Command,
+    },
+    /// A hint, not proof, that the leader's process has died (design: "Failover").
+    LeaderGone {
+        /// The leader that was watched.
+        leader: NodeId,
+    },
+    /// The peer runs on another data directory than before (trap 26): what was known of its log is void.
+    PeerReset {
+        /// The peer.
+        peer: NodeId,
+    },
+    /// Hand leadership over: to this node, or to the one that is furthest along.
+    Transfer {
+        /// The wished successor.
+        to: Option<NodeId>,
+    },
+}
+
+/// The name of a role, as people write it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RoleName {
+    /// Follows a leader, or waits for one.
+    Follower,
+    /// Asks whether an election could be won (thesis 9.6).
+    PreCandidate,
+    /// Asks for votes.
+    Candidate,
+    /// Leads.
+    Leader,
+}
+
+impl fmt::Display for RoleName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Follower => "follower",
+            Self::PreCandidate => "pre-candidate",
+            Self::Candidate => "candidate",
+            Self::Leader => "leader",
+        })
+    }
+}
+
+/// A role, with what exists in that role alone.
+#[derive(Clone, Debug)]
+pub(super) enum Role {
+    Follower,
+    /// Who would vote for this node. A set, not a counter: duplicates count once (trap 10).
+    PreCandidate {
+        granted: BTreeSet<NodeId>,
+        refused: BTreeSet<NodeId>,
+    },
+    /// Who votes for this node; itself only once its own vote is durable.
+    Candidate {
+        granted: BTreeSet<NodeId>,
+    },
+    Leader(Leader),
+}
+
+/// What a leader keeps (Figure 2, "Volatile state on leaders").
+#[derive(Clone, Debug)]
+pub(super) struct Leader {
+    /// One for each other node.
+    pub(super) progress: BTreeMap<NodeId, Progress>,
+    /// The proposals that wait for their entry to be committed, by index.
+    pub(super) proposals: BTreeMap<Index, ProposalId>,
+    /// The handing over of leadership that is under way, if any.
+    pub(super) transfer: Option<Transfer>,
+}
+
+/// What was in the log when an output with `durable` was handed out.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    mark: u64,
+    last_index: Index,
+    last_term: Term,
+    hard_state: HardState,
+}
+
+/// One node's consensus.
+#[derive(Clone, Debug)]
+pub struct Raft {
+    pub(super) settings: Settings,
+    /// Figure 2: currentTerm and votedFor.
+    pub(super) hard_state: HardState,
+    /// Figure 2: log[].
+    pub(super) log: Log,
+    /// What the log's compacted prefix came to.
+    pub(super) snapshot: Option<Arc<Snapshot>>,
+    /// Figure 2: commitIndex.
+    pub(super) commit_index: Index,
+    /// Figure 2: lastApplied; here, what was handed out to be applied.
+    pub(super) applied_index: Index,
+    pub(super) role: Role,
+    /// The leader that this node follows (itself, if it leads).
+    pub(super) leader: Option<NodeId>,
+    /// When this node last heard from a living leader; `None` if never, or if it has reason to think it dead. While it
+    /// is recent, votes are refused (thesis 4.2.3 and 9.6: leader stickiness).
+    pub(super) leader_contact: Option<Duration>,
+    pub(super) election_deadline: Duration,
+    /// How many quick election rounds are left after a hint that the leader died.
+    pub(super) quick_rounds: u32,
+    pub(super) incoming_snapshot: Option<IncomingSnapshot>,
+    /// The log is durable up to here.
+    durable_index: Index,
+    pending: VecDeque<Pending>,
+    pub(super) now: Duration,
+    pub(super) random: Random,
+    next_rpc: RpcId,
+    next_mark: u64,
+    pub(super) output: Output,
+}
+
+impl Raft {
+    /// A node as it is when its process starts: with what its disk remembers, following nobody.
+    ///
+    /// # Panics
+    /// If the settings or the recovered state contradict themselves; configuration and storage check both first.
+    pub fn new(
+        settings: Settings,
+        hard_state: HardState,
+        snapshot: Option<Snapshot>,
+        entries: Vec<Entry>,
+        now: Duration,
+    ) -> Self {
+        assert!(settings.voters.contains(&settings.id), "a node is one of the voters");
+        assert!(settings.election_timeout.0 <= settings.election_timeout.1, "a range the right way up");
+        let (base_index, base_term) =
+            snapshot.as_ref().map_or((0, 0), |snapshot| (snapshot.last_index, snapshot.last_term));
+        let log = Log::new(base_index, base_term, entries);
+        assert!(log.last_term() <= hard_state.term, "no entry is newer than the term");
+        let mut raft = Self {
+            random: Random::new(settings.seed),
+            durable_index: log.last_index(),
+            settings,
+            hard_state,
+            log,
+            snapshot: snapshot.map(Arc::new),
+            // The snapshot's entries were committed. Of what follows, a leader will tell.
+            commit_index: base_index,
+            applied_index: base_index,
+            role: Role::Follower,
+            leader: None,
+            leader_contact: None,
+            election_deadline: now,
+            quick_rounds: 0,
+            incoming_snapshot: None,
+            pending: VecDeque::new(),
+            now,
+            next_rpc: 1,
+            next_mark: 1,
+            output: Output::default(),
+        };
+        // After a restart of all nodes nobody has anything to wait for but the others' start: the first timeout is
+        // drawn from a range that is shorter (trap 7), yet leaves a living leader time for two heartbeats. If there is
+        // one, it is not disturbed: PreVote is refused by all who hear it.
+        let low = (2 * raft.settings.heartbeat).min(raft.settings.election_timeout.0);
+        let first = raft.random.between((low, raft.settings.election_timeout.0));
+        raft.election_deadline = now + first;
+        raft.assert_invariants();
+        raft
+    }
+
+    /// Takes one event in. `now` is the time since any fixed moment on a monotonic clock; a step back is ignored.
+    pub fn step(&mut self, now: Duration, event: Event) {
+        self.now = self.now.max(now);
+        match event {
+            Event::Tick => self.tick(),
+            Event::Request { from, token, request } => self.receive_request(from, token, request),
+            Event::Reply { from, rpc, reply } => self.receive_reply(from, rpc, reply),
+            Event::Lost { to, rpc } => self.request_lost(to, rpc),
+            Event::Propose { id, command } => self.propose(id, command),
+            Event::Persisted { mark } => self.persisted(mark),
+            Event::Compact { at, state } => self.compact(at, state),
+            Event::LeaderGone { leader } => self.leader_gone(leader),
+            Event::PeerReset { peer } => self.peer_reset(peer),
+            Event::Transfer { to } => self.start_transfer(to),
+        }
+        self.assert_invariants();
+    }
+
+    /// What is to be done now. Proposals that were stepped since the last call leave as one append: this is where they
+    /// are coalesced.
+    pub fn take_output(&mut self) -> Output {
+        self.send_appends();
+        if !self.output.durable.is_empty() {
+            self.output.mark = self.next_mark;
+            self.next_mark += 1;
+            self.pending.push_back(Pending {
+                mark: self.output.mark,
+                last_index: self.log.last_index(),
+                last_term: self.log.last_term(),
+                hard_state: self.hard_state,
+            });
+        }
+        std::mem::take(&mut self.output)
+    }
+
+    /// When the next [`Event::Tick`] is due, on the clock of `now`.
+    pub fn deadline(&self) -> Duration {
+        match &self.role {
+            Role::Leader(leader) => self.leader_deadline(leader),
+            _ => self.election_deadline,
+        }
+    }
+
+    fn tick(&mut self) {
+        match self.role {
+            Role::Leader(_) => self.leader_tick(),
+            _ if self.now >= self.election_deadline => self.election_timed_out(),
+            _ => {}
+        }
+    }
+
+    fn receive_request(&mut self, from: NodeId, token: ReplyToken, request: Request) {
+        let reply = match request {
+            Request::PreVote(arguments) => Reply::PreVote(self.receive_pre_vote(from, arguments)),
+            Request::RequestVote(arguments) => Reply::RequestVote(self.receive_request_vote(from, arguments)),
+            Request::AppendEntries(arguments) => {
+                Reply::AppendEntries(self.receive_append_entries(from, arguments))
+            }
+            Request::InstallSnapshot(arguments) => {
+                Reply::InstallSnapshot(self.receive_install_snapshot(from, arguments))
+            }
+            Request::TimeoutNow(arguments) => Reply::TimeoutNow(self.receive_timeout_now(from, arguments)),
+        };
+        self.output.send_once_durable.push(SendOnceDurable::Reply { to: from, token, reply });
+    }
+
+    fn receive_reply(&mut self, from: NodeId, rpc: RpcId, reply: Reply) {
+        if !self.is_peer(from) {
+            return self.suspicious(format!("a reply from node {from}, which is no peer"));
+        }
+        // Figure 2, "All Servers": if RPC request or response contains term T > currentTerm, set currentTerm = T,
+        // convert to follower.
+        let term = match &reply {
+            Reply::PreVote(reply) | Reply::RequestVote(reply) => reply.term,
+            Reply::AppendEntries(reply) => reply.term,
+            Reply::InstallSnapshot(reply) => reply.term,
+            Reply::TimeoutNow(reply) => reply.term,
+        };
+        if term > self.hard_state.term {
+            if self.plausible_term(from, term) {
+                self.become_follower(term, None, format!("node {from} replied with the newer term {term}"));
+            }
+            return;
+        }
+        match reply {
+            Reply::PreVote(reply) => self.receive_pre_vote_reply(from, reply),
+            Reply::RequestVote(reply) => self.receive_vote_reply(from, reply),
+            Reply::AppendEntries(reply) => self.receive_append_reply(from, rpc, reply),
+            Reply::InstallSnapshot(reply) => self.receive_install_reply(from, rpc, reply),
+            Reply::TimeoutNow(_) => {}
+        }
+    }
+
+    /// A peer's request did not arrive, or its reply did not.
+    fn request_lost(&mut self, to: NodeId, rpc: RpcId) {
+        let (now, heartbeat) = (self.now, self.settings.heartbeat);
+        if let Role::Leader(leader) = &mut self.role
+            && let Some(progress) = leader.progress.get_mut(&to)
+            && progress.in_flight == Some(rpc)
+        {
+            progress.in_flight = None;
+            progress.pause_until = progress.last_sent.unwrap_or(now) + heartbeat;
+        }
+    }
+
+    /// The disk has caught up with the output of this mark.
+    fn persisted(&mut self, mark: u64) {
+        let mut newest = None;
+        while self.pending.front().is_some_and(|pending| pending.mark <= mark) {
+            newest = self.pending.pop_front();
+        }
+        let Some(pending) = newest else { return };
+        // Word of the disk carries (term, index): if the entry at that index has another term by now, it was truncated
+        // and rewritten meanwhile, and the new one may not be durable yet (trap 16).
+        if self.log.term_at(pending.last_index) == Some(pending.last_term) {
+            self.durable_index = self.durable_index.max(pending.last_index);
+        }
+        let own_vote_durable = pending.hard_state.term == self.hard_state.term
+            && pending.hard_state.voted_for == Some(self.settings.id);
+        if matches!(self.role, Role::Candidate { .. }) && own_vote_durable {
+            self.count_vote(self.settings.id);
+        }
+        self.advance_commit();
+    }
+
+    /// The state machine's state at `at` makes the log up to there superfluous.
+    fn compact(&mut self, at: Index, state: Command) {
+        assert!(at <= self.applied_index, "only what is applied can be in a snapshot");
+        if at <= self.snapshot_index() {
+            return;
+        }
+        let last_term = self.log.term_at(at).expect("the log holds everything after the snapshot");
+        let snapshot = Arc::new(Snapshot { last_index: at, last_term, state });
+        self.snapshot = Some(Arc::clone(&snapshot));
+        self.output.durable.push(Durable::Compact {
+            snapshot,
+            hard_state: self.hard_state,
+            retained: self.log.slice(at + 1, usize::MAX, usize::MAX),
+        });
+        let kept_from = at.saturating_sub(self.settings.trailing_entries);
+        if kept_from >= self.log.first_index() {
+            self.log.compact(kept_from);
+        }
+        self.output.notices.push(Notice::Compacted { index: at });
+    }
+
+    // ------------------------------------------------------------------------------------------ changes of role
+
+    /// Figure 4: any role → follower. Also the only place where the term is raised by somebody else's word.
+    pub(super) fn become_follower(&mut self, term: Term, leader: Option<NodeId>, reason: String) {
+        assert!(term >= self.hard_state.term, "terms never decrease");
+        let was = self.role_name();
+        let was_term = self.hard_state.term;
+        if term > self.hard_state.term {
+            self.set_hard_state(HardState { term, voted_for: None });
+        }
+        if let Some(old) = self.leader
+            && (was_term != term || leader != Some(old))
+        {
+            self.leader = None;
+            if was != RoleName::Leader {
+                self.output.notices.push(Notice::LeaderLost {
+                    leader: old,
+                    term: was_term,
+                    reason: reason.clone(),
+                });
+            }
+        }
+        if was != RoleName::Follower {
+            self.drop_leadership();
+            self.role = Role::Follower;
+            // A leader or candidate had no timer as a follower; a follower keeps the one it has (trap 2).
+            self.reset_election_timer();
+        }
+        if was != RoleName::Follower || was_term != term {
+            self.output.notices.push(Notice::Role { role: RoleName::Follower, term, reason });
+        }
+        if let Some(leader) = leader
+            && self.leader != Some(leader)
+        {
+            self.leader = Some(leader);
+            self.output.notices.push(Notice::LeaderFound { leader, term });
+        }
+    }
+
+    /// Figure 4: candidate → leader, "receives votes from majority of servers".
+    pub(super) fn become_leader(&mut self, votes: usize) {
+        assert!(matches!(self.role, Role::Candidate { .. }), "only a candidate becomes leader");
+        assert!(votes >= self.majority(), "a leader has a majority");
+        assert_eq!(self.hard_state.voted_for, Some(self.settings.id), "a leader voted for itself");
+        let term = self.hard_state.term;
+        let (last_index, now) = (self.log.last_index(), self.now);
+        let progress = self.peers().map(|peer| (peer, Progress::new(last_index, now))).collect();
+        self.role = Role::Leader(Leader { progress, proposals: BTreeMap::new(), transfer: None });
+        self.leader = Some(self.settings.id);
+        self.leader_contact = Some(self.now);
+        self.quick_rounds = 0;
+        self.output.notices.push(Notice::Role {
+            role: RoleName::Leader,
+            term,
+            reason: format!("{votes} of {} votes", self.settings.voters.len()),
+        });
+        // Section 8 of the paper: a no-op at the start of the term, so that what earlier terms left behind commits
+        // without waiting for a client (trap 20; 5.4.2 forbids to count replicas for it).
+        self.append(Command::noop());
+    }
+
+    /// What a leader leaves behind: every waiting proposal is told that its fate is unknown (traps 33 and 35).
+    fn drop_leadership(&mut self) {
+        if let Role::Leader(leader) = &mut self.role {
+            let proposals = std::mem::take(&mut leader.proposals);
+            self.output.resolved.extend(proposals.into_values().map(|id| (id, Resolution::Unknown)));
+            self.leader_contact = None;
+            self.leader = None;
+        }
+    }
+
+    // ---------------------------------------------------------------------------------------------- small tools
+
+    pub(super) fn set_hard_state(&mut self, hard_state: HardState) {
+        assert!(hard_state.term >= self.hard_state.term, "terms never decrease");
+        assert!(
+            hard_state.term > self.hard_state.term
+                || self.hard_state.voted_for.is_none()
+                || self.hard_state.voted_for == hard_state.voted_for,
+            "at most one vote per term"
+        );
+        self.hard_state = hard_state;
+        self.output.durable.push(Durable::Record(Record::HardState(hard_state)));
+    }
+
+    /// Appends a command of this leader's own term.
+    pub(super) fn append(&mut self, command: Command) -> Index {
+        let entry = Entry { index: self.log.last_index() + 1, term: self.hard_state.term, command };
+        let index = entry.index;
+        self.log.push(entry.clone());
+        self.output.durable.push(Durable::Record(Record::Entry(entry)));
+        index
+    }
+
+    /// Drops the entries from `from` on, which conflict with the leader's.
+    pub(super) fn truncate(&mut self, from: Index) {
+        assert!(from > self.commit_index, "a committed entry is never removed (Leader Completeness)");
+        let count = self.log.last_index() + 1 - from;
+        self.log.truncate(from);
+        self.durable_index = self.durable_index.min(from - 1);
+        self.output.durable.push(Durable::Record(Record::Truncate { from }));
+        self.output.notices.push(Notice::Truncated { from, count });
+    }
+
+    pub(super) fn send_now(&mut self, to: NodeId, request: Request) -> RpcId {
+        let rpc = self.take_rpc();
+        self.output.send_now.push(SendNow { to, rpc, request });
+        rpc
+    }
+
+    pub(super) fn send_once_durable(&mut self, to: NodeId, request: Request) {
+        let rpc = self.take_rpc();
+        self.output.send_once_durable.push(SendOnceDurable::Request { to, rpc, request });
+    }
+
+    fn take_rpc(&mut self) -> RpcId {
+        self.next_rpc += 1;
+        self.next_rpc - 1
+    }
+
+    /// Commits up to `index`, hands the entries out to be applied, and resolves the proposals they came from.
+    pub(super) fn commit_to(&mut self, index: Index) {
+        if index <= self.commit_index {
+            return;
+        }
+        assert!(index <= self.log.last_index(), "only an entry that is there can be committed");
+        self.commit_index = index;
+        while self.applied_index < self.commit_index {
+            let entry =
+                self.log.get(self.applied_index + 1).expect("what is not applied is in the log").clone();
+            self.applied_index = entry.index;
+            if let Role::Leader(leader) = &mut self.role
+                && let Some(id) = leader.proposals.remove(&entry.index)
+            {
+                let resolution = Resolution::Committed { index: entry.index, term: entry.term };
+                self.output.resolved.push((id, resolution));
+            }
+            self.output.apply.push(super::Apply::Entry(entry));
+        }
+    }
+
+    pub(super) fn peers(&self) -> impl Iterator<Item = NodeId> + use<> {
+        let id = self.settings.id;
+        self.settings.voters.clone().into_iter().filter(move |voter| *voter != id)
+    }
+
+    pub(super) fn is_peer(&self, node: NodeId) -> bool {
+        node != self.settings.id && self.settings.voters.contains(&node)
+    }
+
+    /// How many nodes are a majority: more than half of all, the dead included.
+    pub fn majority(&self) -> usize {
+        self.settings.voters.len() / 2 + 1
+    }
+
+    pub(super) fn plausible_term(&mut self, from: NodeId, term: Term) -> bool {
+        let plausible = term.saturating_sub(self.hard_state.term) <= TERM_JUMP_MAX;
+        if !plausible {
+            let own = self.hard_state.term;
+            self.suspicious(format!("node {from} speaks of term {term}, absurdly far from {own}; ignored"));
+        }
+        plausible
+    }
+
+    pub(super) fn suspicious(&mut self, text: String) {
+        self.output.notices.push(Notice::Suspicious { text });
+    }
+
+    /// Up to here, this node's log is durable, as far as it knows: what a leader counts for itself.
+    pub fn durable_index(&self) -> Index {
+        self.durable_index
+    }
+
+    /// What the disk has been given and has not reported back, oldest first: last index, its term, term and vote.
+    pub(super) fn unfinished_writes(&self) -> impl Iterator<Item = (Index, Term, HardState)> {
+        self.pending.iter().map(|pending| (pending.last_index, pending.last_term, pending.hard_state))
+    }
+
+    /// A snapshot took the place of the log up to `index`; `retains` tells whether entries after it stayed.
+    pub(super) fn restored(&mut self, index: Index, retains: bool) {
+        if !retains {
+            // The new beginning is on its way to the disk; until word of it comes, only the old committed part is certain.
+            self.durable_index = self.durable_index.min(self.commit_index);
+        }
+        self.commit_index = index;
+        self.applied_index = index;
+    }
+
+    // ------------------------------------------------------------------------------------------------ questions
+
+    /// This node's id.
+    pub fn id(&self) -> NodeId {
+        self.settings.id
+    }
+
+    /// The role it is in.
+    pub fn role_name(&self) -> RoleName {
+        match self.role {
+            Role::Follower => RoleName::Follower,
+            Role::PreCandidate { .. } => RoleName::PreCandidate,
+            Role::Candidate { .. } => RoleName::Candidate,
+            Role::Leader(_) => RoleName::Leader,
+        }
+    }
+
+    /// Whether it leads.
+    pub fn is_leader(&self) -> bool {
+        matches!(self.role, Role::Leader(_))
+    }
+
+    /// Term and vote.
+    pub fn hard_state(&self) -> HardState {
+        self.hard_state
+    }
+
+    /// Who leads, as far as this node knows.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leader
+    }
+
+    /// When this node last had word of a working leader: a follower its leader's, a leader a majority's.
+    pub fn leader_contact(&self) -> Option<Duration> {
+        match &self.role {
+            Role::Leader(leader) => Some(self.quorum_contact(leader)),
+            _ => self.leader_contact,
+        }
+    }
+
+    /// Figure 2's commitIndex.
+    pub fn commit_index(&self) -> Index {
+        self.commit_index
+    }
+
+    /// Up to here, entries were handed out to be applied.
+    pub fn applied_index(&self) -> Index {
+        self.applied_index
+    }
+
+    /// The entries in memory.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The last index that the snapshot holds; 0 without one.
+    pub fn snapshot_index(&self) -> Index {
+        self.snapshot.as_ref().map_or(0, |snapshot| snapshot.last_index)
+    }
+
+    /// A leader's view of a follower: (match index, next index). For status, the simulator and tests.
+    pub fn progress(&self, peer: NodeId) -> Option<(Index, Index)> {
+        match &self.role {
+            Role::Leader(leader) => {
+                leader.progress.get(&peer).map(|progress| (progress.match_index, progress.next_index))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether a leader is handing over.
+    pub fn is_transferring(&self) -> bool {
+        matches!(&self.role, Role::Leader(leader) if leader.transfer.is_some())
+    }
+
+    // ----------------------------------------------------------------------------------------------- invariants
+
+    /// What must hold between any two steps. It stays on in release builds: a node that has lost its footing must stop,
+    /// not vote.
+    fn assert_invariants(&self) {
+        assert!(self.applied_index <= self.commit_index, "applied before it was committed");
+        assert!(self.commit_index <= self.log.last_index(), "committed beyond the log's end");
+        assert!(self.snapshot_index() <= self.applied_index, "a snapshot of what is not applied");
+        assert!(self.log.first_index() <= self.snapshot_index() + 1, "a gap between snapshot and log");
+        assert!(self.durable_index <= self.log.last_index(), "durable beyond the log's end");
+        assert!(self.log.last_term() <= self.hard_state.term, "an entry of a term yet to come");
+        match &self.role {
+            Role::Leader(leader) => {
+                assert_eq!(self.leader, Some(self.settings.id), "a leader follows itself");
+                assert_eq!(self.hard_state.voted_for, Some(self.settings.id), "a leader voted for itself");
+                for progress in leader.progress.values() {
+                    assert!(progress.match_index < progress.next_index, "next is above match");
+                    assert!(progress.match_index <= self.log.last_index(), "a match beyond the leader's log");
+                }
+                if let Some((index, _)) = leader.proposals.first_key_value() {
+                    assert!(*index > self.commit_index, "a committed proposal was not resolved");
+                }
+            }
+            Role::Candidate { .. } => {
+                assert_eq!(self.leader, None, "a candidate follows nobody");
+                assert_eq!(self.hard_state.voted_for, Some(self.settings.id), "a candidate votes for itself");
+            }
+            Role::PreCandidate { .. } | Role::Follower => {
+                assert_ne!(self.leader, Some(self.settings.id), "only a leader follows itself");
+            }
+        }
+    }
+}

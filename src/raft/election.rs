@@ -1,0 +1,325 @@
+//! Elections: section 5.2 and 5.4.1 of the paper, PreVote and CheckQuorum of the thesis (9.6, 6.2), leader stickiness
+//! (4.2.3), and the quick start after a hint that the leader's process died.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::core::{Raft, Role};
+use super::{HardState, NodeId, Notice, Request, RequestVote, RoleName, Term, VoteReply};
+
+/// After a hint that the leader died, a node waits for a random time in this range before it asks for pre-votes, so that
+/// one of them is usually first. A vote takes about a millisecond on a local network and one fsync.
+const QUICK_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(15));
+
+/// If that round fails (two were first at once, or a peer had not noticed yet), the next one comes after a pause in this
+/// range ...
+const QUICK_RETRY: (Duration, Duration) = (Duration::from_millis(15), Duration::from_millis(60));
+
+/// ... and an election that was begun gets this long: it takes two fsyncs one after the other, and a busy disk takes ten or
+/// twenty milliseconds for each. To begin anew before they are done would only add two more.
+const QUICK_ELECTION: (Duration, Duration) = (Duration::from_millis(80), Duration::from_millis(160));
+
+/// There are only so many quick rounds; then the calm timeouts of the configuration rule again.
+const QUICK_ROUNDS_MAX: u32 = 6;
+
+impl Raft {
+    /// A new election timeout, drawn afresh each time (5.2: "randomized for each election").
+    pub(super) fn reset_election_timer(&mut self) {
+        self.election_deadline = self.now + self.random.between(self.settings.election_timeout);
+    }
+
+    /// 5.2: "If a follower receives no communication over a period of time called the election timeout, then it assumes
+    /// there is no viable leader and begins an election". Here it first asks whether it could win one (thesis 9.6): a
+    /// node that was cut off raises no terms and deposes nobody when it comes back (trap 6).
+    pub(super) fn election_timed_out(&mut self) {
+        let reason = match (&self.role, self.quick_rounds) {
+            (Role::Follower, 0) => "no word from a leader within the election timeout",
+            (Role::Follower, _) => "the leader's process seems to have died",
+            (Role::PreCandidate { .. }, _) => "the pre-vote was not won in time",
+            (Role::Candidate { .. }, _) => "the election was not won in time",
+            (Role::Leader(_), _) => unreachable!("a leader has no election timeout"),
+        };
+        self.become_pre_candidate(reason);
+    }
+
+    /// The connection that watched the leader's process was closed, and nobody listens there any more. A hint, not proof: the
+    /// node may now ask for pre-votes, and grants them; nobody else is moved by it.
+    pub(super) fn leader_gone(&mut self, leader: NodeId) {
+        if self.leader != Some(leader) || !matches!(self.role, Role::Follower) {
+            return;
+        }
+        // The hint is repeated for a while, because a last word of the dead may be read after the news of its death. If
+        // there was none, it is known already: the quick rounds do not begin anew.
+        if self.leader_contact.is_none() {
+            return;
+        }
+        self.leader_contact = None;
+        self.quick_rounds = QUICK_ROUNDS_MAX;
+        let pause = self.random.between(QUICK_PAUSE);
+        self.election_deadline = self.election_deadline.min(self.now + pause);
+    }
+
+    fn become_pre_candidate(&mut self, reason: &str) {
+        assert!(!matches!(self.role, Role::Leader(_)), "a leader steps down first");
+        let term = self.hard_state.term;
+        // A leader that was silent for the whole timeout is given up. After a mere hint, it is kept until a majority
+        // confirms its loss: a closed connection to a living leader must change nothing.
+        let silent = self.quick_rounds == 0;
+        if silent && let Some(leader) = self.leader.take() {
+            self.output.notices.push(Notice::LeaderLost { leader, term, reason: reason.into() });
+        }
+        self.role = Role::PreCandidate { granted: BTreeSet::new(), refused: BTreeSet::new() };
+        self.next_round_timer(QUICK_RETRY);
+        self.output.notices.push(Notice::Role { role: RoleName::PreCandidate, term, reason: reason.into() });
+        let arguments = self.vote_arguments(term + 1, false);
+        for peer in self.peers() {
+            self.send_now(peer, Request::PreVote(arguments));
+        }
+        // Its own pre-vote is no promise and needs no disk.
+        self.count_pre_vote(self.settings.id);
+    }
+
+    fn next_round_timer(&mut self, quick: (Duration, Duration)) {
+        if self.quick_rounds > 0 {
+            self.quick_rounds -= 1;
+            self.election_deadline = self.now + self.random.between(quick);
+        } else {
+            self.reset_election_timer();
+        }
+    }
+
+    /// 5.2: "To begin an election, a follower increments its current term and transitions to candidate state. It then
+    /// votes for itself and issues RequestVote RPCs in parallel to each of the other servers".
+    pub(super) fn become_candidate(&mut self, transfer: bool, reason: String) {
+        assert!(!matches!(self.role, Role::Leader(_)), "a leader steps down first");
+        if let Some(leader) = self.leader.take() {
+            let term = self.hard_state.term;
+            self.output.notices.push(Notice::LeaderLost { leader, term, reason: reason.clone() });
+        }
+        self.leader_contact = None;
+        let term = self.hard_state.term.checked_add(1).expect("TERM_JUMP_MAX keeps terms far from their end");
+        self.set_hard_state(HardState { term, voted_for: Some(self.settings.id) });
+        self.role = Role::Candidate { granted: BTreeSet::new() };
+        self.next_round_timer(QUICK_ELECTION);
+        self.output.notices.push(Notice::Role { role: RoleName::Candidate, term, reason });
+        let arguments = self.vote_arguments(term, transfer);
+        for peer in self.peers() {
+            self.send_once_durable(peer, Request::RequestVote(arguments));
+        }
+        // Its own vote counts when it is durable: see `persisted`. A cluster of one, too, waits for its disk (trap 18).
+    }
+
+    fn vote_arguments(&self, term: Term, leadership_transfer: bool) -> RequestVote {
+        RequestVote {
+            term,
+            candidate_id: self.settings.id,
+            last_log_index: self.log.last_index(),
+            last_log_term: self.log.last_term(),
+            leadership_transfer,
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------- as a voter
+
+    /// Why this voter would not vote for the candidate, the rules that PreVote and RequestVote share.
+    fn objection(&self, from: NodeId, arguments: &RequestVote) -> Option<String> {
+        if from != arguments.candidate_id || !self.is_peer(from) {
+            return Some(format!("node {from} asks in the name of node {}", arguments.candidate_id));
+        }
+        if arguments.term == 0 {
+            return Some("there is no election in term 0".into());
+        }
+        // Thesis 4.2.3: "if a server receives a RequestVote request within the minimum election timeout of hearing from
+        // a current leader, it does not update its term or grant its vote". A leader that has its quorum hears itself.
+        if !arguments.leadership_transfer {
+            let heard_recently = self
+                .leader_contact
+                .is_some_and(|contact| self.now < contact + self.settings.election_timeout.0);
+            match self.leader {
+                Some(leader) if leader == self.settings.id => return Some("this node leads".into()),
+                Some(leader) if heard_recently => return Some(format!("leader {leader} was heard just now")),
+                _ => {}
+            }
+        }
+        None
+    }
+
+    /// 5.4.1: "If the logs have last entries with different terms, then the log with the later term is more up-to-date.
+    /// If the logs end with the same term, then whichever log is longer is more up-to-date."
+    fn candidate_is_up_to_date(&self, arguments: &RequestVote) -> bool {
+        (arguments.last_log_term, arguments.last_log_index) >= (self.log.last_term(), self.log.last_index())
+    }
+
+    fn behind(&self, arguments: &RequestVote) -> String {
+        format!(
+            "its log ends with term {} index {}, this one with term {} index {}",
+            arguments.last_log_term,
+            arguments.last_log_index,
+            self.log.last_term(),
+            self.log.last_index()
+        )
+    }
+
+    fn refuse(&mut self, arguments: &RequestVote, pre: bool, reason: String) -> VoteReply {
+        let (to, term) = (arguments.candidate_id, arguments.term);
+        self.output.notices.push(Notice::VoteRefused { to, term, pre, reason });
+        // The refusal carries this node's term: else a pre-candidate that is behind would ask for ever (trap 4).
+        VoteReply { term: self.hard_state.term, for_term: arguments.term, vote_granted: false }
+    }
+
+    /// PreVote, receiver (thesis 9.6). It changes nothing here: no term, no vote, no election timeout.
+    pub(super) fn receive_pre_vote(&mut self, from: NodeId, arguments: RequestVote) -> VoteReply {
+        let objection = self.objection(from, &arguments).or_else(|| {
+            if arguments.term <= self.hard_state.term {
+                Some(format!("this node is in term {} already", self.hard_state.term))
+            } else if !self.candidate_is_up_to_date(&arguments) {
+                Some(self.behind(&arguments))
+            } else {
+                None
+            }
+        });
+        if let Some(reason) = objection {
+            return self.refuse(&arguments, true, reason);
+        }
+        let (to, term) = (from, arguments.term);
+        self.output.notices.push(Notice::VoteGranted { to, term, pre: true });
+        self.give_way(&arguments);
+        VoteReply { term: self.hard_state.term, for_term: arguments.term, vote_granted: true }
+    }
+
+    /// After a hint that the leader died, all followers are about to ask at the same moment, and two that were granted
+    /// each other's pre-votes would split the real ones: a wasted term, two fsyncs and a pause. So who grants in the
+    /// quick rounds puts its own round off; of two that asked already, the one whose log is behind gives way, or with
+    /// equal logs the one with the higher id. It loses nothing but a moment: should the other fail, its own next quick
+    /// round comes. The calm timeouts are untouched, as thesis 9.6 wants it.
+    fn give_way(&mut self, arguments: &RequestVote) {
+        let theirs = (arguments.last_log_term, arguments.last_log_index);
+        let behind = theirs > (self.log.last_term(), self.log.last_index());
+        match self.role {
+            _ if self.quick_rounds == 0 => return,
+            Role::Follower => {}
+            Role::PreCandidate { .. } if behind || arguments.candidate_id < self.settings.id => {
+                self.role = Role::Follower;
+                self.output.notices.push(Notice::Role {
+                    role: RoleName::Follower,
+                    term: self.hard_state.term,
+                    reason: format!("node {} asked as well and goes first", arguments.candidate_id),
+                });
+            }
+            Role::PreCandidate { .. } | Role::Candidate { .. } | Role::Leader(_) => return,
+        }
+        let pause = self.random.between(QUICK_RETRY);
+        self.election_deadline = self.election_deadline.max(self.now + pause);
+    }
+
+    /// Figure 2, RequestVote, receiver.
+    pub(super) fn receive_request_vote(&mut self, from: NodeId, arguments: RequestVote) -> VoteReply {
+        if let Some(reason) = self.objection(from, &arguments) {
+            return self.refuse(&arguments, false, reason);
+        }
+        // 1. Reply false if term < currentTerm (5.1).
+        if arguments.term < self.hard_state.term {
+            let reason = format!("this node is in term {} already", self.hard_state.term);
+            return self.refuse(&arguments, false, reason);
+        }
+        if arguments.term > self.hard_state.term {
+            if !self.plausible_term(from, arguments.term) {
+                return self.refuse(&arguments, false, "the term is absurd".into());
+            }
+            let reason = format!("node {from} campaigns for term {}", arguments.term);
+            self.become_follower(arguments.term, None, reason);
+        }
+        // 2. If votedFor is null or candidateId, and candidate's log is at least as up-to-date as receiver's log, grant
+        //    vote (5.2, 5.4).
+        if let Some(other) = self.hard_state.voted_for
+            && other != from
+        {
+            return self.refuse(&arguments, false, format!("its vote went to node {other}"));
+        }
+        if !self.candidate_is_up_to_date(&arguments) {
+            let reason = self.behind(&arguments);
+            return self.refuse(&arguments, false, reason);
+        }
+        if self.hard_state.voted_for.is_none() {
+            self.set_hard_state(HardState { term: arguments.term, voted_for: Some(from) });
+        }
+        // Only a granted vote resets the timer (5.2; trap 2). The quick rounds have served their purpose.
+        self.quick_rounds = 0;
+        self.reset_election_timer();
+        self.output.notices.push(Notice::VoteGranted { to: from, term: arguments.term, pre: false });
+        VoteReply { term: self.hard_state.term, for_term: arguments.term, vote_granted: true }
+    }
+
+    // --------------------------------------------------------------------------------------- as a candidate
+
+    pub(super) fn receive_pre_vote_reply(&mut self, from: NodeId, reply: VoteReply) {
+        // A late reply to an earlier round speaks of another term (trap 10).
+        if reply.for_term != self.hard_state.term + 1 {
+            return;
+        }
+        if reply.vote_granted {
+            self.count_pre_vote(from);
+        } else {
+            self.count_refusal(from);
+        }
+    }
+
+    pub(super) fn receive_vote_reply(&mut self, from: NodeId, reply: VoteReply) {
+        if reply.for_term != self.hard_state.term {
+            return;
+        }
+        if reply.vote_granted {
+            self.count_vote(from);
+        }
+    }
+
+    fn count_pre_vote(&mut self, from: NodeId) {
+        let (majority, term, own) = (self.majority(), self.hard_state.term + 1, self.settings.id);
+        let Role::PreCandidate { granted, .. } = &mut self.role else { return };
+        if !granted.insert(from) {
+            return;
+        }
+        let votes = granted.len();
+        if from != own {
+            self.output.notices.push(Notice::VoteReceived { from, term, pre: true, votes, majority });
+        }
+        if votes >= majority {
+            self.become_candidate(
+                false,
+                format!("{votes} of {} would vote for it", self.settings.voters.len()),
+            );
+        }
+    }
+
+    pub(super) fn count_vote(&mut self, from: NodeId) {
+        let (majority, term, own) = (self.majority(), self.hard_state.term, self.settings.id);
+        let Role::Candidate { granted, .. } = &mut self.role else { return };
+        if !granted.insert(from) {
+            return;
+        }
+        let votes = granted.len();
+        if from != own {
+            self.output.notices.push(Notice::VoteReceived { from, term, pre: false, votes, majority });
+        }
+        if votes >= majority {
+            self.become_leader(votes);
+        }
+    }
+
+    /// A round that too many have refused cannot be won any more. If it began with a mere hint, and the leader was not
+    /// lost, the node goes back to following it: the next heartbeat clears everything away. Should the leader be dead
+    /// after all, and its other followers only slower to notice, the next quick round is already due.
+    fn count_refusal(&mut self, from: NodeId) {
+        let refusals_max = self.settings.voters.len() - self.majority();
+        let Role::PreCandidate { refused, .. } = &mut self.role else { return };
+        refused.insert(from);
+        if refused.len() > refusals_max && self.leader.is_some() {
+            self.role = Role::Follower;
+            self.output.notices.push(Notice::Role {
+                role: RoleName::Follower,
+                term: self.hard_state.term,
+                reason: "a majority still hears the leader".into(),
+            });
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! What a step of the core decides, told apart by type so that a driver cannot do it in an unsafe order.
+//!
+//! A driver (the loop in `node/`, the simulator in `tests/`) takes an [`Output`] and must:
+//! 1. hand every [`SendNow`] to the network, at any time from now on;
+//! 2. make everything in `durable` durable, in its order;
+//! 3. only then hand every [`SendOnceDurable`] to the network, and tell the core [`Event::Persisted`](super::Event);
+//! 4. apply everything in `apply` to the state machine, in its order (not before step 2);
+//! 5. answer the proposals in `resolved`, after step 4.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::{Entry, HardState, Index, NodeId, Record, Reply, Request, Snapshot, Term};
+
+/// Names one request that this core sent: its reply, or word of its loss, comes back with it.
+pub type RpcId = u64;
+
+/// Names one request that this core received: the driver's own number, given back with the reply.
+pub type ReplyToken = u64;
+
+/// Names one proposal: the driver's own number, given back with its outcome.
+pub type ProposalId = u64;
+
+/// Everything that the core wants done since it was last asked.
+#[derive(Clone, Debug, Default)]
+pub struct Output {
+    /// May be sent at once: it promises nothing that the disk must remember.
+    pub send_now: Vec<SendNow>,
+    /// Must be made durable, in this order, with one sync for all.
+    pub durable: Vec<Durable>,
+    /// Identifies `durable`; goes back in `Event::Persisted`. Marks grow.
+    pub mark: u64,
+    /// May be sent once `durable`, of this and all earlier outputs, is durable: votes and acknowledgements.
+    pub send_once_durable: Vec<SendOnceDurable>,
+    /// Committed: to be applied to the state machine.
+    pub apply: Vec<Apply>,
+    /// What became of proposals.
+    pub resolved: Vec<(ProposalId, Resolution)>,
+    /// What a person who reads the log file wants to know.
+    pub notices: Vec<Notice>,
+}
+
+impl Output {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.send_now.is_empty()
+            && self.durable.is_empty()
+            && self.send_once_durable.is_empty()
+            && self.apply.is_empty()
+            && self.resolved.is_empty()
+            && self.notices.is_empty()
+    }
+}
+
+/// A request that may leave before the disk has caught up: a leader's appends and heartbeats (thesis 10.2.1: the
+/// leader writes in parallel with its followers), and PreVote, which promises nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SendNow {
+    /// The receiver.
+    pub to: NodeId,
+    /// Comes back with the reply.
+    pub rpc: RpcId,
+    /// What to send.
+    pub request: Request,
+}
+
+/// A message that is a promise, or that depends on one: it may leave only when the disk remembers it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SendOnceDurable {
+    /// RequestVote: the candidate's new term and its vote for itself must be durable.
+    Request {
+        /// The receiver.
+        to: NodeId,
+        /// Comes back with the reply.
+        rpc: RpcId,
+        /// What to send.
+        request: Request,
+    },
+    /// The answer to a request: a vote, an acknowledgement.
+    Reply {
+        /// Who asked.
+        to: NodeId,
+        /// As it came with the request.
+        token: ReplyToken,
+        /// The answer.
+        reply: Reply,
+    },
+}
+
+/// One change of what the disk must hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Durable {
+    /// One record at the end of the log file.
+    Record(Record),
+    /// The snapshot is to be made durable first, and only then everything before it to be dropped from the log file,
+    /// which then holds the hard state and the retained entries (those after the snapshot).
+    Compact {
+        /// The state up to its `last_index`.
+        snapshot: Arc<Snapshot>,
+        /// Term and vote, as they stand.
+        hard_state: HardState,
+        /// The entries after `snapshot.last_index`.
+        retained: Vec<Entry>,
+    },
+}
+
+/// One step of the state machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Apply {
+    /// Apply this entry; its index is the applied index plus one.
+    Entry(Entry),
+    /// Replace the whole state: the applied index becomes the snapshot's `last_index`.
+    Restore(Arc<Snapshot>),
+}
+
+/// What became of a proposal. Every proposal gets exactly one (trap 33).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    /// It is committed, and its entry is in `apply` of this output or an earlier one.
+    Committed {
+        /// Its index in the log.
+        index: Index,
+        /// Its term.
+        term: Term,
+    },
+    /// This node does not lead; nothing was written.
+    NotLeader {
+        /// Who does, as far as this node knows.
+        leader: Option<NodeId>,
+    },
+    /// This node leads, but cannot take more now (leadership is being handed over, or too much is uncommitted);
+    /// nothing was written.
+    Busy,
+    /// This node lost its leadership before the entry was committed: it may or may not commit (trap 35).
+    Unknown,
+}
+
+/// Something worth a line in the log file. [`fmt::Display`] gives that line; docs/log-lines.md explains each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The role changed, or the term of a follower.
+    Role {
+        /// The new role.
+        role: super::RoleName,
+        /// The term it is held in.
+        term: Term,
+        /// Why.
+        reason: String,
+    },
+    /// This node voted.
+    VoteGranted {
+        /// For whom.
+        to: NodeId,
+        /// In which term.
+        term: Term,
+        /// Whether it was only a pre-vote.
+        pre: bool,
+    },
+    /// This node refused its vote.
+    VoteRefused {
+        /// To whom.
+        to: NodeId,
+        /// For which term.
+        term: Term,
+        /// Whether it was only a pre-vote.
+        pre: bool,
+        /// Why.
+        reason: String,
+    },
+    /// A vote for this node came in.
+    VoteReceived {
+        /// From whom.
+        from: NodeId,
+        /// For which term.
+        term: Term,
+        /// Whether it was only a pre-vote.
+        pre: bool,
+        /// Votes so far, this node's own included.
+        votes: usize,
+        /// Votes needed.
+        majority: usize,
+    },
+    /// A leader was found.
+    LeaderFound {
+        /// Who.
+        leader: NodeId,
+        /// In which term.
+        term: Term,
+    },
+    /// The leader was lost.
+    LeaderLost {
+        /// Who led.
+        leader: NodeId,
+        /// In which term.
+        term: Term,
+        /// How it was noticed.
+        reason: String,
+    },
+    /// Entries that were never committed gave way to the leader's.
+    Truncated {
+        /// The first index that is gone.
+        from: Index,
+        /// How many are gone.
+        count: u64,
+    },
+    /// A snapshot of this node's own state has replaced the log's prefix.
+    Compacted {
+        /// Up to and including this index.
+        index: Index,
+    },
+    /// A leader's snapshot has replaced this node's state.
+    SnapshotInstalled {
+        /// Up to and including this index.
+        index: Index,
+    },
+    /// A follower needs a snapshot: the entries it lacks are compacted.
+    SnapshotSent {
+        /// The follower.
+        to: NodeId,
+        /// Up to and including this index.
+        index: Index,
+    },
+    /// Leadership is being handed over.
+    Transfer {
+        /// What happens with it.
+        text: String,
+    },
+    /// A peer or its message cannot be right; it was ignored.
+    Suspicious {
+        /// What is wrong.
+        text: String,
+    },
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let vote = |pre: &bool| if *pre { "pre-vote" } else { "vote" };
+        match self {
+            Self::Role { role, term, reason } => write!(f, "role: {role} in term {term}: {reason}"),
+            Self::VoteGranted { to, term, pre } => {
+                write!(f, "{}: granted to node {to} for term {term}", vote(pre))
+            }
+            Self::VoteRefused { to, term, pre, reason } => {
+                write!(f, "{}: refused to node {to} for term {term}: {reason}", vote(pre))
+            }
+            Self::VoteReceived { from, term, pre, votes, majority } => {
+                let kind = vote(pre);
+                write!(
+                    f,
+                    "{kind}: received from node {from} for term {term}: {votes} of the {majority} needed"
+                )
+            }
+            Self::LeaderFound { leader, term } => write!(f, "leader found: node {leader} in term {term}"),
+            Self::LeaderLost { leader, term, reason } => {
+                write!(f, "leader lost: node {leader} of term {term}: {reason}")
+            }
+            Self::Truncated { from, count } => {
+                write!(f, "log: {count} uncommitted entries from index {from} gave way to the leader's")
+            }
+            Self::Compacted { index } => write!(f, "log: compacted into a snapshot up to index {index}"),
+            Self::SnapshotInstalled { index } => {
+                write!(f, "log: the leader's snapshot up to index {index} is installed")
+            }
+            Self::SnapshotSent { to, index } => {
+                write!(f, "log: node {to} is too far behind; it gets the snapshot up to index {index}")
+            }
+            Self::Transfer { text } => write!(f, "transfer: {text}"),
+            Self::Suspicious { text } => write!(f, "suspicious: {text}"),
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! What a leader knows of one follower: Figure 2's `nextIndex[]` and `matchIndex[]`, and how to talk to it.
+
+use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Index, RpcId, Snapshot};
+
+/// How many requests to one peer are remembered for the time they were sent at. One is in flight at a time; older ones
+/// were given up on, and their late replies still count as signs of life.
+const SENT_REQUESTS_MAX: usize = 8;
+
+/// A leader's view of one follower.
+#[derive(Clone, Debug)]
+pub(super) struct Progress {
+    /// The next entry to send (Figure 2). Always above `match_index`.
+    pub(super) next_index: Index,
+    /// The highest entry known to be durable there (Figure 2).
+    pub(super) match_index: Index,
+    /// The request that is under way, if any: one at a time, as HTTP does it.
+    pub(super) in_flight: Option<RpcId>,
+    /// When the last request was sent.
+    pub(super) last_sent: Option<Duration>,
+    /// The sending time of the newest request that was answered: the follower certainly listened to this leader *then*.
+    /// CheckQuorum counts from it (thesis 6.2), and it is a lower bound, never a guess.
+    pub(super) last_acknowledged: Duration,
+    /// No request before this: the last one was lost, and a dead peer must not be hammered with each new proposal.
+    pub(super) pause_until: Duration,
+    /// A heartbeat is owed even if there is nothing to send.
+    pub(super) heartbeat_due: bool,
+    /// The last append was refused: the place where the logs part is being looked for, with empty appends.
+    pub(super) probing: bool,
+    /// The snapshot that is being sent, if the entries it needs are compacted, and the next byte of it.
+    pub(super) snapshot: Option<(Arc<Snapshot>, u64)>,
+    sent: VecDeque<(RpcId, Duration)>,
+}
+
+impl Progress {
+    /// At the beginning of a leader's term (Figure 2: "reinitialized after election").
+    pub(super) fn new(last_index: Index, now: Duration) -> Self {
+        Self {
+            next_index: last_index + 1,
+            match_index: 0,
+            in_flight: None,
+            last_sent: None,
+            last_acknowledged: now,
+            pause_until: now,
+            heartbeat_due: true,
+            probing: false,
+            snapshot: None,
+            sent: VecDeque::new(),
+        }
+    }
+
+    /// A request goes out.
+    pub(super) fn sent(&mut self, rpc: RpcId, now: Duration) {
+        if self.sent.len() == SENT_REQUESTS_MAX {
+            self.sent.pop_front();
+        }
+        self.sent.push_back((rpc, now));
+        self.in_flight = Some(rpc);
+        self.last_sent = Some(now);
+        self.heartbeat_due = false;
+    }
+
+    /// The reply to `rpc` came in. Whether that is a request of this leadership (a recent one): a reply may also be to one
+    /// that this node sent as leader of an earlier term.
+    pub(super) fn answered(&mut self, rpc: RpcId) -> bool {
+        let position = self.sent.iter().position(|(id, _)| *id == rpc);
+        if let Some((_, sent_at)) = position.and_then(|position| self.sent.remove(position)) {
+            self.last_acknowledged = self.last_acknowledged.max(sent_at);
+        }
+        if self.in_flight == Some(rpc) {
+            self.in_flight = None;
+        }
+        position.is_some()
+    }
+
+    /// The follower's log is durable and equal up to `index`. Never goes backwards (trap 14).
+    pub(super) fn matched(&mut self, index: Index) {
+        self.match_index = self.match_index.max(index);
+        self.next_index = self.next_index.max(self.match_index + 1);
+    }
+
+    /// See `fingerprint.rs`. Requests that no message carries any more can never be answered: they do not matter.
+    pub(super) fn fingerprint(
+        &self,
+        now: Duration,
+        rpc_name: &dyn Fn(RpcId) -> Option<u64>,
+        hasher: &mut impl Hasher,
+    ) {
+        let since = |moment: Duration| (now.saturating_sub(moment), moment.saturating_sub(now));
+        (self.next_index, self.match_index, self.heartbeat_due, self.probing).hash(hasher);
+        self.in_flight.map(rpc_name).hash(hasher);
+        (self.last_sent.map(since), since(self.last_acknowledged)).hash(hasher);
+        // A pause that is over is as good as none.
+        self.pause_until.saturating_sub(now).hash(hasher);
+        self.snapshot.as_ref().map(|(snapshot, offset)| (snapshot.last_index, offset)).hash(hasher);
+        for (rpc, sent_at) in &self.sent {
+            if let Some(name) = rpc_name(*rpc) {
+                (name, since(*sent_at)).hash(hasher);
+            }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The core's own dice: a small generator seeded from outside, so that the same inputs give the same outputs.
+//!
+//! Raft needs randomness for one thing only: election timeouts that rarely collide (paper, section 5.2).
+//! SplitMix64 (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", 2014) is five lines, passes the
+//! usual statistical tests and is deterministic on every machine. It is not, and need not be, unpredictable.
+
+use std::time::Duration;
+
+/// A SplitMix64 generator.
+#[derive(Clone, Debug)]
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A duration from `low` to `high`, both included, in whole microseconds.
+    pub(super) fn between(&mut self, (low, high): (Duration, Duration)) -> Duration {
+        debug_assert!(low <= high, "a range the right way up");
+        let width = high.saturating_sub(low).as_micros() as u64;
+        // The modulo's bias is below 2^-40 for any timeout of hours: irrelevant to elections.
+        low + Duration::from_micros(self.next() % (width + 1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_seed_gives_the_same_draws_and_every_draw_lies_in_the_range() {
+        let range = (Duration::from_millis(500), Duration::from_millis(1000));
+        let (mut one, mut two) = (Random::new(7), Random::new(7));
+        let draws: Vec<_> = (0..1000).map(|_| one.between(range)).collect();
+        assert!(draws.iter().all(|draw| *draw >= range.0 && *draw <= range.1));
+        assert_eq!(draws, (0..1000).map(|_| two.between(range)).collect::<Vec<_>>());
+        // Spread over the whole range, not clustered: each tenth of it is hit.
+        for tenth in 0..10 {
+            let low = range.0 + Duration::from_millis(50 * tenth);
+            assert!(draws.iter().any(|draw| *draw >= low && *draw <= low + Duration::from_millis(50)));
+        }
+    }
+
+    #[test]
+    fn a_range_of_one_value_gives_that_value() {
+        let only = Duration::from_millis(3);
+        assert_eq!(Random::new(1).between((only, only)), only);
+    }
+}

@@ -1,0 +1,369 @@
+//! Replication: sections 5.3 and 5.4.2 of the paper, both sides of AppendEntries, and the leader's clock: heartbeats and
+//! CheckQuorum (thesis 6.2).
+
+use std::time::Duration;
+
+use super::core::{Leader, Raft, Role};
+use super::progress::Progress;
+use super::{
+    AppendEntries, AppendReply, AppendResult, Command, Durable, Entry, Index, NodeId, ProposalId, Record,
+    Request, Resolution, RpcId, Term,
+};
+
+impl Raft {
+    // ------------------------------------------------------------------------------------------- as a leader
+
+    /// 5.3: "The leader appends the command to its log as a new entry, then issues AppendEntries RPCs in parallel". The
+    /// appends leave with the next output, so that all proposals of one batch share one request and one sync.
+    pub(super) fn propose(&mut self, id: ProposalId, command: Command) {
+        let uncommitted = self.log.last_index() - self.commit_index;
+        let resolution = match &self.role {
+            Role::Leader(leader) => {
+                let busy = leader.transfer.is_some() || uncommitted >= self.settings.uncommitted_entries_max;
+                busy.then_some(Resolution::Busy)
+            }
+            _ => Some(Resolution::NotLeader { leader: self.leader }),
+        };
+        if let Some(resolution) = resolution {
+            self.output.resolved.push((id, resolution));
+            return;
+        }
+        let index = self.append(command);
+        if let Role::Leader(leader) = &mut self.role {
+            leader.proposals.insert(index, id);
+        }
+    }
+
+    /// Sends every follower what it lacks, one request at a time each; nothing to those that are up to date, unless a
+    /// heartbeat is due.
+    pub(super) fn send_appends(&mut self) {
+        let Role::Leader(leader) = &self.role else { return };
+        let (now, last_index) = (self.now, self.log.last_index());
+        let due: Vec<NodeId> = leader
+            .progress
+            .iter()
+            .filter(|(_, progress)| progress.in_flight.is_none() && now >= progress.pause_until)
+            .filter(|(_, progress)| progress.heartbeat_due || progress.next_index <= last_index)
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in due {
+            self.send_append(peer);
+        }
+    }
+
+    fn send_append(&mut self, peer: NodeId) {
+        let progress = self.progress_of(peer).expect("only peers are asked for");
+        let (next_index, probing) = (progress.next_index, progress.probing);
+        if progress.snapshot.is_some() {
+            return self.send_snapshot_chunk(peer);
+        }
+        let prev_log_index = next_index - 1;
+        let Some(prev_log_term) = self.log.term_at(prev_log_index) else {
+            return self.start_snapshot(peer);
+        };
+        // After a refusal, the place where the logs part is looked for with empty appends: a megabyte of entries that is
+        // refused again helps nobody.
+        let entries = if probing {
+            Vec::new()
+        } else {
+            let settings = &self.settings;
+            self.log.slice(next_index, settings.append_entries_max, settings.append_bytes_max)
+        };
+        let request = Request::AppendEntries(AppendEntries {
+            term: self.hard_state.term,
+            leader_id: self.settings.id,
+            prev_log_index,
+            prev_log_term,
+            entries,
+            leader_commit: self.commit_index,
+        });
+        let rpc = self.send_now(peer, request);
+        self.note_sent(peer, rpc);
+    }
+
+    pub(super) fn note_sent(&mut self, peer: NodeId, rpc: RpcId) {
+        let now = self.now;
+        if let Some(progress) = self.progress_mut(peer) {
+            progress.sent(rpc, now);
+        }
+    }
+
+    pub(super) fn receive_append_reply(&mut self, from: NodeId, rpc: RpcId, reply: AppendReply) {
+        let (own_term, last_index) = (self.hard_state.term, self.log.last_index());
+        let Some(progress) = self.progress_mut(from) else { return };
+        if reply.term < own_term {
+            return; // A late reply to a leader of an earlier term.
+        }
+        let own_request = progress.answered(rpc);
+        match reply.result {
+            AppendResult::Success { match_index } if match_index <= last_index => {
+                progress.matched(match_index);
+                progress.probing = false;
+                self.advance_commit();
+                self.continue_transfer(from);
+            }
+            AppendResult::Success { match_index } => {
+                self.suspicious(format!(
+                    "node {from} acknowledges index {match_index}, but the log ends at {last_index}"
+                ));
+            }
+            AppendResult::Conflict { prev_log_index, conflict_term, conflict_index } => {
+                self.receive_conflict(from, prev_log_index, conflict_term, conflict_index);
+            }
+            // Sent by this node as leader of an earlier term, it reached the peer only after that had voted in this one.
+            AppendResult::StaleTerm if !own_request => {}
+            AppendResult::StaleTerm => {
+                self.suspicious(format!("node {from} calls term {own_term} stale, and has no newer one"));
+            }
+        }
+    }
+
+    /// End of section 5.3: "the follower can include the term of the conflicting entry and the first index it stores for
+    /// that term. With this information, the leader can decrement nextIndex to bypass all of the conflicting entries in
+    /// that term" (trap 17).
+    fn receive_conflict(
+        &mut self,
+        from: NodeId,
+        prev_log_index: Index,
+        conflict_term: Option<Term>,
+        conflict_index: Index,
+    ) {
+        let Some(progress) = self.progress_of(from) else { return };
+        let (match_index, next_index) = (progress.match_index, progress.next_index);
+        if prev_log_index != next_index - 1 {
+            return; // The refusal of an earlier probe, late (trap 12's mirror image).
+        }
+        if prev_log_index <= match_index {
+            // Its disk has forgotten what it acknowledged: a tail that was cut off looks to it like a record torn by a crash.
+            // That cannot be undone (if it was on just a majority, it may even be lost), but it can be said, and the log
+            // filled again, as for a wiped directory. To hold on to the old match would leave the peer out for ever. A match
+            // that is too low costs a resend, no more.
+            self.suspicious(format!(
+                "node {from} refuses index {prev_log_index}, which it acknowledged: its disk has lost entries; filling \
+                 its log again"
+            ));
+            return self.peer_reset(from);
+        }
+        let hint = match conflict_term {
+            // The follower's log ends before.
+            None => conflict_index,
+            // Entries of this log that are newer than the follower's entry there cannot match. The last one that is not:
+            Some(term) => {
+                let candidate = self.log.last_index_not_above_term(prev_log_index, term);
+                if self.log.term_at(candidate) == Some(term) {
+                    candidate + 1 // The logs may agree up to the end of this term here.
+                } else {
+                    candidate.min(conflict_index.saturating_sub(1)) + 1 // The leader never had that term.
+                }
+            }
+        };
+        let next_index = hint.clamp(match_index + 1, prev_log_index.max(match_index + 1));
+        if let Some(progress) = self.progress_mut(from) {
+            progress.next_index = next_index;
+            progress.probing = true;
+            progress.heartbeat_due = true; // The next probe leaves at once.
+        }
+    }
+
+    /// Figure 2, "Leaders": "If there exists an N such that N > commitIndex, a majority of matchIndex[i] >= N, and
+    /// log[N].term == currentTerm: set commitIndex = N (5.3, 5.4)". The leader itself counts with what its own disk has
+    /// (traps 15 and 18). The condition on the term is the lesson of Figure 8 (trap 11).
+    pub(super) fn advance_commit(&mut self) {
+        let Role::Leader(leader) = &self.role else { return };
+        let mut matches: Vec<Index> = leader.progress.values().map(|progress| progress.match_index).collect();
+        matches.push(self.durable_index());
+        matches.sort_unstable_by(|a, b| b.cmp(a));
+        let on_majority = matches[self.majority() - 1];
+        if on_majority > self.commit_index && self.log.term_at(on_majority) == Some(self.hard_state.term) {
+            self.commit_to(on_majority);
+        }
+    }
+
+    /// A peer came back with another data directory: nothing that was known of its log holds.
+    pub(super) fn peer_reset(&mut self, peer: NodeId) {
+        let last_index = self.log.last_index();
+        let now = self.now;
+        if let Some(progress) = self.progress_mut(peer) {
+            *progress = Progress::new(last_index, now);
+        }
+    }
+
+    // ---------------------------------------------------------------------------------------- a leader's clock
+
+    pub(super) fn leader_tick(&mut self) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        let (now, heartbeat) = (self.now, self.settings.heartbeat);
+        for progress in leader.progress.values_mut() {
+            let Some(last_sent) = progress.last_sent else { continue };
+            if now >= last_sent + heartbeat {
+                progress.heartbeat_due = true;
+            }
+            // No reply for two heartbeats: the request may be lost. The next one goes out; a late reply still counts.
+            if now >= last_sent + 2 * heartbeat {
+                progress.in_flight = None;
+            }
+        }
+        // CheckQuorum (thesis 6.2): "a leader steps down if an election timeout elapses without a successful round of
+        // heartbeats to a majority of its cluster". Else it would hold on to its clients for ever (trap 5).
+        let Role::Leader(leader) = &self.role else { return };
+        let silent_since = self.quorum_contact(leader);
+        if now >= silent_since + self.settings.election_timeout.1 {
+            let term = self.hard_state.term;
+            let silence_ms = (now - silent_since).as_millis();
+            let reason = format!("as leader it had no answer from a majority for {silence_ms} ms");
+            return self.become_follower(term, None, reason);
+        }
+        self.transfer_tick();
+    }
+
+    pub(super) fn leader_deadline(&self, leader: &Leader) -> Duration {
+        let heartbeat = self.settings.heartbeat;
+        let quorum = self.quorum_contact(leader) + self.settings.election_timeout.1;
+        let transfer = leader.transfer.as_ref().map(|transfer| transfer.deadline);
+        let peers = leader.progress.values().map(|progress| {
+            let last_sent = progress.last_sent.unwrap_or(self.now);
+            match (progress.in_flight, progress.heartbeat_due) {
+                (_, false) => last_sent + heartbeat,
+                (Some(_), true) => last_sent + 2 * heartbeat,
+                (None, true) => progress.pause_until,
+            }
+        });
+        peers.chain(transfer).fold(quorum, Duration::min)
+    }
+
+    /// When a majority, this leader included, last listened to it, for certain.
+    pub(super) fn quorum_contact(&self, leader: &Leader) -> Duration {
+        let mut contacts: Vec<Duration> =
+            leader.progress.values().map(|progress| progress.last_acknowledged).collect();
+        contacts.push(self.now);
+        contacts.sort_unstable_by(|a, b| b.cmp(a));
+        contacts[self.majority() - 1]
+    }
+
+    pub(super) fn progress_of(&self, peer: NodeId) -> Option<&Progress> {
+        match &self.role {
+            Role::Leader(leader) => leader.progress.get(&peer),
+            _ => None,
+        }
+    }
+
+    pub(super) fn progress_mut(&mut self, peer: NodeId) -> Option<&mut Progress> {
+        match &mut self.role {
+            Role::Leader(leader) => leader.progress.get_mut(&peer),
+            _ => None,
+        }
+    }
+
+    // ----------------------------------------------------------------------------------------- as a follower
+
+    /// Figure 2, AppendEntries, receiver.
+    pub(super) fn receive_append_entries(&mut self, from: NodeId, arguments: AppendEntries) -> AppendReply {
+        let stale = |raft: &Self| AppendReply { term: raft.hard_state.term, result: AppendResult::StaleTerm };
+        // 1. Reply false if term < currentTerm (5.1).
+        if !self.accept_leader(from, arguments.leader_id, arguments.term)
+            || !self.well_formed(from, &arguments)
+        {
+            return stale(self);
+        }
+        let AppendEntries { prev_log_index, prev_log_term, entries, leader_commit, .. } = arguments;
+        let last_verified = prev_log_index + entries.len() as u64;
+
+        // 2. Reply false if log doesn't contain an entry at prevLogIndex whose term matches prevLogTerm (5.3). What was
+        //    compacted away is committed, and so it matches (trap 31).
+        if prev_log_index + 1 >= self.log.first_index() {
+            let own_term = self.log.term_at(prev_log_index);
+            if own_term != Some(prev_log_term) {
+                let conflict_index = match own_term {
+                    // At least 1: a hint is the index of an entry, whatever the question was.
+                    Some(_) => self.log.first_index_of_term_at(prev_log_index).max(1),
+                    None => self.log.last_index() + 1,
+                };
+                let result =
+                    AppendResult::Conflict { prev_log_index, conflict_term: own_term, conflict_index };
+                return AppendReply { term: self.hard_state.term, result };
+            }
+        }
+        for entry in entries {
+            match self.log.term_at(entry.index) {
+                // Compacted: committed long ago. Of the last of these the term is still known, and compared like the rest:
+                // what a stranger makes up must not come after an entry of a later term.
+                _ if entry.index + 1 < self.log.first_index() => {}
+                Some(term) if term == entry.term => {} // Already there: a stale append truncates nothing (trap 12).
+                Some(_) if entry.index <= self.commit_index => {
+                    self.suspicious(format!(
+                        "node {from} contradicts the committed entry {}; refused",
+                        entry.index
+                    ));
+                    return stale(self);
+                }
+                // 3. If an existing entry conflicts with a new one (same index but different terms), delete the existing
+                //    entry and all that follow it (5.3).
+                Some(_) => {
+                    self.truncate(entry.index);
+                    self.append_received(entry);
+                }
+                // 4. Append any new entries not already in the log.
+                None => self.append_received(entry),
+            }
+        }
+        // 5. If leaderCommit > commitIndex, set commitIndex = min(leaderCommit, index of last new entry): what follows
+        //    that one may still be another leader's (trap 13).
+        self.commit_to(leader_commit.min(last_verified));
+        let result = AppendResult::Success { match_index: last_verified };
+        AppendReply { term: self.hard_state.term, result }
+    }
+
+    fn append_received(&mut self, entry: Entry) {
+        self.log.push(entry.clone());
+        self.output.durable.push(Durable::Record(Record::Entry(entry)));
+    }
+
+    /// Whether `from` is the leader of the current term, or of a newer one that this node then enters; if so, it counts
+    /// as heard. Shared by AppendEntries and InstallSnapshot.
+    pub(super) fn accept_leader(&mut self, from: NodeId, leader_id: NodeId, term: Term) -> bool {
+        if from != leader_id || !self.is_peer(from) {
+            self.suspicious(format!("node {from} claims to speak for leader {leader_id}; refused"));
+            return false;
+        }
+        // Nobody is ever elected in term 0.
+        if term < self.hard_state.term.max(1) || !self.plausible_term(from, term) {
+            return false;
+        }
+        if term == self.hard_state.term {
+            // Election Safety (Figure 3): at most one leader can be elected in a given term.
+            let other = match self.role {
+                Role::Leader(_) => Some(self.settings.id),
+                _ => self.leader.filter(|leader| *leader != from),
+            };
+            if let Some(other) = other {
+                self.suspicious(format!("node {from} claims to lead term {term}, which node {other} leads"));
+                return false;
+            }
+        }
+        if self.leader != Some(from) || !matches!(self.role, Role::Follower) || term > self.hard_state.term {
+            self.become_follower(term, Some(from), format!("node {from} leads term {term}"));
+        }
+        self.leader_contact = Some(self.now);
+        self.quick_rounds = 0;
+        self.reset_election_timer();
+        true
+    }
+
+    /// Whether the entries can be what a leader sends: numbered on from `prev_log_index`, in terms that do not decrease,
+    /// begin with 1, and are none of the future.
+    fn well_formed(&mut self, from: NodeId, arguments: &AppendEntries) -> bool {
+        let mut previous = (arguments.prev_log_index, arguments.prev_log_term);
+        let ends = arguments.prev_log_index.checked_add(arguments.entries.len() as u64 + 1).is_some();
+        let ordered = ends
+            && arguments.entries.iter().all(|entry| {
+                let fits = entry.index == previous.0 + 1 && entry.term >= previous.1.max(1);
+                previous = (entry.index, entry.term);
+                fits
+            });
+        let well_formed = ordered && previous.1 <= arguments.term;
+        if !well_formed {
+            self.suspicious(format!("node {from} sent entries that do not follow each other; refused"));
+        }
+        well_formed
+    }
+}

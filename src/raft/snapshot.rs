@@ -1,0 +1,228 @@
+//! InstallSnapshot: section 7 and Figure 13 of the paper. For a follower that lacks entries which its leader has compacted.
+//!
+//! The snapshot's JSON text goes over in chunks, each asked for by its offset. Every chunk names the snapshot (index,
+//! term and checksum of the whole), so chunks of two snapshots, or of two leaders, never mix (trap 30).
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use super::core::{INDEX_JUMP_MAX, Raft, Role};
+use super::{
+    Apply, Command, Durable, Index, InstallReply, InstallSnapshot, NodeId, Notice, Request, RpcId, Snapshot,
+    Term,
+};
+
+/// The part of a leader's snapshot that has arrived so far.
+#[derive(Clone, Debug)]
+pub(super) struct IncomingSnapshot {
+    last_index: Index,
+    last_term: Term,
+    checksum: u32,
+    data: String,
+}
+
+impl IncomingSnapshot {
+    /// See `fingerprint.rs`.
+    pub(super) fn fingerprint(&self, hasher: &mut impl Hasher) {
+        (self.last_index, self.last_term, self.checksum, &self.data).hash(hasher);
+    }
+}
+
+impl Raft {
+    // ------------------------------------------------------------------------------------------- as a leader
+
+    /// Figure 13 / section 7: the leader must send snapshots "when the leader has already discarded the next log entry
+    /// that it needs to send to a follower".
+    pub(super) fn start_snapshot(&mut self, peer: NodeId) {
+        let snapshot = Arc::clone(self.snapshot.as_ref().expect("what the log lacks is in the snapshot"));
+        self.output.notices.push(Notice::SnapshotSent { to: peer, index: snapshot.last_index });
+        if let Some(progress) = self.progress_mut(peer) {
+            progress.snapshot = Some((snapshot, 0));
+        }
+        self.send_snapshot_chunk(peer);
+    }
+
+    pub(super) fn send_snapshot_chunk(&mut self, peer: NodeId) {
+        let Some((snapshot, offset)) = self.progress_of(peer).and_then(|progress| progress.snapshot.clone())
+        else {
+            return;
+        };
+        // Nothing of it has arrived (the peer was away, perhaps for hours), and there is a newer one by now: that is the one it
+        // needs, and the old one need not be kept for it.
+        let snapshot = match &self.snapshot {
+            Some(newest) if offset == 0 && newest.last_index > snapshot.last_index => {
+                let newest = Arc::clone(newest);
+                if let Some(progress) = self.progress_mut(peer) {
+                    progress.snapshot = Some((Arc::clone(&newest), 0));
+                }
+                newest
+            }
+            _ => snapshot,
+        };
+        let text = snapshot.state.as_json();
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
+        let mut end = start.saturating_add(self.settings.snapshot_chunk_bytes).min(text.len());
+        while !text.is_char_boundary(end) {
+            end += 1; // The text is UTF-8, and a chunk is a string: never cut within a character.
+        }
+        let request = Request::InstallSnapshot(InstallSnapshot {
+            term: self.hard_state.term,
+            leader_id: self.settings.id,
+            last_included_index: snapshot.last_index,
+            last_included_term: snapshot.last_term,
+            offset,
+            data: text[start..end].to_owned(),
+            done: end == text.len(),
+            checksum: crc32fast::hash(text.as_bytes()),
+        });
+        let rpc = self.send_now(peer, request);
+        self.note_sent(peer, rpc);
+    }
+
+    pub(super) fn receive_install_reply(&mut self, from: NodeId, rpc: RpcId, reply: InstallReply) {
+        let own_term = self.hard_state.term;
+        let Some(progress) = self.progress_mut(from) else { return };
+        if reply.term < own_term {
+            return;
+        }
+        progress.answered(rpc);
+        let Some((snapshot, offset)) = &mut progress.snapshot else { return };
+        if snapshot.last_index != reply.last_included_index {
+            return; // About an earlier snapshot.
+        }
+        let text = snapshot.state.as_json();
+        if reply.installed {
+            let index = snapshot.last_index;
+            progress.snapshot = None;
+            progress.probing = false;
+            progress.matched(index); // Even if it is just the commit index: the peer leaves probing (trap 29).
+            progress.heartbeat_due = true;
+            self.advance_commit();
+            self.continue_transfer(from);
+        } else {
+            let wanted = usize::try_from(reply.next_offset).ok().filter(|next| text.is_char_boundary(*next));
+            *offset = wanted.unwrap_or(0) as u64;
+            progress.heartbeat_due = true;
+        }
+    }
+
+    // ----------------------------------------------------------------------------------------- as a follower
+
+    /// Figure 13, InstallSnapshot, receiver.
+    pub(super) fn receive_install_snapshot(
+        &mut self,
+        from: NodeId,
+        arguments: InstallSnapshot,
+    ) -> InstallReply {
+        let last_index = arguments.last_included_index;
+        let reply = |raft: &Self, next_offset: u64, installed: bool| InstallReply {
+            term: raft.hard_state.term,
+            last_included_index: last_index,
+            next_offset,
+            installed,
+        };
+        // 1. Reply immediately if term < currentTerm.
+        if !self.accept_leader(from, arguments.leader_id, arguments.term) {
+            return reply(self, 0, false);
+        }
+        if arguments.last_included_term > arguments.term {
+            self.suspicious(format!("node {from} sent a snapshot of a term to come; refused"));
+            return reply(self, 0, false);
+        }
+        if last_index.saturating_sub(self.log.last_index()) > INDEX_JUMP_MAX {
+            self.suspicious(format!(
+                "node {from} sent a snapshot up to index {last_index}, absurdly far from {}; refused",
+                self.log.last_index()
+            ));
+            return reply(self, 0, false);
+        }
+        // What is committed here already covers it: nothing goes backwards (trap 28).
+        if last_index <= self.commit_index {
+            self.incoming_snapshot = None;
+            return reply(self, 0, true);
+        }
+        // Terms never decrease along a log, and none is 0: an honest snapshot that covers more than is committed here is at
+        // least as new as that. The storage asserts the same, and would have to end this node.
+        let committed_term = self.log.term_at(self.commit_index).unwrap_or(0).max(1);
+        if arguments.last_included_term < committed_term {
+            self.suspicious(format!(
+                "node {from} sent a snapshot that is older than what is committed; refused"
+            ));
+            return reply(self, 0, false);
+        }
+        // 2. to 4. Gather the chunks. A chunk of another snapshot than the one begun, or at another place, is answered with
+        //    where to go on.
+        let same = self.incoming_snapshot.as_ref().is_some_and(|incoming| {
+            (incoming.last_index, incoming.last_term, incoming.checksum)
+                == (last_index, arguments.last_included_term, arguments.checksum)
+        });
+        if !same {
+            self.incoming_snapshot = Some(IncomingSnapshot {
+                last_index,
+                last_term: arguments.last_included_term,
+                checksum: arguments.checksum,
+                data: String::new(),
+            });
+        }
+        let bytes_max = self.settings.snapshot_bytes_max;
+        let incoming = self.incoming_snapshot.as_mut().expect("it was begun above if it was not there");
+        if arguments.offset != incoming.data.len() as u64 {
+            let next_offset = incoming.data.len() as u64;
+            return reply(self, next_offset, false);
+        }
+        if incoming.data.len() + arguments.data.len() > bytes_max {
+            self.incoming_snapshot = None;
+            self.suspicious(format!("node {from} sends a snapshot of more than {bytes_max} bytes; refused"));
+            return reply(self, 0, false);
+        }
+        incoming.data.push_str(&arguments.data);
+        if !arguments.done {
+            let next_offset = incoming.data.len() as u64;
+            return reply(self, next_offset, false);
+        }
+        let incoming = self.incoming_snapshot.take().expect("it was there a line ago");
+        let state = (crc32fast::hash(incoming.data.as_bytes()) == incoming.checksum)
+            .then(|| Command::from_json(incoming.data).ok())
+            .flatten();
+        let Some(state) = state else {
+            self.suspicious(format!("the snapshot that node {from} sent arrived damaged; starting over"));
+            return reply(self, 0, false);
+        };
+        // The checksum says that it is what was sent, not that it was worth sending: another version of this program may
+        // lead, or a stranger speak. Better behind for ever, and told so in the log, than without a state.
+        if let Err(reason) = (self.settings.state_is_valid)(last_index, &state) {
+            self.suspicious(format!(
+                "node {from} sent a snapshot that means nothing here ({reason}); refused"
+            ));
+            return reply(self, 0, false);
+        }
+        self.install(Snapshot { last_index, last_term: incoming.last_term, state });
+        reply(self, 0, true)
+    }
+
+    /// Figure 13, steps 5 to 8.
+    fn install(&mut self, snapshot: Snapshot) {
+        let (index, term) = (snapshot.last_index, snapshot.last_term);
+        // 6. If existing log entry has same index and term as snapshot's last included entry, retain log entries
+        //    following it. 7. Else discard the entire log.
+        let retains = self.log.term_at(index) == Some(term);
+        if retains {
+            self.log.compact(index);
+        } else {
+            self.log.reset(index, term);
+        }
+        let snapshot = Arc::new(snapshot);
+        self.snapshot = Some(Arc::clone(&snapshot));
+        self.restored(index, retains);
+        self.output.durable.push(Durable::Compact {
+            snapshot: Arc::clone(&snapshot),
+            hard_state: self.hard_state,
+            retained: self.log.slice(index + 1, usize::MAX, usize::MAX),
+        });
+        // 8. Reset state machine using snapshot contents. Entries that were handed out to be applied earlier come before it in
+        //    the same list, so apply and install never race.
+        self.output.apply.push(Apply::Restore(snapshot));
+        self.output.notices.push(Notice::SnapshotInstalled { index });
+        assert!(!matches!(self.role, Role::Leader(_)), "a leader installs nobody's snapshot");
+    }
+}

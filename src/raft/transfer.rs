@@ -1,0 +1,97 @@
+//! Handing leadership over: section 3.10 of the thesis. Before a leader stops on purpose, it brings a follower fully up
+//! to date and tells it to campaign at once, so that nobody waits for an election timeout.
+
+use std::hash::{Hash, Hasher};
+use std::time::Duration;
+
+use super::core::{Raft, Role};
+use super::{NodeId, Notice, Request, TimeoutNow, TimeoutNowReply};
+
+/// A transfer under way.
+#[derive(Clone, Debug)]
+pub(super) struct Transfer {
+    to: NodeId,
+    /// When the leader gives up and takes proposals again: "if after about an election timeout".
+    pub(super) deadline: Duration,
+    told: bool,
+}
+
+impl Transfer {
+    /// See `fingerprint.rs`.
+    pub(super) fn fingerprint(&self, now: Duration, hasher: &mut impl Hasher) {
+        (self.to, self.told, self.deadline.saturating_sub(now)).hash(hasher);
+    }
+}
+
+impl Raft {
+    /// "1. The prior leader stops accepting new client requests."
+    pub(super) fn start_transfer(&mut self, to: Option<NodeId>) {
+        let deadline = self.now + self.settings.election_timeout.1;
+        let heard_since = self.now.saturating_sub(self.settings.election_timeout.0);
+        let Role::Leader(leader) = &mut self.role else {
+            return self.transfer_notice("not begun: this node does not lead".into());
+        };
+        if let Some(transfer) = &leader.transfer {
+            let text = format!("not begun: one to node {} is under way", transfer.to);
+            return self.transfer_notice(text);
+        }
+        // Of those that are alive (they answered within the shortest election timeout), the one that is furthest along: it needs
+        // the least before it can take over. A dead one would only block proposals until the transfer is given up.
+        let best = leader
+            .progress
+            .iter()
+            .max_by_key(|(_, progress)| {
+                let alive = progress.last_acknowledged >= heard_since;
+                (alive, progress.match_index, progress.last_acknowledged)
+            })
+            .map(|(peer, _)| *peer);
+        let Some(to) = to.or(best).filter(|to| leader.progress.contains_key(to)) else {
+            return self.transfer_notice("not begun: there is no such other node".into());
+        };
+        leader.transfer = Some(Transfer { to, deadline, told: false });
+        self.transfer_notice(format!("handing leadership over to node {to}"));
+        self.continue_transfer(to);
+    }
+
+    /// "2. The prior leader fully updates the target server's log to match its own [...]. 3. The prior leader sends a
+    /// TimeoutNow request to the target server."
+    pub(super) fn continue_transfer(&mut self, peer: NodeId) {
+        let (last_index, term, leader_id) = (self.log.last_index(), self.hard_state.term, self.settings.id);
+        let Role::Leader(leader) = &mut self.role else { return };
+        let (Some(transfer), Some(progress)) = (&mut leader.transfer, leader.progress.get(&peer)) else {
+            return;
+        };
+        if transfer.to == peer && !transfer.told && progress.match_index == last_index {
+            transfer.told = true;
+            self.send_now(peer, Request::TimeoutNow(TimeoutNow { term, leader_id }));
+        }
+    }
+
+    /// "If the target does not become leader within about an election timeout, the prior leader aborts the transfer and
+    /// resumes accepting client requests" (trap 8).
+    pub(super) fn transfer_tick(&mut self) {
+        let now = self.now;
+        let Role::Leader(leader) = &mut self.role else { return };
+        if let Some(transfer) = leader.transfer.take_if(|transfer| now >= transfer.deadline) {
+            let text = format!("node {} did not take over in time; this node leads on", transfer.to);
+            self.transfer_notice(text);
+        }
+    }
+
+    /// At the target: "this has the same effect as the target server's election timer firing". No PreVote: the leader
+    /// itself asks for this election, and the voters are told so.
+    pub(super) fn receive_timeout_now(&mut self, from: NodeId, arguments: TimeoutNow) -> TimeoutNowReply {
+        let current = from == arguments.leader_id
+            && arguments.term == self.hard_state.term
+            && self.leader == Some(from)
+            && !matches!(self.role, Role::Leader(_));
+        if current {
+            self.become_candidate(true, format!("leader {from} hands over"));
+        }
+        TimeoutNowReply { term: self.hard_state.term, accepted: current }
+    }
+
+    fn transfer_notice(&mut self, text: String) {
+        self.output.notices.push(Notice::Transfer { text });
+    }
+}

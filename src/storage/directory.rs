@@ -1,0 +1,254 @@
+//! The real directory: files, fdatasync and a lock. Made by `rakit-node` at its start, and given to [`super::Storage`].
+//!
+//! Manual pages: open(2) for `O_APPEND`, fsync(2) for what is durable when, flock(2) for the lock.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::disk::Disk;
+use super::{LOCK, StorageError};
+
+/// As much of a lock file as is read to find the pid in it, in bytes.
+const LOCK_BYTES_READ: u64 = 64;
+
+/// A directory of this machine, locked for this process until the value is dropped.
+#[derive(Debug)]
+pub struct DirectoryDisk {
+    path: PathBuf,
+    /// The directory itself, open for its fsync.
+    directory: File,
+    /// Held, never read: the kernel releases the lock when this is closed, also when the process is killed.
+    _lock: File,
+    /// The file that was written last, kept open: in the long run that is the log, which therefore costs no open(2) per
+    /// append. A compaction writes two other files in between; the second of them becomes the log.
+    current: Option<(String, File)>,
+}
+
+impl DirectoryDisk {
+    /// Opens the directory, after making it durably if it is new, and locks it.
+    ///
+    /// # Errors
+    /// [`StorageError::Locked`] if a process has it (this one counts, too); [`StorageError::Io`] if the directory cannot
+    /// be made, opened or locked.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, StorageError> {
+        let path = path.as_ref();
+        make_durably(path)?;
+        let directory = File::open(path).map_err(|source| io_error("open", path, source))?;
+        let lock = lock(path)?;
+        Ok(Self { path: path.to_owned(), directory, _lock: lock, current: None })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The open handle for writing at the end of `name`, which must exist.
+    fn handle(&mut self, name: &str) -> io::Result<&mut File> {
+        // Taken out and put back, because a borrow that is returned from one arm of a match lives through the other.
+        let file = match self.current.take() {
+            Some((open, file)) if open == name => file,
+            _ => OpenOptions::new().append(true).open(self.path.join(name))?,
+        };
+        Ok(&mut self.current.insert((name.to_owned(), file)).1)
+    }
+
+    /// Closes the handle of a file whose name is about to mean another file, or none.
+    fn forget(&mut self, name: &str) {
+        if self.current.as_ref().is_some_and(|(open, _)| open == name) {
+            self.current = None;
+        }
+    }
+}
+
+impl Disk for DirectoryDisk {
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            // A name that is not UTF-8 is not one of ours, and foreign files are left alone.
+            if let Ok(name) = entry?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        fs::read(self.path.join(name))
+    }
+
+    fn create(&mut self, name: &str) -> io::Result<()> {
+        let path = self.path.join(name);
+        // O_TRUNC and O_APPEND together are refused by std, so the file is emptied first and opened again.
+        File::create(&path)?;
+        let file = OpenOptions::new().append(true).open(&path)?;
+        self.current = Some((name.to_owned(), file));
+        Ok(())
+    }
+
+    fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        // O_APPEND, so that after a truncation, too, the bytes land at the end. A short write is continued by
+        // `write_all`; a full disk then shows as the error of the next part.
+        self.handle(name)?.write_all(bytes)
+    }
+
+    fn truncate(&mut self, name: &str, length: u64) -> io::Result<()> {
+        self.handle(name)?.set_len(length)
+    }
+
+    fn sync(&mut self, name: &str) -> io::Result<()> {
+        // fdatasync(2): it leaves out the time of modification, which nobody needs, but not the length, without which
+        // the data could not be read back.
+        self.handle(name)?.sync_data()
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path.join(from), self.path.join(to))?;
+        self.forget(to);
+        if let Some((open, _)) = &mut self.current
+            && open == from
+        {
+            // A handle belongs to the file, not to its name: it stays good.
+            to.clone_into(open);
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        self.forget(name);
+        fs::remove_file(self.path.join(name))
+    }
+
+    fn sync_directory(&mut self) -> io::Result<()> {
+        self.directory.sync_all()
+    }
+
+    fn place(&self, name: &str) -> String {
+        self.path.join(name).display().to_string()
+    }
+}
+
+/// Makes a directory and those above it that are missing. Each new name is made durable in the directory that holds it:
+/// otherwise a power cut could take the whole directory, however well its files were synced.
+fn make_durably(path: &Path) -> Result<(), StorageError> {
+    let mut missing = Vec::new();
+    let mut above = Some(path);
+    while let Some(directory) = above {
+        // The parent of "data" is "", which means the working directory: it exists.
+        if directory.as_os_str().is_empty() || directory.exists() {
+            break;
+        }
+        missing.push(directory);
+        above = directory.parent();
+    }
+    for directory in missing.into_iter().rev() {
+        match fs::create_dir(directory) {
+            Ok(()) => {}
+            // Another node of this machine made the directory that both of theirs stand in.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {}
+            Err(error) => return Err(io_error("create the directory", directory, error)),
+        }
+        let parent = match directory.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        File::open(parent)
+            .and_then(|parent| parent.sync_all())
+            .map_err(|source| io_error("sync the directory", parent, source))?;
+    }
+    Ok(())
+}
+
+/// Takes the lock of the directory. flock(2) and not a file that exists or not: the kernel takes the lock back when the
+/// process ends, however it ends, so that a kill -9 leaves nothing that a person would have to clear away.
+fn lock(directory: &Path) -> Result<File, StorageError> {
+    let path = directory.join(LOCK);
+    // Not truncated here: as long as we do not hold the lock, the pid in it is somebody else's.
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(|source| io_error("open", &path, source))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut text = String::new();
+            // The holder may not have written its pid yet: then the message goes without.
+            let pid = match file.take(LOCK_BYTES_READ).read_to_string(&mut text) {
+                Ok(_) => text.trim().parse().ok(),
+                Err(_) => None,
+            };
+            return Err(StorageError::Locked { directory: directory.display().to_string(), pid });
+        }
+        Err(errno) => return Err(io_error("lock", &path, errno.into())),
+    }
+    // The pid is for people only: no program decides by it, and nothing needs it to be durable.
+    file.set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .map_err(|source| io_error("write", &path, source))?;
+    Ok(file)
+}
+
+fn io_error(operation: &'static str, path: &Path, source: io::Error) -> StorageError {
+    StorageError::Io { operation, path: path.display().to_string(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_opening_names_the_directory_and_the_holder() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let path = place.path().join("data/node-1");
+        let first = DirectoryDisk::open(&path).expect("a new directory opens");
+        let refusal = DirectoryDisk::open(&path).expect_err("the directory is in use");
+        let StorageError::Locked { directory, pid } = &refusal else { panic!("not Locked: {refusal}") };
+        assert_eq!(directory, &path.display().to_string());
+        assert_eq!(*pid, Some(std::process::id()));
+        drop(first);
+        DirectoryDisk::open(&path).expect("the lock ends with its holder");
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_named() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let file = place.path().join("data");
+        fs::write(&file, "in the way").expect("a file can be written");
+        let error = DirectoryDisk::open(file.join("node-1")).expect_err("a file is in the way").to_string();
+        assert!(error.contains(&file.display().to_string()), "{error}");
+    }
+
+    #[test]
+    fn the_handle_follows_the_file_through_truncation_and_rename() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let mut disk = DirectoryDisk::open(place.path()).expect("opens");
+        disk.create("log").expect("create");
+        disk.append("log", b"old").expect("append");
+        disk.create("log.new").expect("create");
+        disk.append("log.new", b"12345").expect("append");
+        disk.truncate("log.new", 3).expect("truncate");
+        disk.append("log.new", b"67").expect("append");
+        disk.sync("log.new").expect("sync");
+        disk.rename("log.new", "log").expect("rename");
+        disk.sync_directory().expect("sync the directory");
+        disk.append("log", b"8").expect("append");
+        assert_eq!(disk.read("log").expect("read"), b"123678");
+        // The other order: the handle is that of the file which loses its name.
+        disk.create("log.new").expect("create");
+        disk.append("log.new", b"new").expect("append");
+        disk.append("log", b"9").expect("append");
+        disk.rename("log.new", "log").expect("rename");
+        disk.append("log", b"er").expect("append");
+        assert_eq!(disk.read("log").expect("read"), b"newer");
+        disk.remove("log").expect("remove");
+        assert!(disk.append("log", b"x").is_err(), "what was removed cannot be written");
+        assert_eq!(disk.list().expect("list"), ["lock"]);
+    }
+}

@@ -1,0 +1,144 @@
+//! What can go wrong with a node's directory, each with the place and the mend, in one line.
+//!
+//! Every one of these ends the node's participation: the program logs the line and exits with 1. None is retried.
+
+use std::io;
+
+use super::fold::Disorder;
+use super::{FORMAT, Identity};
+
+/// What to do about a damaged directory, in the one safe way.
+///
+/// The tempting ones are not safe. A node that starts from nothing, or from an older copy, has forgotten whom it voted
+/// for and which entries it acknowledged. If an entry is held by just a majority of which this node is one, and it
+/// forgets, the rest of the majority that it then gives its vote to need not have the entry: what was acknowledged is
+/// gone. If however *all* others stand under one leader with the same last index, they hold everything that this node
+/// ever acknowledged, and no candidate exists that it may have voted for.
+pub(super) const MEND_DAMAGED: &str = "mend: move this directory away and start the node with an empty one, but only \
+     while `rakit status` shows every other node up, under one leader, with the same last_index; until then leave it \
+     stopped, and never put an older copy in its place: a node that has forgotten its vote or its log can vote twice \
+     and undo what was acknowledged";
+
+/// An error of the disk, of what it holds, or of what it was asked to hold.
+#[derive(Debug)]
+pub enum StorageError {
+    /// The system refused an operation. What the disk holds since is unknown.
+    Io {
+        /// What was tried: "sync", "append to", …
+        operation: &'static str,
+        /// On which file or directory.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A process has this directory.
+    Locked {
+        /// The directory.
+        directory: String,
+        /// Whose lock it is, if that can be read.
+        pid: Option<u32>,
+    },
+    /// A file holds what this program never writes, and what no crash leaves behind.
+    Corrupt {
+        /// The file.
+        file: String,
+        /// Where in it the damaged line begins, in bytes from 0.
+        offset: u64,
+        /// What is wrong there.
+        what: String,
+    },
+    /// The directory belongs to another node or another cluster.
+    WrongDirectory {
+        /// The file that says so.
+        file: String,
+        /// Whose it is.
+        found: Identity,
+        /// Whose it ought to be.
+        expected: Identity,
+    },
+    /// The directory was written by another version of this program.
+    UnknownFormat {
+        /// The file that says so.
+        file: String,
+        /// The version of its format.
+        format: u64,
+    },
+    /// The caller asked for what may never be on a disk. A bug in the caller; nothing was written.
+    Refused(Disorder),
+    /// An earlier operation failed; since then nothing is written.
+    Poisoned {
+        /// The line of the error that came first.
+        first: String,
+    },
+}
+
+impl std::fmt::Display for StorageError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Io { operation, path, source } => write!(
+                f,
+                "cannot {operation} {path}: {source}; mend: see that the disk is sound, has room (df -h) and may be \
+                 written by this user, then start the node again"
+            ),
+            Self::Locked { directory, pid: Some(pid) } => write!(
+                f,
+                "{directory} is in use by another process (pid {pid}); mend: stop that one first, or give this node \
+                 its own data_dir"
+            ),
+            Self::Locked { directory, pid: None } => write!(
+                f,
+                "{directory} is in use by another process; mend: stop that one first (fuser -v {directory}/lock names \
+                 it), or give this node its own data_dir"
+            ),
+            Self::Corrupt { file, offset, what } => {
+                write!(f, "{file} is damaged at byte {offset}: {what}; {MEND_DAMAGED}")
+            }
+            Self::WrongDirectory { file, found, expected } => write!(
+                f,
+                "{file} belongs to {found}, this is {expected}; mend: correct data_dir, --id or the cluster's name, or \
+                 give this node a directory of its own"
+            ),
+            Self::UnknownFormat { file, format } => write!(
+                f,
+                "{file} has format {format}, this version of the program knows format {FORMAT}; mend: start the version \
+                 that wrote it"
+            ),
+            Self::Refused(disorder) => write!(f, "refused to write to the log: {disorder}; this is a bug"),
+            Self::Poisoned { first } => write!(f, "nothing is written since an earlier error: {first}"),
+        }
+    }
+}
+
+impl std::error::Error for StorageError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            Self::Refused(disorder) => Some(disorder),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_is_one_line_with_the_place_and_the_mend() {
+        let identity = |node| Identity { cluster: "lab".into(), node };
+        let file = || "data/node-1/log".to_owned();
+        let errors = [
+            StorageError::Io { operation: "sync", path: file(), source: io::Error::from_raw_os_error(5) },
+            StorageError::Locked { directory: "data/node-1".into(), pid: Some(7) },
+            StorageError::Locked { directory: "data/node-1".into(), pid: None },
+            StorageError::Corrupt { file: file(), offset: 12, what: "bad CRC".into() },
+            StorageError::WrongDirectory { file: file(), found: identity(1), expected: identity(2) },
+            StorageError::UnknownFormat { file: file(), format: 9 },
+        ];
+        for error in errors {
+            let line = error.to_string();
+            assert!(line.contains("data/node-1") && line.contains("; mend: "), "{line}");
+            assert!(!line.contains('\n') && !line.contains("  "), "{line}");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The form of one line on disk: `CCCCCCCC JSON\n`, where C is the CRC-32 of the JSON's bytes in 8 hexadecimal digits.
+//!
+//! CRC-32 (the one of Ethernet, gzip and PNG) finds every error burst of up to 32 bits, and so every flipped bit and
+//! every damaged byte; that is what disks do to data. It is no protection against a person who means harm.
+//!
+//! Used by `store`, which writes lines, and `recovery`, which reads them.
+
+use serde::{Deserialize, Serialize};
+
+use super::Identity;
+use crate::raft::{Index, NodeId, Snapshot, Term};
+
+/// Digits of the checksum in front of each line.
+const CRC_DIGITS: usize = 8;
+
+/// The first line of the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HeaderLine {
+    pub header: Header,
+}
+
+/// Whose log it is, and where it begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Header {
+    pub format: u32,
+    pub cluster: String,
+    pub node: NodeId,
+    /// A random number from the day this directory was made. Peers that see another one under the same id know that
+    /// the node has lost its memory (trap 26).
+    pub incarnation: u64,
+    /// The log's first entry is the one after this. 0: the log begins at the beginning. Otherwise a snapshot that
+    /// reaches at least so far must lie beside the log, and if somebody removes it, this line gives it away even if
+    /// the log holds no entry.
+    pub after_index: Index,
+    /// The term of the entry at `after_index`.
+    pub after_term: Term,
+}
+
+impl Header {
+    pub(super) fn identity(&self) -> Identity {
+        Identity { cluster: self.cluster.clone(), node: self.node }
+    }
+}
+
+/// The one line of a snapshot's file, to be written.
+#[derive(Serialize)]
+pub(super) struct SnapshotLine<'a> {
+    pub format: u32,
+    pub cluster: &'a str,
+    pub snapshot: &'a Snapshot,
+}
+
+/// The same, read.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReadSnapshotLine {
+    #[serde(rename = "format")]
+    pub _format: u32,
+    pub cluster: String,
+    pub snapshot: Snapshot,
+}
+
+/// Adds one line to `buffer`.
+///
+/// # Errors
+/// When `value` has no JSON form.
+pub(super) fn write<T: Serialize>(buffer: &mut Vec<u8>, value: &T) -> Result<(), serde_json::Error> {
+    let start = buffer.len();
+    // The checksum's place is kept free and filled in afterwards, so that nothing is serialised aside and copied.
+    buffer.extend_from_slice(b"........ ");
+    let json = buffer.len();
+    serde_json::to_writer(&mut *buffer, value)?;
+    let crc = crc32fast::hash(&buffer[json..]);
+    for (place, digit) in buffer[start..start + CRC_DIGITS].iter_mut().zip((0..CRC_DIGITS).rev()) {
+        *place = b"0123456789abcdef"[(crc >> (4 * digit) & 0xf) as usize];
+    }
+    buffer.push(b'\n');
+    Ok(())
+}
+
+/// The JSON of one line (without its newline), if its checksum says that it is what was written.
+///
+/// # Errors
+/// What is wrong with it, for a person.
+pub(super) fn verify(line: &[u8]) -> Result<&[u8], String> {
+    let Some((digits, rest)) = line.split_at_checked(CRC_DIGITS) else {
+        return Err(format!("a line of {} bytes is too short for a checksum", line.len()));
+    };
+    let mut stated: u32 = 0;
+    for digit in digits {
+        // Lower case only, since we write nothing else: each line has just one correct form.
+        let value = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            _ => return Err("the line does not begin with a checksum of 8 hexadecimal digits".to_owned()),
+        };
+        stated = stated << 4 | u32::from(value);
+    }
+    let Some(json) = rest.strip_prefix(b" ") else {
+        return Err("no space after the checksum".to_owned());
+    };
+    let computed = crc32fast::hash(json);
+    if computed == stated {
+        Ok(json)
+    } else {
+        Err(format!("the checksum says {stated:08x}, the line gives {computed:08x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_carries_the_standard_crc_of_its_json() {
+        let mut buffer = b"before".to_vec();
+        write(&mut buffer, &123_456_789_u32).expect("a number has a JSON form");
+        // "123456789" is the standard check input of CRC catalogues: cbf43926 is its CRC-32.
+        assert_eq!(buffer, b"beforecbf43926 123456789\n");
+        assert_eq!(verify(b"cbf43926 123456789"), Ok(&b"123456789"[..]));
+    }
+
+    #[test]
+    fn anything_else_is_told_apart() {
+        for (line, what) in [
+            (&b"cbf4392"[..], "too short"),
+            (b"", "too short"),
+            (b"cbf43926", "no space"),
+            (b"cbf43926\t123456789", "no space"),
+            (b"CBF43926 123456789", "hexadecimal"),
+            (b"+bf43926 123456789", "hexadecimal"),
+            (b"cbf43926 123456780", "the line gives"),
+            (b"cbf43927 123456789", "the line gives"),
+            (b"cbf43926  123456789", "the line gives"),
+        ] {
+            let error = verify(line).expect_err("not a line of ours");
+            assert!(error.contains(what), "{error}");
+        }
+    }
+}

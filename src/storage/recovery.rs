@@ -1,0 +1,335 @@
+//! The reading of a directory, and the judgement over it: what a crash may leave is mended, anything else is refused.
+//!
+//! Called by [`super::Storage::open`]. This file only reads and judges; whatever has to be changed on the disk is done by
+//! `store`, after the judgement, so that a directory which is refused is left exactly as it was found.
+//!
+//! **What a crash may leave.** The log grows by appends, and a crash (or a full disk) can end an append anywhere: the
+//! last line may lack its end. Since an append is acknowledged only after its fsync, the records of an incomplete
+//! append were promised to nobody, and the torn one may be cut. Everything else on the disk came there by the
+//! sequence *write beside, fsync, rename, fsync the directory*, and is therefore there completely or not at all.
+//!
+//! **What it cannot leave.** A complete line with a wrong checksum in the middle of the log is no crash: the disk, a
+//! cable or a person has changed what was durable, and perhaps acknowledged. Cutting there would "repair" the log by
+//! forgetting promises (trap 22). Such a directory is refused, with file and byte offset.
+
+use serde::Deserialize;
+
+use super::disk::Disk;
+use super::fold::State;
+use super::line::{self, Header, HeaderLine, ReadSnapshotLine};
+use super::{FORMAT, Identity, LOG, StorageError};
+use crate::raft::{Entry, HardState, Index, Record, Snapshot};
+
+/// What a node knew when it stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// Term and vote.
+    pub hard_state: HardState,
+    /// The newest snapshot.
+    pub snapshot: Option<Snapshot>,
+    /// The entries after the snapshot (or from the first one), in order and without a gap.
+    pub entries: Vec<Entry>,
+    /// The random number of the day on which this directory was made.
+    pub incarnation: u64,
+    /// What was mended, if something was: one line for the log file.
+    pub repaired: Option<Repair>,
+    /// The directory was empty: this node knows nothing yet, or has lost all it knew.
+    pub fresh: bool,
+}
+
+/// The mending of an incomplete last record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repair {
+    /// The file.
+    pub file: String,
+    /// Where the file now ends, or ended before its last newline was added, in bytes.
+    pub offset: u64,
+    /// How many bytes were cut there. 0: the last record was whole, only its newline was missing, and it was kept.
+    pub bytes_cut: u64,
+}
+
+impl std::fmt::Display for Repair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { file, offset, bytes_cut } = self;
+        if *bytes_cut == 0 {
+            write!(f, "{file}: the last record lacked its newline at byte {offset}; it was whole and is kept")
+        } else {
+            write!(
+                f,
+                "{file}: an incomplete last record was cut: {bytes_cut} bytes at byte {offset}; it was never acknowledged"
+            )
+        }
+    }
+}
+
+/// The log as it was found.
+#[derive(Debug)]
+pub(super) struct ReadLog {
+    pub header: Header,
+    pub state: State,
+    pub tail: Tail,
+}
+
+/// How the log ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tail {
+    /// With a newline, at this length.
+    Clean { length: u64 },
+    /// With bytes after `keep` that mean nothing.
+    Torn { keep: u64, cut: u64 },
+    /// With a whole record that lacks its newline: it ends at `keep`, and `cut` zero bytes follow.
+    Unended { keep: u64, cut: u64 },
+}
+
+/// The name of the snapshot up to `last_index`. Zeros in front, so that `ls` shows them in order.
+pub(super) fn snapshot_name(last_index: Index) -> String {
+    format!("snapshot-{last_index:020}.json")
+}
+
+/// The index in a snapshot's name, if `name` is one.
+pub(super) fn snapshot_index(name: &str) -> Option<Index> {
+    let digits = name.strip_prefix("snapshot-")?.strip_suffix(".json")?;
+    let index = digits.parse().ok()?;
+    // One name for each index: "snapshot-7.json" and "snapshot-+007….json" are not ours.
+    (snapshot_name(index) == name).then_some(index)
+}
+
+/// Reads the log and checks every line of it.
+pub(super) fn read_log(disk: &impl Disk, identity: &Identity) -> Result<ReadLog, StorageError> {
+    let bytes = read(disk, LOG)?;
+    let corrupt = |offset: usize, what: String| corrupt(disk, LOG, offset, what);
+
+    let Some(header_end) = bytes.iter().position(|&byte| byte == b'\n') else {
+        // The log got its name only after its first line was durable, so that no crash leaves it without.
+        return Err(corrupt(0, "the first line is not complete".to_owned()));
+    };
+    let json = line::verify(&bytes[..header_end]).map_err(|what| corrupt(0, what))?;
+    check_format::<AnyHeaderLine>(disk, LOG, json)?;
+    let HeaderLine { header } = parse(json).map_err(|what| corrupt(0, what))?;
+    if header.identity() != *identity {
+        return Err(StorageError::WrongDirectory {
+            file: disk.place(LOG),
+            found: header.identity(),
+            expected: identity.clone(),
+        });
+    }
+
+    let mut state = State::new((header.after_index, header.after_term));
+    let mut offset = header_end + 1;
+    let tail = loop {
+        let rest = &bytes[offset..];
+        if rest.is_empty() {
+            break Tail::Clean { length: length(offset) };
+        }
+        let Some(end) = rest.iter().position(|&byte| byte == b'\n') else {
+            let (record, tail) = judge_tail(rest, offset).map_err(|what| corrupt(offset, what))?;
+            if let Some(json) = record {
+                take_in(&mut state, json).map_err(|what| corrupt(offset, what))?;
+            }
+            break tail;
+        };
+        line::verify(&rest[..end])
+            .and_then(|json| take_in(&mut state, json))
+            .map_err(|what| corrupt(offset, what))?;
+        offset += end + 1;
+    };
+    Ok(ReadLog { header, state, tail })
+}
+
+/// Judges what follows the last newline, at `offset`: it is not empty and holds no newline. Returns the JSON of the
+/// record in it, if it is whole.
+///
+/// # Errors
+/// When no crash can have left it.
+fn judge_tail(tail: &[u8], offset: usize) -> Result<(Option<&[u8]>, Tail), String> {
+    // Some file systems make a file longer before its data arrive; after a power cut, the missing part reads as zeros.
+    // No JSON ends with a zero byte, so that the zeros can be told from the record.
+    let written = tail.len() - tail.iter().rev().take_while(|&&byte| byte == 0).count();
+    let (record, zeros) = tail.split_at(written);
+    if let Ok(json) = line::verify(record) {
+        // The whole record arrived, only its newline did not. It may have been acknowledged if somebody cut the file by
+        // one byte, and it does no harm if it was not (an append may survive without having been acknowledged): keep.
+        let tail = Tail::Unended { keep: length(offset + written), cut: length(zeros.len()) };
+        return Ok((Some(json), tail));
+    }
+    // A whole record and one byte more, which is no newline: an append writes the newline or nothing in this place, so
+    // the newline was changed after it was written, and the record may have been acknowledged. Cutting it would be
+    // forgetting; and a disk that changes bytes is not to be trusted.
+    if let Some((last, whole)) = record.split_last()
+        && line::verify(whole).is_ok()
+    {
+        return Err(format!("the last record ends with the byte {last:#04x} in place of a newline"));
+    }
+    Ok((None, Tail::Torn { keep: length(offset), cut: length(tail.len()) }))
+}
+
+fn take_in(state: &mut State, json: &[u8]) -> Result<(), String> {
+    let record: Record = parse(json)?;
+    state.apply(record).map_err(|disorder| format!("out of order: {disorder}"))
+}
+
+/// Reads the snapshot called `name`, whose name promises the entry `index` as its last.
+pub(super) fn read_snapshot(
+    disk: &impl Disk,
+    identity: &Identity,
+    name: &str,
+    index: Index,
+) -> Result<Snapshot, StorageError> {
+    let bytes = read(disk, name)?;
+    let corrupt = |what: String| corrupt(disk, name, 0, what);
+    // Just one line. The file got its name after it was complete and durable: no part of it can be missing by a crash.
+    let json = match bytes.iter().position(|&byte| byte == b'\n') {
+        Some(end) if end + 1 == bytes.len() => line::verify(&bytes[..end]).map_err(corrupt)?,
+        Some(end) => return Err(corrupt(format!("{} bytes follow its only line", bytes.len() - end - 1))),
+        None => return Err(corrupt("its line does not end with a newline".to_owned())),
+    };
+    check_format::<AnySnapshotLine>(disk, name, json)?;
+    let ReadSnapshotLine { cluster, snapshot, .. } = parse(json).map_err(corrupt)?;
+    if cluster != identity.cluster {
+        return Err(StorageError::WrongDirectory {
+            file: disk.place(name),
+            found: Identity { cluster, node: identity.node },
+            expected: identity.clone(),
+        });
+    }
+    if snapshot.last_index != index || index == 0 || snapshot.last_term == 0 {
+        return Err(corrupt(format!(
+            "it holds the state as of entry {} of term {}",
+            snapshot.last_index, snapshot.last_term
+        )));
+    }
+    Ok(snapshot)
+}
+
+/// What the snapshot and the log mean together.
+#[derive(Debug)]
+pub(super) struct Reconciled {
+    /// The state after the snapshot.
+    pub state: State,
+    /// The log on disk begins before the snapshot: it has to be replaced, so that the next append connects to it.
+    pub stale_log: bool,
+}
+
+/// Puts snapshot and log together.
+///
+/// A compaction first makes the snapshot durable and then replaces the log, so that a crash between the two leaves a log
+/// that begins before the snapshot. That is normal. The reverse, a log that begins after the newest snapshot, means that
+/// a snapshot is gone, and with it a part of the state.
+pub(super) fn reconcile(
+    disk: &impl Disk,
+    log: State,
+    snapshot: Option<&Snapshot>,
+) -> Result<Reconciled, StorageError> {
+    let (after_index, after_term) = log.shape().after();
+    let Some(snapshot) = snapshot else {
+        if after_index == 0 {
+            return Ok(Reconciled { state: log, stale_log: false });
+        }
+        return Err(corrupt(
+            disk,
+            LOG,
+            0,
+            format!("it begins after entry {after_index}, and the snapshot up to there is missing"),
+        ));
+    };
+    let Snapshot { last_index, last_term, .. } = *snapshot;
+    if last_index < after_index || (last_index == after_index && last_term != after_term) {
+        return Err(corrupt(
+            disk,
+            LOG,
+            0,
+            format!(
+                "it begins after entry {after_index} of term {after_term}, but the newest snapshot beside it ends with \
+                 entry {last_index} of term {last_term}"
+            ),
+        ));
+    }
+    let hard_state = log.shape().hard_state();
+    if last_term > hard_state.term {
+        // A compaction writes the term into the log before it writes the snapshot.
+        return Err(corrupt(
+            disk,
+            LOG,
+            0,
+            format!(
+                "it ends in term {}, but the snapshot beside it ends with entry {last_index} of term {last_term}",
+                hard_state.term
+            ),
+        ));
+    }
+    if last_index == after_index {
+        return Ok(Reconciled { state: log, stale_log: false });
+    }
+    // Figure 13, steps 6 and 7: "If existing log entry has same index and term as snapshot's last included entry, retain
+    // log entries following it"; otherwise "Discard the entire log".
+    let connects = log.shape().term_at(last_index) == Some(last_term);
+    let mut state = State::new((last_index, last_term));
+    let refold = std::iter::once(Record::HardState(hard_state)).chain(
+        log.into_parts()
+            .1
+            .into_iter()
+            .filter(|entry| connects && entry.index > last_index)
+            .map(Record::Entry),
+    );
+    for record in refold {
+        state.apply(record).expect("the end of an ordered log is in order");
+    }
+    Ok(Reconciled { state, stale_log: true })
+}
+
+/// The version of the format, read before anything else, so that a file of another version is called that and not
+/// damaged.
+fn check_format<T: for<'de> Deserialize<'de> + Into<u64>>(
+    disk: &impl Disk,
+    name: &str,
+    json: &[u8],
+) -> Result<(), StorageError> {
+    match serde_json::from_slice::<T>(json).map(Into::into) {
+        Ok(format) if format != u64::from(FORMAT) => {
+            Err(StorageError::UnknownFormat { file: disk.place(name), format })
+        }
+        // Without a format it is no such line at all; reading it as one will say what it lacks.
+        _ => Ok(()),
+    }
+}
+
+#[derive(Deserialize)]
+struct AnyFormat {
+    format: u64,
+}
+
+#[derive(Deserialize)]
+struct AnyHeaderLine {
+    header: AnyFormat,
+}
+
+impl From<AnyHeaderLine> for u64 {
+    fn from(line: AnyHeaderLine) -> Self {
+        line.header.format
+    }
+}
+
+type AnySnapshotLine = AnyFormat;
+
+impl From<AnyFormat> for u64 {
+    fn from(line: AnyFormat) -> Self {
+        line.format
+    }
+}
+
+fn parse<T: for<'de> Deserialize<'de>>(json: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(json)
+        .map_err(|error| format!("the checksum is right, the JSON is not ours: {error}"))
+}
+
+fn read(disk: &impl Disk, name: &str) -> Result<Vec<u8>, StorageError> {
+    disk.read(name).map_err(|source| StorageError::Io { operation: "read", path: disk.place(name), source })
+}
+
+fn corrupt(disk: &impl Disk, name: &str, offset: usize, what: String) -> StorageError {
+    StorageError::Corrupt { file: disk.place(name), offset: length(offset), what }
+}
+
+fn length(bytes: usize) -> u64 {
+    u64::try_from(bytes).expect("a length in memory fits into 64 bits")
+}

@@ -1,0 +1,372 @@
+//! Chaos on real processes: the programs as they are installed, under everything that a machine room has to offer, while
+//! clients ask for primes and daemons report. docs/testing.md says what is done and what has been seen.
+//!
+//! ```text
+//! cargo test --test chaos                                  # a short run
+//! RAKIT_CHAOS_SECONDS=600 cargo test --release --test chaos   # as long as you like
+//! RAKIT_CHAOS_SEED=17 cargo test --test chaos              # the same plan of faults again
+//! ```
+//!
+//! What must hold:
+//! - every report that was acknowledged is accounted for, at its index and term, or by a newer one of its server;
+//! - in each term, at most one node's log says that it led;
+//! - at equal applied indexes the digests are equal, at every look, and at the end on all nodes;
+//! - no request failed on a healthy node: one that runs, is not paused, and is not cut off from the workers; whatever
+//!   its peers suffer, and whether or not there is a leader;
+//! - no node ends by itself, but one whose disk is full; nothing panics; no honest message is refused.
+//!
+//! The seed fixes the plan, not the outcome: real processes run as the kernel pleases. The simulator is the place for
+//! repeatable histories; this is the place for real sockets, real disks and real signals.
+
+#[path = "chaos/clients.rs"]
+mod clients;
+#[path = "chaos/cluster.rs"]
+mod cluster;
+#[path = "chaos/dice.rs"]
+mod dice;
+#[path = "chaos/faults.rs"]
+mod faults;
+#[path = "chaos/place.rs"]
+mod place;
+#[path = "chaos/verdict.rs"]
+mod verdict;
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use clients::{Condition, Health, Reporter, Suffering, ask_for_primes, lock};
+use cluster::Cluster;
+use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
+use dice::Dice;
+use faults::{Fault, Kind};
+use place::{NODES, NodeId, Place};
+use verdict::Witness;
+
+/// How long faults go on, unless RAKIT_CHAOS_SECONDS says otherwise. Start and end come on top.
+const SECONDS: u64 = 18;
+
+/// Reporters that note every promise.
+const REPORTERS: usize = 4;
+
+/// So many faults at once.
+const ACTIVE_MAX: usize = 3;
+
+/// A fault lasts so many milliseconds ...
+const FAULT_MS: (u64, u64) = (300, 2_500);
+
+/// ... and the next one begins after so many: often before the cluster has got over the one before.
+const PAUSE_MS: (u64, u64) = (200, 1_200);
+
+/// So often all connections between nodes are closed before the faults begin, ...
+const CLOSE_ROUNDS: usize = 5;
+
+/// ... with this pause after each: longer than the death detector's own before it watches again.
+const CLOSE_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long a node with a full disk may go on, if it has nothing to write. It is killed then.
+const DISK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a cluster that nothing ails any more may take to be whole again. It needs a second or two; only a failure waits.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// The pause between two looks at a condition that can only be asked for.
+pub const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// A line for a person, past the test harness, which swallows what a passing test prints.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "chaos: {line}");
+}
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|error| panic!("{name}={text}: {error}")))
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_whatever_happens() {
+    if std::env::var_os(place::INSIDE).is_some() {
+        return run(Place::Namespaces);
+    }
+    match place::unshared() {
+        Ok(way) => {
+            // The same test again, in a world of its own.
+            let test = std::env::current_exe().expect("this program is a file");
+            let status = Command::new(way[0])
+                .args(&way[1..])
+                .arg(test)
+                .args(["--exact", "nothing_acknowledged_is_lost_whatever_happens", "--nocapture"])
+                .env(place::INSIDE, "1")
+                .status()
+                .expect("it was possible a moment ago");
+            assert!(status.success(), "chaos in namespaces failed ({status}); what it said is above");
+        }
+        Err(why) => {
+            say(&format!("SKIPPED: cuts between hosts and full disks: no namespaces here: {why}"));
+            say("kills and pauses go on, on loopback");
+            run(Place::Loopback);
+        }
+    }
+}
+
+fn run(place: Place) {
+    let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+    let seed = number("RAKIT_CHAOS_SEED").unwrap_or_else(|| clock() % 1_000_000);
+    let seconds = number("RAKIT_CHAOS_SECONDS").unwrap_or(SECONDS);
+    say(&format!("seed {seed} (RAKIT_CHAOS_SEED), {seconds} s of faults (RAKIT_CHAOS_SECONDS), {place:?}"));
+    let mut directory = tempfile::Builder::new().prefix("rakit-chaos-").tempdir().expect("a directory");
+    std::fs::create_dir(directory.path().join("logs")).expect("an empty directory");
+    // Whatever panics below: the directory stays for whoever looks for the reason.
+    directory.disable_cleanup(true);
+    let complaints = play(place, directory.path(), Dice::new(seed), Duration::from_secs(seconds));
+    assert!(
+        complaints.is_empty(),
+        "seed {seed}: {} violations; logs in {}\n{}",
+        complaints.len(),
+        directory.path().display(),
+        complaints.join("\n")
+    );
+    directory.disable_cleanup(false);
+}
+
+/// The whole story; returns what must not have happened.
+fn play(place: Place, directory: &Path, mut dice: Dice, length: Duration) -> Vec<String> {
+    let began = Instant::now();
+    let mut cluster = Cluster::new(place, directory);
+    let conditions: BTreeMap<NodeId, Condition> = (1..=NODES).map(|id| (id, Condition::new())).collect();
+    let (violations, complaints) = unbounded();
+    let shared = Suffering {
+        over: AtomicBool::new(false),
+        answered: AtomicU64::new(0),
+        excused: AtomicU64::new(0),
+        promises: Mutex::default(),
+        violations,
+    };
+    for id in 1..=NODES {
+        cluster.start(id);
+        conditions[&id].set(Health::Recovering);
+    }
+    cluster.start_servers();
+    let publics: BTreeMap<NodeId, _> = (1..=NODES).map(|id| (id, cluster.hosts.public(id))).collect();
+    let witness = Witness::default();
+
+    let mut found = std::thread::scope(|scope| {
+        // However this scope is left, its threads end.
+        let _over = SetOnDrop(&shared.over);
+        for (id, condition) in &conditions {
+            let (address, dice, shared) = (publics[id], dice.split(), &shared);
+            scope.spawn(move || ask_for_primes(*id, address, condition, shared, dice));
+        }
+        let mut reporters = Vec::new();
+        for number in 0..REPORTERS {
+            let reporter = Reporter::new(
+                format!("chaos-{number}"),
+                cluster.hosts.worker(200),
+                cluster.cluster_addresses(),
+                cluster::SECRET,
+                dice.split(),
+            );
+            let shared = &shared;
+            reporters.push(scope.spawn(move || reporter.run(shared)));
+        }
+        scope.spawn(|| witness.watch(&publics, &shared));
+
+        let mut found = wait_until_well(&mut cluster, &conditions, &complaints);
+        if found.is_empty() && place == Place::Namespaces {
+            found = close_connections(&cluster, &witness);
+        }
+        if found.is_empty() {
+            found = torment(&mut cluster, &conditions, &witness, &complaints, &mut dice, length, place);
+        }
+        if found.is_empty() {
+            found = wait_until_well(&mut cluster, &conditions, &complaints);
+        }
+        shared.over.store(true, Ordering::Relaxed);
+        let mut last = true;
+        for reporter in reporters {
+            // One more of each: with it, everything before must be in the state.
+            let mut reporter = reporter.join().expect("a reporter does not panic");
+            let deadline = Instant::now() + PATIENCE;
+            while found.is_empty() && last && !reporter.report(&shared) {
+                last = Instant::now() < deadline;
+            }
+        }
+        if !last {
+            found.push("nothing was committed any more after all faults had ended".into());
+        }
+        found
+    });
+    cluster.stop_servers();
+    found.extend(complaints.try_iter());
+    let promises = std::mem::take(&mut *lock(&shared.promises));
+    if found.is_empty() {
+        found = verdict::judge(&mut cluster, &publics, &promises);
+    }
+    found.extend(verdict::read_logs(&cluster));
+    say(&format!(
+        "{} requests answered, {} failed on sick nodes, none on a healthy one; {} reports acknowledged; {} terms, {}; \
+         {} s in all",
+        shared.answered.load(Ordering::Relaxed),
+        shared.excused.load(Ordering::Relaxed),
+        promises.len(),
+        verdict::terms_led(&cluster).len(),
+        witness.summary(),
+        began.elapsed().as_secs(),
+    ));
+    if !found.is_empty() && place == Place::Namespaces {
+        // The disks vanish with the namespace.
+        let _ = Command::new("cp").arg("-a").arg(directory.join("data")).arg(directory.join("kept")).status();
+    }
+    found
+}
+
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Waits until every node has answered a client since its last fault. A complaint ends the wait.
+fn wait_until_well(
+    cluster: &mut Cluster,
+    conditions: &BTreeMap<NodeId, Condition>,
+    complaints: &Receiver<String>,
+) -> Vec<String> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let sick: Vec<_> = conditions
+            .iter()
+            .filter(|(_, condition)| condition.get().0 != Health::Healthy)
+            .map(|(id, _)| id)
+            .collect();
+        if sick.is_empty() {
+            return Vec::new();
+        }
+        if let Ok(complaint) = complaints.recv_timeout(LOOK_AGAIN) {
+            return vec![complaint];
+        }
+        if let Some((id, status)) = cluster.ended().first() {
+            return vec![format!("node {id} ended by itself: {status}")];
+        }
+        if Instant::now() > deadline {
+            return vec![format!("nodes {sick:?} have no fault any more and do not answer")];
+        }
+    }
+}
+
+/// A closed connection to a living leader must change nothing: as long as nobody has died, nobody may believe that somebody
+/// did, whatever is closed. (That a wrong belief would change nothing either is shown by the core's tests.)
+fn close_connections(cluster: &Cluster, witness: &Witness) -> Vec<String> {
+    for _ in 0..CLOSE_ROUNDS {
+        let before = witness.leader();
+        for id in 1..=NODES {
+            cluster.hosts.close_connections(id);
+        }
+        // The followers are watching again, so that there is something to close.
+        std::thread::sleep(CLOSE_PAUSE);
+        if before != witness.leader() {
+            say(
+                "the leader changed while connections were closed: a busy machine; the logs tell whether it was taken for dead",
+            );
+        }
+    }
+    (1..=NODES)
+        .filter(|id| verdict::log_text(cluster, *id).contains("seems to have died"))
+        .map(|id| format!("nobody had died, but node {id} says so in its log"))
+        .collect()
+}
+
+/// One fault after the other, and some at once, until the time is over and every kind has had its turn.
+fn torment(
+    cluster: &mut Cluster,
+    conditions: &BTreeMap<NodeId, Condition>,
+    witness: &Witness,
+    complaints: &Receiver<String>,
+    dice: &mut Dice,
+    length: Duration,
+    place: Place,
+) -> Vec<String> {
+    let (began, mut deck) = (Instant::now(), Vec::new());
+    let mut fired: BTreeMap<Kind, u32> = Kind::deck(place).into_iter().map(|kind| (kind, 0)).collect();
+    let mut disk_deaths = 0;
+    let mut active: Vec<Fault> = Vec::new();
+    let mut ends: Vec<Instant> = Vec::new();
+    let mut next = began;
+    let mut found = Vec::new();
+    loop {
+        let now = Instant::now();
+        let learnt = fired.values().all(|count| *count > 0) && (disk_deaths > 0 || place == Place::Loopback);
+        let done = now >= began + length && learnt;
+        // A leader that is never found in good health must not keep the test going for ever.
+        if done || now >= began + length + PATIENCE {
+            break;
+        }
+        // A node whose disk is full gets some time to notice.
+        let unnoticed = |fault: &Fault| fault.kind == Kind::FullDisk && cluster.runs(fault.sick[0]);
+        let due = |(fault, end): (&Fault, &Instant)| {
+            now >= if unnoticed(fault) { *end + DISK_PATIENCE } else { *end }
+        };
+        if let Some(at) = active.iter().zip(&ends).position(due) {
+            ends.remove(at);
+            faults::end(&active.remove(at), cluster, conditions);
+            continue;
+        }
+        if now >= next && active.len() < ACTIVE_MAX {
+            if deck.is_empty() {
+                deck = Kind::deck(place);
+                dice.shuffle(&mut deck);
+            }
+            let wish = deck.pop().expect("just filled");
+            match faults::begin(wish, witness.leader(), &active, cluster, conditions, dice) {
+                Some(fault) => {
+                    *fired.entry(wish).or_default() += 1;
+                    active.push(fault);
+                    ends.push(now + dice.millis(FAULT_MS.0, FAULT_MS.1));
+                    next = now + dice.millis(PAUSE_MS.0, PAUSE_MS.1);
+                }
+                // Whom it needs is sick: later, when there are fewer faults.
+                None => {
+                    let at = dice.below(deck.len() + 1);
+                    deck.insert(at, wish);
+                    if deck.len() == 1 || active.len() > 1 {
+                        next = ends.iter().min().copied().unwrap_or(now) + LOOK_AGAIN;
+                    }
+                }
+            }
+        }
+        match complaints.recv_timeout(LOOK_AGAIN) {
+            Ok(complaint) => found.push(complaint),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => unreachable!("a sender is held by the caller"),
+        }
+        for (id, status) in cluster.ended() {
+            let full = active.iter().any(|fault| fault.kind == Kind::FullDisk && fault.sick.contains(&id));
+            if full && status.code() == Some(1) {
+                disk_deaths += 1; // It is started again when there is room.
+            } else {
+                found.push(format!("node {id} ended by itself: {status}"));
+            }
+        }
+        if !found.is_empty() {
+            break;
+        }
+    }
+    for fault in active.drain(..) {
+        faults::end(&fault, cluster, conditions);
+    }
+    say(&format!("faults: {fired:?}; nodes that a full disk ended: {disk_deaths}"));
+    if found.is_empty() && place == Place::Namespaces && disk_deaths == 0 {
+        found.push("no full disk was noticed by a node, so nothing was learnt about them".into());
+    }
+    let missing: Vec<Kind> = fired.iter().filter(|(_, count)| **count == 0).map(|(kind, _)| *kind).collect();
+    if found.is_empty() && !missing.is_empty() {
+        found.push(format!("these faults never happened, so nothing was learnt about them: {missing:?}"));
+    }
+    found
+}

@@ -1,0 +1,153 @@
+//! The faults: which there are, how each begins and ends, and whom it makes sick.
+
+use std::collections::BTreeMap;
+
+use rustix::process::Signal;
+
+use super::clients::{Condition, Health};
+use super::cluster::Cluster;
+use super::dice::Dice;
+use super::place::{NODES, NodeId, Place};
+
+/// What can happen. The deck of a round holds each once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// `kill -9` of the leader.
+    KillLeader,
+    /// `kill -9` of any node.
+    KillOne,
+    /// Of three at once: no majority is left.
+    KillThree,
+    /// Of all.
+    KillAll,
+    /// SIGSTOP of the leader, SIGCONT later.
+    PauseLeader,
+    /// SIGSTOP of any node.
+    PauseOne,
+    /// A node's disk is full to the last byte.
+    FullDisk,
+    /// The leader's host is off the network.
+    UnplugLeader,
+    /// Any host is.
+    UnplugOne,
+    /// What one node sends to another is lost, not the other way round.
+    OneWay,
+    /// The leader's words reach no peer; it hears all.
+    MuteLeader,
+    /// The leader hears no peer; all hear it.
+    DeafLeader,
+    /// Two nodes on one side, three on the other; clients, daemons and workers reach both sides.
+    Split,
+    /// All connections to and from a living node's cluster address are reset.
+    CloseConnections,
+}
+
+impl Kind {
+    /// All that this place can do.
+    pub fn deck(place: Place) -> Vec<Self> {
+        let everywhere = [
+            Self::KillLeader,
+            Self::KillOne,
+            Self::KillThree,
+            Self::KillAll,
+            Self::PauseLeader,
+            Self::PauseOne,
+        ];
+        let isolated = [
+            Self::FullDisk,
+            Self::UnplugLeader,
+            Self::UnplugOne,
+            Self::OneWay,
+            Self::MuteLeader,
+            Self::DeafLeader,
+            Self::Split,
+            Self::CloseConnections,
+        ];
+        let isolated = isolated.into_iter().filter(|_| place == Place::Namespaces);
+        everywhere.into_iter().chain(isolated).collect()
+    }
+}
+
+/// A fault that has begun.
+#[derive(Debug)]
+pub struct Fault {
+    /// Which.
+    pub kind: Kind,
+    /// The nodes that it makes sick: for this long they owe nobody an answer.
+    pub sick: Vec<NodeId>,
+    /// The ways that it cut.
+    cuts: Vec<(NodeId, NodeId)>,
+}
+
+/// Begins a fault, unless the nodes it wants are sick already.
+pub fn begin(
+    kind: Kind,
+    leader: Option<NodeId>,
+    active: &[Fault],
+    cluster: &mut Cluster,
+    conditions: &BTreeMap<NodeId, Condition>,
+    dice: &mut Dice,
+) -> Option<Fault> {
+    let is_sick = |id: &NodeId| active.iter().any(|fault| fault.sick.contains(id));
+    let mut well: Vec<NodeId> = (1..=NODES).filter(|id| !is_sick(id)).collect();
+    dice.shuffle(&mut well);
+    let leader = leader.filter(|leader| well.contains(leader));
+    let others = |of: NodeId| (1..=NODES).filter(move |id| *id != of);
+    let (sick, cuts) = match kind {
+        Kind::KillLeader | Kind::PauseLeader | Kind::UnplugLeader => (vec![leader?], vec![]),
+        Kind::KillOne | Kind::PauseOne | Kind::FullDisk | Kind::UnplugOne => (vec![*well.first()?], vec![]),
+        Kind::KillThree => (well.get(..3)?.to_vec(), vec![]),
+        Kind::KillAll => (well.get(..usize::from(NODES))?.to_vec(), vec![]),
+        Kind::OneWay => (vec![], vec![(*well.first()?, *well.get(1)?)]),
+        Kind::MuteLeader => (vec![], others(leader?).map(|to| (leader.expect("checked"), to)).collect()),
+        Kind::DeafLeader => (vec![], others(leader?).map(|from| (from, leader.expect("checked"))).collect()),
+        Kind::Split => {
+            let (few, many) = well.get(..usize::from(NODES))?.split_at(2);
+            let ways = few.iter().flat_map(|a| many.iter().flat_map(|b| [(*a, *b), (*b, *a)])).collect();
+            (vec![], ways)
+        }
+        Kind::CloseConnections => {
+            cluster.hosts.close_connections(*well.first()?);
+            (vec![], vec![])
+        }
+    };
+    for id in &sick {
+        conditions[id].set(Health::Faulty);
+        match kind {
+            Kind::KillLeader | Kind::KillOne | Kind::KillThree | Kind::KillAll => cluster.kill(*id),
+            Kind::PauseLeader | Kind::PauseOne => cluster.signal(*id, Signal::STOP),
+            Kind::FullDisk => cluster.hosts.fill(*id),
+            Kind::UnplugLeader | Kind::UnplugOne => cluster.hosts.cable(*id, false),
+            _ => unreachable!("the others make nobody sick"),
+        }
+    }
+    for (from, to) in &cuts {
+        cluster.hosts.cut(*from, *to);
+    }
+    Some(Fault { kind, sick, cuts })
+}
+
+/// Ends it.
+pub fn end(fault: &Fault, cluster: &mut Cluster, conditions: &BTreeMap<NodeId, Condition>) {
+    for (from, to) in &fault.cuts {
+        cluster.hosts.mend(*from, *to);
+    }
+    for id in &fault.sick {
+        match fault.kind {
+            Kind::PauseLeader | Kind::PauseOne => cluster.signal(*id, Signal::CONT),
+            Kind::UnplugLeader | Kind::UnplugOne => cluster.hosts.cable(*id, true),
+            Kind::FullDisk => {
+                // It has ended itself as soon as it had something to write. If it had not, it may be in the middle of that now.
+                if cluster.runs(*id) {
+                    cluster.kill(*id);
+                }
+                cluster.hosts.clear(*id);
+            }
+            _ => {}
+        }
+        if !cluster.runs(*id) {
+            cluster.start(*id);
+        }
+        conditions[id].set(Health::Recovering);
+    }
+}

@@ -1,0 +1,398 @@
+//! The real `rakit-daemon` against stand-in nodes: reports reach every node whatever the others do, ask to be forwarded when
+//! nobody commits them, and tell the truth about the worker.
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, unbounded};
+use rakit::http::sign::{Gate, Purpose, Secret};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+/// Far more than anything here takes; only a failure waits for it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A node that answers every report as it is told, and hands the reports to the test.
+struct StandIn {
+    address: SocketAddr,
+    reports: Receiver<Value>,
+    /// 200 (committed), 202, 503, …
+    status: Arc<AtomicU16>,
+    server: Arc<tiny_http::Server>,
+}
+
+impl StandIn {
+    fn start(status: u16) -> Self {
+        Self::start_behind(None, status)
+    }
+
+    /// One that opens and seals with this gate, and refuses what does not pass.
+    fn start_behind(gate: Option<Gate>, status: u16) -> Self {
+        let server = Arc::new(tiny_http::Server::http("127.0.0.1:0").expect("a free port"));
+        let address = server.server_addr().to_ip().expect("an IP address");
+        let status = Arc::new(AtomicU16::new(status));
+        let (sender, reports) = unbounded();
+        let (serving, told) = (Arc::clone(&server), Arc::clone(&status));
+        std::thread::spawn(move || {
+            for mut request in serving.incoming_requests() {
+                assert_eq!((request.method(), request.url()), (&tiny_http::Method::Post, "/report"));
+                let mut body = String::new();
+                request.as_reader().read_to_string(&mut body).expect("a body");
+                let report: Value = serde_json::from_str(&body).expect("JSON");
+                let status = told.load(Ordering::SeqCst);
+                let answer = match status {
+                    200 => json!({"committed": report["sequence"], "term": 1}),
+                    _ => json!({"leader": 9}),
+                };
+                let answer = answer.to_string();
+                let mut response = tiny_http::Response::from_string(answer.clone()).with_status_code(status);
+                if let Some(gate) = &gate {
+                    let header = |name: &'static str| {
+                        let found = request.headers().iter().find(|header| header.field.equiv(name));
+                        found.map(|header| header.value.as_str())
+                    };
+                    let peer = *request.remote_addr().expect("a TCP connection");
+                    let opened = gate.open_request(
+                        "POST",
+                        "/report",
+                        header,
+                        body.as_bytes(),
+                        &[Purpose::Report],
+                        peer,
+                    );
+                    let opened = opened.expect("a sealed report");
+                    for (name, value) in gate.seal_answer(&opened, status, answer.as_bytes()) {
+                        response.add_header(tiny_http::Header::from_bytes(name, value).expect("a header"));
+                    }
+                }
+                // Answered first: what the test does about this report, it does after the daemon was answered.
+                let _ = request.respond(response);
+                if sender.send(report).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { address, reports, status, server }
+    }
+
+    fn answer(&self, status: u16) {
+        self.status.store(status, Ordering::SeqCst);
+    }
+
+    /// The next report for which `wanted` holds.
+    fn report_with(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let report = self.reports.recv_deadline(deadline).expect("a report in time");
+            if wanted(&report) {
+                return report;
+            }
+        }
+    }
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        self.server.unblock();
+    }
+}
+
+/// A running daemon; killed if a test forgets (or fails before) stopping it.
+struct Daemon(Child);
+
+impl Daemon {
+    fn start(config: &Path, arguments: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rakit-daemon"));
+        command.arg("--config").arg(config).args(["--server", "lab-01"]).args(arguments);
+        Self(command.stdin(Stdio::null()).spawn().expect("the daemon starts"))
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.0.id()).expect("a pid")).expect("not 0");
+        kill_process(pid, signal).expect("our own child");
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        // There is no waiting with a deadline in std; this polls, and only as long as the child takes to end.
+        while Instant::now() < deadline {
+            if let Some(status) = self.0.try_wait().expect("our own child") {
+                return status;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("the daemon did not end");
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A cluster.toml with nodes at these cluster addresses; their public addresses are never used by a daemon.
+fn write_config(directory: &Path, cluster: &[SocketAddr], interval_ms: u64) -> std::path::PathBuf {
+    let mut text = format!("[cluster]\nname = \"lab\"\n[balancer]\nreport_interval_ms = {interval_ms}\n");
+    for (i, address) in cluster.iter().enumerate() {
+        let id = i + 1;
+        text.push_str(&format!(
+            "[[node]]\nid = {id}\npublic = \"127.99.0.{id}:1\"\ncluster = \"{address}\"\n"
+        ));
+    }
+    let path = directory.join("cluster.toml");
+    std::fs::write(&path, text).expect("writable");
+    path
+}
+
+#[test]
+fn reports_reach_every_node_while_one_hangs_and_one_is_dead() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (leader, follower) = (StandIn::start(200), StandIn::start(202));
+    // Accepts (the kernel does) and never answers; and one where nobody listens.
+    let hangs = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let hangs_at = hangs.local_addr().expect("bound");
+    let dead = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
+    let config = write_config(directory.path(), &[hangs_at, dead, leader.address, follower.address], 100);
+    let mut daemon = Daemon::start(&config, &["--worker", "127.0.0.1:1"]);
+
+    let first = leader.report_with(|_| true);
+    assert_eq!(first["server"], "lab-01");
+    assert_eq!(first["worker"], "127.0.0.1:1");
+    assert_eq!((&first["sequence"], &first["forward"]), (&json!(1), &json!(false)));
+    assert!(first["cpu"].as_f64().is_some_and(|cpu| (0.0..=100.0).contains(&cpu)), "{first}");
+    assert!(first["cores"].as_u64().is_some_and(|cores| cores >= 1), "{first}");
+    let epoch = first["epoch"].as_u64().expect("a number");
+    assert!(epoch > 1_600_000_000_000, "Unix milliseconds: {epoch}");
+    // Ten more at both: were the nodes served one after the other, the one that hangs would hold up the others.
+    for node in [&leader, &follower] {
+        let mut last = 0;
+        for _ in 0..10 {
+            let report = node.report_with(|_| true);
+            let sequence = report["sequence"].as_u64().expect("a number");
+            assert!(sequence > last, "{sequence} after {last}");
+            assert_eq!(report["epoch"], epoch);
+            last = sequence;
+        }
+    }
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[test]
+fn forward_is_asked_for_while_nobody_commits() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let node = StandIn::start(202);
+    let config = write_config(directory.path(), &[node.address], 200);
+    let mut daemon = Daemon::start(&config, &["--worker", "127.0.0.1:1"]);
+    assert_eq!(node.report_with(|_| true)["forward"], false, "there was no report before the first");
+    node.report_with(|report| report["forward"] == true);
+    node.answer(200);
+    node.report_with(|report| report["forward"] == false);
+    node.answer(503);
+    node.report_with(|report| report["forward"] == true);
+    daemon.signal(Signal::INT);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[test]
+fn with_a_secret_reports_are_sealed_and_forged_answers_are_not_believed() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let secret = b"0123456789abcdef0123456789abcdef";
+    let key = directory.path().join("cluster.key");
+    std::fs::write(&key, secret).expect("writable");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).expect("our own file");
+    let sealed = |node: &StandIn| {
+        let config = write_config(directory.path(), &[node.address], 100);
+        let text = std::fs::read_to_string(&config).expect("just written");
+        let text = text.replace("name = \"lab\"", "name = \"lab\"\nsecret_file = \"cluster.key\"");
+        std::fs::write(&config, text).expect("writable");
+        Daemon::start(&config, &["--worker", "127.0.0.1:1"])
+    };
+    let gate = Gate::new("lab", "node-1", Some(&Secret::parse(secret).expect("long enough")))
+        .expect("the whole secret");
+    let node = StandIn::start_behind(Some(gate), 200);
+    let daemon = sealed(&node);
+    let later = |report: &Value| report["sequence"].as_u64() > Some(2);
+    node.report_with(|report| later(report) && report["forward"] == false);
+    drop(daemon);
+    // It says "committed" as well, but cannot sign that.
+    let forger = StandIn::start(200);
+    let _daemon = sealed(&forger);
+    for _ in 0..5 {
+        assert_eq!(forger.report_with(later)["forward"], true);
+    }
+}
+
+#[test]
+fn worker_up_follows_the_listening_socket_and_nobody_connects_to_it() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let node = StandIn::start(200);
+    let config = write_config(directory.path(), &[node.address], 50);
+    let worker = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = worker.local_addr().expect("bound");
+    worker.set_nonblocking(true).expect("our own socket");
+    let mut daemon = Daemon::start(&config, &["--worker", &address.to_string()]);
+    assert_eq!(node.report_with(|_| true)["worker_up"], true, "from the first report on");
+    node.report_with(|report| report["sequence"].as_u64() > Some(5));
+    let nobody = worker.accept().expect_err("nobody may have connected");
+    assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
+    drop(worker);
+    node.report_with(|report| report["worker_up"] == false);
+    let _worker = TcpListener::bind(address).expect("the port of a moment ago");
+    node.report_with(|report| report["worker_up"] == true);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[test]
+fn without_a_worker_the_own_address_and_the_usual_port_are_reported() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let node = StandIn::start(200);
+    let config = write_config(directory.path(), &[node.address], 50);
+    let mut daemon = Daemon::start(&config, &["--measure", "process:1"]);
+    assert_eq!(node.report_with(|_| true)["worker"], "127.0.0.1:13337");
+    daemon.signal(Signal::HUP);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[test]
+fn a_daemon_outlives_all_its_nodes_and_is_heard_when_one_comes_back() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let node = StandIn::start(200);
+    let address = node.address;
+    let config = write_config(directory.path(), &[address], 50);
+    let mut daemon = Daemon::start(&config, &["--worker", "127.0.0.1:1"]);
+    let before = node.report_with(|_| true);
+    // A node that goes away in the middle of everything, and what comes back speaks no HTTP for a while.
+    drop(node);
+    node_is_gone(address);
+    let garbage = bind_again(address);
+    let (mut connection, _) = garbage.accept().expect("the daemon tries again");
+    std::io::Write::write_all(&mut connection, b"\x16\x03\x01 not http\r\n\r\n").expect("it listens");
+    drop((connection, garbage));
+    assert!(daemon.0.try_wait().expect("our own child").is_none(), "it lives");
+    let again = bind_again(address);
+    again.accept().expect("the daemon tries again");
+    assert!(before["sequence"].as_u64() >= Some(1));
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+/// tiny_http's server closes its socket a moment after it is dropped.
+fn node_is_gone(address: SocketAddr) {
+    drop(bind_again(address));
+}
+
+fn bind_again(address: SocketAddr) -> TcpListener {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match TcpListener::bind(address) {
+            Ok(listener) => return listener,
+            Err(error) => assert!(Instant::now() < deadline, "{address}: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_daemon_ends_with_the_parent_that_started_it() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let node = StandIn::start(200);
+    let config = write_config(directory.path(), &[node.address], 50);
+    // A shell in between is the parent; `kill -9` gives it no chance to clean up.
+    let script =
+        "\"$0\" --config \"$1\" --server lab-01 --worker 127.0.0.1:1 --stop-with-parent $$ & echo $!; wait";
+    let mut parent = Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_rakit-daemon")])
+        .arg(&config)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("sh(1)");
+    let mut pid = String::new();
+    BufReader::new(parent.stdout.take().expect("piped"))
+        .read_line(&mut pid)
+        .expect("the daemon's process id");
+    node.report_with(|_| true);
+    parent.kill().expect("our own child");
+    parent.wait().expect("our own child");
+    // It is no child of this test: there is nothing to wait on but its entry in /proc. Gone, or a zombie that nobody
+    // here can take away, is ended.
+    let stat = format!("/proc/{}/stat", pid.trim());
+    let lives = || std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "));
+    let deadline = Instant::now() + PATIENCE;
+    while lives() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    if lives() {
+        let pid = Pid::from_raw(pid.trim().parse().expect("a pid")).expect("not 0");
+        kill_process(pid, Signal::KILL).expect("started by this test");
+        panic!("the daemon outlived its parent");
+    }
+}
+
+/// Arguments that a daemon refuses with exit code 2 and one line on standard error with these words.
+#[test]
+fn bad_usage_and_bad_configuration_are_refused_in_one_line() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let local = write_config(directory.path(), &["127.0.0.1:9".parse().expect("an address")], 1000);
+    let named = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).expect("writable");
+        path.display().to_string()
+    };
+    let node = "[[node]]\nid = 1\npublic = \"127.0.0.1:8001\"\ncluster = ";
+    // TEST-NET-1 (RFC 5737): on no machine, so surely another one's.
+    let away = named("away.toml", &format!("[cluster]\nname = \"lab\"\n{node}\"192.0.2.1:9001\"\n"));
+    let typo =
+        named("typo.toml", &format!("[cluster]\nname = \"lab\"\ncolour = 1\n{node}\"127.0.0.1:9001\"\n"));
+    let local = local.display().to_string();
+    let missing = directory.path().join("none.toml").display().to_string();
+    let log = format!("{local}/x.log");
+    let cases: Vec<(Vec<&str>, Vec<&str>)> = vec![
+        (vec![], vec!["--config", "--server"]),
+        (vec!["--config", &local], vec!["--server"]),
+        (vec!["--config", &local, "--server", "a b"], vec!["--server", "letters"]),
+        (
+            vec!["--config", &local, "--server", "a", "--worker", "0.0.0.0:1"],
+            vec!["--worker", "no node can connect"],
+        ),
+        (vec!["--config", &local, "--server", "a", "--worker", "localhost:1"], vec!["--worker", "IP:PORT"]),
+        (vec!["--config", &local, "--server", "a", "--measure", "disk"], vec!["--measure", "process:PID"]),
+        (vec!["--config", &local, "--server", "a", "--log-level", "loud"], vec!["--log-level", "debug"]),
+        (vec!["--config", &local, "--server", "a", "--log-file", &log], vec!["--log-file", &log]),
+        (vec!["--config", &local, "--server", "a", "--sever"], vec!["--sever", "--help"]),
+        (vec!["--config", &missing, "--server", "a"], vec![&missing, "--config"]),
+        (vec!["--config", &typo, "--server", "a"], vec![&typo, ":3: cluster.colour", "unknown field"]),
+        (vec!["--config", &away, "--server", "a"], vec![&away, "cluster.secret_file", "--insecure"]),
+        (
+            vec!["--config", &away, "--server", "a", "--insecure", "--worker", "127.0.0.1:13337"],
+            vec!["--worker 127.0.0.1:13337", "192.0.2.1:9001", "another machine"],
+        ),
+    ];
+    for (arguments, words) in cases {
+        let output = Command::new(env!("CARGO_BIN_EXE_rakit-daemon"))
+            .args(&arguments)
+            .stdin(Stdio::null())
+            .output()
+            .expect("the daemon starts");
+        let told = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {told}");
+        assert_eq!(told.lines().count(), 1, "{arguments:?}: {told}");
+        assert!(told.starts_with("rakit-daemon: ") && output.stdout.is_empty(), "{told}");
+        for word in words {
+            assert!(told.contains(word), "{word} expected in: {told}");
+        }
+    }
+    for flag in ["--help", "--version"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_rakit-daemon")).arg(flag).output().expect("it starts");
+        assert_eq!(output.status.code(), Some(0));
+        assert!(String::from_utf8_lossy(&output.stdout).contains("rakit-daemon") && output.stderr.is_empty());
+    }
+}

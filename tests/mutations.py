@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+"""Plants each defect of the list below in a copy of the source, one at a time, and tells which test kills it.
+
+The list follows the defects that real implementations of Raft have shipped (docs/testing.md keeps the table of the last
+run). A defect that no test kills is a missing test. The work tree is never touched: the script works in a clone in a
+temporary directory, with a build directory of its own.
+
+    python3 tests/mutations.py               # all of them: about a minute each on two cores
+    python3 tests/mutations.py 11 12 13      # only these rows
+    python3 tests/mutations.py --list
+
+Each mutant is a replacement of one piece of text that must stand in its file exactly once: if the source changes so
+that it does not, the script says so and fails, rather than testing nothing.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# By the room that the defect is planted in; in this order, cheapest first. The first that fails has killed the mutant. A
+# test that hangs has noticed too.
+SUITES = {
+    "src/raft": [
+        ["--test", "raft_transcripts", "--test", "raft_paper", "--test", "raft_thesis", "--test", "raft_limits"],
+        ["--test", "raft_properties"],
+        ["--test", "simulator"],
+        ["--test", "raft_explore"],
+    ],
+    "src/storage": [
+        ["--test", "storage_crash", "--test", "storage_corruption", "--test", "storage_format"],
+        ["--test", "simulator"],
+    ],
+    "src/balancer": [["--lib", "balancer"], ["--test", "simulator"]],
+}
+SUITE_SECONDS_MAX = 900
+
+CORE, ELECTION, REPLICATION = "src/raft/core.rs", "src/raft/election.rs", "src/raft/replication.rs"
+SNAPSHOT, TRANSFER, STORE = "src/raft/snapshot.rs", "src/raft/transfer.rs", "src/storage/store.rs"
+TABLE, SILENCE = "src/balancer/table.rs", "src/balancer/silence.rs"
+
+# (row of the list of known defects, what is planted, file, what stands there, what is put in its place)
+MUTANTS = [
+    ("1", "term and vote never reach the disk", CORE,
+     "        self.output.durable.push(Durable::Record(Record::HardState(hard_state)));\n", ""),
+    ("2", "a refused vote resets the election timer", ELECTION,
+     "        let (to, term) = (arguments.candidate_id, arguments.term);\n        self.output.notices.push(Notice::VoteRefused",
+     "        self.reset_election_timer();\n        let (to, term) = (arguments.candidate_id, arguments.term);\n"
+     "        self.output.notices.push(Notice::VoteRefused"),
+    ("3a", "log freshness by index alone", ELECTION,
+     "(arguments.last_log_term, arguments.last_log_index) >= (self.log.last_term(), self.log.last_index())",
+     "arguments.last_log_index >= self.log.last_index()"),
+    ("3b", "log freshness field by field", ELECTION,
+     "(arguments.last_log_term, arguments.last_log_index) >= (self.log.last_term(), self.log.last_index())",
+     "arguments.last_log_term >= self.log.last_term() && arguments.last_log_index >= self.log.last_index()"),
+    ("4", "a refusal carries no term", ELECTION,
+     "VoteReply { term: self.hard_state.term, for_term: arguments.term, vote_granted: false }",
+     "VoteReply { term: 0, for_term: arguments.term, vote_granted: false }"),
+    ("5", "a leader without a majority never steps down", REPLICATION,
+     "if now >= silent_since + self.settings.election_timeout.1 {",
+     "if false && now >= silent_since + self.settings.election_timeout.1 {"),
+    ("6", "no leader stickiness", ELECTION,
+     "if !arguments.leadership_transfer {", "if false && !arguments.leadership_transfer {"),
+    ("8", "a transfer is never given up", TRANSFER,
+     "take_if(|transfer| now >= transfer.deadline)", "take_if(|transfer| false && now >= transfer.deadline)"),
+    ("9", "any term is believed", CORE,
+     "let plausible = term.saturating_sub(self.hard_state.term) <= TERM_JUMP_MAX;", "let plausible = true;"),
+    ("10a", "votes for another term count", ELECTION,
+     "if reply.for_term != self.hard_state.term {", "if false {"),
+    ("10b", "pre-votes for another term count", ELECTION,
+     "if reply.for_term != self.hard_state.term + 1 {", "if false {"),
+    ("11", "entries of earlier terms commit by counting (Figure 8)", REPLICATION,
+     "on_majority > self.commit_index && self.log.term_at(on_majority) == Some(self.hard_state.term)",
+     "on_majority > self.commit_index"),
+    ("12", "a short append truncates what follows it", REPLICATION,
+     "        self.commit_to(leader_commit.min(last_verified));\n",
+     "        self.commit_to(leader_commit.min(last_verified));\n"
+     "        if last_verified >= self.commit_index && last_verified < self.log.last_index() {\n"
+     "            self.truncate(last_verified + 1);\n        }\n"),
+    ("13", "a follower commits beyond what the append verified", REPLICATION,
+     "self.commit_to(leader_commit.min(last_verified));",
+     "self.commit_to(leader_commit.min(self.log.last_index()));"),
+    ("14", "a follower acknowledges its own last index", REPLICATION,
+     "let result = AppendResult::Success { match_index: last_verified };",
+     "let result = AppendResult::Success { match_index: self.log.last_index() };"),
+    ("15a", "half of the nodes are a majority", CORE,
+     "self.settings.voters.len() / 2 + 1", "self.settings.voters.len().div_ceil(2)"),
+    ("15b", "the leader counts before its own disk", REPLICATION,
+     "matches.push(self.durable_index());", "matches.push(self.log.last_index());"),
+    ("16", "word of the disk is believed for a rewritten entry", CORE,
+     "if self.log.term_at(pending.last_index) == Some(pending.last_term) {",
+     "if pending.last_index <= self.log.last_index() {"),
+    ("17", "one entry back per refusal", REPLICATION,
+     "let next_index = hint.clamp(match_index + 1, prev_log_index.max(match_index + 1));",
+     "let next_index = (hint * 0 + prev_log_index).max(match_index + 1);"),
+    ("18", "a candidate's own vote counts before its disk", ELECTION,
+     "            self.send_once_durable(peer, Request::RequestVote(arguments));\n        }\n",
+     "            self.send_once_durable(peer, Request::RequestVote(arguments));\n        }\n"
+     "        self.count_vote(self.settings.id);\n"),
+    ("19", "a lost reply stops replication", REPLICATION,
+     "if now >= last_sent + 2 * heartbeat {", "if false && now >= last_sent + 2 * heartbeat {"),
+    ("20", "no no-op at the start of a term", CORE,
+     "        self.append(Command::noop());\n", ""),
+    ("21", "a failed fsync is ignored", STORE,
+     "self.disk.sync(name).map_err(|error| self.io(\"sync\", name, error))",
+     "{ let _ = self.disk.sync(name); Ok(()) }"),
+    ("21b", "the log is not synced", STORE,
+     "        self.sync(LOG)?;\n        self.log_bytes += self.buffer.len() as u64;\n",
+     "        self.log_bytes += self.buffer.len() as u64;\n"),
+    ("23", "no fsync of the directory", STORE,
+     "self.disk.sync_directory().map_err(|error| self.io(\"sync the directory\", \"\", error))", "Ok(())"),
+    ("24", "the log is replaced before the snapshot is written", STORE,
+     "        self.write_snapshot(snapshot)?;\n        self.shape = shape;\n        self.write_log(retained)?;\n",
+     "        self.shape = shape;\n        self.write_log(retained)?;\n        self.write_snapshot(snapshot)?;\n"),
+    ("28", "an older snapshot is installed over a newer state", SNAPSHOT,
+     "if last_index <= self.commit_index {", "if false {"),
+    ("29", "a snapshot at the commit index is never acknowledged", SNAPSHOT,
+     "            self.incoming_snapshot = None;\n            return reply(self, 0, true);\n",
+     "            self.incoming_snapshot = None;\n            return reply(self, 0, false);\n"),
+    ("30", "chunks of two snapshots mix", SNAPSHOT,
+     "(incoming.last_index, incoming.last_term, incoming.checksum)\n                == (last_index, arguments.last_included_term, arguments.checksum)",
+     "incoming.last_index > 0"),
+    ("31", "a compacted previous entry is a conflict", REPLICATION,
+     "if prev_log_index + 1 >= self.log.first_index() {", "if prev_log_index < u64::MAX {"),
+    ("33", "proposals are forgotten when leadership is lost", CORE,
+     "self.output.resolved.extend(proposals.into_values().map(|id| (id, Resolution::Unknown)));",
+     "drop(proposals);"),
+    ("35", "an uncertain outcome is called a refusal", CORE,
+     "(id, Resolution::Unknown)", "(id, Resolution::NotLeader { leader: None })"),
+    ("37", "a verdict overrides a newer report", TABLE,
+     "if !slot.alive || slot.report.stamp() != dead.stamp() {", "if !slot.alive {"),
+    ("S", "an older report overwrites a newer one", TABLE,
+     "if report.stamp() <= slot.report.stamp() {", "if report.stamp() == slot.report.stamp() {"),
+    ("38", "a fresh leader counts silence from before its election", SILENCE,
+     "self.counted_from = self.counted_from.max(since);\n            self.ran_at", "self.ran_at"),
+    ("26", "a peer's new data directory is ignored", REPLICATION,
+     "            *progress = Progress::new(last_index, now);\n", "            let _ = (&progress, last_index, now);\n"),
+]
+
+
+def plant(tree, file, old, new):
+    path = tree / file
+    text = path.read_text()
+    if text.count(old) != 1:
+        sys.exit(f"{file}: this must stand there exactly once, and stands {text.count(old)} times:\n{old}")
+    path.write_text(text.replace(old, new))
+    return text
+
+
+def killed_by(tree, environment, file):
+    """The tests that failed, or None if all passed."""
+    for suite in SUITES[os.path.dirname(file)]:
+        command = ["cargo", "test", "--quiet", "--no-fail-fast", *suite]
+        try:
+            run = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True,
+                                 stdin=subprocess.DEVNULL, timeout=SUITE_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            return f"{' '.join(suite)}: still running after {SUITE_SECONDS_MAX} s"
+        output = run.stdout + run.stderr
+        if "error: could not compile" in output or "error[" in output:
+            return "the compiler: " + next(line for line in output.splitlines() if line.startswith("error"))
+        if run.returncode != 0:
+            failed = list(dict.fromkeys(re.findall(r"^    ([\w:/ -]+)$", output, re.M)))
+            return ", ".join(failed[:3]) + (f" and {len(failed) - 3} more" if len(failed) > 3 else "") or "a crash"
+    return None
+
+
+def main():
+    wanted = sys.argv[1:]
+    mutants = MUTANTS
+    if wanted == ["--list"]:
+        for row, title, file, *_ in mutants:
+            print(f"{row:4} {title} ({file})")
+        return
+    if wanted:
+        mutants = [mutant for mutant in mutants if mutant[0] in wanted]
+    with tempfile.TemporaryDirectory(prefix="rakit-mutations-") as directory:
+        tree = Path(directory) / "tree"
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(tree)], check=True)
+        build = os.environ.get("CARGO_TARGET_DIR", str(Path(directory) / "target"))
+        environment = dict(os.environ, CARGO_TARGET_DIR=build)
+        print("| row | defect | killed by | seconds |\n| --- | --- | --- | --- |", flush=True)
+        survivors = 0
+        for row, title, file, old, new in mutants:
+            text = plant(tree, file, old, new)
+            began = time.monotonic()
+            killer = killed_by(tree, environment, file)
+            (tree / file).write_text(text)
+            survivors += killer is None
+            print(f"| {row} | {title} | {killer or '**survived**'} | {time.monotonic() - began:.0f} |", flush=True)
+        print(f"\n{len(mutants) - survivors} of {len(mutants)} killed")
+        sys.exit(1 if survivors else 0)
+
+
+if __name__ == "__main__":
+    main()

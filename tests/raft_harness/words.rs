@@ -1,0 +1,104 @@
+//! Messages in short notation, for transcripts: `AppendEntries term=2 prev=3/1 entries=4/2:x commit=3`. A position in the
+//! log is written index/term, as in the paper's figures, which put the term into the box and the index above it.
+
+use rakit::raft::{AppendResult, Entry, Reply, Request, RequestVote, Resolution, VoteReply};
+
+use super::Payload;
+
+/// The message as one line.
+pub fn payload(payload: &Payload) -> String {
+    match payload {
+        Payload::Request { request, .. } => self::request(request),
+        Payload::Reply { reply, .. } => self::reply(reply),
+        Payload::Lost { .. } => "(no reply will come)".into(),
+    }
+}
+
+/// A request.
+pub fn request(request: &Request) -> String {
+    match request {
+        Request::PreVote(arguments) => format!("PreVote {}", vote(arguments)),
+        Request::RequestVote(arguments) => format!("RequestVote {}", vote(arguments)),
+        Request::AppendEntries(arguments) => {
+            let entries: Vec<String> = arguments.entries.iter().map(entry).collect();
+            let entries =
+                if entries.is_empty() { String::new() } else { format!(" entries={}", entries.join(",")) };
+            format!(
+                "AppendEntries term={} prev={}/{}{entries} commit={}",
+                arguments.term, arguments.prev_log_index, arguments.prev_log_term, arguments.leader_commit
+            )
+        }
+        Request::InstallSnapshot(arguments) => format!(
+            "InstallSnapshot term={} last={}/{} offset={} bytes={}{}",
+            arguments.term,
+            arguments.last_included_index,
+            arguments.last_included_term,
+            arguments.offset,
+            arguments.data.len(),
+            if arguments.done { " done" } else { "" }
+        ),
+        Request::TimeoutNow(arguments) => format!("TimeoutNow term={}", arguments.term),
+    }
+}
+
+/// A reply.
+pub fn reply(reply: &Reply) -> String {
+    match reply {
+        Reply::PreVote(reply) => format!("PreVote reply {}", vote_reply(reply)),
+        Reply::RequestVote(reply) => format!("RequestVote reply {}", vote_reply(reply)),
+        Reply::AppendEntries(reply) => {
+            let result = match reply.result {
+                AppendResult::Success { match_index } => format!("success match={match_index}"),
+                AppendResult::StaleTerm => "stale".into(),
+                AppendResult::Conflict { prev_log_index, conflict_term: None, conflict_index } => {
+                    format!("conflict at={prev_log_index} (too short) hint={conflict_index}")
+                }
+                AppendResult::Conflict { prev_log_index, conflict_term: Some(term), conflict_index } => {
+                    format!("conflict at={prev_log_index} hint={conflict_index}/{term}")
+                }
+            };
+            format!("AppendEntries reply term={} {result}", reply.term)
+        }
+        Reply::InstallSnapshot(reply) => {
+            let next =
+                if reply.installed { "installed".into() } else { format!("next={}", reply.next_offset) };
+            format!("InstallSnapshot reply term={} last={} {next}", reply.term, reply.last_included_index)
+        }
+        Reply::TimeoutNow(reply) => {
+            let accepted = if reply.accepted { "accepted" } else { "refused" };
+            format!("TimeoutNow reply term={} {accepted}", reply.term)
+        }
+    }
+}
+
+/// An entry, index/term:command.
+pub fn entry(entry: &Entry) -> String {
+    let command = if entry.command.is_noop() { "no-op" } else { entry.command.as_json().trim_matches('"') };
+    format!("{}/{}:{command}", entry.index, entry.term)
+}
+
+/// What became of a proposal.
+pub fn resolution(resolution: &Resolution) -> String {
+    match resolution {
+        Resolution::Committed { index, term } => format!("committed at {index}/{term}"),
+        Resolution::NotLeader { leader: Some(leader) } => format!("refused: node {leader} leads"),
+        Resolution::NotLeader { leader: None } => "refused: no leader is known".into(),
+        Resolution::Busy => "refused: busy".into(),
+        Resolution::Unknown => "unknown: it may or may not commit".into(),
+    }
+}
+
+fn vote(arguments: &RequestVote) -> String {
+    format!(
+        "term={} last={}/{}{}",
+        arguments.term,
+        arguments.last_log_index,
+        arguments.last_log_term,
+        if arguments.leadership_transfer { " transfer" } else { "" }
+    )
+}
+
+fn vote_reply(reply: &VoteReply) -> String {
+    let granted = if reply.vote_granted { "granted" } else { "refused" };
+    format!("term={} for={} {granted}", reply.term, reply.for_term)
+}

@@ -1,0 +1,116 @@
+//! What came to pass, counted: a fault that is written down but never happens tests nothing.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::disk;
+
+macro_rules! seen {
+    ($($name:ident: $text:literal,)*) => {
+        /// Something that must happen now and then, or the simulator has lost its teeth.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Seen { $($name,)* }
+        const ALL: &[(Seen, &str)] = &[$((Seen::$name, $text),)*];
+    };
+}
+
+seen! {
+    Lost: "network: message lost",
+    LossTold: "network: the sender was told of the loss",
+    LossSilent: "network: the sender was told nothing",
+    Duplicated: "network: message delivered twice",
+    Delayed: "network: message delayed by 1 to 60 ms",
+    VeryLate: "network: message delayed up to 2.5 election time-outs",
+    Reordered: "network: a later message overtook an earlier one",
+    LateReply: "network: a reply came after its request was given up",
+    Displaced: "network: a newer request took a waiting one's place",
+    Refused: "network: request to a dead process refused",
+    Storm: "network: a storm of loss, delay and duplicates",
+    LeaderInMinority: "partition: leader in the minority",
+    LeaderInMajority: "partition: leader in the majority",
+    Isolated: "partition: one node alone",
+    OneWay: "partition: one node heard but deaf, or the reverse",
+    Partial: "partition: a single link between two nodes",
+    Killed: "crash: process killed, page cache kept",
+    PowerCut: "crash: power cut, unsynced writes at risk",
+    CrashWhileWriting: "crash: between a write and its completion",
+    RestartAll: "crash: all nodes at once",
+    DeadInRecovery: "crash: inside the recovery",
+    StoppedByDisk: "disk: node stopped by an error of its disk",
+    MailWhileWriting: "disk: messages arrived during a write",
+    SlowDisk: "disk: slow for a while",
+    Wiped: "disk: wiped, under the documented rule",
+    WipeForbidden: "disk: wipe not done, the rule forbade it",
+    Paused: "time: process paused (SIGSTOP), its mail queued up",
+    ClockJumped: "time: a node's clock jumped ahead",
+    HintRight: "hint: the leader's process died, and a follower was told",
+    HintWrong: "hint: the leader is said to be dead, and lives",
+    TransferAsked: "transfer: asked for at a leader",
+    TransferElection: "transfer: the target campaigned",
+    PeerReset: "reset: a peer came back with another incarnation",
+    SpuriousReset: "reset: said of a peer that is as it was",
+    DaemonSilent: "daemon: silent for a while",
+    DaemonRestart: "daemon: restarted with a new epoch",
+    DaemonCut: "daemon: cut off from some nodes",
+    Forwarded: "daemon: report handed on by a follower",
+    Acknowledged: "report: acknowledged as committed",
+    AcknowledgedStale: "report: acknowledged as stale",
+    Unknown: "report: outcome unknown, leadership lost",
+    Busy: "report: turned away, busy",
+    NotLeader: "report: heard by a follower",
+    ServerDied: "verdict: committed, the server is dead",
+    ServerRevived: "verdict: undone by a newer report",
+    LeaderElected: "raft: leader elected",
+    TermWithoutLeader: "raft: an election that nobody won",
+    SteppedDown: "raft: leader without a majority stepped down",
+    Truncated: "raft: uncommitted entries gave way",
+    Compacted: "raft: log compacted",
+    SnapshotInstalled: "raft: snapshot installed",
+    SnapshotRestarted: "raft: a snapshot begun by one leader and by another",
+}
+
+/// In so many seeds, the rarest fault has to have happened, too.
+const SEEDS_FOR_THE_RAREST: u64 = 5_000;
+
+/// The counts.
+#[derive(Clone, Debug, Default)]
+pub struct Coverage {
+    seen: BTreeMap<Seen, u64>,
+    disk: disk::Coverage,
+}
+
+impl Coverage {
+    pub fn count(&mut self, seen: Seen) {
+        *self.seen.entry(seen).or_default() += 1;
+    }
+
+    pub fn count_disk(&mut self, disk: &disk::Coverage) {
+        self.disk.add(disk);
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        for (seen, count) in &other.seen {
+            *self.seen.entry(*seen).or_default() += count;
+        }
+        self.disk.add(&other.disk);
+    }
+
+    /// What never happened in so many seeds, in words.
+    pub fn missing(&self, seeds: u64) -> Vec<String> {
+        let seen = ALL.iter().filter(|(seen, _)| !self.seen.contains_key(seen));
+        let seen = seen.map(|(_, text)| (*text).to_owned());
+        let mut faults = self.disk.missing();
+        // Only a power cut in the middle of a recovery that cuts a torn record does this.
+        faults.retain(|fault| *fault != disk::Fault::UndoneTruncation || seeds >= SEEDS_FOR_THE_RAREST);
+        seen.chain(faults.into_iter().map(|fault| format!("disk: {fault:?}"))).collect()
+    }
+}
+
+impl fmt::Display for Coverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (seen, text) in ALL {
+            writeln!(f, "{:>9} {text}", self.seen.get(seen).copied().unwrap_or(0))?;
+        }
+        write!(f, "{}", self.disk)
+    }
+}

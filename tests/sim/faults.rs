@@ -1,0 +1,226 @@
+//! The strikes of the first phase: what happens to whom.
+
+use std::collections::BTreeSet;
+
+use rakit::raft::NodeId;
+
+use super::coverage::Seen;
+use super::plan::{MS, Strike, Time};
+use super::process::Mail;
+use super::world::{Happening, World};
+use crate::disk::Failure;
+
+/// Lets one kind of strike happen to somebody.
+pub fn strike(world: &mut World, strike: Strike) {
+    let node = 1 + world.random.below(world.plan.nodes);
+    // Every other strike hits a leader, if there is one: that is where it hurts.
+    let leader = world.leaders().last().copied();
+    let node = if world.random.coin() { leader.unwrap_or(node) } else { node };
+    let patience = world.plan.patience();
+    let server = 1 + world.random.below(world.plan.servers);
+    match strike {
+        Strike::Partition => partition(world, node),
+        Strike::Kill => crash(world, node, false),
+        Strike::PowerCut => crash(world, node, true),
+        Strike::CrashInDisk => plan_failure(world, node, Failure::Crash),
+        Strike::FailWrite => plan_failure(world, node, Failure::Write),
+        Strike::FailSync => plan_failure(world, node, Failure::Sync),
+        Strike::FullDisk => {
+            let room = world.random.below(600);
+            let machine = world.machine(node);
+            let bytes = machine.disk.bytes();
+            machine.disk.set_capacity(Some(bytes + room));
+            let length = world.random.below(2 * patience);
+            world.after(length, Happening::DiskRoom { node });
+        }
+        Strike::SlowDisk => {
+            world.oracle.count(Seen::SlowDisk);
+            world.machine(node).slow = true;
+            let length = world.random.below(4 * patience);
+            world.after(length, Happening::DiskQuick { node });
+        }
+        Strike::Pause => {
+            let length =
+                world.random.below(if world.random.0 & 8 == 0 { patience / 4 } else { 4 * patience });
+            let machine = world.machine(node);
+            if machine.process.is_some() && !machine.paused {
+                world.pause(node, length);
+            }
+        }
+        Strike::ClockJump => {
+            let jump = world.random.below(3 * patience);
+            if let Some(process) = world.machine(node).process.as_mut() {
+                process.ahead += jump;
+                world.oracle.count(Seen::ClockJumped);
+                world.trace.line(world.now, || format!("node {node}: clock jumps {} ms ahead", jump / MS));
+                let life = world.machine(node).life;
+                // Its own timer notices at some time; a message does at once.
+                let now = world.now;
+                world.machine(node).wake_soon(now);
+                world.at(now, Happening::Wake { node, life });
+            }
+        }
+        Strike::RestartAll => {
+            world.oracle.count(Seen::RestartAll);
+            let power_cut = world.random.coin();
+            for node in 1..=world.plan.nodes {
+                crash(world, node, power_cut);
+            }
+        }
+        Strike::Wipe => wipe(world, node),
+        Strike::WrongHint => {
+            if let Some(process) = world.process(node)
+                && let Some(leader) = process.raft.leader()
+                && leader != node
+                && world.process(leader).is_some()
+            {
+                let life = process.life;
+                world.oracle.count(Seen::HintWrong);
+                world
+                    .trace
+                    .line(world.now, || format!("node {node}: wrong hint that leader {leader} is gone"));
+                world.deliver(node, life, Mail::LeaderGone { leader });
+            }
+        }
+        Strike::Transfer => {
+            let to = 1 + world.random.below(world.plan.nodes);
+            let to = (world.random.coin()).then_some(to);
+            if let Some(process) = leader.and_then(|leader| world.process(leader)) {
+                let (leader, life) = (process.id, process.life);
+                world.oracle.count(Seen::TransferAsked);
+                world.deliver(leader, life, Mail::Transfer { to });
+            }
+        }
+        Strike::SpuriousReset => {
+            let peer = 1 + world.random.below(world.plan.nodes);
+            if let Some(process) = leader.and_then(|leader| world.process(leader)) {
+                let (leader, life) = (process.id, process.life);
+                world.oracle.count(Seen::SpuriousReset);
+                world.deliver(leader, life, Mail::PeerReset { peer });
+            }
+        }
+        Strike::Storm => {
+            world.oracle.count(Seen::Storm);
+            world.network.storm = true;
+            let length = world.random.below(2 * patience);
+            world.after(length, Happening::StormOver);
+        }
+        Strike::DaemonSilent => {
+            world.oracle.count(Seen::DaemonSilent);
+            let length = world.random.below(3 * world.server_timeout());
+            daemon_stops(world, server, length, false);
+        }
+        Strike::DaemonRestart => {
+            world.oracle.count(Seen::DaemonRestart);
+            let length = world.random.below(world.plan.report_interval);
+            daemon_stops(world, server, length, true);
+        }
+        Strike::DaemonCut => {
+            world.oracle.count(Seen::DaemonCut);
+            let length = world.random.below(2 * world.server_timeout());
+            for node in 1..=world.plan.nodes {
+                if world.random.coin() {
+                    world.network.daemon_cuts.insert((server, node));
+                    world.after(length, Happening::DaemonMended { number: server, node });
+                }
+            }
+        }
+    }
+}
+
+fn crash(world: &mut World, node: NodeId, power_cut: bool) {
+    if world.machine(node).process.is_some() {
+        world.die(node, power_cut);
+    }
+}
+
+fn plan_failure(world: &mut World, node: NodeId, failure: Failure) {
+    let skip = world.random.below(6);
+    world.trace.line(world.now, || format!("node {node}: disk will do {failure:?} after {skip} operations"));
+    world.machine(node).disk.plan(failure, skip);
+}
+
+/// Under the documented rule, or not at all.
+fn wipe(world: &mut World, node: NodeId) {
+    if !world.may_wipe(node) {
+        return world.oracle.count(Seen::WipeForbidden);
+    }
+    world.oracle.count(Seen::Wiped);
+    world.trace.line(world.now, || format!("node {node}: its directory is wiped"));
+    if world.machine(node).process.is_some() {
+        world.die(node, false);
+    }
+    let machine = world.machine(node);
+    machine.disk.wipe();
+    machine.wipes += 1;
+}
+
+fn daemon_stops(world: &mut World, server: u64, length: Time, anew: bool) {
+    let daemon = &mut world.daemons[usize::try_from(server - 1).expect("a few")];
+    daemon.turns += 1;
+    daemon.is_running = false;
+    let turn = daemon.turns;
+    world.after(length, Happening::DaemonTurn { number: server, turn, runs: true, anew });
+}
+
+/// Cuts links, for a while.
+fn partition(world: &mut World, node: NodeId) {
+    let nodes = world.plan.nodes;
+    if nodes == 1 {
+        return;
+    }
+    let leader = world.leaders().last().copied();
+    let all: BTreeSet<NodeId> = (1..=nodes).collect();
+    let mut links = BTreeSet::new();
+    let both = |links: &mut BTreeSet<(NodeId, NodeId)>, one: NodeId, other: NodeId| {
+        links.insert((one, other));
+        links.insert((other, one));
+    };
+    let others = |node: NodeId| all.iter().copied().filter(move |other| *other != node);
+    match world.random.below(5) {
+        0 | 1 => {
+            // Two sides; the one with `node` has from 1 node to a bare majority.
+            let size = 1 + world.random.below(nodes / 2 + 1);
+            let mut side = BTreeSet::from([node]);
+            while (side.len() as u64) < size.min(nodes - 1) {
+                side.insert(1 + world.random.below(nodes));
+            }
+            for one in &side {
+                for other in all.difference(&side) {
+                    both(&mut links, *one, *other);
+                }
+            }
+            if let Some(leader) = leader {
+                let with_leader = if side.contains(&leader) { side.len() } else { all.len() - side.len() };
+                let majority = with_leader > all.len() / 2;
+                world.oracle.count(if majority { Seen::LeaderInMajority } else { Seen::LeaderInMinority });
+            }
+        }
+        2 => {
+            world.oracle.count(Seen::Isolated);
+            others(node).for_each(|other| both(&mut links, node, other));
+        }
+        3 => {
+            world.oracle.count(Seen::OneWay);
+            let deaf = world.random.coin();
+            let count = 1 + world.random.below(nodes - 1);
+            links.extend(
+                others(node)
+                    .take(usize::try_from(count).expect("small"))
+                    .map(|other| if deaf { (other, node) } else { (node, other) }),
+            );
+        }
+        _ => {
+            world.oracle.count(Seen::Partial);
+            let other = others(node).nth(usize::try_from(world.random.below(nodes - 1)).expect("small"));
+            both(&mut links, node, other.expect("there is another"));
+        }
+    }
+    world.partitions += 1;
+    let partition = world.partitions;
+    world.trace.line(world.now, || format!("network: partition {partition} cuts {links:?}"));
+    world.network.cut(partition, links);
+    world.note_isolation();
+    let length = world.random.below(world.plan.patience() * 6);
+    world.after(length, Happening::Mended { partition });
+}

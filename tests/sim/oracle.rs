@@ -1,0 +1,377 @@
+//! The one who knows everything: sees all nodes at once, remembers the whole history, and says at each step whether what
+//! must never happen has happened. It uses nothing of what it checks but the words of `rakit::raft`.
+//!
+//! The five properties are those of Figure 3 of the Raft paper, in its order.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use rakit::balancer::{Change, ServerCommand, ServerTable, Stamp};
+use rakit::raft::{
+    Apply, Command, Durable, Entry, Index, NodeId, Notice, Output, Raft, Record, Reply, Request, RoleName,
+    SendOnceDurable, Term,
+};
+
+use super::coverage::{Coverage, Seen};
+
+/// An entry that some node has handed out to be applied: from then on it is for ever.
+struct Committed {
+    term: Term,
+    /// The term of the node that committed it first: leaders of later terms must have it.
+    committed_in: Term,
+    command: Command,
+}
+
+/// What is known of a node while its process lives.
+#[derive(Clone, Copy, Debug, Default)]
+struct Life {
+    applied_index: Index,
+    term: Term,
+    /// Set while it leads: its term, and the last index that was seen.
+    leading: Option<(Term, Index)>,
+}
+
+/// The whole history of one seed.
+pub struct Oracle {
+    majority: usize,
+    leaders: BTreeMap<Term, NodeId>,
+    campaigns: BTreeSet<Term>,
+    /// Every entry that was ever in a log: its command, and the term of the entry before it.
+    entries: HashMap<(Index, Term), (Command, Term)>,
+    committed: Vec<Committed>,
+    /// What the committed entries come to.
+    table: ServerTable,
+    /// The digest of the table at each index.
+    digests: Vec<String>,
+    lives: BTreeMap<NodeId, Life>,
+    /// By voter, how often its disk was wiped, and term.
+    votes: BTreeMap<(NodeId, u64, Term), NodeId>,
+    pre_votes: BTreeMap<(NodeId, Term), BTreeSet<NodeId>>,
+    handed_over: BTreeSet<(NodeId, Term)>,
+    acknowledged: BTreeMap<String, Stamp>,
+    pub coverage: Coverage,
+}
+
+impl Oracle {
+    pub fn new(nodes: u64) -> Self {
+        Self {
+            majority: usize::try_from(nodes).expect("at most 7") / 2 + 1,
+            leaders: BTreeMap::new(),
+            campaigns: BTreeSet::new(),
+            entries: HashMap::new(),
+            committed: Vec::new(),
+            digests: vec![ServerTable::new().digest()],
+            table: ServerTable::new(),
+            lives: BTreeMap::new(),
+            votes: BTreeMap::new(),
+            pre_votes: BTreeMap::new(),
+            handed_over: BTreeSet::new(),
+            acknowledged: BTreeMap::new(),
+            coverage: Coverage::default(),
+        }
+    }
+
+    pub fn count(&mut self, seen: Seen) {
+        self.coverage.count(seen);
+    }
+
+    /// How many entries are committed.
+    pub fn commit_index(&self) -> Index {
+        self.committed.len() as Index
+    }
+
+    pub fn leader_of(&self, term: Term) -> Option<NodeId> {
+        self.leaders.get(&term).copied()
+    }
+
+    /// A process started with what its disk remembers.
+    pub fn started(&mut self, id: NodeId, wipes: u64, raft: &Raft, entries: &[Entry]) {
+        self.lives.insert(
+            id,
+            Life { applied_index: raft.applied_index(), term: raft.hard_state().term, leading: None },
+        );
+        // Whatever it promised before, it must still know: its votes (Figure 2, "persistent state").
+        let last = self.votes.range((id, wipes, 0)..=(id, wipes, Term::MAX)).next_back();
+        if let Some(((_, _, term), to)) = last {
+            let now = raft.hard_state();
+            assert!(
+                now.term > *term || (now.term == *term && now.voted_for == Some(*to)),
+                "durable votes: node {id} voted for {to} in term {term}, and has forgotten it: {now:?}"
+            );
+        }
+        for entry in entries {
+            self.entry(raft, entry);
+        }
+        self.restored(raft.snapshot_index(), raft.log().term_at(raft.snapshot_index()));
+    }
+
+    /// After each step of a core.
+    pub fn stepped(&mut self, raft: &Raft) {
+        let (id, term) = (raft.id(), raft.hard_state().term);
+        let life = self.lives.entry(id).or_default();
+        assert!(term >= life.term, "node {id}: its term went back");
+        assert!(raft.applied_index() >= life.applied_index, "node {id}: its applied index went back");
+        (life.term, life.applied_index) = (term, raft.applied_index());
+        if raft.role_name() == RoleName::Candidate {
+            self.campaigns.insert(term);
+        }
+        if !raft.is_leader() {
+            life.leading = None;
+            return;
+        }
+        // Leader Append-Only: a leader never overwrites or deletes entries in its log.
+        let last_index = raft.log().last_index();
+        let new = match life.leading {
+            Some((leading, last)) if leading == term => {
+                assert!(last_index >= last, "leader append-only: node {id} lost entries of its own log");
+                false
+            }
+            _ => true,
+        };
+        life.leading = Some((term, last_index));
+        if new {
+            self.elected(raft);
+        }
+    }
+
+    fn elected(&mut self, raft: &Raft) {
+        let (id, term) = (raft.id(), raft.hard_state().term);
+        self.coverage.count(Seen::LeaderElected);
+        // Election Safety: at most one leader can be elected in a given term.
+        let leader = *self.leaders.entry(term).or_insert(id);
+        assert_eq!(leader, id, "election safety: nodes {leader} and {id} both lead term {term}");
+        // Leader Completeness: if an entry is committed in a given term, it is in the logs of the leaders of all later terms.
+        for (index, committed) in (1..).zip(&self.committed) {
+            if committed.committed_in < term && index >= raft.log().first_index() {
+                assert_eq!(
+                    raft.log().term_at(index),
+                    Some(committed.term),
+                    "leader completeness: node {id} leads term {term} without the committed entry {index}"
+                );
+            }
+        }
+    }
+
+    /// Log Matching: if two logs contain an entry with the same index and term, the logs are identical in all entries up
+    /// through it. By induction: each entry goes with one command and one predecessor.
+    fn entry(&mut self, raft: &Raft, entry: &Entry) {
+        if raft.log().term_at(entry.index) != Some(entry.term) {
+            return; // Truncated again in the same batch.
+        }
+        let Some(before) = raft.log().term_at(entry.index - 1) else { return };
+        let known =
+            self.entries.entry((entry.index, entry.term)).or_insert_with(|| (entry.command.clone(), before));
+        assert!(
+            known.0 == entry.command && known.1 == before,
+            "log matching: entry {} of term {} is {:?} after term {before} at node {}, and {:?} after term {} elsewhere",
+            entry.index,
+            entry.term,
+            entry.command,
+            raft.id(),
+            known.0,
+            known.1
+        );
+    }
+
+    /// Before a driver carries out what a core decided.
+    pub fn decided(&mut self, raft: &Raft, output: &Output) {
+        let id = raft.id();
+        let led_before = self.lives.get(&id).and_then(|life| life.leading);
+        for durable in &output.durable {
+            match durable {
+                Durable::Record(Record::Entry(entry)) => self.entry(raft, entry),
+                // Whether it may be truncated there is for the storage to judge: it asserts it before it writes. In one
+                // batch, a truncation and a snapshot that covers its place may follow each other.
+                Durable::Record(Record::Truncate { .. }) => self.coverage.count(Seen::Truncated),
+                Durable::Record(Record::HardState(_)) => {}
+                Durable::Compact { snapshot, retained, .. } => {
+                    self.restored(snapshot.last_index, Some(snapshot.last_term));
+                    for entry in retained {
+                        self.entry(raft, entry);
+                    }
+                }
+            }
+        }
+        if led_before.is_some_and(|(term, _)| term == raft.hard_state().term && raft.is_leader()) {
+            let own_term = raft.hard_state().term;
+            for append in output.send_now.iter().filter_map(|send| match &send.request {
+                Request::AppendEntries(append) => Some(append),
+                _ => None,
+            }) {
+                assert_eq!(append.term, own_term, "a leader speaks for its own term alone");
+            }
+        }
+        if raft.is_leader() && !output.apply.is_empty() {
+            // 5.4.2 and Figure 8: "only log entries from the leader's current term are committed by counting replicas".
+            let (commit, term) = (raft.commit_index(), raft.hard_state().term);
+            assert_eq!(
+                raft.log().term_at(commit),
+                Some(term),
+                "figure 8: leader {id} of term {term} commits up to {commit}, an entry of an earlier term"
+            );
+        }
+        for step in &output.apply {
+            match step {
+                Apply::Entry(entry) => self.applied(raft, entry),
+                Apply::Restore(snapshot) => self.restored(snapshot.last_index, Some(snapshot.last_term)),
+            }
+        }
+        for notice in &output.notices {
+            self.noticed(notice);
+        }
+    }
+
+    /// State Machine Safety: if a server has applied an entry at a given index, no other server will ever apply a different
+    /// entry for the same index.
+    fn applied(&mut self, raft: &Raft, entry: &Entry) {
+        let id = raft.id();
+        let position = usize::try_from(entry.index - 1).expect("a short log");
+        if let Some(committed) = self.committed.get(position) {
+            assert!(
+                committed.term == entry.term && committed.command == entry.command,
+                "state machine safety: node {id} applies {entry:?}, but {:?} of term {} is committed there",
+                committed.command,
+                committed.term
+            );
+            return;
+        }
+        assert_eq!(
+            position,
+            self.committed.len(),
+            "node {id} applies entry {} before its predecessor",
+            entry.index
+        );
+        let (term, command) = (entry.term, entry.command.clone());
+        self.committed.push(Committed { term, committed_in: raft.hard_state().term, command });
+        match self.table.apply(entry.index, &entry.command) {
+            Change::Died => self.coverage.count(Seen::ServerDied),
+            Change::Revived => self.coverage.count(Seen::ServerRevived),
+            Change::Ignored(reason) => panic!("entry {} was ignored: {reason}", entry.index),
+            _ => {}
+        }
+        self.digests.push(self.table.digest());
+    }
+
+    /// A snapshot holds committed entries alone.
+    fn restored(&self, index: Index, term: Option<Term>) {
+        let Some(position) = index.checked_sub(1) else { return };
+        let committed = self.committed.get(usize::try_from(position).expect("a short log"));
+        let committed =
+            committed.unwrap_or_else(|| panic!("a snapshot up to {index}, which is not committed"));
+        if let Some(term) = term {
+            assert_eq!(
+                term, committed.term,
+                "a snapshot up to entry {index} of another term than the committed one"
+            );
+        }
+    }
+
+    /// Equal applied index, equal digest (trap 32).
+    pub fn table(&self, id: NodeId, table: &ServerTable) {
+        let index = usize::try_from(table.applied_index()).expect("a short log");
+        assert_eq!(
+            Some(&table.digest()),
+            self.digests.get(index),
+            "node {id}: the digest of its table at index {index} differs"
+        );
+    }
+
+    fn noticed(&mut self, notice: &Notice) {
+        match notice {
+            Notice::Compacted { .. } => self.coverage.count(Seen::Compacted),
+            Notice::SnapshotInstalled { .. } => self.coverage.count(Seen::SnapshotInstalled),
+            Notice::Role { role: RoleName::Follower, reason, .. }
+                if reason.contains("no answer from a majority") =>
+            {
+                self.coverage.count(Seen::SteppedDown);
+            }
+            _ => {}
+        }
+    }
+
+    /// A promise leaves a node: from now on it must be kept, over any crash.
+    pub fn promised(&mut self, id: NodeId, wipes: u64, message: &SendOnceDurable) {
+        match message {
+            SendOnceDurable::Reply { to, reply: Reply::RequestVote(reply), .. } if reply.vote_granted => {
+                self.voted(id, wipes, reply.for_term, *to);
+            }
+            SendOnceDurable::Reply { to, reply: Reply::PreVote(reply), .. } if reply.vote_granted => {
+                self.pre_votes.entry((*to, reply.for_term)).or_default().insert(id);
+            }
+            SendOnceDurable::Reply { to: _, reply: Reply::TimeoutNow(reply), .. } if reply.accepted => {
+                self.coverage.count(Seen::TransferElection);
+            }
+            SendOnceDurable::Request { request: Request::RequestVote(arguments), .. } => {
+                self.voted(id, wipes, arguments.term, id);
+                if arguments.leadership_transfer {
+                    assert!(
+                        self.handed_over.contains(&(id, arguments.term - 1)),
+                        "node {id} claims that a leader handed term {} over to it",
+                        arguments.term - 1
+                    );
+                } else {
+                    // PreVote (thesis 9.6): no term is raised that a majority would not have voted in (trap 6).
+                    let granted = self.pre_votes.get(&(id, arguments.term)).map_or(0, BTreeSet::len);
+                    assert!(
+                        granted + 1 >= self.majority,
+                        "node {id} campaigns in term {} with {granted} pre-votes of others",
+                        arguments.term
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A leader told a peer to campaign.
+    pub fn handed_over(&mut self, to: NodeId, term: Term) {
+        self.handed_over.insert((to, term));
+    }
+
+    fn voted(&mut self, id: NodeId, wipes: u64, term: Term, to: NodeId) {
+        let first = *self.votes.entry((id, wipes, term)).or_insert(to);
+        assert_eq!(first, to, "durable votes: node {id} votes twice in term {term}");
+    }
+
+    /// A daemon was told that its report counts: it must, for ever. The committed log only grows, and every node's table is
+    /// compared with the one kept here, so it is enough to look once.
+    pub fn acknowledged(&mut self, server: &str, stamp: Stamp, index: Index, stale: bool) {
+        self.coverage.count(if stale { Seen::AcknowledgedStale } else { Seen::Acknowledged });
+        let known = self.table.get(server).map(|record| record.report.stamp());
+        assert!(
+            known >= Some(stamp),
+            "server {server} was told that {stamp:?} is committed, but the newest is {known:?}"
+        );
+        if !stale {
+            let position = usize::try_from(index - 1).expect("a short log");
+            let entry = self.committed.get(position).expect("what is acknowledged is committed");
+            let Ok(ServerCommand::Report(report)) = ServerCommand::parse(&entry.command) else {
+                panic!("server {server} was told of index {index}, which holds {:?}", entry.command);
+            };
+            assert!(
+                report.server == server && report.stamp() == stamp,
+                "server {server} was told that its {stamp:?} is at {index}, which holds {report:?}"
+            );
+        }
+        let newest = self.acknowledged.entry(server.to_owned()).or_default();
+        *newest = stamp.max(*newest);
+    }
+
+    /// At the end, once more on a node's own table: nothing that was acknowledged is lost.
+    pub fn nothing_lost(&self, id: NodeId, table: &ServerTable) {
+        for (server, stamp) in &self.acknowledged {
+            let known = table.get(server).map(|record| record.report.stamp());
+            assert!(
+                known >= Some(*stamp),
+                "node {id}: {server}'s acknowledged report {stamp:?} is lost, the newest is {known:?}"
+            );
+        }
+    }
+
+    /// At the end: counts the terms in which somebody campaigned and nobody won.
+    pub fn finish(&mut self) {
+        let without = self.campaigns.iter().filter(|term| !self.leaders.contains_key(term)).count();
+        for _ in 0..without {
+            self.coverage.count(Seen::TermWithoutLeader);
+        }
+    }
+}

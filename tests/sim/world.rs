@@ -1,0 +1,941 @@
+//! The world of one seed: a queue of happenings in simulated time, the nodes and their disks, the daemons, the network. One
+//! thread, one source of chance, ordered collections only: the same seed is the same world, to the byte.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rakit::raft::{Index, NodeId, Reply, Request, RpcId, Term};
+use rakit::storage::StorageError;
+
+use super::coverage::{Coverage, Seen};
+use super::daemon::Daemon;
+use super::network::{Fate, Network, Purpose};
+use super::oracle::Oracle;
+use super::plan::{MS, Plan, Strike, Time, Transport, micros};
+use super::process::{Back, Context, Effect, Mail, Process, ReportMail, ReportOutcome};
+use super::trace::Trace;
+use crate::disk::{Failure, Random, SimDisk};
+
+/// What can happen at a moment.
+pub enum Happening {
+    /// The process's loop wakes up.
+    Wake {
+        node: NodeId,
+        life: u64,
+    },
+    /// Its disk is done.
+    Disk {
+        node: NodeId,
+        life: u64,
+    },
+    /// A stopped process runs on.
+    Resume {
+        node: NodeId,
+        pause: u64,
+    },
+    /// A request arrives.
+    Request {
+        to: NodeId,
+        from: NodeId,
+        incarnation: u64,
+        request: Request,
+        back: Back,
+        sent: u64,
+    },
+    /// A reply arrives.
+    Reply {
+        back: Back,
+        from: NodeId,
+        incarnation: u64,
+        reply: Reply,
+        sent: u64,
+    },
+    /// Word that a request was lost (or a time-out that comes to the same).
+    Lost {
+        to: NodeId,
+        back: Back,
+        by_timeout: bool,
+    },
+    /// Something for a process, from nowhere.
+    Mail {
+        to: NodeId,
+        life: u64,
+        mail: Mail,
+    },
+    /// A daemon's time to report.
+    Daemon {
+        number: u64,
+    },
+    /// Its report arrives.
+    Report {
+        to: NodeId,
+        mail: ReportMail,
+    },
+    /// A daemon hears of its report.
+    Outcome {
+        mail: ReportMail,
+        outcome: ReportOutcome,
+    },
+    /// A daemon stops or starts.
+    DaemonTurn {
+        number: u64,
+        turn: u64,
+        runs: bool,
+        anew: bool,
+    },
+    DaemonMended {
+        number: u64,
+        node: NodeId,
+    },
+    /// A node is started.
+    Start {
+        node: NodeId,
+        life: u64,
+    },
+    /// Something bad.
+    Strike,
+    Mended {
+        partition: u64,
+    },
+    StormOver,
+    DiskRoom {
+        node: NodeId,
+    },
+    DiskQuick {
+        node: NodeId,
+    },
+}
+
+/// A machine: what outlives its process.
+pub struct Machine {
+    pub id: NodeId,
+    pub disk: SimDisk,
+    pub process: Option<Process>,
+    /// Lives so far; also names the present one.
+    pub life: u64,
+    pub wipes: u64,
+    pub paused: bool,
+    pauses: u64,
+    pub slow: bool,
+    wake_at: Option<Time>,
+    /// While nothing reaches it and nothing leaves it: its term at the beginning.
+    isolated: Option<Term>,
+    /// The newest message of each sender that has arrived, to see overtaking.
+    arrived: BTreeMap<NodeId, u64>,
+    /// Leaders whose snapshot it was sent and has not installed, for the coverage.
+    snapshot_from: Option<NodeId>,
+    /// Not to be started again.
+    pub broken: bool,
+}
+
+impl Machine {
+    /// Its loop wakes up at this moment, whatever was planned.
+    pub fn wake_soon(&mut self, now: Time) {
+        self.wake_at = Some(now);
+    }
+}
+
+/// Everything.
+pub struct World {
+    pub plan: Plan,
+    pub now: Time,
+    pub random: Random,
+    queue: BTreeMap<(Time, u64), Happening>,
+    next: u64,
+    pub machines: Vec<Machine>,
+    pub daemons: Vec<Daemon>,
+    pub network: Network,
+    pub oracle: Oracle,
+    pub trace: Trace,
+    pub steps: u64,
+    exchanges: u64,
+    pub chaos: bool,
+    pub partitions: u64,
+    effects: Vec<Effect>,
+    /// When each index was seen committed first, for the promise of the heartbeat. Filled while `watch_commits`.
+    pub commit_times: BTreeMap<Index, Time>,
+    pub watch_commits: bool,
+}
+
+impl World {
+    pub fn new(plan: Plan, trace: Trace) -> Self {
+        let mut random = Random(plan.seed);
+        let machine = |id: NodeId, random: &mut Random| Machine {
+            id,
+            disk: SimDisk::new(random.next()),
+            process: None,
+            life: 0,
+            wipes: 0,
+            paused: false,
+            pauses: 0,
+            slow: false,
+            wake_at: None,
+            isolated: None,
+            arrived: BTreeMap::new(),
+            snapshot_from: None,
+            broken: false,
+        };
+        let machines = (1..=plan.nodes).map(|id| machine(id, &mut random)).collect();
+        let daemons: Vec<Daemon> = (1..=plan.servers).map(Daemon::new).collect();
+        let mut world = Self {
+            now: 0,
+            random,
+            queue: BTreeMap::new(),
+            next: 0,
+            machines,
+            network: Network::new(),
+            oracle: Oracle::new(plan.nodes),
+            trace,
+            steps: 0,
+            exchanges: 0,
+            chaos: true,
+            partitions: 0,
+            effects: Vec::new(),
+            commit_times: BTreeMap::new(),
+            watch_commits: false,
+            daemons,
+            plan,
+        };
+        for id in 1..=world.plan.nodes {
+            let at = world.random.below(world.plan.heartbeat_us());
+            world.at(at, Happening::Start { node: id, life: 0 });
+        }
+        for number in 1..=world.plan.servers {
+            let at = world.random.below(world.plan.report_interval);
+            world.at(at, Happening::Daemon { number });
+        }
+        if !world.plan.strikes.is_empty() {
+            world.next_strike();
+        }
+        world
+    }
+
+    // ------------------------------------------------------------------------------------------------ the queue
+
+    pub fn at(&mut self, time: Time, happening: Happening) {
+        self.next += 1;
+        self.queue.insert((time.max(self.now), self.next), happening);
+    }
+
+    pub fn after(&mut self, delay: Time, happening: Happening) {
+        self.at(self.now + delay, happening);
+    }
+
+    /// Lets happen what happens up to this moment.
+    pub fn run_until(&mut self, end: Time) {
+        while let Some(entry) = self.queue.first_entry() {
+            if entry.key().0 > end {
+                break;
+            }
+            let ((time, _), happening) = entry.remove_entry();
+            self.now = time;
+            self.happen(happening);
+        }
+        self.now = end;
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Wake { node, life } => self.wake(node, life),
+            Happening::Disk { node, life } => self.disk(node, life),
+            Happening::Resume { node, pause } => self.resume(node, pause),
+            Happening::Request { to, from, incarnation, request, back, sent } => {
+                self.request_arrives(to, from, incarnation, request, back, sent);
+            }
+            Happening::Reply { back, from, incarnation, reply, sent } => {
+                self.reply_arrives(back, from, incarnation, reply, sent);
+            }
+            Happening::Lost { to, back, by_timeout } => self.lost(to, back, by_timeout),
+            Happening::Mail { to, life, mail } => self.deliver(to, life, mail),
+            Happening::Daemon { number } => self.daemon_reports(number),
+            Happening::Report { to, mail } => self.report_arrives(to, mail),
+            Happening::Outcome { mail, outcome } => self.outcome_arrives(&mail, outcome),
+            Happening::DaemonTurn { number, turn, runs, anew } => self.daemon_turn(number, turn, runs, anew),
+            Happening::DaemonMended { number, node } => {
+                self.network.daemon_cuts.remove(&(number, node));
+            }
+            Happening::Start { node, life } => self.start(node, life),
+            Happening::Strike if self.chaos => {
+                if let Some(strike) = self.plan.clone().strike(&mut self.random) {
+                    self.strike(strike);
+                }
+                self.next_strike();
+            }
+            Happening::Strike => {}
+            Happening::Mended { partition } => {
+                self.trace.line(self.now, || format!("network: partition {partition} is mended"));
+                self.network.mend(partition);
+                self.note_isolation();
+            }
+            Happening::StormOver => self.network.storm = false,
+            Happening::DiskRoom { node } => self.machine(node).disk.set_capacity(None),
+            Happening::DiskQuick { node } => self.machine(node).slow = false,
+        }
+    }
+
+    fn next_strike(&mut self) {
+        let delay = self.random.below(2 * self.plan.strike_interval) + 1;
+        self.after(delay, Happening::Strike);
+    }
+
+    pub fn machine(&mut self, id: NodeId) -> &mut Machine {
+        &mut self.machines[usize::try_from(id - 1).expect("at most 7")]
+    }
+
+    pub fn process(&self, id: NodeId) -> Option<&Process> {
+        self.machines[usize::try_from(id - 1).expect("at most 7")].process.as_ref()
+    }
+
+    // ------------------------------------------------------------------------------------------------ processes
+
+    fn latency(&mut self, node: NodeId) -> Time {
+        let max = if self.network.healed.contains(&node) { 1_000 } else { self.plan.disk_latency_max };
+        let latency = 50 + self.random.below(max);
+        if self.machine(node).slow { latency + self.random.below(400 * MS) } else { latency }
+    }
+
+    /// Calls a process, and carries out what it does.
+    fn call(
+        &mut self,
+        node: NodeId,
+        call: impl FnOnce(&mut Process, &mut Context<'_>) -> Result<(), StorageError>,
+    ) {
+        let latency = self.latency(node);
+        let position = usize::try_from(node - 1).expect("at most 7");
+        let Some(process) = self.machines[position].process.as_mut() else { return };
+        let committed = self.oracle.commit_index();
+        let mut effects = std::mem::take(&mut self.effects);
+        let mut context = Context {
+            now: self.now,
+            oracle: &mut self.oracle,
+            trace: &self.trace,
+            effects: &mut effects,
+            steps: &mut self.steps,
+            latency,
+        };
+        let result = call(process, &mut context);
+        if self.watch_commits {
+            for index in committed + 1..=self.oracle.commit_index() {
+                self.commit_times.insert(index, self.now);
+            }
+        }
+        // What left before the disk failed has left.
+        for effect in effects.drain(..) {
+            self.carry_out(node, effect);
+        }
+        self.effects = effects;
+        match result {
+            Ok(()) => {
+                self.check(node);
+                self.schedule(node);
+            }
+            Err(error) => self.disk_failed(node, &error),
+        }
+    }
+
+    /// When the process runs next.
+    fn schedule(&mut self, node: NodeId) {
+        let now = self.now;
+        let machine = self.machine(node);
+        let Some(process) = machine.process.as_mut() else { return };
+        if machine.paused {
+            return;
+        }
+        let life = process.life;
+        let disk = process.write_done.take();
+        let wake = (!process.is_blocked()).then(|| process.wakes_at(now));
+        let wake = wake.filter(|wake| machine.wake_at.is_none_or(|planned| *wake < planned || planned < now));
+        if let Some(wake) = wake {
+            machine.wake_at = Some(wake);
+        }
+        if let Some(done) = disk {
+            self.at(done, Happening::Disk { node, life });
+        }
+        if let Some(wake) = wake {
+            self.at(wake, Happening::Wake { node, life });
+        }
+    }
+
+    fn wake(&mut self, node: NodeId, life: u64) {
+        let now = self.now;
+        let machine = self.machine(node);
+        if machine.life != life || machine.wake_at != Some(now) || machine.paused {
+            return;
+        }
+        machine.wake_at = None;
+        if machine.process.as_ref().is_some_and(|process| !process.is_blocked()) {
+            self.call(node, Process::wake);
+        }
+    }
+
+    fn disk(&mut self, node: NodeId, life: u64) {
+        let at_once = usize::try_from(1 + self.random.below(3)).expect("small");
+        let machine = self.machine(node);
+        if machine.life != life {
+            return;
+        }
+        if machine.paused {
+            if let Some(process) = machine.process.as_mut() {
+                process.write_done = Some(0); // Taken up when the process runs again.
+            }
+            return;
+        }
+        self.call(node, |process, context| process.disk_done(at_once, context));
+    }
+
+    fn resume(&mut self, node: NodeId, pause: u64) {
+        let machine = self.machine(node);
+        if !machine.paused || machine.pauses != pause {
+            return;
+        }
+        machine.paused = false;
+        machine.wake_at = None;
+        self.trace.line(self.now, || format!("node {node}: runs again"));
+        self.schedule(node);
+    }
+
+    pub fn pause(&mut self, node: NodeId, length: Time) {
+        let machine = self.machine(node);
+        machine.paused = true;
+        machine.pauses += 1;
+        let pause = machine.pauses;
+        self.oracle.count(Seen::Paused);
+        self.trace.line(self.now, || format!("node {node}: stopped (SIGSTOP) for {} ms", length / MS));
+        self.after(length, Happening::Resume { node, pause });
+    }
+
+    fn start(&mut self, node: NodeId, life: u64) {
+        let seed = self.random.next();
+        let (now, plan) = (self.now, self.plan.clone());
+        let position = usize::try_from(node - 1).expect("at most 7");
+        let machine = &mut self.machines[position];
+        if machine.process.is_some() || machine.life != life || machine.broken {
+            return;
+        }
+        machine.life += 1;
+        (machine.wake_at, machine.paused) = (None, false);
+        let (life, wipes, disk) = (machine.life, machine.wipes, machine.disk.clone());
+        // The recovery is interrupted, too, now and then.
+        if self.chaos && plan.strikes.contains_key(&Strike::CrashInDisk) && self.random.below(6) == 0 {
+            disk.plan(Failure::Crash, self.random.below(4));
+        }
+        match Process::start(&plan, node, life, wipes, disk, now, seed, &mut self.oracle) {
+            Ok(process) => {
+                let raft = &process.raft;
+                self.trace.line(now, || {
+                    let (state, last) = (raft.hard_state(), raft.log().last_index());
+                    format!(
+                        "node {node}: starts: {state:?}, snapshot {}, log up to {last}",
+                        raft.snapshot_index()
+                    )
+                });
+                self.machines[position].process = Some(process);
+                self.note_isolation();
+                self.schedule(node);
+            }
+            Err(error @ StorageError::Io { .. }) => {
+                self.oracle.count(Seen::DeadInRecovery);
+                self.disk_failed(node, &error);
+            }
+            Err(error) => panic!("node {node} refuses to start: {error}"),
+        }
+    }
+
+    /// The disk failed or the crash that was planned in it came: the process is gone.
+    fn disk_failed(&mut self, node: NodeId, error: &StorageError) {
+        assert!(matches!(error, StorageError::Io { .. }), "node {node}: {error}");
+        let crashed = self.machine(node).disk.is_crashed();
+        if !crashed {
+            self.oracle.count(Seen::StoppedByDisk);
+        }
+        self.trace.line(self.now, || format!("node {node}: ends: {error}"));
+        self.die(node, crashed && self.now.is_multiple_of(2));
+    }
+
+    /// The process ends, with or without its machine; later it is started again.
+    pub fn die(&mut self, node: NodeId, power_cut: bool) {
+        let followers: Vec<(NodeId, u64)> = self
+            .machines
+            .iter()
+            .filter(|machine| {
+                machine.process.as_ref().is_some_and(|process| process.raft.leader() == Some(node))
+            })
+            .filter(|machine| machine.id != node)
+            .map(|machine| (machine.id, machine.life))
+            .collect();
+        let seed = self.random.next();
+        let machine = self.machine(node);
+        let process = machine.process.take();
+        let (life, was_writing) = (machine.life, process.as_ref().is_some_and(Process::is_writing));
+        (machine.paused, machine.isolated) = (false, None);
+        if power_cut {
+            machine.disk.power_cut(seed);
+        } else {
+            machine.disk.kill();
+        }
+        self.oracle.count(if power_cut { Seen::PowerCut } else { Seen::Killed });
+        if was_writing {
+            self.oracle.count(Seen::CrashWhileWriting);
+        }
+        self.trace
+            .line(self.now, || format!("node {node}: {}", if power_cut { "power cut" } else { "killed" }));
+        self.network.slots.retain(|(from, _, _), _| *from != node);
+        if let Some(process) = process
+            && !power_cut
+        {
+            // The kernel closes its connections: who waits for an answer hears of it, and who watched it too.
+            for back in process.unanswered() {
+                if self.random.below(10) < 8 && !self.network.is_cut(node, back.node) {
+                    self.after(200, Happening::Lost { to: node, back, by_timeout: false });
+                }
+            }
+            for (follower, life) in followers {
+                if self.random.below(10) < 8 && !self.network.is_cut(node, follower) {
+                    self.oracle.count(Seen::HintRight);
+                    let delay = 100 + self.random.below(2 * MS);
+                    let mail = Mail::LeaderGone { leader: node };
+                    self.after(delay, Happening::Mail { to: follower, life, mail });
+                }
+            }
+        }
+        let delay = match self.random.below(3) {
+            0 => self.random.below(5 * MS),
+            1 => self.random.below(self.plan.patience() / 2),
+            _ => self.random.below(self.plan.patience() * 3),
+        };
+        self.after(delay + 1, Happening::Start { node, life });
+    }
+
+    // ------------------------------------------------------------------------------------------------ messages
+
+    fn carry_out(&mut self, node: NodeId, effect: Effect) {
+        match effect {
+            Effect::Send { to, rpc, request } => self.send(node, to, rpc, request),
+            Effect::Answer { back, reply } => self.answer(node, back, reply),
+            Effect::Outcome { mail, outcome } => self.outcome(node, mail, outcome),
+        }
+    }
+
+    fn send(&mut self, from: NodeId, to: NodeId, rpc: RpcId, request: Request) {
+        if self.plan.transport == Transport::Wild {
+            return self.transmit(from, to, rpc, request);
+        }
+        let slot = self.network.slots.entry((from, to, Purpose::of(&request))).or_default();
+        if slot.under_way.is_none() {
+            return self.transmit(from, to, rpc, request);
+        }
+        if slot.waiting.replace((rpc, request)).is_some() {
+            self.oracle.count(Seen::Displaced);
+        }
+    }
+
+    fn transmit(&mut self, from: NodeId, to: NodeId, rpc: RpcId, request: Request) {
+        self.exchanges += 1;
+        let exchange = self.exchanges;
+        let Some(process) = self.process(from) else { return };
+        let (incarnation, life) = (process.storage.incarnation(), process.life);
+        let back = Back { node: from, life, rpc, exchange };
+        self.trace.line(self.now, || format!("{from} -> {to} #{rpc} {}", brief(&request)));
+        if self.plan.transport == Transport::Http {
+            self.network.slots.entry((from, to, Purpose::of(&request))).or_default().under_way =
+                Some(exchange);
+            let patience = self.plan.patience();
+            self.after(patience, Happening::Lost { to, back, by_timeout: true });
+        }
+        if self.network.doubles(&self.plan, &mut self.random)
+            && let Some(after) = self.travel(from, to)
+        {
+            self.oracle.count(Seen::Duplicated);
+            let request = request.clone();
+            self.after(after, Happening::Request { to, from, incarnation, request, back, sent: exchange });
+        }
+        match self.travel(from, to) {
+            Some(after) => {
+                self.after(
+                    after,
+                    Happening::Request { to, from, incarnation, request, back, sent: exchange },
+                );
+            }
+            None => self.maybe_tell(to, back),
+        }
+    }
+
+    /// How long a message takes; `None` if it is lost.
+    fn travel(&mut self, from: NodeId, to: NodeId) -> Option<Time> {
+        match self.network.fate(&self.plan, &mut self.random, from, to) {
+            Fate::Lost => {
+                self.oracle.count(Seen::Lost);
+                None
+            }
+            Fate::Arrives { after, slow, late } => {
+                if slow {
+                    self.oracle.count(Seen::Delayed);
+                }
+                if late {
+                    self.oracle.count(Seen::VeryLate);
+                }
+                Some(after)
+            }
+        }
+    }
+
+    /// A lost message: its sender hears of it, or never does.
+    fn maybe_tell(&mut self, to: NodeId, back: Back) {
+        if self.random.coin() {
+            self.oracle.count(Seen::LossTold);
+            let delay = 200 + self.random.below(self.plan.patience());
+            self.after(delay, Happening::Lost { to, back, by_timeout: false });
+        } else {
+            self.oracle.count(Seen::LossSilent);
+        }
+    }
+
+    fn request_arrives(
+        &mut self,
+        to: NodeId,
+        from: NodeId,
+        incarnation: u64,
+        request: Request,
+        back: Back,
+        sent: u64,
+    ) {
+        if self.network.is_cut(from, to) {
+            self.oracle.count(Seen::Lost);
+            return self.maybe_tell(to, back);
+        }
+        let Some(process) = self.process(to) else {
+            // Nobody listens there.
+            self.oracle.count(Seen::Refused);
+            return self.after(100, Happening::Lost { to, back, by_timeout: false });
+        };
+        let life = process.life;
+        self.note_order(to, from, sent);
+        if let Request::InstallSnapshot(_) = &request
+            && self.machine(to).snapshot_from.replace(from).is_some_and(|before| before != from)
+        {
+            self.oracle.count(Seen::SnapshotRestarted);
+        }
+        self.deliver(to, life, Mail::Request { from, incarnation, request, back });
+    }
+
+    fn note_order(&mut self, to: NodeId, from: NodeId, sent: u64) {
+        let newest = self.machine(to).arrived.entry(from).or_default();
+        if sent < *newest {
+            self.oracle.count(Seen::Reordered);
+        } else {
+            *newest = sent;
+        }
+    }
+
+    fn answer(&mut self, from: NodeId, back: Back, reply: Reply) {
+        let Some(process) = self.process(from) else { return };
+        let incarnation = process.storage.incarnation();
+        let sent = self.exchanges;
+        self.trace.line(self.now, || format!("{from} => {} #{} {reply:?}", back.node, back.rpc));
+        if self.network.doubles(&self.plan, &mut self.random)
+            && let Some(after) = self.travel(from, back.node)
+        {
+            self.oracle.count(Seen::Duplicated);
+            let reply = reply.clone();
+            self.after(after, Happening::Reply { back, from, incarnation, reply, sent });
+        }
+        match self.travel(from, back.node) {
+            Some(after) => self.after(after, Happening::Reply { back, from, incarnation, reply, sent }),
+            None => self.maybe_tell(from, back),
+        }
+    }
+
+    fn reply_arrives(&mut self, back: Back, from: NodeId, incarnation: u64, reply: Reply, _sent: u64) {
+        if self.network.is_cut(from, back.node) {
+            return self.maybe_tell(from, back);
+        }
+        if self.machine(back.node).life != back.life {
+            return; // The connection died with the process.
+        }
+        if self.plan.transport == Transport::Http && !self.free_slot(from, back) {
+            self.oracle.count(Seen::LateReply);
+            return;
+        }
+        self.deliver(back.node, back.life, Mail::Reply { from, incarnation, rpc: back.rpc, reply });
+        self.next_request(from, back);
+    }
+
+    fn lost(&mut self, to: NodeId, back: Back, by_timeout: bool) {
+        if self.machine(back.node).life != back.life {
+            return;
+        }
+        let is_over = match self.plan.transport {
+            Transport::Http => !self.free_slot(to, back),
+            Transport::Wild => by_timeout,
+        };
+        if is_over {
+            return;
+        }
+        self.deliver(back.node, back.life, Mail::Lost { to, rpc: back.rpc });
+        self.next_request(to, back);
+    }
+
+    /// Ends the exchange at the sender, if it is still under way there.
+    fn free_slot(&mut self, peer: NodeId, back: Back) -> bool {
+        [Purpose::Log, Purpose::Election].into_iter().any(|purpose| {
+            let slot = self.network.slots.get_mut(&(back.node, peer, purpose));
+            slot.is_some_and(|slot| slot.under_way.take_if(|under_way| *under_way == back.exchange).is_some())
+        })
+    }
+
+    /// The sender takes what waits in its slot.
+    fn next_request(&mut self, peer: NodeId, back: Back) {
+        for purpose in [Purpose::Log, Purpose::Election] {
+            if let Some(slot) = self.network.slots.get_mut(&(back.node, peer, purpose))
+                && slot.under_way.is_none()
+                && let Some((rpc, request)) = slot.waiting.take()
+            {
+                self.transmit(back.node, peer, rpc, request);
+            }
+        }
+    }
+
+    pub fn deliver(&mut self, to: NodeId, life: u64, mail: Mail) {
+        let machine = self.machine(to);
+        if machine.life != life {
+            return;
+        }
+        let Some(process) = machine.process.as_mut() else { return };
+        process.consensus.push_back(mail);
+        if process.is_blocked() {
+            self.oracle.count(Seen::MailWhileWriting);
+        }
+        self.schedule(to);
+    }
+
+    // ------------------------------------------------------------------------------------------------ daemons
+
+    fn daemon(&mut self, number: u64) -> &mut Daemon {
+        &mut self.daemons[usize::try_from(number - 1).expect("a few")]
+    }
+
+    fn daemon_reports(&mut self, number: u64) {
+        let jitter = self.random.below(self.plan.report_interval / 5 + 1);
+        self.after(self.plan.report_interval * 9 / 10 + jitter, Happening::Daemon { number });
+        if !self.daemon(number).is_running {
+            return;
+        }
+        let mut random = Random(self.random.next());
+        let (report, forward) = self.daemon(number).report(&mut random);
+        for to in 1..=self.plan.nodes {
+            if let Fate::Arrives { after, .. } =
+                self.network.daemon_fate(&self.plan, &mut self.random, number, to)
+            {
+                let mail = ReportMail { report: report.clone(), forward };
+                self.after(after, Happening::Report { to, mail });
+            }
+        }
+    }
+
+    fn report_arrives(&mut self, to: NodeId, mail: ReportMail) {
+        let Some(process) = self.machine(to).process.as_mut() else { return };
+        process.service.push_back(mail);
+        self.schedule(to);
+    }
+
+    fn outcome(&mut self, node: NodeId, mail: ReportMail, outcome: ReportOutcome) {
+        match outcome {
+            ReportOutcome::Committed { index, stale } => {
+                self.oracle.acknowledged(&mail.report.server, mail.report.stamp(), index, stale);
+            }
+            ReportOutcome::NotLeader { leader: Some(leader) } if mail.forward && leader != node => {
+                self.oracle.count(Seen::Forwarded);
+                if let Some(after) = self.travel(node, leader) {
+                    let mail = ReportMail { forward: false, ..mail };
+                    self.after(after, Happening::Report { to: leader, mail });
+                }
+                return;
+            }
+            ReportOutcome::NotLeader { .. } => self.oracle.count(Seen::NotLeader),
+            ReportOutcome::Unknown => self.oracle.count(Seen::Unknown),
+            ReportOutcome::Busy => self.oracle.count(Seen::Busy),
+        }
+        self.after(500, Happening::Outcome { mail, outcome });
+    }
+
+    fn outcome_arrives(&mut self, mail: &ReportMail, outcome: ReportOutcome) {
+        if matches!(outcome, ReportOutcome::Committed { .. }) {
+            let stamp = mail.report.stamp();
+            if let Some(daemon) = self.daemons.iter_mut().find(|daemon| daemon.name == mail.report.server) {
+                daemon.acknowledged = daemon.acknowledged.max(stamp);
+            }
+        }
+    }
+
+    fn daemon_turn(&mut self, number: u64, turn: u64, runs: bool, anew: bool) {
+        let daemon = self.daemon(number);
+        if daemon.turns != turn {
+            return;
+        }
+        daemon.is_running = runs;
+        if anew {
+            daemon.restart();
+        }
+        let name = daemon.name.clone();
+        self.trace
+            .line(self.now, || format!("{name}: {}", if runs { "reports again" } else { "falls silent" }));
+    }
+
+    // ------------------------------------------------------------------------------------------------ checks
+
+    /// What needs more than one node's eyes.
+    fn check(&mut self, node: NodeId) {
+        let Some(process) = self.process(node) else { return };
+        let isolated = self.machines[usize::try_from(node - 1).expect("at most 7")].isolated;
+        if let Some(term) = isolated {
+            let own = process.raft.hard_state().term;
+            assert_eq!(own, term, "node {node} is alone, and its term rose from {term} to {own} (trap 6)");
+        }
+        // What a node takes for durable in its own log is on its own disk, and the same (trap 16).
+        let (durable, shape) = (process.raft.durable_index(), process.storage.shape());
+        assert!(
+            durable <= shape.last_index(),
+            "node {node} takes entry {durable} for durable, and has {} on its disk",
+            shape.last_index()
+        );
+        if let (Some(own), Some(on_disk)) = (process.raft.log().term_at(durable), shape.term_at(durable)) {
+            assert_eq!(
+                own, on_disk,
+                "node {node} takes another entry {durable} for durable than is on its disk"
+            );
+        }
+        // A leader's match never above the peer's durable log (trap 14).
+        for peer in self.machines.iter().filter_map(|machine| machine.process.as_ref()) {
+            let Some((match_index, _)) = process.raft.progress(peer.id) else { continue };
+            let known = process.incarnations.get(&peer.id).copied();
+            // What a follower acknowledged to a leader of an earlier term, a later one may have truncated.
+            let is_later = peer.raft.hard_state().term > process.raft.hard_state().term;
+            if match_index == 0 || is_later || known != Some(peer.storage.incarnation()) {
+                continue;
+            }
+            let shape = peer.storage.shape();
+            assert!(
+                match_index <= shape.last_index(),
+                "leader {node} believes that node {} has {match_index}, which has {} on its disk",
+                peer.id,
+                shape.last_index()
+            );
+            if let (Some(own), Some(other)) =
+                (process.raft.log().term_at(match_index), shape.term_at(match_index))
+            {
+                assert_eq!(own, other, "leader {node} counts on entry {match_index} of node {}", peer.id);
+            }
+        }
+        let unapplied = process.raft.log().last_index() - process.raft.applied_index();
+        let bound = self.plan.snapshot_entries + self.plan.trailing_entries + unapplied;
+        let held = process.entries_in_memory();
+        assert!(process.is_writing() || held <= bound, "node {node} holds {held} entries in memory");
+    }
+
+    /// The partitions changed: who is alone now must not raise its term from here on.
+    pub fn note_isolation(&mut self) {
+        let (network, nodes) = (&self.network, self.plan.nodes);
+        for machine in &mut self.machines {
+            let alone = network.is_isolated(machine.id, nodes);
+            machine.isolated = match &machine.process {
+                // With mail in its inbox, or an output under way, the last word of the others may not be heard yet.
+                Some(process) if alone && process.consensus.is_empty() && !process.is_writing() => {
+                    machine.isolated.or(Some(process.raft.hard_state().term))
+                }
+                _ => None,
+            };
+        }
+    }
+
+    /// The documented rule for a wipe (docs/storage.md): every other node is up, all stand under one leader, with the same
+    /// last index.
+    pub fn may_wipe(&self, node: NodeId) -> bool {
+        if self.plan.nodes == 1 {
+            return false;
+        }
+        let mut seen = BTreeSet::new();
+        self.machines.iter().filter(|machine| machine.id != node).all(|machine| {
+            machine.process.as_ref().is_some_and(|process| {
+                let raft = &process.raft;
+                seen.insert((raft.leader(), raft.hard_state().term, raft.log().last_index()));
+                raft.leader().is_some_and(|leader| leader != node) && !process.is_writing() && !machine.paused
+            })
+        }) && seen.len() == 1
+    }
+
+    /// The nodes that lead, in their own opinion, newest term last.
+    pub fn leaders(&self) -> Vec<NodeId> {
+        let mut leaders: Vec<(Term, NodeId)> = self
+            .machines
+            .iter()
+            .filter_map(|machine| machine.process.as_ref())
+            .filter(|process| process.raft.is_leader())
+            .map(|process| (process.raft.hard_state().term, process.id))
+            .collect();
+        leaders.sort_unstable();
+        leaders.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// The counts of the whole seed.
+    pub fn into_coverage(mut self) -> Coverage {
+        self.oracle.finish();
+        let mut coverage = std::mem::take(&mut self.oracle.coverage);
+        for machine in &self.machines {
+            coverage.count_disk(&machine.disk.coverage());
+        }
+        coverage
+    }
+
+    /// Everything bad ends at once for these; it is the second phase's business what becomes of the others.
+    pub fn begin_healing(&mut self, healed: &BTreeSet<NodeId>) {
+        self.chaos = false;
+        self.network.mend_all();
+        self.network.healed.clone_from(healed);
+        for id in healed.iter().copied() {
+            let machine = self.machine(id);
+            machine.slow = false;
+            machine.disk.set_capacity(None);
+            machine.disk.call_off();
+            let (life, pause, paused, down) =
+                (machine.life, machine.pauses, machine.paused, machine.process.is_none());
+            if paused {
+                self.resume(id, pause);
+            }
+            if down {
+                self.after(MS, Happening::Start { node: id, life });
+            }
+        }
+        self.note_isolation();
+    }
+
+    /// The latest by which something sent now has arrived, everywhere: before, old messages may still come.
+    pub fn old_messages_gone(&self) -> Time {
+        self.now + self.plan.patience() * 3
+    }
+
+    pub fn server_timeout(&self) -> Time {
+        micros(self.plan.server_timeout)
+    }
+
+    /// Takes a strike, unless it makes no sense now.
+    pub fn strike(&mut self, strike: Strike) {
+        super::faults::strike(self, strike);
+    }
+}
+
+fn brief(request: &Request) -> String {
+    match request {
+        Request::AppendEntries(append) => format!(
+            "AppendEntries term {} after {}/{} {} entries, commit {}",
+            append.term,
+            append.prev_log_index,
+            append.prev_log_term,
+            append.entries.len(),
+            append.leader_commit
+        ),
+        Request::InstallSnapshot(chunk) => format!(
+            "InstallSnapshot term {} up to {} offset {} done {}",
+            chunk.term, chunk.last_included_index, chunk.offset, chunk.done
+        ),
+        other => format!("{other:?}"),
+    }
+}

@@ -1,0 +1,407 @@
+//! `rakit up` and `rakit status` as a user meets them: the real programs, in temporary directories, on free ports.
+//!
+//! Every process of a cluster has the path of its temporary directory in its command line; that is how "leaving no process
+//! behind" is looked at here, pools of processes included, without trusting what the program says about itself.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, after, unbounded};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// What must happen "in the end" has this long: a loaded machine is no failure.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// The program under test.
+const RAKIT: &str = env!("CARGO_BIN_EXE_rakit");
+
+/// Waits until `what` holds.
+fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < until, "it never came to this: {what}");
+        let _ = after(Duration::from_millis(20)).recv();
+    }
+}
+
+fn free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
+/// A base port at which a small cluster finds all its ports free, below the range from which the kernel gives ports to
+/// clients. Tests of one process get different ones; the process id keeps two processes apart as a rule.
+fn base_port(nodes: u16, servers: u16) -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let window = 10_000 + 3_000 * (std::process::id() % 7) as u16;
+    loop {
+        let slot = NEXT.fetch_add(1, Ordering::Relaxed);
+        assert!(slot < 60, "no free ports between {window} and {}", window + 3_000);
+        let base = window + slot * 16;
+        let mut ports = (1..=nodes)
+            .flat_map(|i| [base + i, base + 1_000 + i])
+            .chain((1..=servers).map(|j| base + 2_000 + j));
+        if ports.all(free) {
+            return base;
+        }
+    }
+}
+
+/// Processes that have `dir` in their command line: pid and command line.
+fn processes_of(dir: &Path) -> Vec<(i32, String)> {
+    let dir = dir.display().to_string();
+    let all = procfs::process::all_processes().expect("/proc can be read");
+    all.flatten()
+        .filter_map(|process| Some((process.pid, process.cmdline().ok()?.join(" "))))
+        .filter(|(_, line)| line.contains(&dir))
+        .collect()
+}
+
+fn signal(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(pid as i32).expect("a process id is not zero"), signal)
+        .expect("it can be signalled");
+}
+
+/// A running `rakit up`. Dropped, it is stopped, and whatever it may have left is killed.
+struct Up {
+    child: Child,
+    lines: Receiver<String>,
+    said: Vec<String>,
+    dir: std::path::PathBuf,
+}
+
+impl Up {
+    fn start(dir: &Path, arguments: &[&str]) -> Up {
+        let mut child = Command::new(RAKIT)
+            .args(["up", "--dir"])
+            .arg(dir)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("rakit starts");
+        let stdout = child.stdout.take().expect("it is piped");
+        let (sender, lines) = unbounded();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Up { child, lines, said: Vec::new(), dir: dir.to_path_buf() }
+    }
+
+    /// Waits for a line of its output, from where the last wait has ended.
+    fn line(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.lines.recv_deadline(until) {
+                Ok(line) => {
+                    self.said.push(line.clone());
+                    if wanted(&line) {
+                        return line;
+                    }
+                }
+                Err(_) => panic!("no line {what}; it said:\n{}", self.said.join("\n")),
+            }
+        }
+    }
+
+    fn ready(&mut self) {
+        self.line("`ready`", |line| line == "ready");
+    }
+
+    fn pids(&self) -> BTreeMap<String, u32> {
+        let text = fs::read_to_string(self.dir.join("pids.json")).expect("written before ready");
+        serde_json::from_str(&text).expect("an object of numbers")
+    }
+
+    fn stop(&mut self, with: Signal) -> ExitStatus {
+        signal(self.child.id(), with);
+        self.ended()
+    }
+
+    fn ended(&mut self) -> ExitStatus {
+        eventually("rakit up ends", || self.child.try_wait().expect("it is our child"))
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        for (pid, _) in processes_of(&self.dir) {
+            let _ = Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::KILL));
+        }
+    }
+}
+
+/// `GET path` on loopback; `None` if nobody answers it whole.
+fn get(port: u16, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    head.starts_with("HTTP/1.1 200").then(|| body.to_string())
+}
+
+fn status(port: u16) -> Option<Value> {
+    serde_json::from_str(&get(port, "/status")?).ok()
+}
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(RAKIT).args(arguments).stdin(Stdio::null()).output().expect("rakit runs")
+}
+
+/// One line on standard error, and this exit code.
+fn refused(output: &Output, code: i32) -> String {
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "one line is promised: {stderr}");
+    stderr
+}
+
+fn temporary() -> TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+#[test]
+fn a_cluster_gets_ready_outlives_its_dead_and_leaves_nobody() {
+    let dir = temporary();
+    let base = base_port(5, 3);
+    let mut up = Up::start(dir.path(), &["--base-port", &base.to_string()]);
+    up.ready();
+
+    for file in [
+        "cluster.toml",
+        "worker.py",
+        "logs/up.log",
+        "logs/node-5.log",
+        "logs/server-3-worker.log",
+        "data/node-1",
+    ] {
+        assert!(dir.path().join(file).exists(), "{file} is promised");
+    }
+    let pids = up.pids();
+    let names: Vec<&str> = pids.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        [
+            "node-1",
+            "node-2",
+            "node-3",
+            "node-4",
+            "node-5",
+            "server-1/daemon",
+            "server-1/worker",
+            "server-2/daemon",
+            "server-2/worker",
+            "server-3/daemon",
+            "server-3/worker"
+        ]
+    );
+    let running: BTreeMap<i32, String> = processes_of(dir.path()).into_iter().collect();
+    for (name, pid) in &pids {
+        let line = running.get(&(*pid as i32)).unwrap_or_else(|| panic!("{name} (pid {pid}) does not run"));
+        let expected = match name.split(['-', '/']).collect::<Vec<_>>()[..] {
+            ["node", id] => format!("rakit-node --config {}/cluster.toml --id {id}", dir.path().display()),
+            ["server", j, "daemon"] => format!(
+                "--server server-{j} --worker 127.0.0.1:{}",
+                base + 2000 + j.parse::<u16>().expect("a number")
+            ),
+            _ => format!("{}/worker.py", dir.path().display()),
+        };
+        assert!(line.contains(&expected), "{name} is {line}");
+    }
+    for id in 1..=5 {
+        assert_eq!(get(base + id, "/10").as_deref().map(str::trim), Some("29"), "from node {id}");
+    }
+    let config = dir.path().join("cluster.toml").display().to_string();
+    eventually("all nodes agree", || {
+        let output = run(&["status", "--config", &config]);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code() == Some(0) && said.contains("all 5 nodes agree")).then_some(())
+    });
+
+    // Each kind of child is killed; each death is one line, with the way back.
+    for name in ["node-2", "server-1/worker", "server-2/daemon"] {
+        signal(pids[name], Signal::KILL);
+        let start = format!(
+            "{name} (pid {}) was killed by signal 9; the cluster goes on; to start it again: ",
+            pids[name]
+        );
+        let line = up.line(&start, |line| line.starts_with(&start));
+        if name == "node-2" {
+            let output = run(&["status", "--config", &config]);
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert_eq!(output.status.code(), Some(1), "{said}");
+            assert!(said.contains(&format!("the node at 127.0.0.1:{} does not answer", base + 2)), "{said}");
+            // Only then: one that is back between two questions was never away, as far as anybody has seen.
+            up.line("node 2 does not answer", |line| line.starts_with("node 2 does not answer"));
+            // The line is one for a shell, and it works.
+            let command = line.strip_prefix(&start).expect("just looked at");
+            let by_hand =
+                Command::new("sh").args(["-c", &format!("exec {command}")]).stderr(Stdio::null()).spawn();
+            let mut by_hand = by_hand.expect("sh starts");
+            up.line("node 2 answers", |line| line == "node 2 answers");
+            eventually("all nodes agree again, the one started by hand too", || {
+                (run(&["status", "--config", &config]).status.code() == Some(0)).then_some(())
+            });
+            // Not a child of `up`: it is ours to end.
+            by_hand.kill().expect("it runs");
+            by_hand.wait().expect("it is our child");
+        }
+    }
+    let group = Pid::from_raw(pids["server-1/worker"] as i32).expect("a process id is not zero");
+    eventually("the pool of the dead worker is gone too", || {
+        rustix::process::test_kill_process_group(group).is_err().then_some(())
+    });
+
+    let status = up.stop(Signal::TERM);
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(processes_of(dir.path()), []);
+    for port in (1..=5).flat_map(|i| [base + i, base + 1000 + i]).chain((1..=3).map(|j| base + 2000 + j)) {
+        assert!(free(port), "port {port} is still taken");
+    }
+}
+
+#[test]
+fn the_next_run_goes_on_from_the_data_of_the_last() {
+    let dir = temporary();
+    let base = base_port(3, 2);
+    let mut up = Up::start(dir.path(), &["--nodes", "3", "--servers", "2", "--base-port", &base.to_string()]);
+    up.ready();
+    let before = status(base + 1).expect("node 1 answers");
+    assert_eq!(up.stop(Signal::INT).code(), Some(0), "Ctrl-C is a clean stop");
+    assert_eq!(processes_of(dir.path()), []);
+
+    // Membership is not changed in passing, and what is there stays as it is.
+    let toml = fs::read_to_string(dir.path().join("cluster.toml")).expect("it is there");
+    let path = dir.path().display().to_string();
+    let line = refused(&run(&["up", "--dir", &path, "--nodes", "5"]), 2);
+    assert!(line.contains("--nodes") && line.contains("--dir"), "{line}");
+    assert_eq!(fs::read_to_string(dir.path().join("cluster.toml")).expect("it is there"), toml);
+
+    // Nodes and ports come from the directory now.
+    let mut up = Up::start(dir.path(), &["--servers", "2"]);
+    up.line("that it resumes", |line| line.starts_with("resuming 3 nodes"));
+    up.ready();
+    let now = status(base + 1).expect("node 1 answers where it did");
+    for field in ["term", "commit_index"] {
+        let (before, now) = (before[field].as_u64().expect(field), now[field].as_u64().expect(field));
+        assert!(now >= before, "{field} was {before} and is {now}");
+    }
+
+    // A second one at the same time is refused, and told by whom.
+    let line = refused(&run(&["up", "--dir", &path]), 1);
+    assert!(line.contains(&format!("(pid {})", up.child.id())), "{line}");
+
+    assert_eq!(up.stop(Signal::HUP).code(), Some(0), "a closed terminal is a clean stop");
+    assert_eq!(processes_of(dir.path()), []);
+}
+
+#[test]
+fn killing_rakit_up_itself_leaves_nobody() {
+    let dir = temporary();
+    let base = base_port(3, 2);
+    let mut up = Up::start(dir.path(), &["--nodes", "3", "--servers", "2", "--base-port", &base.to_string()]);
+    up.ready();
+    up.child.kill().expect("it runs");
+    up.child.wait().expect("it is our child");
+    eventually("no process is left", || processes_of(dir.path()).is_empty().then_some(()));
+}
+
+#[test]
+fn stopping_before_ready_leaves_nobody_either() {
+    let dir = temporary();
+    let base = base_port(3, 2);
+    let mut up = Up::start(dir.path(), &["--nodes", "3", "--servers", "2", "--base-port", &base.to_string()]);
+    up.line("the first", |line| line.starts_with("starting 3 nodes and 2 servers"));
+    assert_eq!(up.stop(Signal::TERM).code(), Some(0));
+    assert_eq!(processes_of(dir.path()), []);
+}
+
+#[test]
+fn a_child_that_can_not_start_ends_the_attempt_with_its_last_words() {
+    let dir = temporary();
+    let base = base_port(1, 1);
+    // No directory for the node's data can be made below a file.
+    fs::write(dir.path().join("data"), "a file").expect("written");
+    let mut up = Up::start(dir.path(), &["--nodes", "1", "--servers", "1", "--base-port", &base.to_string()]);
+    up.line("that node-1 failed", |line| line.starts_with("node-1 ended before the cluster was ready"));
+    let words = up.line("of its log", |line| line.starts_with("  "));
+    assert!(!words.trim().is_empty());
+    assert_eq!(up.ended().code(), Some(1));
+    assert!(!up.said.iter().any(|line| line == "ready"));
+    assert_eq!(processes_of(dir.path()), []);
+}
+
+#[test]
+fn a_taken_port_is_told_with_its_purpose_its_holder_and_a_way_out() {
+    let dir = temporary();
+    let base = base_port(3, 2);
+    let _taken = TcpListener::bind((Ipv4Addr::LOCALHOST, base + 1002)).expect("it was free");
+    let path = dir.path().display().to_string();
+    let line = refused(
+        &run(&["up", "--nodes", "3", "--servers", "2", "--base-port", &base.to_string(), "--dir", &path]),
+        1,
+    );
+    for part in [
+        format!("port {}, for the peers of node 2,", base + 1002),
+        format!("(pid {})", std::process::id()),
+        "--base-port ".to_string(),
+    ] {
+        assert!(line.contains(&part), "{part} is not in: {line}");
+    }
+    assert!(!dir.path().join("cluster.toml").exists(), "nothing is begun that can't be ended");
+}
+
+#[test]
+fn bad_usage_is_one_line_and_exit_code_2() {
+    let dir = temporary();
+    let path = dir.path().display().to_string();
+    for flags in [
+        ["--nodes", "0"],
+        ["--nodes", "32"],
+        ["--servers", "0"],
+        ["--base-port", "65000"],
+        ["--base-port", "x"],
+    ] {
+        let mut arguments = vec!["up", "--dir", &path];
+        arguments.extend(flags);
+        let line = refused(&run(&arguments), 2);
+        assert!(line.contains(flags[0]), "{line}");
+    }
+    refused(&run(&["status", "https://127.0.0.1:8001"]), 2);
+    refused(&run(&[]), 2);
+    assert!(fs::read_dir(dir.path()).expect("it is there").next().is_none(), "nothing was written");
+}
+
+/// `rakit` is all three programs; the first line of its help says what it is.
+#[test]
+fn the_help_of_each_program_is_within_reach() {
+    for (arguments, word) in [
+        (vec!["--help"], "Examples:"),
+        (vec!["up", "--help"], "--base-port"),
+        (vec!["status", "--help"], "--watch"),
+        (vec!["node", "--help"], "--id"),
+        (vec!["daemon", "--help"], "--server"),
+    ] {
+        let output = run(&arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(said.contains(word), "{arguments:?}: {said}");
+    }
+}

@@ -1,0 +1,676 @@
+//! Tests of `worker.py` as a stranger meets it: the real program, on a free port of the loopback, spoken to
+//! over plain sockets. What it must do is in its own head and in docs/protocol.md.
+//!
+//! Nothing here sleeps: a test waits for a byte, a log line, an exit, or the end of the program's standard
+//! error, which comes only when the last process that holds it (each of the pool does) is gone.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails by panicking")]
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long anything that must happen may take. Generous: the machine may be busy with other tests.
+const EVENTUALLY: Duration = Duration::from_secs(120);
+
+/// An N that keeps a process busy for longer than a test needs: half a minute of a core.
+const ENDLESS_N: u64 = 1_000_000_000_000;
+
+/// The end of a worker and its pool: generous, and yet too short for a process to end only because it has
+/// come to the end of `ENDLESS_N`.
+const AT_ONCE: Duration = Duration::from_secs(12);
+
+/// One running worker, its log as it comes, and the promise that it is gone when the test is.
+struct Worker {
+    process: Child,
+    address: SocketAddr,
+    log: Receiver<String>,
+}
+
+impl Worker {
+    fn start(arguments: &[&str]) -> Worker {
+        let mut command = Command::new("python3");
+        command
+            .arg(script())
+            .args(["--bind", "127.0.0.1", "--port", "0", "--log-level", "debug"])
+            .args(arguments);
+        Worker::start_command(command)
+    }
+
+    fn start_command(mut command: Command) -> Worker {
+        let mut process =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("python3 is installed");
+        let stderr = BufReader::new(process.stderr.take().unwrap());
+        let (sender, log) = channel();
+        thread::spawn(move || {
+            for line in stderr.lines() {
+                // Nobody listening any more is the end of the test.
+                if sender.send(line.unwrap()).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut first_line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut first_line).unwrap();
+        let address = first_line
+            .strip_prefix("worker listening on ")
+            .unwrap_or_else(|| panic!("unexpected first line {first_line:?}"))
+            .trim_end()
+            .parse()
+            .unwrap();
+        Worker { process, address, log }
+    }
+
+    fn connect(&self) -> Client {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(EVENTUALLY)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Client { stream: BufReader::new(stream) }
+    }
+
+    /// One request on a connection of its own.
+    fn get(&self, path: &str) -> Answer {
+        let mut client = self.connect();
+        client.send_get(path);
+        client.answer()
+    }
+
+    fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    fn signal(&self, signal: Signal) {
+        send_signal(self.pid(), signal);
+    }
+
+    /// Waits for a log line that contains `what`, and returns it.
+    fn wait_for_log(&self, what: &str) -> String {
+        let end = Instant::now() + EVENTUALLY;
+        loop {
+            match self.log.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) if line.contains(what) => return line,
+                Ok(_) => {}
+                Err(error) => panic!("no log line with {what:?}: {error}"),
+            }
+        }
+    }
+
+    /// Sends a GET for `n` and returns when a process of the pool computes it: the client and that process.
+    fn start_computing(&self, n: u64) -> (Client, u32) {
+        let mut client = self.connect();
+        client.send_get(&format!("/{n}"));
+        let line = self.wait_for_log(&format!("computes n={n}"));
+        let pid =
+            line.split("process ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().parse().unwrap();
+        (client, pid)
+    }
+
+    /// Waits until the worker and every process of its pool are gone: the log's pipe has then no writer left.
+    /// Returns the exit status and the rest of the log.
+    fn wait_for_end(&mut self) -> (ExitStatus, Vec<String>) {
+        let end = Instant::now() + AT_ONCE;
+        let mut lines = Vec::new();
+        loop {
+            match self.log.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) => lines.push(line),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("some process of the worker is still there: {lines:?}")
+                }
+            }
+        }
+        (self.process.wait().unwrap(), lines)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Its pool follows by itself: `killed_outright_it_leaves_no_process_behind` shows it.
+        let _gone_already = self.process.kill();
+        let _status = self.process.wait();
+    }
+}
+
+struct Client {
+    stream: BufReader<TcpStream>,
+}
+
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().skip(1).find_map(|line| {
+            let (field, value) = line.split_once(": ")?;
+            field.eq_ignore_ascii_case(name).then_some(value)
+        })
+    }
+}
+
+impl Client {
+    fn send(&mut self, bytes: &[u8]) {
+        self.stream.get_mut().write_all(bytes).unwrap();
+    }
+
+    fn send_get(&mut self, path: &str) {
+        self.send(format!("GET {path} HTTP/1.1\r\nHost: worker\r\n\r\n").as_bytes());
+    }
+
+    /// Reads one answer: the head, and a body of exactly Content-Length bytes.
+    fn answer(&mut self) -> Answer {
+        self.answer_to("GET")
+    }
+
+    fn answer_to(&mut self, method: &str) -> Answer {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            let before = head.len();
+            self.stream.read_line(&mut head).unwrap();
+            assert!(head.len() > before, "closed in the middle of a head: {head:?}");
+        }
+        let status = head.strip_prefix("HTTP/1.1 ").unwrap()[..3].parse().unwrap();
+        let mut answer = Answer { status, head, body: String::new() };
+        let length: usize =
+            answer.header("content-length").expect("every answer says its length").parse().unwrap();
+        assert_eq!(answer.header("content-type"), Some("text/plain"));
+        if method != "HEAD" {
+            let mut body = vec![0; length];
+            self.stream.read_exact(&mut body).unwrap();
+            answer.body = String::from_utf8(body).unwrap();
+        }
+        answer
+    }
+
+    /// Waits for the server's end of file (or its reset) and asserts that nothing else came before it.
+    fn assert_closed(&mut self) {
+        let mut rest = Vec::new();
+        match self.stream.read_to_end(&mut rest) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+            Err(error) => panic!("not closed: {error}"),
+        }
+        assert!(rest.is_empty(), "unexpected bytes: {:?}", String::from_utf8_lossy(&rest));
+    }
+}
+
+fn script() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("worker.py")
+}
+
+fn send_signal(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal).unwrap();
+}
+
+/// The live children of a process, as the daemon finds them: by the parent's pid in /proc/PID/stat.
+fn children(parent: u32) -> Vec<u32> {
+    let pids =
+        fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &u32| {
+        // A process may end between the listing and the reading.
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // "pid (name) state ppid": the name may hold spaces and brackets, hence from the right.
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        after_name.split_whitespace().nth(1) == Some(&parent.to_string())
+    })
+    .collect()
+}
+
+/// The greatest memory that a process has had, in KiB: VmHWM of proc_pid_status(5).
+fn memory_peak_kib(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Runs the program to its end: for wrong usage and the like.
+fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new("python3").arg(script()).args(arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn sieve(limit: usize) -> Vec<usize> {
+    let mut composite = vec![false; limit + 1];
+    let mut primes = Vec::new();
+    for n in 2..=limit {
+        if !composite[n] {
+            primes.push(n);
+            for multiple in (n * n..=limit).step_by(n) {
+                composite[multiple] = true;
+            }
+        }
+    }
+    primes
+}
+
+// ---- primes ----
+
+#[test]
+fn the_first_thousand_primes_are_those_of_trial_division() {
+    let worker = Worker::start(&[]);
+    let mut client = worker.connect();
+    let is_prime = |n: u32| (2..n).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d));
+    for (index, prime) in (2..).filter(|&n| is_prime(n)).take(1000).enumerate() {
+        client.send_get(&format!("/{}", index + 1));
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.body), (200, format!("{prime}\n")), "p({})", index + 1);
+    }
+}
+
+#[test]
+fn known_primes_far_out() {
+    let worker = Worker::start(&[]);
+    for (n, prime) in [
+        // Up to 100,000 the worker looks up; from there on it counts.
+        (99_999, 1_299_689_u64),
+        (100_000, 1_299_709),
+        (100_001, 1_299_721),
+        (1_000_000, 15_485_863),
+        (10_000_000, 179_424_673),
+        (100_000_000, 2_038_074_743),
+        (1_000_000_000, 22_801_763_489),
+    ] {
+        let answer = worker.get(&format!("/{n}"));
+        assert_eq!((answer.status, answer.body), (200, format!("{prime}\n")), "p({n})");
+    }
+}
+
+/// Counting has many branches (the cube root, the fourth root, the ends of segments): a scan over the range
+/// where a sieve can still check it, in steps that share no factor with any of them.
+#[test]
+fn counted_primes_are_those_of_a_sieve() {
+    let primes = sieve(20_000_000);
+    let worker = Worker::start(&[]);
+    let mut client = worker.connect();
+    for n in (100_001..primes.len()).step_by(11_987) {
+        client.send_get(&format!("/{n}"));
+        assert_eq!(client.answer().body, format!("{}\n", primes[n - 1]), "p({n})");
+    }
+}
+
+#[test]
+fn memory_does_not_grow_with_n() {
+    let worker = Worker::start(&["--processes", "1"]);
+    assert_eq!(worker.get("/1000000").status, 200);
+    let before = memory_peak_kib(children(worker.pid())[0]);
+    assert_eq!(worker.get("/10000000000").body, "252097800623\n");
+    let after = memory_peak_kib(children(worker.pid())[0]);
+    // A list of the primes so far would be 40 GB; what grows is the sieve up to the square root.
+    assert!(after < before + 16 * 1024, "{before} KiB, then {after} KiB");
+    assert!(memory_peak_kib(worker.pid()) < 64 * 1024);
+}
+
+#[test]
+fn several_requests_at_once_use_several_processes() {
+    let worker = Worker::start(&["--processes", "3"]);
+    assert_eq!(children(worker.pid()).len(), 3);
+    // The clients stay: for one that goes, its process would be replaced by another.
+    let (_clients, mut busy): (Vec<_>, Vec<_>) =
+        (0..3).map(|i| worker.start_computing(ENDLESS_N - i)).unzip();
+    let mut all = children(worker.pid());
+    busy.sort_unstable();
+    all.sort_unstable();
+    assert_eq!(busy, all);
+}
+
+// ---- HTTP ----
+
+#[test]
+fn a_bad_n_is_refused_with_one_line_that_says_what_n_must_be() {
+    let worker = Worker::start(&[]);
+    let mut client = worker.connect();
+    let huge = format!("/{}", "9".repeat(7000));
+    for path in [
+        "/0",
+        "/-1",
+        "/abc",
+        "/1.5",
+        "/1000000000001",
+        "/99999999999999999999",
+        "/+5",
+        "/5a",
+        "/%35",
+        "/00",
+        &huge,
+    ] {
+        client.send_get(path);
+        let answer = client.answer();
+        assert_eq!(answer.status, 400, "{path}");
+        assert_eq!(answer.body, "N must be a whole number from 1 to 1000000000000, in decimal digits\n");
+    }
+    // The connection is as good as before.
+    client.send_get("/5");
+    assert_eq!(client.answer().body, "11\n");
+}
+
+#[test]
+fn other_paths_and_methods() {
+    let worker = Worker::start(&[]);
+    for path in ["/", "/5/6", "//5", "/a/b"] {
+        assert_eq!(worker.get(path).status, 404, "{path}");
+    }
+    assert_eq!(worker.get("/5?x=1").body, "11\n");
+    assert_eq!(worker.get("http://anywhere:80/5").body, "11\n");
+    for method in ["HEAD", "POST", "PUT", "DELETE", "OPTIONS", "BREW"] {
+        let mut client = worker.connect();
+        client.send(format!("{method} /5 HTTP/1.1\r\nHost: worker\r\n\r\n").as_bytes());
+        let answer = client.answer_to(method);
+        assert_eq!((answer.status, answer.header("allow")), (405, Some("GET")), "{method}");
+        // The answer to HEAD must have left nothing behind that the next answer begins with.
+        client.send_get("/5");
+        assert_eq!(client.answer().body, "11\n", "after {method}");
+    }
+}
+
+#[test]
+fn heads_that_are_none_are_refused_and_the_connection_closed() {
+    let worker = Worker::start(&[]);
+    let endless_header = format!("GET /5 HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(9000));
+    let many_headers = format!("GET /5 HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(2000));
+    let cases: &[(&[u8], u16)] = &[
+        (b"GET /5\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", 400),
+        (b"GET  /5 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"GET /5 HTTP/1.1\r\n\r\n", 400),
+        (b"GET /5 HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (b"GET /5 HTTP/1.1\r\nHost: a\r\n folded: b\r\n\r\n", 400),
+        (b"GET /5 HTTP/1.1\r\nHost : a\r\n\r\n", 400),
+        (b"GET /\x1b[31m5 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+        (b"GET /5 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc", 413),
+        (b"GET /5 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 413),
+        (b"POST /5 HTTP/1.1\r\nHost: a\r\nContent-Length: 60000000000000\r\n\r\n", 405),
+        (endless_header.as_bytes(), 431),
+        (many_headers.as_bytes(), 431),
+    ];
+    for (bytes, status) in cases {
+        let mut client = worker.connect();
+        client.send(bytes);
+        let answer = client.answer();
+        assert_eq!(answer.status, *status, "{:?}", String::from_utf8_lossy(bytes));
+        assert_eq!(answer.header("connection"), Some("close"));
+        assert_eq!(answer.body.lines().count(), 1);
+        client.assert_closed();
+    }
+    // What a client sends cannot forge a log line or drive the operator's terminal.
+    worker.wait_for_log(r#"line="GET /\x1b[31m5 HTTP/1.1""#);
+}
+
+#[test]
+fn http_1_0_closes_unless_asked_to_keep() {
+    let worker = Worker::start(&[]);
+    let mut client = worker.connect();
+    client.send(b"GET /5 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    let answer = client.answer();
+    assert_eq!((answer.body.as_str(), answer.header("connection")), ("11\n", Some("keep-alive")));
+    client.send(b"GET /6 HTTP/1.0\r\n\r\n");
+    let answer = client.answer();
+    assert_eq!((answer.body.as_str(), answer.header("connection")), ("13\n", Some("close")));
+    client.assert_closed();
+}
+
+#[test]
+fn http_1_1_keeps_unless_asked_to_close() {
+    let worker = Worker::start(&[]);
+    let mut client = worker.connect();
+    client.send_get("/5");
+    assert_eq!(client.answer().header("connection"), None);
+    client.send(b"GET /6 HTTP/1.1\r\nHost: a\r\nConnection: Close\r\n\r\n");
+    let answer = client.answer();
+    assert_eq!((answer.body.as_str(), answer.header("connection")), ("13\n", Some("close")));
+    client.assert_closed();
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let worker = Worker::start(&[]);
+    let mut client = worker.connect();
+    let mut all = String::new();
+    // Slow ones, quick ones and bad ones, all in one packet, and with the empty line that some clients add.
+    let paths = ["/3000000", "/1", "/abc", "/200000", "/2", "/3000000", "/3"];
+    for path in paths {
+        write!(all, "GET {path} HTTP/1.1\r\nHost: a\r\n\r\n\r\n").unwrap();
+    }
+    client.send(all.as_bytes());
+    let bodies: Vec<_> = paths.iter().map(|_| client.answer().body).collect();
+    let n_rule = "N must be a whole number from 1 to 1000000000000, in decimal digits\n";
+    assert_eq!(bodies, ["49979687\n", "2\n", n_rule, "2750159\n", "3\n", "49979687\n", "5\n"]);
+}
+
+#[test]
+fn a_head_may_come_byte_by_byte() {
+    let worker = Worker::start(&[]);
+    let mut client = worker.connect();
+    for byte in b"GET /1000000 HTTP/1.1\r\nHost: a\r\n\r\n" {
+        client.send(&[*byte]);
+    }
+    assert_eq!(client.answer().body, "15485863\n");
+}
+
+#[test]
+fn a_head_that_does_not_end_is_cut_off_and_blocks_nobody() {
+    let worker = Worker::start(&[]);
+    let mut slow: Vec<_> = (0..50).map(|_| worker.connect()).collect();
+    for client in &mut slow {
+        client.send(b"GET /5 HT");
+    }
+    let _idle: Vec<_> = (0..200).map(|_| worker.connect()).collect();
+    assert_eq!(worker.get("/1000000").body, "15485863\n");
+    for client in &mut slow {
+        client.assert_closed();
+    }
+    worker.wait_for_log("no whole request head in 10 s");
+}
+
+/// More idle connections than the worker has descriptors for: the longest idle ones make room.
+#[test]
+fn without_a_free_descriptor_it_still_serves() {
+    let mut command = Command::new("sh");
+    let line = "ulimit -n 100; exec python3 \"$0\" --bind 127.0.0.1 --port 0 --processes 1";
+    command.args(["-c", line]).arg(script());
+    let worker = Worker::start_command(command);
+    let mut idle: Vec<_> = (0..300).map(|_| worker.connect()).collect();
+    assert_eq!(worker.get("/1000000").body, "15485863\n");
+    idle[0].assert_closed();
+    let newest = idle.last_mut().unwrap();
+    newest.send_get("/5");
+    assert_eq!(newest.answer().body, "11\n");
+}
+
+// ---- the queue, and clients that go ----
+
+#[test]
+fn a_full_queue_is_answered_with_503_and_retry_after() {
+    let worker = Worker::start(&["--processes", "1", "--queue", "1"]);
+    let (running, _) = worker.start_computing(ENDLESS_N);
+    // Of these two, whichever is read first waits in the queue and the other is refused.
+    let (sender, answers) = channel();
+    let waiting: Vec<_> = (0..2)
+        .map(|_| {
+            let mut client = worker.connect();
+            client.send_get(&format!("/{ENDLESS_N}"));
+            let other_half = client.stream.get_ref().try_clone().unwrap();
+            let sender = sender.clone();
+            thread::spawn(move || {
+                let mut first = String::new();
+                let _closed_at_the_end = client.stream.read_line(&mut first);
+                if first.starts_with("HTTP/1.1 503") {
+                    let mut retry_after = String::new();
+                    while !retry_after.starts_with("Retry-After: ") {
+                        retry_after.clear();
+                        client.stream.read_line(&mut retry_after).unwrap();
+                    }
+                    sender.send(retry_after.trim_end().to_owned()).unwrap();
+                }
+            });
+            other_half
+        })
+        .collect();
+    assert_eq!(answers.recv_timeout(EVENTUALLY).unwrap(), "Retry-After: 1");
+    // What needs no process is served all the same.
+    assert_eq!(worker.get("/5").body, "11\n");
+    // All go: the one that ran and the one that waited are abandoned, and there is room again.
+    running.stream.get_ref().shutdown(Shutdown::Both).unwrap();
+    for stream in &waiting {
+        let _closed_already = stream.shutdown(Shutdown::Both);
+    }
+    worker.wait_for_log("abandoned n=1000000000000");
+    worker.wait_for_log("abandoned n=1000000000000");
+    assert_eq!(worker.get("/1000000").body, "15485863\n");
+    assert!(answers.try_recv().is_err(), "only one of the two was refused");
+}
+
+#[test]
+fn the_work_for_a_client_that_has_gone_is_abandoned() {
+    let worker = Worker::start(&["--processes", "1"]);
+    let (client, pid) = worker.start_computing(ENDLESS_N);
+    drop(client);
+    worker.wait_for_log("abandoned n=1000000000000");
+    assert_eq!(worker.get("/1000000").body, "15485863\n");
+    assert!(!children(worker.pid()).contains(&pid), "the process that computed for nobody is gone");
+}
+
+/// `printf 'GET /N HTTP/1.0\r\n\r\n' | nc` ends its side after the request, and waits for the answer.
+#[test]
+fn a_client_that_only_ends_its_sending_side_gets_its_answer() {
+    let worker = Worker::start(&[]);
+    let mut client = worker.connect();
+    client.send(b"GET /100001 HTTP/1.0\r\n\r\n");
+    client.stream.get_ref().shutdown(Shutdown::Write).unwrap();
+    assert_eq!(client.answer().body, "1299721\n");
+    client.assert_closed();
+}
+
+// ---- processes ----
+
+#[test]
+fn a_job_whose_process_was_killed_is_done_by_another() {
+    let worker = Worker::start(&["--processes", "1"]);
+    let (mut client, pid) = worker.start_computing(1_000_000_000);
+    send_signal(pid, Signal::KILL);
+    worker.wait_for_log(&format!("process {pid} died computing n=1000000000"));
+    assert_eq!(client.answer().body, "22801763489\n");
+}
+
+#[test]
+fn a_job_that_kills_its_process_twice_is_a_500_and_the_next_is_served() {
+    let worker = Worker::start(&["--processes", "1"]);
+    let (mut client, first) = worker.start_computing(ENDLESS_N);
+    send_signal(first, Signal::KILL);
+    let line = worker.wait_for_log("computes n=1000000000000");
+    let second = line.split("process ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    send_signal(second, Signal::KILL);
+    assert_eq!(client.answer().status, 500);
+    client.send_get("/1000000");
+    assert_eq!(client.answer().body, "15485863\n");
+}
+
+#[test]
+fn killed_outright_it_leaves_no_process_behind() {
+    let mut worker = Worker::start(&["--processes", "3"]);
+    let _busy = worker.start_computing(ENDLESS_N);
+    worker.signal(Signal::KILL);
+    let (status, _log) = worker.wait_for_end();
+    assert_eq!(status.code(), None, "it was killed");
+}
+
+#[test]
+fn after_a_kill_its_port_is_free_for_the_next() {
+    let mut worker = Worker::start(&[]);
+    let _busy = worker.start_computing(ENDLESS_N);
+    let mut served = worker.connect();
+    served.send_get("/5");
+    assert_eq!(served.answer().body, "11\n");
+    worker.signal(Signal::KILL);
+    worker.wait_for_end();
+    let port = worker.address.port().to_string();
+    let next = Worker::start(&["--port", &port]);
+    assert_eq!(next.address, worker.address);
+    assert_eq!(next.get("/5").body, "11\n");
+}
+
+#[test]
+fn a_stop_signal_is_a_clean_stop() {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let mut worker = Worker::start(&[]);
+        let (mut computing, _pid) = worker.start_computing(ENDLESS_N);
+        let mut idle = worker.connect();
+        idle.send_get("/5");
+        assert_eq!(idle.answer().body, "11\n");
+        worker.signal(signal);
+        let answer = computing.answer();
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
+        idle.assert_closed();
+        let (status, log) = worker.wait_for_end();
+        assert_eq!(status.code(), Some(0), "{signal:?}");
+        assert!(log.last().unwrap().ends_with("stopped"), "{log:?}");
+        assert!(!log.iter().any(|line| line.contains("Traceback")), "{log:?}");
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_is_exit_1_and_one_line_with_the_mend() {
+    let worker = Worker::start(&[]);
+    let port = worker.address.port().to_string();
+    let (code, _stdout, stderr) = run(&["--bind", "127.0.0.1", "--port", &port]);
+    assert_eq!((code, stderr.lines().count()), (Some(1), 1), "{stderr}");
+    assert!(stderr.contains(&format!("127.0.0.1:{port}")) && stderr.contains("another --port"), "{stderr}");
+}
+
+#[test]
+fn bad_usage_is_exit_2_and_one_line() {
+    for arguments in [
+        &["--port", "65536"][..],
+        &["--port", "-1"],
+        &["--port", "x"],
+        &["--port"],
+        &["--processes", "0"],
+        &["--queue", "1.5"],
+        &["--log-level", "loud"],
+        &["--bind", "256.1.1.1"],
+        &["--por", "1"],
+        &["--unknown"],
+        &["13337"],
+    ] {
+        let (code, stdout, stderr) = run(arguments);
+        assert_eq!((code, stderr.lines().count()), (Some(2), 1), "{arguments:?}: {stderr}");
+        assert!(stdout.is_empty());
+    }
+}
+
+#[test]
+fn help_version_and_log_file() {
+    let (code, stdout, _stderr) = run(&["--help"]);
+    assert_eq!(code, Some(0));
+    for flag in
+        ["--bind", "--port", "--processes", "--queue", "--log-level", "--log-file", "--version", "--help"]
+    {
+        assert!(stdout.contains(flag), "{flag}");
+    }
+    assert_eq!(run(&["--version"]), (Some(0), "worker.py 0.1.0\n".to_owned(), String::new()));
+
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("worker.log");
+    let worker = Worker::start(&["--log-file", file.to_str().unwrap()]);
+    assert_eq!(worker.get("/5").status, 200);
+    let line = worker.wait_for_log("request n=5 status=200 ms=");
+    worker.signal(Signal::TERM);
+    worker.wait_for_log("stopped");
+    assert!(fs::read_to_string(&file).unwrap().lines().any(|logged| logged == line));
+
+    let missing = directory.path().join("missing/worker.log");
+    let (code, _stdout, stderr) = run(&["--port", "0", "--log-file", missing.to_str().unwrap()]);
+    assert_eq!((code, stderr.lines().count()), (Some(1), 1), "{stderr}");
+}
