@@ -48,7 +48,7 @@ use place::{NODES, NodeId, Place};
 use verdict::Witness;
 
 /// How long faults go on, unless RAKIT_CHAOS_SECONDS says otherwise. Start and end come on top.
-const SECONDS: u64 = 18;
+const SECONDS: u64 = 30;
 
 /// Reporters that note every promise.
 const REPORTERS: usize = 4;
@@ -170,8 +170,8 @@ fn play(place: Place, directory: &Path, mut dice: Dice, length: Duration) -> Vec
                 cluster::SECRET,
                 dice.split(),
             );
-            let shared = &shared;
-            reporters.push(scope.spawn(move || reporter.run(shared)));
+            let (conditions, shared) = (&conditions, &shared);
+            reporters.push(scope.spawn(move || reporter.run(conditions, shared)));
         }
         scope.spawn(|| witness.watch(&publics, &shared));
 
@@ -191,7 +191,7 @@ fn play(place: Place, directory: &Path, mut dice: Dice, length: Duration) -> Vec
             // One more of each: with it, everything before must be in the state.
             let mut reporter = reporter.join().expect("a reporter does not panic");
             let deadline = Instant::now() + PATIENCE;
-            while found.is_empty() && last && !reporter.report(&shared) {
+            while found.is_empty() && last && !reporter.report(&conditions, &shared) {
                 last = Instant::now() < deadline;
             }
         }

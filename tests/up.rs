@@ -349,6 +349,18 @@ fn a_child_that_can_not_start_ends_the_attempt_with_its_last_words() {
 }
 
 #[test]
+fn without_servers_the_nodes_alone_are_the_cluster() {
+    let dir = temporary();
+    let base = base_port(3, 0);
+    let mut up = Up::start(dir.path(), &["--nodes", "3", "--servers", "0", "--base-port", &base.to_string()]);
+    up.ready();
+    assert_eq!(up.pids().keys().collect::<Vec<_>>(), ["node-1", "node-2", "node-3"]);
+    signal(up.child.id(), Signal::TERM);
+    assert_eq!(up.ended().code(), Some(0));
+    assert_eq!(processes_of(dir.path()), []);
+}
+
+#[test]
 fn a_taken_port_is_told_with_its_purpose_its_holder_and_a_way_out() {
     let dir = temporary();
     let base = base_port(3, 2);
@@ -375,7 +387,7 @@ fn bad_usage_is_one_line_and_exit_code_2() {
     for flags in [
         ["--nodes", "0"],
         ["--nodes", "32"],
-        ["--servers", "0"],
+        ["--servers", "65"],
         ["--base-port", "65000"],
         ["--base-port", "x"],
     ] {

@@ -113,6 +113,9 @@ impl Session {
         for part in nodes.chain(workers) {
             session.start_part(part)?;
         }
+        if servers == 0 {
+            session.write_pids()?; // No daemon is waited for: this is every process.
+        }
         Ok(session)
     }
 

@@ -32,9 +32,9 @@ pub struct Flags {
         value_parser = clap::value_parser!(u16).range(1..=i64::from(layout::NODES_MAX)))]
     nodes: Option<u16>,
 
-    /// How many servers, each a worker and a daemon [default: 3]
+    /// How many servers, each a worker and a daemon; 0 if you start your own [default: 3]
     #[arg(long, value_name = "NUMBER",
-        value_parser = clap::value_parser!(u16).range(1..=i64::from(layout::SERVERS_MAX)))]
+        value_parser = clap::value_parser!(u16).range(0..=i64::from(layout::SERVERS_MAX)))]
     servers: Option<u16>,
 
     /// Node i serves clients at this port + i and its peers at + 1000 + i; worker j at + 2000 + j [default: 8000, or as DIR

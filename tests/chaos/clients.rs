@@ -210,16 +210,16 @@ impl Reporter {
     }
 
     /// Reports until it is over.
-    pub fn run(mut self, shared: &Suffering) -> Self {
+    pub fn run(mut self, conditions: &BTreeMap<NodeId, Condition>, shared: &Suffering) -> Self {
         while !shared.over.load(Ordering::Relaxed) {
-            self.report(shared);
+            self.report(conditions, shared);
             std::thread::sleep(REPORT_PAUSE);
         }
         self
     }
 
     /// One report to one node; tells whether it was acknowledged.
-    pub fn report(&mut self, shared: &Suffering) -> bool {
+    pub fn report(&mut self, conditions: &BTreeMap<NodeId, Condition>, shared: &Suffering) -> bool {
         self.sequence += 1;
         let at = self.dice.below(self.nodes.len());
         let (id, address) =
@@ -229,6 +229,7 @@ impl Reporter {
             "sequence": self.sequence, "worker_up": false, "forward": true,
         });
         let (recipient, body) = (format!("node-{id}"), body.to_string());
+        let before = conditions[&id].get();
         let answer = self.client.post_sealed(
             &self.seal,
             &recipient,
@@ -241,7 +242,10 @@ impl Reporter {
         let answer = match answer {
             Ok(answer) => answer,
             Err(error) => {
-                if matches!(error.kind, CallErrorKind::Refusal(_)) {
+                // A node that starts refuses what was sealed before it listened, and cannot know that it is no repetition
+                // (docs/security.md, `too-old`). One that has been well all the time has no excuse.
+                let well = before.0 == Health::Healthy && conditions[&id].get() == before;
+                if well && matches!(error.kind, CallErrorKind::Refusal(_)) {
                     let _ =
                         shared.violations.send(format!("an honest report to node {id} was refused: {error}"));
                 }
