@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Plants each defect of the list below in a copy of the source, one at a time, and tells which test kills it.
+"""Plants each defect of the list below in a copy of the source, one at a time, and tells which test kills it, and after how
+many seeds the simulator alone sees it.
 
 The list follows the defects that real implementations of Raft have shipped (docs/testing.md keeps the table of the last
 run). A defect that no test kills is a missing test. The work tree is never touched: the script works in a clone in a
@@ -38,9 +39,14 @@ SUITES = {
     "src/balancer": [["--lib", "balancer"], ["--test", "simulator"]],
 }
 SUITE_SECONDS_MAX = 900
+# The simulator runs over each mutant with so many seeds: twice as many as in `cargo test`. A seed that never ends has seen
+# the defect too.
+SIMULATOR_SEEDS = 600
+SIMULATOR_SECONDS_MAX = 300
 
 CORE, ELECTION, REPLICATION = "src/raft/core.rs", "src/raft/election.rs", "src/raft/replication.rs"
-SNAPSHOT, TRANSFER, STORE = "src/raft/snapshot.rs", "src/raft/transfer.rs", "src/storage/store.rs"
+SNAPSHOT, TRANSFER = "src/raft/snapshot.rs", "src/raft/transfer.rs"
+STORE, RECOVERY = "src/storage/store.rs", "src/storage/recovery.rs"
 TABLE, SILENCE = "src/balancer/table.rs", "src/balancer/silence.rs"
 
 # (row of the list of known defects, what is planted, file, what stands there, what is put in its place)
@@ -65,8 +71,15 @@ MUTANTS = [
      "if false && now >= silent_since + self.settings.election_timeout.1 {"),
     ("6", "no leader stickiness", ELECTION,
      "if !arguments.leadership_transfer {", "if false && !arguments.leadership_transfer {"),
+    ("6b", "no PreVote", ELECTION,
+     "        self.become_pre_candidate(reason);\n    }\n", "        self.become_candidate(false, reason.into());\n    }\n"),
+    ("7", "the first timeout after a start is a whole one", CORE,
+     "raft.random.between((low, raft.settings.election_timeout.0))",
+     "raft.random.between((low.max(raft.settings.election_timeout.0), raft.settings.election_timeout.1))"),
     ("8", "a transfer is never given up", TRANSFER,
      "take_if(|transfer| now >= transfer.deadline)", "take_if(|transfer| false && now >= transfer.deadline)"),
+    ("8b", "a transfer does not wait for the target's log", TRANSFER,
+     "!transfer.told && progress.match_index == last_index", "!transfer.told && progress.match_index <= last_index"),
     ("9", "any term is believed", CORE,
      "let plausible = term.saturating_sub(self.hard_state.term) <= TERM_JUMP_MAX;", "let plausible = true;"),
     ("10a", "votes for another term count", ELECTION,
@@ -111,6 +124,13 @@ MUTANTS = [
     ("21b", "the log is not synced", STORE,
      "        self.sync(LOG)?;\n        self.log_bytes += self.buffer.len() as u64;\n",
      "        self.log_bytes += self.buffer.len() as u64;\n"),
+    ("22", "corruption in the middle is cut like a torn tail", RECOVERY,
+     "        line::verify(&rest[..end])\n            .and_then(|json| take_in(&mut state, json))\n"
+     "            .map_err(|what| corrupt(offset, what))?;\n",
+     "        if line::verify(&rest[..end]).and_then(|json| take_in(&mut state, json)).is_err() {\n"
+     "            break Tail::Torn { keep: length(offset), cut: length(rest.len()) };\n        }\n"),
+    ("25", "after a failed write the node goes on", STORE,
+     "            self.poisoned = Some(error.to_string());\n", "            let _ = error;\n"),
     ("23", "no fsync of the directory", STORE,
      "self.disk.sync_directory().map_err(|error| self.io(\"sync the directory\", \"\", error))", "Ok(())"),
     ("24", "the log is replaced before the snapshot is written", STORE,
@@ -131,6 +151,8 @@ MUTANTS = [
      "drop(proposals);"),
     ("35", "an uncertain outcome is called a refusal", CORE,
      "(id, Resolution::Unknown)", "(id, Resolution::NotLeader { leader: None })"),
+    ("36", "a pause of the leader counts as silence of the servers", SILENCE,
+     "            self.counted_from = self.counted_from.max(now);\n", "            let _ = now;\n"),
     ("37", "a verdict overrides a newer report", TABLE,
      "if !slot.alive || slot.report.stamp() != dead.stamp() {", "if !slot.alive {"),
     ("S", "an older report overwrites a newer one", TABLE,
@@ -169,6 +191,21 @@ def killed_by(tree, environment, file):
     return None
 
 
+def seeds_until_seen(tree, environment):
+    """How many seeds the simulator ran until one failed, in words."""
+    command = ["cargo", "test", "--quiet", "--test", "simulator", "seeds_break_nothing"]
+    environment = dict(environment, RAKIT_SIM_SEEDS=str(SIMULATOR_SEEDS))
+    try:
+        run = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True,
+                             stdin=subprocess.DEVNULL, timeout=SIMULATOR_SECONDS_MAX)
+    except subprocess.TimeoutExpired:
+        return f"one did not end in {SIMULATOR_SECONDS_MAX} s"
+    if run.returncode == 0:
+        return f"not in {SIMULATOR_SEEDS}"
+    seeds = re.search(r"\(after (\d+) seeds\)", run.stdout + run.stderr)
+    return seeds.group(1) if seeds else "a crash"
+
+
 def main():
     wanted = sys.argv[1:]
     mutants = MUTANTS
@@ -183,15 +220,16 @@ def main():
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(tree)], check=True)
         build = os.environ.get("CARGO_TARGET_DIR", str(Path(directory) / "target"))
         environment = dict(os.environ, CARGO_TARGET_DIR=build)
-        print("| row | defect | killed by | seconds |\n| --- | --- | --- | --- |", flush=True)
+        print("| row | defect | killed by | seeds | seconds |\n| --- | --- | --- | --- | --- |", flush=True)
         survivors = 0
         for row, title, file, old, new in mutants:
             text = plant(tree, file, old, new)
             began = time.monotonic()
             killer = killed_by(tree, environment, file)
+            seeds = "–" if killer and killer.startswith("the compiler") else seeds_until_seen(tree, environment)
             (tree / file).write_text(text)
             survivors += killer is None
-            print(f"| {row} | {title} | {killer or '**survived**'} | {time.monotonic() - began:.0f} |", flush=True)
+            print(f"| {row} | {title} | {killer or '**survived**'} | {seeds} | {time.monotonic() - began:.0f} |", flush=True)
         print(f"\n{len(mutants) - survivors} of {len(mutants)} killed")
         sys.exit(1 if survivors else 0)
 

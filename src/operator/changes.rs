@@ -47,10 +47,8 @@ impl Story {
         let mut sentences = Vec::new();
         match (&before.belief, &self.answers[position].belief) {
             (Ok(before), Ok(after)) => sentences.extend(role_change(before, after)),
-            (Err(reason), Ok(after)) => {
-                if reason != NOT_ASKED {
-                    sentences.push(format!("node {} answers", after.node));
-                }
+            (Err(_), Ok(after)) => {
+                sentences.push(format!("node {} answers", after.node));
                 if after.role == "leader" {
                     sentences.push(leads(after));
                 }
@@ -103,8 +101,12 @@ mod tests {
         let addresses: Vec<SocketAddr> = all.iter().map(|answer| answer.address).collect();
         let mut story = Story::new(&addresses);
         assert!(!story.complete());
-        assert_eq!(story.take(0, all[0].clone()), ["node 1 leads in term 2", "server-1 is alive"]);
-        assert!(story.take(1, all[1].clone()).is_empty());
+        assert_eq!(
+            story.take(0, all[0].clone()),
+            ["node 1 answers", "node 1 leads in term 2", "server-1 is alive"]
+        );
+        assert!(!story.complete());
+        assert_eq!(story.take(1, all[1].clone()), ["node 2 answers"]);
         assert!(story.complete());
         (story, all)
     }
