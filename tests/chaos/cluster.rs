@@ -12,7 +12,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::clients::CLUSTER;
-use super::place::{Hosts, NODES, NodeId, Place};
+use super::place::{FAILING_SYNC, Hosts, NODES, NodeId, Place};
 
 /// Servers that are asked for primes.
 pub const SERVERS: u8 = 2;
@@ -33,6 +33,8 @@ pub struct Cluster {
     directory: PathBuf,
     nodes: BTreeMap<NodeId, Child>,
     servers: Vec<Child>,
+    /// The tracers that make system calls fail.
+    tracers: BTreeMap<NodeId, Child>,
 }
 
 impl Cluster {
@@ -51,7 +53,13 @@ impl Cluster {
             let _ = write!(text, "\n[[node]]\nid = {id}\npublic = \"{public}\"\ncluster = \"{cluster}\"\n");
         }
         std::fs::write(directory.join("cluster.toml"), text).expect("a directory of our own");
-        Self { hosts, directory: directory.to_owned(), nodes: BTreeMap::new(), servers: Vec::new() }
+        Self {
+            hosts,
+            directory: directory.to_owned(),
+            nodes: BTreeMap::new(),
+            servers: Vec::new(),
+            tracers: BTreeMap::new(),
+        }
     }
 
     /// The nodes' cluster addresses.
@@ -124,6 +132,21 @@ impl Cluster {
         kill_process(pid, signal).expect("our own child, not yet waited for");
     }
 
+    /// From a moment on, every fsync of a node fails: see [`FAILING_SYNC`].
+    pub fn fail_syncs(&mut self, id: NodeId) {
+        let child = self.nodes.get(&id).unwrap_or_else(|| panic!("node {id} does not run"));
+        let mut strace = Command::new("strace");
+        strace.arg("-f").args(FAILING_SYNC).args(["-p", &child.id().to_string()]);
+        let tracer = self.log_to(strace, &format!("strace-{id}"));
+        assert!(self.tracers.insert(id, tracer).is_none(), "node {id} is traced already");
+    }
+
+    /// Waits for the tracer of a node that has ended.
+    pub fn end_trace(&mut self, id: NodeId) {
+        let mut tracer = self.tracers.remove(&id).unwrap_or_else(|| panic!("node {id} is not traced"));
+        tracer.wait().expect("our own child");
+    }
+
     /// The nodes that ended by themselves since the last question.
     pub fn ended(&mut self) -> Vec<(NodeId, ExitStatus)> {
         let mut ended = Vec::new();
@@ -151,6 +174,9 @@ impl Drop for Cluster {
             // SIGKILL also ends a process that is stopped.
             let _ = child.kill();
             let _ = child.wait();
+        }
+        for tracer in self.tracers.values_mut() {
+            let _ = tracer.wait(); // It ends with whom it traces.
         }
     }
 }

@@ -26,6 +26,8 @@ pub enum Kind {
     PauseOne,
     /// A node's disk is full to the last byte.
     FullDisk,
+    /// Every fsync of a node fails: EIO, as of a broken disk.
+    FailingSync,
     /// The leader's host is off the network.
     UnplugLeader,
     /// Any host is.
@@ -43,8 +45,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All that this place can do.
-    pub fn deck(place: Place) -> Vec<Self> {
+    /// All that can be done in this place and, if `traced`, to a system call.
+    pub fn deck(place: Place, traced: bool) -> Vec<Self> {
         let everywhere = [
             Self::KillLeader,
             Self::KillOne,
@@ -64,7 +66,13 @@ impl Kind {
             Self::CloseConnections,
         ];
         let isolated = isolated.into_iter().filter(|_| place == Place::Namespaces);
-        everywhere.into_iter().chain(isolated).collect()
+        let traced = traced.then_some(Self::FailingSync);
+        everywhere.into_iter().chain(isolated).chain(traced).collect()
+    }
+
+    /// Whether it ends the node, as soon as that has something to write.
+    pub fn is_of_the_disk(self) -> bool {
+        matches!(self, Self::FullDisk | Self::FailingSync)
     }
 }
 
@@ -95,7 +103,9 @@ pub fn begin(
     let others = |of: NodeId| (1..=NODES).filter(move |id| *id != of);
     let (sick, cuts) = match kind {
         Kind::KillLeader | Kind::PauseLeader | Kind::UnplugLeader => (vec![leader?], vec![]),
-        Kind::KillOne | Kind::PauseOne | Kind::FullDisk | Kind::UnplugOne => (vec![*well.first()?], vec![]),
+        Kind::KillOne | Kind::PauseOne | Kind::FullDisk | Kind::FailingSync | Kind::UnplugOne => {
+            (vec![*well.first()?], vec![])
+        }
         Kind::KillThree => (well.get(..3)?.to_vec(), vec![]),
         Kind::KillAll => (well.get(..usize::from(NODES))?.to_vec(), vec![]),
         Kind::OneWay => (vec![], vec![(*well.first()?, *well.get(1)?)]),
@@ -117,6 +127,7 @@ pub fn begin(
             Kind::KillLeader | Kind::KillOne | Kind::KillThree | Kind::KillAll => cluster.kill(*id),
             Kind::PauseLeader | Kind::PauseOne => cluster.signal(*id, Signal::STOP),
             Kind::FullDisk => cluster.hosts.fill(*id),
+            Kind::FailingSync => cluster.fail_syncs(*id),
             Kind::UnplugLeader | Kind::UnplugOne => cluster.hosts.cable(*id, false),
             _ => unreachable!("the others make nobody sick"),
         }
@@ -136,12 +147,15 @@ pub fn end(fault: &Fault, cluster: &mut Cluster, conditions: &BTreeMap<NodeId, C
         match fault.kind {
             Kind::PauseLeader | Kind::PauseOne => cluster.signal(*id, Signal::CONT),
             Kind::UnplugLeader | Kind::UnplugOne => cluster.hosts.cable(*id, true),
-            Kind::FullDisk => {
+            Kind::FullDisk | Kind::FailingSync => {
                 // It has ended itself as soon as it had something to write. If it had not, it may be in the middle of that now.
                 if cluster.runs(*id) {
                     cluster.kill(*id);
                 }
-                cluster.hosts.clear(*id);
+                match fault.kind {
+                    Kind::FullDisk => cluster.hosts.clear(*id),
+                    _ => cluster.end_trace(*id),
+                }
             }
             _ => {}
         }
