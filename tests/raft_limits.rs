@@ -6,7 +6,9 @@ mod raft_harness;
 
 use std::time::Duration;
 
+use raft_harness::lone::{Lone, appends};
 use raft_harness::{Cluster, Counts, Dice, HEARTBEAT, command};
+use rakit::raft::{AppendReply, AppendResult, Event, Reply};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -249,6 +251,41 @@ fn the_log_stays_under_its_bound_with_snapshots() {
         assert!(installed > 5 || !(crash || cut), "only {installed} snapshots were installed");
         cluster.demand_progress();
     }
+}
+
+/// A follower that refuses its leader's snapshot for good (another version of the program does) costs as much as an idle one:
+/// the snapshot goes out with the heartbeats, not as fast as the network can carry it.
+#[test]
+fn a_snapshot_that_is_refused_is_not_sent_faster_than_heartbeats() {
+    let mut cluster = Cluster::with(3, |settings| {
+        settings.trailing_entries = 0;
+        settings.state_is_valid = |_, _| Err("another version".into());
+    });
+    assert!(cluster.run_until(20 * SECOND, Cluster::is_settled));
+    let leader = cluster.leader().expect("a settled cluster has one");
+    let behind = leader % 3 + 1;
+    cluster.isolate(behind);
+    commit(&mut cluster, leader, 10);
+    cluster.compact(leader);
+    cluster.heal();
+    cluster.run_for(SECOND); // It is found to be behind.
+    cluster.counts = Counts::default();
+    cluster.run_for(SECOND);
+    assert_eq!(cluster.node(behind).disk.snapshot_index(), 0, "it was refused");
+    assert!(cluster.counts.requests <= 60, "{:?}", cluster.counts);
+}
+
+/// Likewise an append that a follower of the same term calls stale: it will do so again.
+#[test]
+fn an_append_that_is_called_stale_waits_for_the_next_heartbeat() {
+    let mut leader = Lone::new(3, 1, &[]).elected(&[2]);
+    let term = leader.raft.hard_state().term;
+    let rpc = leader.under_way[&3];
+    let reply = Reply::AppendEntries(AppendReply { term, result: AppendResult::StaleTerm });
+    let output = leader.step(Event::Reply { from: 3, rpc, reply });
+    assert!(!appends(output).contains_key(&3), "sent again at once");
+    leader.now += HEARTBEAT;
+    assert!(appends(leader.step(Event::Tick)).contains_key(&3), "never sent again");
 }
 
 /// Lab: "a leader in a minority commits nothing, and its clients learn of it"; after healing, it is a follower.

@@ -114,6 +114,11 @@ impl Raft {
             AppendResult::StaleTerm if !own_request => {}
             AppendResult::StaleTerm => {
                 self.suspicious(format!("node {from} calls term {own_term} stale, and has no newer one"));
+                // It will refuse the same append again: no faster than heartbeats go.
+                let next_try = self.now + self.settings.heartbeat;
+                if let Some(progress) = self.progress_mut(from) {
+                    progress.pause_until = next_try;
+                }
             }
         }
     }

@@ -81,6 +81,7 @@ impl Raft {
 
     pub(super) fn receive_install_reply(&mut self, from: NodeId, rpc: RpcId, reply: InstallReply) {
         let own_term = self.hard_state.term;
+        let next_try = self.now + self.settings.heartbeat;
         let Some(progress) = self.progress_mut(from) else { return };
         if reply.term < own_term {
             return;
@@ -101,7 +102,13 @@ impl Raft {
             self.continue_transfer(from);
         } else {
             let wanted = usize::try_from(reply.next_offset).ok().filter(|next| text.is_char_boundary(*next));
-            *offset = wanted.unwrap_or(0) as u64;
+            let wanted = wanted.unwrap_or(0) as u64;
+            if wanted <= *offset {
+                // Nothing of the chunk was taken. It begins anew, or refuses this snapshot, perhaps for ever (another version
+                // of this program does): no faster than heartbeats go.
+                progress.pause_until = next_try;
+            }
+            *offset = wanted;
             progress.heartbeat_due = true;
         }
     }
