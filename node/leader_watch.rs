@@ -15,10 +15,13 @@
 //! And the hint is repeated for a moment: the dead leader's last heartbeat may still be on its way through this node's own
 //! threads, and the loop that reads it after the news would take the leader for alive.
 //!
-//! One thread per node, beside the loop: it waits for a leader, watches it, and starts over when there is another.
+//! One thread per node, beside the loop: it waits for a leader, watches it, and starts over when there is another. When the
+//! loop names another leader ([`LeaderNews`]), the open request is cut off, since the old leader may live, or hang, and keep it
+//! open for long, while the new one has to be watched from now on.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -26,7 +29,8 @@ use log::{debug, info};
 
 use super::peers::node_name;
 use super::raft_loop::ConsensusInput;
-use crate::http::client::{CallErrorKind, Client, ClientTimeouts};
+use super::slot::Slot;
+use crate::http::client::{CallErrorKind, CancelHandle, Client, ClientTimeouts};
 use crate::http::sign::{Purpose, Seal};
 use crate::raft::NodeId;
 
@@ -74,14 +78,47 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// The answer is a word.
 const ANSWER_BYTES_MAX: usize = 1024;
 
+/// The loop's end: tells whom this node follows.
+pub struct LeaderNews {
+    newest: Slot<Option<NodeId>>,
+    watch: Arc<Mutex<CancelHandle>>,
+}
+
+impl LeaderNews {
+    /// To be called each time that changes, by the loop alone. Never waits.
+    pub fn tell(&self, leader: Option<NodeId>) {
+        // In this order: the watching thread prepares its watch before it looks for news, so it misses none.
+        self.newest.put(leader);
+        lock(&self.watch).cancel();
+    }
+}
+
+/// The watching thread's end.
+pub struct LeaderEar {
+    newest: Receiver<Option<NodeId>>,
+    watch: Arc<Mutex<CancelHandle>>,
+}
+
+/// Both ends.
+pub fn leader_news() -> (LeaderNews, LeaderEar) {
+    let (slot, newest) = Slot::new();
+    let watch = Arc::new(Mutex::new(CancelHandle::new()));
+    (LeaderNews { newest: slot, watch: Arc::clone(&watch) }, LeaderEar { newest, watch })
+}
+
+/// What is behind the lock is replaced as a whole, so it is sound even if a holder panicked.
+fn lock(watch: &Mutex<CancelHandle>) -> MutexGuard<'_, CancelHandle> {
+    watch.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// What the watching thread needs.
 pub struct LeaderWatch {
     /// Where each other node can be reached.
     pub peers: Vec<(NodeId, SocketAddr)>,
     /// Signs as this node; not shared with other threads.
     pub seal: Seal,
-    /// Tells whom this node follows, each time that changes. A channel of one place that holds the newest.
-    pub leaders: Receiver<Option<NodeId>>,
+    /// Hears whom this node follows, each time that changes.
+    pub leaders: LeaderEar,
     /// To the loop.
     pub inbox: Sender<ConsensusInput>,
 }
@@ -89,20 +126,20 @@ pub struct LeaderWatch {
 impl LeaderWatch {
     /// Watches until the loop has ended.
     pub fn run(self) {
-        let mut client = Client::new(ClientTimeouts {
-            connect: CONNECT_TIMEOUT,
-            send: CONNECT_TIMEOUT,
-            receive: WATCH_RECEIVE_TIMEOUT,
-        });
         let mut leader = None;
         loop {
+            let cancel = CancelHandle::new();
+            lock(&self.leaders.watch).clone_from(&cancel);
             // Without a leader there is nothing to watch; with one, the next word of a change is only peeked at.
             let word = match leader {
-                None => self.leaders.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(_) => self.leaders.recv_timeout(Duration::ZERO),
+                None => self.leaders.newest.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(_) => self.leaders.newest.recv_timeout(Duration::ZERO),
             };
             match word {
-                Ok(next) => leader = next,
+                Ok(next) => {
+                    leader = next;
+                    continue; // With a handle of its own.
+                }
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -110,10 +147,10 @@ impl LeaderWatch {
                 leader = None;
                 continue;
             };
-            match self.watch(&mut client, id, address) {
-                Watched::Alive => {}
+            match self.watch(id, address, &cancel) {
+                Watched::Alive | Watched::Superseded => {}
                 Watched::Unclear => {
-                    if let Ok(next) = self.leaders.recv_timeout(PAUSE) {
+                    if let Ok(next) = self.leaders.newest.recv_timeout(PAUSE) {
                         leader = next;
                     }
                 }
@@ -137,7 +174,7 @@ impl LeaderWatch {
             if self.inbox.send(ConsensusInput::LeaderGone { leader: id }).is_err() {
                 return Err(RecvTimeoutError::Disconnected);
             }
-            match self.leaders.recv_timeout(pause) {
+            match self.leaders.newest.recv_timeout(pause) {
                 Err(RecvTimeoutError::Timeout) => {}
                 word => return word,
             }
@@ -146,14 +183,20 @@ impl LeaderWatch {
                 return Ok(Some(id));
             }
         }
-        match self.leaders.recv_timeout(HINT_OLD_AFTER) {
+        match self.leaders.newest.recv_timeout(HINT_OLD_AFTER) {
             Err(RecvTimeoutError::Timeout) => Ok(Some(id)),
             word => word,
         }
     }
 
-    /// One watch: blocks until the leader answers or the connection ends.
-    fn watch(&self, client: &mut Client, id: NodeId, address: SocketAddr) -> Watched {
+    /// One watch: blocks until the leader answers, the connection ends, or `cancel` says that there is news.
+    fn watch(&self, id: NodeId, address: SocketAddr, cancel: &CancelHandle) -> Watched {
+        let timeouts = ClientTimeouts {
+            connect: CONNECT_TIMEOUT,
+            send: CONNECT_TIMEOUT,
+            receive: WATCH_RECEIVE_TIMEOUT,
+        };
+        let mut client = Client::for_one_call(timeouts, cancel.clone());
         let began = Instant::now();
         let name = node_name(id);
         let answer = client.post_sealed(
@@ -166,7 +209,8 @@ impl LeaderWatch {
             ANSWER_BYTES_MAX,
         );
         match answer {
-            // It said that it goes on, or that it leads no more: the loop will hear of a new leader.
+            _ if cancel.is_cancelled() => Watched::Superseded,
+            // It said that it goes on; or that it stops, and then the loop will hear of a new leader.
             Ok(answer) if answer.status == 200 && began.elapsed() >= PAUSE => Watched::Alive,
             Ok(_) => Watched::Unclear,
             Err(error) => {
@@ -205,6 +249,8 @@ enum Watched {
     Unclear,
     /// Nobody listens there any more.
     Gone,
+    /// It was cut off: the loop names another leader, or none.
+    Superseded,
 }
 
 #[cfg(test)]

@@ -57,11 +57,10 @@ pub use peers::{ReplyEnvelope, RequestEnvelope};
 
 use cluster_service::{ClusterCounters, ClusterService};
 use forwarding::Forwarder;
-use leader_watch::LeaderWatch;
+use leader_watch::{LeaderWatch, leader_news};
 use peers::{Peers, Sending, node_name};
 use public_service::{PublicCounters, PublicService};
 use raft_loop::{CONSENSUS_INBOX_MAX, ConsensusInput, Memory, REPORT_INBOX_MAX, RaftLoop};
-use slot::Slot;
 use standing::StandingBoard;
 
 /// The program's name in messages.
@@ -179,7 +178,7 @@ fn run(
     // Channels: everything that reaches the loop, and what tells the threads to end.
     let (consensus, consensus_inbox) = bounded::<ConsensusInput>(CONSENSUS_INBOX_MAX);
     let (service, service_inbox) = bounded(REPORT_INBOX_MAX);
-    let (leaders, leader_changes) = Slot::new();
+    let (leaders, leader_changes) = leader_news();
     let (stopping_sender, stopping) = bounded::<()>(0);
 
     // What threads share, each behind a short lock.

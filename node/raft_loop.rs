@@ -22,8 +22,8 @@ use log::{debug, error, info, warn};
 
 use crate::balancer::{Change, Dead, Published, Report, ServerCommand, ServerTable, SilenceDetector, Stamp};
 use crate::logging::RateLimit;
+use crate::node::leader_watch::LeaderNews;
 use crate::node::peers::Peers;
-use crate::node::slot::Slot;
 use crate::node::standing::{Standing, StandingBoard};
 use crate::raft::{
     Apply, Command, Durable, Entry, Event, Index, NodeId, Notice, Output, ProposalId, Raft, Record, Reply,
@@ -160,7 +160,7 @@ pub struct RaftLoop<D: Disk> {
     /// Where role, term and indexes are shown.
     pub standing: Arc<StandingBoard>,
     /// Whom the death detector shall watch.
-    pub leaders: Slot<Option<NodeId>>,
+    pub leaders: LeaderNews,
     /// The moment that the loop's clock counts from.
     pub started: Instant,
     /// The log is compacted after so many applied entries.
@@ -517,7 +517,7 @@ impl<D: Disk> RaftLoop<D> {
         let watched = self.raft.leader().filter(|leader| *leader != self.raft.id());
         if watched != self.memory.watched {
             self.memory.watched = watched;
-            self.leaders.put(watched);
+            self.leaders.tell(watched);
         }
         self.standing.set(Standing {
             role: self.raft.role_name(),

@@ -3,6 +3,7 @@
 #[path = "system/mod.rs"]
 mod system;
 
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -511,6 +512,38 @@ fn a_leader_that_was_paused_finds_another_and_drops_what_it_had_proposed() {
     assert!(!promised || known, "a promise that was not kept");
 }
 
+/// Each follower watches whoever leads *now*: a leader that dies just after it took over is missed at once, not after an election
+/// timeout, although its predecessor lives, or hangs, and still has the open requests of the followers that watched it.
+#[test]
+fn the_death_of_a_leader_that_has_just_taken_over_is_noticed_at_once() {
+    let mut cluster = Cluster::start(ClusterOptions::nodes(5));
+    for predecessor_hangs in [false, true] {
+        let first = cluster.wait_for_leader();
+        if predecessor_hangs {
+            cluster.stop(first);
+        } else {
+            let mut transfer = Command::new(env!("CARGO_BIN_EXE_rakit"));
+            let output = transfer.args(["transfer", "--config"]).arg(cluster.config()).output();
+            let output = output.expect("it starts");
+            assert!(output.status.success(), "{output:?}");
+        }
+        let second =
+            cluster.wait_for("another one leads", || cluster.agreed_leader().filter(|id| *id != first));
+        let told = format!("leader node {second}: its process seems to have died");
+        let before: Vec<_> = cluster.ids().into_iter().map(|id| cluster.log_text(id).len()).collect();
+        cluster.kill9(second);
+        cluster.wait_for("a third one leads", || cluster.agreed_leader());
+        let noticed = |id: &NodeId| cluster.log_text(*id)[before[*id as usize - 1]..].contains(&told);
+        let who: Vec<NodeId> = cluster.ids().into_iter().filter(noticed).collect();
+        assert!(who.iter().any(|id| *id != first), "only {who:?} noticed that node {second} died");
+        if predecessor_hangs {
+            cluster.cont(first);
+        }
+        cluster.restart(second);
+        cluster.wait_until_ready();
+    }
+}
+
 /// Makes a leader write this report into its log while both others are stopped. Gives the leader and the others.
 fn write_alone(cluster: &mut Cluster, report: &Report) -> (NodeId, Vec<NodeId>) {
     const ATTEMPTS: usize = 20;
@@ -535,14 +568,32 @@ fn write_alone(cluster: &mut Cluster, report: &Report) -> (NodeId, Vec<NodeId>) 
 }
 
 #[test]
-fn proposals_of_a_leader_without_majority_are_dropped_when_it_meets_its_successor() {
-    // The others are paused while the leader appends alone; then it is paused while they elect and commit.
+fn proposals_of_a_leader_that_died_alone_are_dropped_when_it_meets_its_successor() {
+    proposals_of_a_leader_that_was_alone_are_dropped(Away::Dead);
+}
+
+#[test]
+fn proposals_of_a_leader_that_was_paused_alone_are_dropped_when_it_meets_its_successor() {
+    proposals_of_a_leader_that_was_alone_are_dropped(Away::Paused);
+}
+
+/// How the leader is away while the others elect another one.
+enum Away {
+    Dead,
+    Paused,
+}
+
+fn proposals_of_a_leader_that_was_alone_are_dropped(away: Away) {
+    // The others are paused while the leader appends alone; then it is away while they elect and commit.
     let mut cluster = Cluster::start(ClusterOptions::nodes(3));
     let worker = Worker::good(1);
     cluster.report("s1", &worker, 10.0);
     let (old, others) = write_alone(&mut cluster, &Report::new("ghost", worker.address(), 1.0));
-    // It was written down; what follows is about that entry. The node dies: nothing of it is on its way any more.
-    cluster.kill9(old);
+    // It was written down; what follows is about that entry. From here on, the node sends nothing of it.
+    match away {
+        Away::Dead => cluster.kill9(old),
+        Away::Paused => cluster.stop(old),
+    }
     for id in &others {
         // A copy of the entry may wait in their sockets. A process that is killed and started again has lost it.
         cluster.kill9(*id);
@@ -550,7 +601,10 @@ fn proposals_of_a_leader_without_majority_are_dropped_when_it_meets_its_successo
     }
     cluster.wait_for_leader();
     let (_, promise) = cluster.report("s1", &worker, 20.0);
-    cluster.restart(old);
+    match away {
+        Away::Dead => cluster.restart(old),
+        Away::Paused => cluster.cont(old),
+    }
     cluster.wait_until_ready();
     cluster.wait_for_equal_digests();
     let leader = cluster.wait_for_leader();

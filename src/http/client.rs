@@ -32,6 +32,7 @@ use ureq::http::request::Builder;
 use ureq::http::{HeaderMap, Method, Response};
 use ureq::{Agent, AsSendBody, Body};
 
+pub use super::dial::CancelHandle;
 use super::dial::{BUFFER_BYTES, Dialer, HEAD_BYTES_MAX, Journal, NumericResolver};
 use super::sign::{Purpose, Refusal, RefusalKind, Seal};
 
@@ -139,6 +140,8 @@ pub struct Client {
     journal: Arc<Journal>,
     /// Receive time-out of this and the following calls, if it is not the agent's.
     receive: Option<Duration>,
+    /// Who may end its one call: see [`Client::for_one_call`].
+    cancel: Option<CancelHandle>,
 }
 
 impl Client {
@@ -166,7 +169,18 @@ impl Client {
             .max_idle_connections_per_host(IDLE_PER_NODE_MAX)
             .max_idle_age(IDLE_AGE_MAX)
             .build();
-        Self { agent: Agent::with_parts(config, dialer, NumericResolver), journal, receive: None }
+        Self {
+            agent: Agent::with_parts(config, dialer, NumericResolver),
+            journal,
+            receive: None,
+            cancel: None,
+        }
+    }
+
+    /// A client for one call, which `cancel` ends in whatever phase it is; the handle then tells that it was cancelled, the
+    /// error does not. (A connection that is kept for a second call is not lent to the handle again.)
+    pub fn for_one_call(timeouts: ClientTimeouts, cancel: CancelHandle) -> Self {
+        Self { cancel: Some(cancel), ..Self::new(timeouts) }
     }
 
     /// Sets the receive time-out of the following calls; `None`: the one that [`Client::new`] was given. For the
@@ -259,6 +273,9 @@ impl Client {
             }
             outcome => outcome,
         };
+        if let Some(cancel) = &self.cancel {
+            cancel.take_back();
+        }
         outcome.map_err(|kind| CallError { address: request.address, kind })
     }
 
@@ -267,7 +284,7 @@ impl Client {
         request: &Request<'_>,
         dress: &mut impl FnMut(Builder) -> Builder,
     ) -> Result<Answer, CallErrorKind> {
-        self.journal.begin(None, None);
+        self.journal.begin(None, self.cancel.as_ref());
         let Request { address, method, path, body, answer_bytes_max } = request;
         let builder = ureq::http::Request::builder().method(method).uri(format!("http://{address}{path}"));
         let builder = dress(builder);

@@ -27,7 +27,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::net::RecvFlags;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
@@ -78,8 +80,8 @@ impl CancelHandle {
         Self::default()
     }
 
-    /// Ends the call that uses this handle: its socket is shut down, which wakes a blocked read or write. A call that
-    /// is still connecting ends as soon as it is connected, at the latest after its connect time-out. Returns at once.
+    /// Ends the call that uses this handle: its socket is shut down, which wakes a blocked read or write, and also a call that
+    /// is still connecting. Returns at once.
     pub fn cancel(&self) {
         // The flag first: a call that lends its socket afterwards looks at the flag under the same lock.
         self.0.cancelled.store(true, Ordering::SeqCst);
@@ -212,7 +214,7 @@ impl Connector<()> for Dialer {
         let address = details.addrs.iter().next().ok_or(ureq::Error::HostNotFound)?;
         let timeout = time_left(end_of_wait(details.timeout, order.deadline), details.timeout)?
             .map_or(self.connect_timeout, |left| left.min(self.connect_timeout));
-        let stream = match TcpStream::connect_timeout(address, timeout) {
+        let stream = match connect(address, timeout, order.cancel.as_ref()) {
             Ok(stream) => stream,
             Err(e) if is_timeout(&e) => return Err(ureq::Error::Timeout(ureq::Timeout::Connect)),
             Err(e) => return Err(e.into()),
@@ -220,10 +222,6 @@ impl Connector<()> for Dialer {
         // One write per request makes Nagle's algorithm pointless; its delay would hit the last piece of a long one.
         stream.set_nodelay(true)?;
         Journal::note(&self.journal.connected);
-        let stream = Arc::new(stream);
-        if let Some(cancel) = &order.cancel {
-            cancel.lend(&stream)?;
-        }
         Ok(Some(Wire {
             stream,
             journal: Arc::clone(&self.journal),
@@ -237,6 +235,56 @@ impl Connector<()> for Dialer {
             timeout_set_write: None,
             probe_due: false,
         }))
+    }
+}
+
+/// Opens a connection as [`TcpStream::connect_timeout`] does, but lends the socket to `cancel` before it waits for the other side:
+/// on Linux, shutdown(2) ends a handshake too.
+pub(super) fn connect(
+    address: &SocketAddr,
+    timeout: Duration,
+    cancel: Option<&CancelHandle>,
+) -> io::Result<Arc<TcpStream>> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    let stream = Arc::new(TcpStream::from(socket));
+    if let Some(cancel) = cancel {
+        cancel.lend(&stream)?;
+    }
+    match rustix::net::connect(&*stream, address) {
+        Ok(()) => {}
+        Err(Errno::INPROGRESS) => wait_for_handshake(&stream, timeout, cancel)?,
+        Err(error) => return Err(error.into()),
+    }
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
+fn wait_for_handshake(
+    stream: &TcpStream,
+    timeout: Duration,
+    cancel: Option<&CancelHandle>,
+) -> io::Result<()> {
+    let end = Instant::now() + timeout;
+    let mut watched = [PollFd::new(stream, PollFlags::OUT)];
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).expect("time-outs are far below the end of the clock");
+        match poll(&mut watched, Some(&left)) {
+            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(_) => break,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if cancel.is_some_and(CancelHandle::is_cancelled) {
+        return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cancelled"));
+    }
+    match stream.take_error()? {
+        Some(error) => Err(error),
+        None if watched[0].revents().contains(PollFlags::HUP) => Err(io::ErrorKind::ConnectionReset.into()),
+        None => Ok(()),
     }
 }
 
@@ -370,7 +418,7 @@ impl Transport for Wire {
         // Nothing to read and no end: open. A byte would be one that nobody asked for, and makes it unusable too.
         let mut byte = [0u8; 1];
         let look = rustix::net::recv(&*self.stream, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT);
-        matches!(look, Err(rustix::io::Errno::AGAIN))
+        matches!(look, Err(Errno::AGAIN))
     }
 }
 

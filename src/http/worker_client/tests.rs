@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::thread;
 
+use super::super::dial::connect;
 use super::*;
 
 /// Long enough for the slowest machine; no test waits for it unless it fails.
@@ -289,6 +290,18 @@ fn a_busy_listener_ends_in_a_connect_timeout() {
         assert!(kept.len() < 16, "the backlog never filled");
     }
     assert_eq!(ask(address), Err(WorkerError::ConnectTimeout));
+    // Whoever waits for the handshake can be cancelled, too: the system itself would give up with another error.
+    let cancel = CancelHandle::new();
+    let canceller = cancel.clone();
+    let cancelling = thread::spawn(move || {
+        while !canceller.holds_a_socket() {
+            thread::yield_now();
+        }
+        canceller.cancel();
+    });
+    let outcome = connect(&address, Duration::from_secs(3_600), Some(&cancel));
+    assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+    cancelling.join().unwrap();
     // With less time than that, it is the deadline that passed.
     let soon = Instant::now() + Duration::from_millis(100);
     let outcome = WorkerClient::new().ask(address, 25, soon, &CancelHandle::new());
