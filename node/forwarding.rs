@@ -10,11 +10,15 @@
 //! behind one short lock.
 //!
 //! What counts as whose failure, and what is tried again, is decided here and nowhere else:
-//! - refused, unreachable, not accepted in time, closed or reset before a whole answer, a 200 without digits, a 5xx: the server's
+//! - refused, unreachable, closed or reset before a whole answer, a 200 without digits, a 5xx: the server's
 //!   failure. The next best is tried at once, at most [`SERVERS_TRIED_MAX`] in all.
 //! - a 4xx: the client's. It is passed on.
+//! - not accepted in time: perhaps only busy, with a full queue. If nobody else is left to be asked, it is asked once more, and
+//!   then for as long as the request may take: its turn may come.
 //! - slow: nobody's failure. There is one deadline for the whole request, and no retry after it: the worker that computes
 //!   on would only be joined by a second one.
+//!
+//! A client that has gone waits for nothing: soon after, its request is cut off at the worker as well.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -28,6 +32,7 @@ use log::{info, warn};
 
 use crate::balancer::{Chooser, Chosen, Outcome, Published, TicketId};
 use crate::config::Policy;
+use crate::http::ClientHandle;
 use crate::http::worker_client::{Answer, CancelHandle, WorkerClient, WorkerError};
 
 /// So many servers are tried for one request, then it has failed.
@@ -35,6 +40,10 @@ pub const SERVERS_TRIED_MAX: usize = 3;
 
 /// How often the watcher looks for requests that wait at a stalled server. It adds at most this to `stall_ms`.
 const RACE_WATCH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A client that has closed its side is given up after so long. Not at once: it looks the same when it has only closed its
+/// sending side (`nc -N`), and waits. So most requests are answered, and no worker computes on for a client that has gone.
+const CLIENT_GONE_AFTER: Duration = Duration::from_secs(5);
 
 /// How many helper threads may run at once; a stalled request beyond it waits for its own server alone.
 const HELPERS_MAX: usize = 512;
@@ -56,6 +65,8 @@ pub enum Failure {
     AllFailed(Vec<(String, WorkerError)>),
     /// The deadline passed.
     DeadlinePassed,
+    /// The client has gone.
+    ClientGone,
 }
 
 /// A whole answer, and whose it is.
@@ -104,6 +115,7 @@ pub struct Forwarder {
 struct Race {
     n: u64,
     request_id: String,
+    client: ClientHandle,
     deadline: Instant,
     state: Mutex<RaceState>,
     changed: Condvar,
@@ -115,18 +127,47 @@ struct RaceState {
     tried: Vec<String>,
     /// Those that failed.
     failures: Vec<(String, WorkerError)>,
+    /// Those of them that did not accept the connection, and may be asked once more.
+    not_accepted: Vec<String>,
     /// The attempts under way: how to cut each off.
     running: Vec<(TicketId, CancelHandle)>,
     /// Helpers that have not ended.
     helpers: usize,
     winner: Option<Delivered>,
     deadline_passed: bool,
+    /// When the client was first seen to have closed its side.
+    client_closed_at: Option<Instant>,
+    client_gone: bool,
+    /// Its client has its answer: whoever comes late shall not begin.
+    over: bool,
+}
+
+impl RaceState {
+    fn goes_on(&self) -> bool {
+        !self.over && self.winner.is_none() && !self.deadline_passed && !self.client_gone
+    }
 }
 
 impl Race {
     fn state(&self) -> MutexGuard<'_, RaceState> {
         // A thread that panicked while it held the lock left counts that may be off by one; the deadline still ends all.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the race up if its client has been gone for long enough.
+    fn look_after_client(&self) {
+        if !self.client.has_closed() {
+            return;
+        }
+        let mut state = self.state();
+        let closed_at = *state.client_closed_at.get_or_insert_with(Instant::now);
+        if closed_at.elapsed() >= CLIENT_GONE_AFTER && state.goes_on() {
+            state.client_gone = true;
+            for (_, cancel) in &state.running {
+                cancel.cancel();
+            }
+            self.changed.notify_all();
+        }
     }
 }
 
@@ -155,10 +196,16 @@ impl Forwarder {
     ///
     /// # Errors
     /// See [`Failure`].
-    pub fn prime(self: &Arc<Self>, n: u64, request_id: &str) -> Result<Delivered, Failure> {
+    pub fn prime(
+        self: &Arc<Self>,
+        n: u64,
+        request_id: &str,
+        client: ClientHandle,
+    ) -> Result<Delivered, Failure> {
         let race = Arc::new(Race {
             n,
             request_id: request_id.to_owned(),
+            client,
             deadline: Instant::now() + self.request_timeout,
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -166,7 +213,7 @@ impl Forwarder {
         self.run(&race, false);
         let mut state = race.state();
         // Usually all is over by now. In a race, helpers may still be at it.
-        while state.winner.is_none() && state.helpers > 0 {
+        while state.goes_on() && state.helpers > 0 {
             let left = race.deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 state.deadline_passed = true;
@@ -174,11 +221,15 @@ impl Forwarder {
             }
             state = race.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+        state.over = true;
         for (_, cancel) in &state.running {
             cancel.cancel(); // Whoever still works on it works for nobody.
         }
         if let Some(winner) = state.winner.take() {
             return Ok(winner);
+        }
+        if state.client_gone {
+            return Err(Failure::ClientGone);
         }
         if state.deadline_passed {
             return Err(Failure::DeadlinePassed);
@@ -191,14 +242,16 @@ impl Forwarder {
     fn run(self: &Arc<Self>, race: &Arc<Race>, hedged: bool) {
         loop {
             let cancel = CancelHandle::new();
-            let Some(chosen) = self.begin(race, &cancel) else { return };
+            let Some((chosen, patient)) = self.begin(race, &cancel) else { return };
             let id = chosen.ticket.id();
             self.races().insert(id, Arc::downgrade(race));
             if chosen.hedge_now {
                 self.hedge(race);
             }
-            let answer =
-                CLIENT.with_borrow_mut(|client| client.ask(chosen.worker(), race.n, race.deadline, &cancel));
+            let answer = CLIENT.with_borrow_mut(|client| match patient {
+                false => client.ask(chosen.worker(), race.n, race.deadline, &cancel),
+                true => client.ask_patiently(chosen.worker(), race.n, race.deadline, &cancel),
+            });
             self.races().remove(&id);
             if self.finish(race, chosen, answer, hedged) {
                 return;
@@ -206,18 +259,33 @@ impl Forwarder {
         }
     }
 
-    /// Chooses the next server, and notes it in the race, in one step: two helpers never choose the same one.
-    fn begin(&self, race: &Race, cancel: &CancelHandle) -> Option<Chosen> {
+    /// Chooses the next server, and notes it in the race, in one step: two helpers never choose the same one. Tells also
+    /// whether it is the last hope, to be waited for.
+    fn begin(&self, race: &Race, cancel: &CancelHandle) -> Option<(Chosen, bool)> {
         let mut state = race.state();
-        let over = state.winner.is_some() || state.deadline_passed || state.tried.len() >= SERVERS_TRIED_MAX;
-        if over {
+        if !state.goes_on() {
             return None;
         }
         let view = self.published.view();
-        let chosen = self.chooser.choose(&view, self.policy, self.now(), &state.tried)?;
-        state.tried.push(chosen.name().to_owned());
+        let choose = |without: &[String]| self.chooser.choose(&view, self.policy, self.now(), without);
+        let next = if state.tried.len() < SERVERS_TRIED_MAX { choose(state.tried.as_slice()) } else { None };
+        let (chosen, patient) = match next {
+            Some(chosen) => {
+                state.tried.push(chosen.name().to_owned());
+                (chosen, false)
+            }
+            None if state.not_accepted.is_empty() => return None,
+            None => {
+                let again = std::mem::take(&mut state.not_accepted);
+                let others = view.by_load().iter().map(|server| &server.report().server);
+                let others: Vec<String> = others.filter(|name| !again.contains(name)).cloned().collect();
+                let chosen = choose(&others)?;
+                info!("request {}: N={} waits for its turn at {}", race.request_id, race.n, chosen.name());
+                (chosen, true)
+            }
+        };
         state.running.push((chosen.ticket.id(), cancel.clone()));
-        Some(chosen)
+        Some((chosen, patient))
     }
 
     /// Notes what came of an attempt; tells whether this thread is done with the race.
@@ -228,6 +296,7 @@ impl Forwarder {
             Ok(_) => Outcome::Answered,
             Err(WorkerError::DeadlinePassed | WorkerError::Cancelled) => Outcome::GivenUp,
             Err(WorkerError::BadBody(_) | WorkerError::ServerError(_)) => Outcome::BadAnswer,
+            Err(WorkerError::ConnectTimeout) => Outcome::NotAccepted,
             Err(_) => Outcome::Broken,
         };
         chosen.ticket.end(outcome, self.now());
@@ -252,6 +321,9 @@ impl Forwarder {
             Err(error) => {
                 self.counters.failed_attempts.fetch_add(1, Ordering::Relaxed);
                 tell_failure(race, &server, worker, &error, state.tried.len());
+                if error == WorkerError::ConnectTimeout {
+                    state.not_accepted.push(server.clone());
+                }
                 state.failures.push((server, error));
                 false
             }
@@ -263,22 +335,32 @@ impl Forwarder {
 
     // ------------------------------------------------------------------------------------------------- stalls
 
-    /// Watches over all requests in flight until `stop` is closed: what waits at a stalled server gets a helper.
+    /// Watches over all requests in flight until `stop` is closed: what waits at a stalled server gets a helper, and what nobody
+    /// waits for is cut off.
     pub fn watch_races(self: &Arc<Self>, stop: &Receiver<()>) {
+        // Tickets that are told once, and whose race was not noted yet: its thread is between the two.
+        let mut early = Vec::new();
         while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(RACE_WATCH_INTERVAL) {
             let view = self.published.view();
-            for ticket in self.chooser.hedges(&view, self.now()) {
+            let told = self.chooser.hedges(&view, self.now());
+            for ticket in std::mem::take(&mut early).into_iter().chain(told.iter().copied()) {
                 let race = self.races().get(&ticket).and_then(Weak::upgrade);
-                if let Some(race) = race {
-                    self.hedge(&race);
+                match race {
+                    Some(race) => self.hedge(&race),
+                    None if told.contains(&ticket) => early.push(ticket),
+                    None => {} // It has ended.
                 }
+            }
+            let races: Vec<Arc<Race>> = self.races().values().filter_map(Weak::upgrade).collect();
+            for race in races {
+                race.look_after_client();
             }
         }
     }
 
     /// Starts a helper for this race.
     fn hedge(self: &Arc<Self>, race: &Arc<Race>) {
-        if race.state().tried.len() >= SERVERS_TRIED_MAX {
+        if !race.state().goes_on() || race.state().tried.len() >= SERVERS_TRIED_MAX {
             return; // There is no next best for it: a helper would find nothing to do.
         }
         if self.helpers.fetch_add(1, Ordering::Relaxed) >= HELPERS_MAX {

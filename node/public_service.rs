@@ -54,7 +54,10 @@ pub struct PublicCounters {
     next_request: AtomicU64,
 }
 
-/// The statuses that a request for a prime can end with; `0` stands for any other 4xx of a worker.
+/// What nginx calls a request whose client closed the connection; no standard has a number for it.
+const STATUS_CLIENT_GONE: u16 = 499;
+
+/// The statuses that a request for a prime can end with; `0` stands for any other 4xx.
 const STATUSES: [u16; 6] = [200, 400, 502, 503, 504, 0];
 
 impl PublicCounters {
@@ -207,7 +210,7 @@ impl PublicService {
                 text(400, N_RULE)
             }
             Some(n) => {
-                let outcome = self.forwarder.prime(n, &request_id);
+                let outcome = self.forwarder.prime(n, &request_id, request.client());
                 let took = began.elapsed();
                 let answer = self.answer(n, &request_id, outcome, took);
                 self.counters.count(answer.status_code().0, took);
@@ -262,6 +265,11 @@ impl PublicService {
             Err(Failure::DeadlinePassed) => {
                 info!("request {request_id}: N={n} answered 504 after {ms:.1} ms");
                 text(504, "no server answered within request_timeout_ms")
+            }
+            Err(Failure::ClientGone) => {
+                info!("request {request_id}: N={n} given up after {ms:.1} ms: its client has gone");
+                // For one that has closed its sending side only.
+                text(STATUS_CLIENT_GONE, "you closed your side of the connection, and this took long")
             }
         }
     }

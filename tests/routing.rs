@@ -6,8 +6,12 @@
 #[path = "system/mod.rs"]
 mod system;
 
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
 
 use system::cluster::{Cluster, ClusterOptions, NodeId};
 use system::http::{self, Answer};
@@ -394,6 +398,61 @@ fn after_the_deadline_nobody_else_is_asked() {
     let answer = cluster.get(1, "/5");
     assert_eq!(answer.status, 504, "{answer:?}");
     assert_eq!((slow.requests(), other.requests()), (1, 0), "a retry would double the cost");
+}
+
+/// A full queue may mean "busy": who has nobody else to ask waits for the turn.
+#[test]
+fn a_worker_whose_queue_is_full_is_waited_for_if_there_is_no_other() {
+    let cluster = Cluster::start(ClusterOptions::nodes(1));
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+    socket.listen(1).expect("nobody else listens there");
+    let listener = TcpListener::from(socket);
+    let address = listener.local_addr().expect("it is bound");
+    // Strangers fill its queue, until a handshake is not answered any more.
+    let mut queue = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+        queue.push(stream);
+        assert!(queue.len() < 16, "the queue never filled");
+    }
+    cluster.send_report(Report::new("busy", address, 100.0));
+    let client = ask(&cluster, 1, "/25");
+    cluster.wait_for("it waits for its turn", || {
+        cluster.log_text(1).contains("N=25 waits for its turn at busy").then_some(())
+    });
+    queue.clear();
+    let serving = std::thread::spawn(move || {
+        // The strangers' connections come first, and end without a word.
+        for mut stream in listener.incoming().map(|stream| stream.expect("a connection")) {
+            let mut head = [0; 1024];
+            if stream.read(&mut head).unwrap_or(0) > 0 {
+                let answer = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n97\n";
+                return stream.write_all(answer.as_bytes()).expect("the node waits for it");
+            }
+        }
+    });
+    let answer = client.join().expect("an answer");
+    assert_eq!((answer.status, answer.body.as_str(), answer.server()), (200, "97\n", "busy"), "{answer:?}");
+    serving.join().expect("it served");
+}
+
+/// Nobody computes for a client that has gone.
+#[test]
+fn a_request_whose_client_has_gone_is_cut_off_at_the_worker() {
+    let cluster =
+        Cluster::start(ClusterOptions { request_timeout_ms: 3_600_000, ..ClusterOptions::nodes(1) });
+    let worker = Worker::start(1, Behaviour::Holds);
+    cluster.report("s1", &worker, 100.0);
+    let mut client = TcpStream::connect(cluster.public(1)).expect("the node listens");
+    client.write_all(b"GET /5 HTTP/1.1\r\nHost: node\r\n\r\n").expect("it takes the request");
+    worker.wait_for_held(1);
+    assert_eq!(cluster.server(1, "s1").expect("it is known")["in_flight"], 1);
+    drop(client);
+    cluster.wait_for_server("s1", "free", |server| server["in_flight"] == 0);
+    cluster.wait_for("the log tells", || {
+        let told = |line: &str| line.contains("N=5 given up after") && line.ends_with("its client has gone");
+        cluster.log_text(1).lines().any(told).then_some(())
+    });
 }
 
 #[test]

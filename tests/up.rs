@@ -312,6 +312,40 @@ fn the_next_run_goes_on_from_the_data_of_the_last() {
     assert_eq!(processes_of(dir.path()), []);
 }
 
+/// SIGSTOP closes nothing: the real worker takes connections into its queue and answers none, while its real daemon reports
+/// that it is idle. Whoever had been sent there is answered by another server, and soon nobody is sent there any more.
+#[test]
+fn a_real_worker_that_is_paused_holds_up_nobody_while_its_daemon_lives() {
+    let dir = temporary();
+    let base = base_port(3, 2);
+    let mut up = Up::start(dir.path(), &["--nodes", "3", "--servers", "2", "--base-port", &base.to_string()]);
+    up.ready();
+    let paused = up.pids()["server-1/worker"];
+    signal(paused, Signal::STOP);
+    let logs = || -> String {
+        let log = |id: u16| fs::read_to_string(dir.path().join(format!("logs/node-{id}.log")));
+        (1..=3).map(|id| log(id).expect("each node logs")).collect()
+    };
+    eventually("a request that waited at the paused worker is answered by the other", || {
+        for id in 1..=3 {
+            assert_eq!(get(base + id, "/1000").as_deref(), Some("7919\n"), "node {id}");
+        }
+        logs().contains("waits at server-1, which has stalled; also sent to the next best").then_some(())
+    });
+    let status = status(base + 1).expect("node 1 answers");
+    let alive = status["servers"].as_array().expect("a list").iter().all(|server| server["alive"] == true);
+    assert!(alive, "the daemon of the paused worker lives: {status}");
+    signal(paused, Signal::CONT);
+    eventually("the worker that goes on is asked again", || {
+        let before = logs().len();
+        for id in 1..=3 {
+            assert_eq!(get(base + id, "/1000").as_deref(), Some("7919\n"), "node {id}");
+        }
+        logs()[before..].contains("routed to server-1").then_some(())
+    });
+    assert_eq!(up.stop(Signal::TERM).code(), Some(0));
+}
+
 #[test]
 fn killing_rakit_up_itself_leaves_nobody() {
     let dir = temporary();

@@ -45,6 +45,9 @@ pub enum Outcome {
     BadAnswer,
     /// The connection was refused, reset, or cut before the answer was whole.
     Broken,
+    /// The connection was not accepted in time: its queue is full, since it is busy or hangs, or no packet reaches it. Avoided
+    /// like one that failed; but a stall does not end by it.
+    NotAccepted,
     /// This node stopped waiting: the client left, the deadline passed, another server was faster. Says nothing about the
     /// server. A [`Ticket`] that is dropped ends so.
     GivenUp,
@@ -288,12 +291,14 @@ impl Chooser {
         let settled = match outcome {
             Outcome::Answered | Outcome::BadAnswer => Settled::Answered,
             Outcome::Broken => Settled::Broken,
-            Outcome::GivenUp => Settled::GivenUp,
+            Outcome::NotAccepted | Outcome::GivenUp => Settled::GivenUp,
         };
         memory.debts.settle(id, settled, now);
         match outcome {
             Outcome::Answered => memory.avoided_until = None,
-            Outcome::BadAnswer | Outcome::Broken => memory.avoided_until = Some(now + AVOID),
+            Outcome::BadAnswer | Outcome::Broken | Outcome::NotAccepted => {
+                memory.avoided_until = Some(now + AVOID);
+            }
             Outcome::GivenUp => {}
         }
     }
@@ -486,7 +491,7 @@ mod tests {
 
     #[test]
     fn one_that_failed_is_avoided_for_a_moment_unless_nothing_else_is_left() {
-        for failure in [Outcome::Broken, Outcome::BadAnswer] {
+        for failure in [Outcome::Broken, Outcome::BadAnswer, Outcome::NotAccepted] {
             let node = Node::new(&[("a", 1.0), ("b", 90.0)]);
             node.choose(ms(0)).ticket.end(failure, ms(0));
             assert!(node.local("a", ms(0)).avoided);
@@ -595,8 +600,13 @@ mod tests {
         let beside = node.choose_by(LOWEST, ms(7_200), &["a"]).expect("b");
         assert_eq!((beside.name(), beside.hedge_now), ("b", false));
         assert_eq!(node.ask(ms(99_000)), "b", "one trial at a time");
-        trial.ticket.end(Outcome::Answered, ms(99_001));
-        assert_eq!(node.ask(ms(99_002)), "a");
+        // Its queue is full: that is no sign of life.
+        trial.ticket.end(Outcome::NotAccepted, ms(99_001));
+        assert!(node.local("a", ms(99_002)).stalled);
+        let trial = node.choose(ms(200_000));
+        assert_eq!((trial.name(), trial.hedge_now), ("a", true));
+        trial.ticket.end(Outcome::Answered, ms(200_001));
+        assert_eq!(node.ask(ms(200_002)), "a");
     }
 
     #[test]

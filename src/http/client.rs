@@ -33,7 +33,7 @@ use ureq::http::{HeaderMap, Method, Response};
 use ureq::{Agent, AsSendBody, Body};
 
 pub use super::dial::CancelHandle;
-use super::dial::{BUFFER_BYTES, Dialer, HEAD_BYTES_MAX, Journal, NumericResolver};
+use super::dial::{BUFFER_BYTES, Dialer, HEAD_BYTES_MAX, Journal, NumericResolver, Order};
 use super::sign::{Purpose, Refusal, RefusalKind, Seal};
 
 /// Kept connections per node: a client makes one request at a time, so it can never use two.
@@ -284,7 +284,7 @@ impl Client {
         request: &Request<'_>,
         dress: &mut impl FnMut(Builder) -> Builder,
     ) -> Result<Answer, CallErrorKind> {
-        self.journal.begin(None, self.cancel.as_ref());
+        self.journal.begin(Order { cancel: self.cancel.clone(), ..Order::default() });
         let Request { address, method, path, body, answer_bytes_max } = request;
         let builder = ureq::http::Request::builder().method(method).uri(format!("http://{address}{path}"));
         let builder = dress(builder);

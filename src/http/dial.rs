@@ -141,16 +141,19 @@ pub(super) struct Journal {
 
 /// The caller's orders for one call.
 #[derive(Debug, Default, Clone)]
-struct Order {
-    deadline: Option<Instant>,
-    cancel: Option<CancelHandle>,
+pub(super) struct Order {
+    /// No connect, write or read waits beyond it, whatever ureq's own time-outs say.
+    pub(super) deadline: Option<Instant>,
+    /// The longest that connect(2) may take, if not as long as the [`Dialer`] says.
+    pub(super) connect_timeout: Option<Duration>,
+    /// Who may end the call.
+    pub(super) cancel: Option<CancelHandle>,
 }
 
 impl Journal {
-    /// Opens a page for the next call. `deadline`: no connect, write or read waits beyond it, whatever ureq's own
-    /// time-outs say. `cancel`: who may end it.
-    pub(super) fn begin(&self, deadline: Option<Instant>, cancel: Option<&CancelHandle>) {
-        *lock(&self.order) = Order { deadline, cancel: cancel.cloned() };
+    /// Opens a page for the next call.
+    pub(super) fn begin(&self, order: Order) {
+        *lock(&self.order) = order;
         for fact in [&self.dialled, &self.connected, &self.heard, &self.reset] {
             fact.store(false, Ordering::Relaxed);
         }
@@ -212,8 +215,9 @@ impl Connector<()> for Dialer {
         Journal::note(&self.journal.dialled);
         let order = lock(&self.journal.order).clone();
         let address = details.addrs.iter().next().ok_or(ureq::Error::HostNotFound)?;
+        let longest = order.connect_timeout.unwrap_or(self.connect_timeout);
         let timeout = time_left(end_of_wait(details.timeout, order.deadline), details.timeout)?
-            .map_or(self.connect_timeout, |left| left.min(self.connect_timeout));
+            .map_or(longest, |left| left.min(longest));
         let stream = match connect(address, timeout, order.cancel.as_ref()) {
             Ok(stream) => stream,
             Err(e) if is_timeout(&e) => return Err(ureq::Error::Timeout(ureq::Timeout::Connect)),

@@ -71,7 +71,23 @@ impl Request {
     /// A hint only: a client that says "that was all" by closing its sending side (`nc -N`) looks the same, and one
     /// that had sent a further request before it closed looks alive.
     pub fn client_has_closed(&self) -> bool {
-        self.connection.upgrade().is_some_and(|open| open.peer_has_closed())
+        self.client().has_closed()
+    }
+
+    /// The same question, for another thread than the handler's.
+    pub fn client(&self) -> ClientHandle {
+        ClientHandle(Weak::clone(&self.connection))
+    }
+}
+
+/// Who waits for the answer to a request. Holds no descriptor.
+#[derive(Clone, Debug)]
+pub struct ClientHandle(Weak<Open>);
+
+impl ClientHandle {
+    /// See [`Request::client_has_closed`].
+    pub fn has_closed(&self) -> bool {
+        self.0.upgrade().is_some_and(|open| open.peer_has_closed())
     }
 }
 

@@ -17,5 +17,5 @@ pub mod sign;
 pub mod worker_client;
 
 pub use connection::BODY_STEP_BYTES;
-pub use message::{Request, Response};
+pub use message::{ClientHandle, Request, Response};
 pub use server::{Counters, Limits, Server, Service};

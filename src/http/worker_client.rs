@@ -10,7 +10,8 @@
 //!   since a single idle one would block such a worker for everybody;
 //! - a status line proves nothing: only a whole body of digits is an answer, and a slow answer is no failure;
 //! - a connection that cannot be made within [`CONNECT_TIMEOUT`] may mean "busy" (its accept queue holds about seven),
-//!   which is told apart from "refused", which means dead.
+//!   which is told apart from "refused", which means dead. Who has nobody else to ask can wait for its turn
+//!   ([`WorkerClient::ask_patiently`]).
 //!
 //! What cannot be seen: a worker without Content-Length that is killed *between* two writes of one number, and whose
 //! kernel closes in an orderly way, leaves a shorter number. A reset (which is what a kill with unread input or a
@@ -29,11 +30,16 @@ use ureq::Agent;
 use ureq::config::AutoHeaderValue;
 
 pub use super::dial::CancelHandle;
-use super::dial::{BUFFER_BYTES, Dialer, HEAD_BYTES_MAX, Journal, NumericResolver};
+use super::dial::{BUFFER_BYTES, Dialer, HEAD_BYTES_MAX, Journal, NumericResolver, Order};
 
-/// The longest wait for a worker's connection. On a network of one building a handshake takes less than a
-/// millisecond; two seconds leave room for one lost SYN, which the kernel repeats after one second.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest wait for a worker's connection, if there may be another worker. On a network of one building a handshake takes less
+/// than a millisecond; three seconds leave room for one lost SYN, which the kernel repeats after one second, and for the stall
+/// rule: with the default `stall_ms` of two seconds, a worker that hangs with a full queue is found stalled by its reports
+/// first, and passed over from then on.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Longer than any `request_timeout_ms`: then the deadline ends the wait.
+const CONNECT_TIMEOUT_PATIENT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The longest body of a 200, in bytes. The largest prime that a u64 can number has 21 digits.
 pub const PRIME_BYTES_MAX: usize = 64;
@@ -148,10 +154,45 @@ impl WorkerClient {
         deadline: Instant,
         cancel: &CancelHandle,
     ) -> Result<Answer, WorkerError> {
+        self.call(worker, n, deadline, CONNECT_TIMEOUT, cancel)
+    }
+
+    /// The same, but waits for the connection as for the answer, until `deadline`: never [`WorkerError::ConnectTimeout`].
+    ///
+    /// # Errors
+    /// Every other [`WorkerError`].
+    pub fn ask_patiently(
+        &mut self,
+        worker: SocketAddr,
+        n: u64,
+        deadline: Instant,
+        cancel: &CancelHandle,
+    ) -> Result<Answer, WorkerError> {
+        loop {
+            // The system gives up by itself after some two minutes (tcp_syn_retries, tcp(7)).
+            match self.call(worker, n, deadline, CONNECT_TIMEOUT_PATIENT, cancel) {
+                Err(WorkerError::ConnectTimeout) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn call(
+        &mut self,
+        worker: SocketAddr,
+        n: u64,
+        deadline: Instant,
+        connect_timeout: Duration,
+        cancel: &CancelHandle,
+    ) -> Result<Answer, WorkerError> {
         if cancel.is_cancelled() {
             return Err(WorkerError::Cancelled);
         }
-        self.journal.begin(Some(deadline), Some(cancel));
+        self.journal.begin(Order {
+            deadline: Some(deadline),
+            connect_timeout: Some(connect_timeout),
+            cancel: Some(cancel.clone()),
+        });
         let outcome = self.exchange(worker, n);
         cancel.take_back();
         // A shutdown by `cancel` looks like an orderly end of the stream, and so like the regular end of a body
