@@ -124,7 +124,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(prepared) => prepared,
         Err(error) => return program::refuse(PROGRAM, &error),
     };
-    let secret = match config.secret.as_deref().map(Secret::parse).transpose() {
+    let secret = config.secret.as_deref().map(Secret::parse).transpose();
+    let secret = match secret.and_then(|secret| secret.map(Secret::whole).transpose()) {
         Ok(secret) => secret,
         Err(error) => {
             return program::refuse(PROGRAM, &format!("{}: secret_file: {error}", cli.config.display()));

@@ -54,10 +54,7 @@ pub struct PublicCounters {
     next_request: AtomicU64,
 }
 
-/// What nginx calls a request whose client closed the connection; no standard has a number for it.
-const STATUS_CLIENT_GONE: u16 = 499;
-
-/// The statuses that a request for a prime can end with; `0` stands for any other 4xx.
+/// The statuses that a request for a prime can end with; `0` stands for any other 4xx of a worker.
 const STATUSES: [u16; 6] = [200, 400, 502, 503, 504, 0];
 
 impl PublicCounters {
@@ -269,7 +266,7 @@ impl PublicService {
             Err(Failure::ClientGone) => {
                 info!("request {request_id}: N={n} given up after {ms:.1} ms: its client has gone");
                 // For one that has closed its sending side only.
-                text(STATUS_CLIENT_GONE, "you closed your side of the connection, and this took long")
+                text(504, "you closed your side of the connection, and this took long")
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What the three programs say to bad usage and to a bad configuration: exit code 2, and one line that names the file, the key
 //! and the mend. (`config.rs` goes through all rules of the file; here it is shown that each program follows them.)
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -41,6 +42,20 @@ fn each_program_explains_itself() {
             assert!(help.contains(flag), "{program}: {help}");
         }
     }
+}
+
+/// The key that daemons may have instead of the secret does not make a node, nor a transfer.
+#[test]
+fn a_report_key_is_no_secret_for_a_node() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let key = directory.path().join("report.key");
+    std::fs::write(&key, format!("report-key:{}", "ab".repeat(32))).expect("our own directory");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).expect("our own file");
+    let text = GOOD.replace("[[node]]", "secret_file = \"report.key\"\n[[node]]");
+    std::fs::write(directory.path().join("cluster.toml"), text).expect("our own directory");
+    let output = run(NODE, &["--config", "cluster.toml", "--id", "1"], directory.path());
+    let words = ["cluster.toml", "secret_file", "report key", "name the file with the cluster's secret"];
+    assert_refused(&output, "rakit-node", &words);
 }
 
 #[test]

@@ -107,7 +107,10 @@ fn leader<'a>(config: &'a Config, answers: &[Answer]) -> Option<(&'a Node, Term)
 }
 
 fn order(config: &Config, leader: &Node, to: Option<NodeId>) -> Result<(), Failure> {
-    let secret = config.secret.as_deref().map(Secret::parse).transpose().map_err(Failure::usage)?;
+    let secret = config.secret.as_deref().map(Secret::parse).transpose();
+    let secret = secret
+        .and_then(|secret| secret.map(Secret::whole).transpose())
+        .map_err(|error| Failure::usage(format!("cluster.toml: secret_file: {error}")))?;
     let seal = Seal::new(&config.cluster_name, SENDER, secret.as_ref())
         .map_err(|error| Failure::other(format!("no randomness for signing: {error}")))?;
     let body = serde_json::to_vec(&TransferRequest { to })

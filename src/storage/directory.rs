@@ -131,8 +131,9 @@ impl Disk for DirectoryDisk {
     }
 }
 
-/// Makes a directory and those above it that are missing. Each new name is made durable in the directory that holds it:
-/// otherwise a power cut could take the whole directory, however well its files were synced.
+/// Makes a directory and those above it that are missing. Each name is made durable in the directory that holds it: otherwise a
+/// power cut could take the whole directory, however well its files were synced. Also the name of a directory that is there
+/// already: who made it may have been killed before it came to that, or did not care (mkdir(1)).
 fn make_durably(path: &Path) -> Result<(), StorageError> {
     let mut missing = Vec::new();
     let mut above = Some(path);
@@ -144,20 +145,28 @@ fn make_durably(path: &Path) -> Result<(), StorageError> {
         missing.push(directory);
         above = directory.parent();
     }
-    for directory in missing.into_iter().rev() {
+    for directory in missing.iter().rev() {
         match fs::create_dir(directory) {
             Ok(()) => {}
             // Another node of this machine made the directory that both of theirs stand in.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {}
             Err(error) => return Err(io_error("create the directory", directory, error)),
         }
-        let parent = match directory.parent() {
+    }
+    let names = if missing.is_empty() { &[path] } else { missing.as_slice() };
+    for name in names.iter().rev() {
+        let parent = match name.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        File::open(parent)
-            .and_then(|parent| parent.sync_all())
-            .map_err(|source| io_error("sync the directory", parent, source))?;
+        match File::open(parent) {
+            Ok(directory) => {
+                directory.sync_all().map_err(|source| io_error("sync the directory", parent, source))?;
+            }
+            // One that may be passed through but not read: then somebody else has made the name, and answers for it.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && missing.is_empty() => {}
+            Err(error) => return Err(io_error("open the directory", parent, error)),
+        }
     }
     Ok(())
 }

@@ -33,6 +33,21 @@ impl fmt::Debug for Secret {
 }
 
 impl Secret {
+    /// The secret, for whoever needs more of it than the report key: a node, `rakit transfer`.
+    ///
+    /// # Errors
+    /// One line, if it is a report key alone.
+    pub fn whole(self) -> Result<Self, String> {
+        match self.0 {
+            SecretKind::Whole(_) => Ok(self),
+            SecretKind::ReportKey(_) => {
+                Err("the file holds the report key alone, which is for daemons; name the file \
+                                             with the cluster's secret"
+                    .to_owned())
+            }
+        }
+    }
+
     /// Reads the content of a secret file. White space around it does not count.
     ///
     /// # Errors
