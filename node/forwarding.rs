@@ -4,7 +4,7 @@
 //! node's applied table alone; nobody is asked first, neither a server nor the leader. The request's own thread asks the
 //! worker and waits; in the usual case nothing else takes part.
 //!
-//! The unusual case is a *race* (contract.md, "A server that swallows requests"): while a request waits at a server that has
+//! The unusual case is a *race* (docs/balancing.md, "The stall"): while a request waits at a server that has
 //! stalled, it is also sent to the next best, by a helper thread; the first whole answer wins, and the others are cut
 //! off. One watcher thread finds the requests that need it. So a race has one state that several threads may touch,
 //! behind one short lock.

@@ -27,7 +27,7 @@ use crate::http::sign::Gate;
 use crate::http::worker_client::Answer;
 use crate::raft::{Index, NodeId, Term};
 
-/// The most entries that `GET /log` gives at once (contract.md).
+/// The most entries that `GET /log` gives at once (docs/protocol.md).
 pub const LOG_LIMIT_MAX: usize = 1_000;
 
 /// How many it gives if it is not told.
@@ -95,7 +95,7 @@ pub struct PublicService {
     pub counters: PublicCounters,
 }
 
-/// The answer to `GET /status`: contract.md's fields, in its order.
+/// The answer to `GET /status`: the fields of docs/protocol.md, in its order.
 #[derive(Serialize)]
 struct Status<'a> {
     cluster: &'a str,

@@ -26,7 +26,7 @@ stall_ms = 2000                  # see "Choice of the server"
 
 [[node]]
 id = 1
-public = "127.0.0.1:8001"        # clients: primes, status, dashboard, metrics
+public = "127.0.0.1:8001"        # clients: primes, status, metrics
 cluster = "127.0.0.1:9001"       # peers and daemons
 "#;
 

@@ -1,4 +1,4 @@
-//! The choice of a server (contract.md, "Choice of the server"), and what one node must remember for it: what is in
+//! The choice of a server (docs/protocol.md, "Choice of the server"), and what one node must remember for it: what is in
 //! flight from here, who failed here a moment ago, who was chosen when, who is stalled.
 //!
 //! Called by every request thread of a node: [`Chooser::choose`] before a request is sent, [`Ticket::end`] after it. The
@@ -119,7 +119,7 @@ impl Drop for Ticket {
     }
 }
 
-/// What this node alone knows of a server: for `/status`, metrics and the dashboard.
+/// What this node alone knows of a server: for `/status` and `/metrics`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LocalState {
     /// Requests from this node that have not ended.

@@ -1,5 +1,5 @@
 //! What a daemon says of its server, and the strict door through which it comes in: the body of `POST /report`
-//! (contract.md, "HTTP on a node's cluster address").
+//! (docs/protocol.md, "POST /report").
 //!
 //! Called by the cluster listener for each report, before anything is proposed: what passes here is safe to replicate, and
 //! a bad report costs one line, not an entry in everybody's log. The same check runs again in apply ([`Report::check`]),
@@ -31,7 +31,7 @@ pub const ERROR_CHARS_MAX: usize = 300;
 /// The longest piece of a client's input that is quoted back, in characters.
 const QUOTED_CHARS_MAX: usize = 60;
 
-/// Each field of the body with what it must be: the mend that an error names. In the order of contract.md.
+/// Each field of the body with what it must be: the mend that an error names. In the order of docs/protocol.md.
 const FIELDS: [(&str, &str); 8] = [
     ("server", "a name of 1 to 64 letters, digits, '.', '_' or '-' that starts with a letter or digit"),
     (

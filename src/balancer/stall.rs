@@ -1,4 +1,4 @@
-//! The stall rule (contract.md, end of "Choice of the server"): a server that swallows requests looks idle and would
+//! The stall rule (docs/balancing.md, "The stall"): a server that swallows requests looks idle and would
 //! draw them all.
 //!
 //! > A server that has owed this node an answer for longer than `stall_ms`, while a report of it taken after the request

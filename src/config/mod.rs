@@ -59,13 +59,13 @@ pub struct Config {
 pub struct Node {
     /// At least 1, unique.
     pub id: NodeId,
-    /// Where clients ask: primes, status, dashboard, metrics.
+    /// Where clients ask: primes, status, metrics.
     pub public: SocketAddr,
     /// Where peers and daemons talk.
     pub cluster: SocketAddr,
 }
 
-/// How a server is chosen; contract.md, "Choice of the server".
+/// How a server is chosen; docs/protocol.md, "Choice of the server".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
     /// The lowest agreed CPU load.

@@ -3,7 +3,7 @@
 //! Who calls it: each thread that sends (one per peer and purpose, one per node in a daemon) owns one [`Client`]. The
 //! connections are kept between requests, one per node.
 //!
-//! ureq is set up as design.md's table says. Of its time-outs only connect, send and receive are used: the others
+//! How ureq is set up, and why: of its time-outs only connect, send and receive are used: the others
 //! (`timeout_global`, `timeout_per_call`, `timeout_resolve`) make its own resolver start a thread per request. No
 //! proxy: ureq would obey `http_proxy` from the environment, for loopback too. A 4xx or 5xx is an answer, not an
 //! error; a redirect is an answer too, and never followed. How the bytes travel is in `dial.rs`.

@@ -1,6 +1,6 @@
 //! Asking a worker for a prime.
 //!
-//! Who calls it: the public side of a node, once per attempt at forwarding `GET /N`. It follows contract.md: the path
+//! Who calls it: the public side of a node, once per attempt at forwarding `GET /N`. It follows docs/protocol.md: the path
 //! is rebuilt from the number, nothing of the client's reaches the worker, and a 200 counts only if its whole body is
 //! decimal digits.
 //!

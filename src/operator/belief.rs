@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use serde::Deserialize;
 
-/// `GET /status`; contract.md. Fields that are not shown anywhere are left out, unknown ones are passed over, so that this
+/// `GET /status`; docs/protocol.md. Fields that are not shown anywhere are left out, unknown ones are passed over, so that this
 /// program can ask nodes of a later version.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Belief {

@@ -40,7 +40,7 @@ pub struct Layout {
     pub dir: PathBuf,
     /// 1 to [`NODES_MAX`].
     pub nodes: u16,
-    /// 1 to [`SERVERS_MAX`].
+    /// 0 to [`SERVERS_MAX`].
     pub servers: u16,
     /// 1 to [`BASE_PORT_MAX`].
     pub base_port: u16,
@@ -171,7 +171,7 @@ mod tests {
         Layout { dir: PathBuf::from("somewhere"), nodes, servers, base_port }
     }
 
-    /// The addresses of contract.md, by number: a stranger's script counts on them.
+    /// The addresses that `rakit up --help` promises, by number: a stranger's script counts on them.
     #[test]
     fn ports_are_the_promised_ones() {
         let layout = layout(5, 3, 8000);
