@@ -556,6 +556,11 @@ fn write_alone(cluster: &mut Cluster, report: &Report) -> (NodeId, Vec<NodeId>) 
         let before = cluster.status(leader)["last_index"].as_u64();
         let answer = cluster.post_report(leader, report).expect("an answer");
         assert_eq!(answer.0, 503, "not committed, so not acknowledged: {answer:?}");
+        if cluster.status(leader)["last_index"].as_u64() > before {
+            // It was written, so the answer must not sound like a refusal (trap 35).
+            let said = answer.1.as_str().unwrap_or_default();
+            assert!(said.starts_with("unknown"), "{said}");
+        }
         // On a busy machine it may have noticed that it is alone before it got the report. Then once more.
         if cluster.status(leader)["last_index"].as_u64() > before {
             return (leader, others);

@@ -153,6 +153,27 @@ fn a_changed_byte_stops_the_node_with_file_offset_and_mend_and_the_cluster_goes_
     cluster.wait_for_equal_digests();
 }
 
+/// A node whose directory was wiped comes back under its old id with nothing of what it had promised (trap 26). The leader fills its
+/// log again, and says so: somebody may have to know.
+#[test]
+fn a_wiped_directory_is_noticed_by_the_leader_and_filled_again() {
+    let mut cluster = Cluster::start(ClusterOptions::nodes(3));
+    let worker = Worker::good(1);
+    let (_, promise) = cluster.report("s1", &worker, 10.0);
+    let leader = cluster.wait_for_leader();
+    let wiped = leader % 3 + 1;
+    cluster.kill9(wiped);
+    fs::remove_dir_all(cluster.path(&format!("data/node-{wiped}"))).expect("the directory of a dead node");
+    cluster.restart(wiped);
+    cluster.wait_until_ready();
+    cluster.wait_for_equal_digests();
+    promise.assert_in(&cluster.raft_log(wiped, 0), wiped);
+    let told = format!("peer node {wiped}: runs on another data directory than before");
+    cluster.wait_for("a leader says that its directory is another", || {
+        cluster.ids().into_iter().any(|id| cluster.log_text(id).contains(&told)).then_some(())
+    });
+}
+
 #[test]
 fn a_directory_belongs_to_one_process_and_one_node() {
     let mut cluster = Cluster::start(ClusterOptions::nodes(1));

@@ -106,6 +106,18 @@ fn is_clean(cluster: &Cluster, id: NodeId, index: u64) -> bool {
         && names.iter().all(|name| !name.ends_with(".new"))
 }
 
+/// With the default configuration: far more reports than one snapshot is apart from the next.
+#[test]
+fn ten_thousand_reports_leave_every_digest_equal() {
+    let cluster = Cluster::start(ClusterOptions::nodes(5));
+    let names = names("lab-", 32);
+    let outcome = post(&cluster, &names, 10_000);
+    assert!(outcome.acknowledged >= 10_000, "{} were acknowledged", outcome.acknowledged);
+    cluster.wait_for_equal_digests();
+    assert_kept(&cluster, &outcome.promises);
+    assert_sound(&cluster);
+}
+
 #[test]
 fn log_and_directory_stay_short_however_many_reports_come() {
     let cluster = Cluster::start(options(3));
