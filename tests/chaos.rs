@@ -77,6 +77,41 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 /// The pause between two looks at a condition that can only be asked for.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
+/// How long nobody led after the leader was killed, paused or unplugged, as far as it was seen: told, not judged.
+#[derive(Default)]
+struct Vacancies {
+    /// The fault, its beginning, and who led. Forgotten when anything else happens before another one leads.
+    open: Option<(Kind, Instant, NodeId)>,
+    milliseconds: BTreeMap<Kind, Vec<u128>>,
+}
+
+impl Vacancies {
+    fn begin(&mut self, kind: Kind, leader: Option<NodeId>) {
+        let of_leader = matches!(kind, Kind::KillLeader | Kind::PauseLeader | Kind::UnplugLeader);
+        self.open = leader.filter(|_| of_leader).map(|leader| (kind, Instant::now(), leader));
+    }
+
+    fn look(&mut self, leader: Option<NodeId>) {
+        if let Some((kind, since, _)) =
+            self.open.take_if(|(_, _, old)| leader.is_some_and(|leader| leader != *old))
+        {
+            self.milliseconds.entry(kind).or_default().push(since.elapsed().as_millis());
+        }
+    }
+
+    fn tell(mut self) {
+        for (kind, milliseconds) in &mut self.milliseconds {
+            milliseconds.sort_unstable();
+            let (count, max) = (milliseconds.len(), milliseconds[milliseconds.len() - 1]);
+            let median = milliseconds[count / 2];
+            let look = 2 * LOOK_AGAIN.as_millis();
+            say(&format!(
+                "{kind:?}, {count} times alone: another led after {median} ms (median), {max} ms at most, seen {look} ms late at most"
+            ));
+        }
+    }
+}
+
 /// A line for a person, past the test harness, which swallows what a passing test prints.
 fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "chaos: {line}");
@@ -305,8 +340,10 @@ fn torment(
     let mut ends: Vec<Instant> = Vec::new();
     let mut next = began;
     let mut found = Vec::new();
+    let mut vacancies = Vacancies::default();
     loop {
         let now = Instant::now();
+        vacancies.look(witness.leader());
         let learnt = fired.values().chain(disk_deaths.values()).all(|count| *count > 0);
         let done = now >= began + length && learnt;
         // A leader that is never found in good health must not keep the test going for ever.
@@ -320,6 +357,7 @@ fn torment(
         };
         if let Some(at) = active.iter().zip(&ends).position(due) {
             ends.remove(at);
+            vacancies.open = None;
             faults::end(&active.remove(at), cluster, conditions);
             continue;
         }
@@ -329,8 +367,10 @@ fn torment(
                 dice.shuffle(&mut deck);
             }
             let wish = deck.pop().expect("just filled");
-            match faults::begin(wish, witness.leader(), &active, cluster, conditions, dice) {
+            let leader = witness.leader();
+            match faults::begin(wish, leader, &active, cluster, conditions, dice) {
                 Some(fault) => {
+                    vacancies.begin(wish, leader.filter(|_| active.is_empty()));
                     *fired.entry(wish).or_default() += 1;
                     active.push(fault);
                     ends.push(now + dice.millis(FAULT_MS.0, FAULT_MS.1));
@@ -366,6 +406,7 @@ fn torment(
     for fault in active.drain(..) {
         faults::end(&fault, cluster, conditions);
     }
+    vacancies.tell();
     say(&format!("faults: {fired:?}; nodes that their disk ended: {disk_deaths:?}"));
     let none = |counts: &BTreeMap<Kind, u32>| -> Vec<Kind> {
         counts.iter().filter(|(_, count)| **count == 0).map(|(kind, _)| *kind).collect()
