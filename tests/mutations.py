@@ -6,7 +6,7 @@ The list follows the defects that real implementations of Raft have shipped (doc
 run). A defect that no test kills is a missing test. The work tree is never touched: the script works in a clone in a
 temporary directory, with a build directory of its own.
 
-    python3 tests/mutations.py               # all of them: about a minute each on two cores
+    python3 tests/mutations.py               # all of them: ten minutes on two cores
     python3 tests/mutations.py 11 12 13      # only these rows
     python3 tests/mutations.py --list
 
