@@ -4,8 +4,7 @@
 //! listeners ──┐                             ┌─► peer senders        (may leave at once)
 //! peers ──────┼─► inboxes ─► step the core ─┼─► storage: one write, one fdatasync
 //! the clock ──┘                             ├─► peer senders, waiting listeners (once durable)
-//!                                           ├─► server table ─► published view
-//!                                           └─► daemons that wait for their commit
+//!                                           └─► server table ─► published view ─► daemons that wait for their commit
 //! ```
 //!
 //! The loop blocks on its inboxes and on the core's next deadline, and on nothing else: it never does network I/O, and
@@ -391,18 +390,32 @@ impl<D: Disk> RaftLoop<D> {
     /// Carries out what the core decided, in the one safe order (see `Output`), until it wants nothing more.
     fn carry_out(&mut self) -> Result<(), StorageError> {
         loop {
-            let output = self.raft.take_output();
-            if output.is_empty() {
-                break;
+            let (mut resolved, mut stale) = (Vec::new(), Vec::new());
+            loop {
+                let output = self.raft.take_output();
+                if output.is_empty() {
+                    break;
+                }
+                self.carry_out_once(output, &mut resolved, &mut stale)?;
             }
-            self.carry_out_once(output)?;
+            // Before the answers: whoever has learnt that a report is committed finds it here.
+            self.publish();
+            for (id, resolution) in resolved {
+                self.resolve(id, resolution, &stale);
+            }
+            if !self.compact_if_due() {
+                return Ok(());
+            }
         }
-        self.compact_if_due()?;
-        self.publish();
-        Ok(())
     }
 
-    fn carry_out_once(&mut self, output: Output) -> Result<(), StorageError> {
+    /// Adds to `resolved` what became of proposals, and to `stale` the indexes at which a report turned out to be stale.
+    fn carry_out_once(
+        &mut self,
+        output: Output,
+        resolved: &mut Vec<(ProposalId, Resolution)>,
+        stale: &mut Vec<Index>,
+    ) -> Result<(), StorageError> {
         for notice in &output.notices {
             Self::tell(notice);
         }
@@ -423,10 +436,8 @@ impl<D: Disk> RaftLoop<D> {
                 }
             }
         }
-        let stale = self.apply(output.apply);
-        for (id, resolution) in output.resolved {
-            self.resolve(id, resolution, &stale);
-        }
+        stale.extend(self.apply(output.apply));
+        resolved.extend(output.resolved);
         Ok(())
     }
 
@@ -493,15 +504,15 @@ impl<D: Disk> RaftLoop<D> {
         }
     }
 
-    fn compact_if_due(&mut self) -> Result<(), StorageError> {
+    /// Tells the core to compact its log, if it is time; returns whether it was.
+    fn compact_if_due(&mut self) -> bool {
         let applied = self.raft.applied_index();
-        if applied - self.raft.snapshot_index() < self.snapshot_entries {
-            return Ok(());
+        let due = applied - self.raft.snapshot_index() >= self.snapshot_entries;
+        if due {
+            let state = self.table.to_snapshot();
+            self.raft.step(self.now(), Event::Compact { at: applied, state });
         }
-        let state = self.table.to_snapshot();
-        self.raft.step(self.now(), Event::Compact { at: applied, state });
-        let output = self.raft.take_output();
-        self.carry_out_once(output)
+        due
     }
 
     // --------------------------------------------------------------------------------------------- what is shown
