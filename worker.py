@@ -1061,6 +1061,7 @@ class Log:
         self.file = None
         # O_APPEND: whoever else writes or truncates the file (logrotate), no line overwrites another.
         if path:
+            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
             self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         self.poll = select.poll()
         self.poll.register(2, select.POLLOUT)
@@ -1182,7 +1183,7 @@ def main():
     try:
         log = Log(options.log_level, options.log_file)
     except OSError as error:
-        parser.exit(1, "worker.py: cannot open the log file %s: %s; choose another --log-file\n" % (
+        parser.exit(2, "worker.py: cannot open the log file %s: %s; choose another --log-file\n" % (
             options.log_file, error.strerror.lower()))
 
     # Python writes the number of each signal that arrives into this pair; to the loop it is one more event.

@@ -148,6 +148,13 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<ExitCode, ExitCo
 
 /// A loopback address means "myself" to whoever reads it: nodes on other machines would forward primes to themselves.
 fn check_worker(worker: SocketAddr, config: &Config) -> Result<(), String> {
+    if let Some(node) = config.nodes.iter().find(|node| [node.public, node.cluster].contains(&worker)) {
+        return Err(format!(
+            "--worker {worker}: that is an address of node {}, which would ask itself; give the worker's own, usually \
+             with port {WORKER_PORT}",
+            node.id
+        ));
+    }
     if !config::is_loopback(worker.ip()) {
         return Ok(());
     }

@@ -79,6 +79,8 @@ pub struct ClusterService {
     pub id: NodeId,
     /// Where each other node's cluster address is.
     pub peers: Vec<(NodeId, SocketAddr)>,
+    /// Both addresses of every node, this one too: no worker is there.
+    pub addresses: Vec<(NodeId, SocketAddr)>,
     /// The incarnation of this node's data directory.
     pub incarnation: u64,
     /// Checks what comes in and signs the answers.
@@ -99,50 +101,62 @@ pub struct ClusterService {
 
 impl Service for ClusterService {
     fn body_limit(&self, method: &Method, path: &str) -> Result<usize, Response> {
-        let limit = match path {
-            "/report" => REPORT_BODY_BYTES_MAX,
-            "/raft/append-entries" | "/raft/install-snapshot" => APPEND_BYTES_MAX,
-            "/raft/pre-vote" | "/raft/request-vote" | "/raft/timeout-now" | "/raft/transfer" | WATCH_PATH => {
-                RPC_BYTES_MAX
-            }
-            _ => {
-                return Err(text(
-                    404,
-                    "there is POST /report here, and what nodes say to each other under /raft/",
-                ));
-            }
-        };
-        if *method != Method::Post {
-            return Err(text(405, "only POST").with_header(header("Allow", "POST")));
+        match route(method, path) {
+            Ok((limit, _)) => Ok(limit),
+            // With a secret, strangers do not even learn what there is: first the signature is checked.
+            Err(_) if self.gate.is_signed() => Ok(RPC_BYTES_MAX),
+            Err(answer) => Err(answer),
         }
-        Ok(limit)
     }
 
     fn call(&self, request: Request) -> Response {
-        let purpose = match request.path() {
-            "/report" => Purpose::Report,
-            "/raft/transfer" => Purpose::Admin,
-            _ => Purpose::Raft,
+        let route = route(&request.method, request.path());
+        let purposes = match &route {
+            Ok((_, purpose)) => std::slice::from_ref(purpose),
+            Err(_) => &Purpose::ALL,
         };
         let opened = match self.gate.open_request(
-            "POST",
+            request.method.as_str(),
             &request.target,
             |name| request.header(name),
             &request.body,
-            &[purpose],
+            purposes,
             request.peer,
         ) {
             Ok(opened) => opened,
             Err(refusal) => return refused(&refusal),
         };
-        let answer = match request.path() {
-            "/report" => self.report(&request.body),
-            "/raft/transfer" => self.transfer(&request.body),
-            WATCH_PATH => self.watch(),
-            path => self.rpc(path, &opened, &request.body),
+        let answer = match (route, request.path()) {
+            (Err(answer), _) => answer,
+            (Ok(_), "/report") => self.report(&request.body),
+            (Ok(_), "/raft/transfer") => self.transfer(&request.body),
+            (Ok(_), WATCH_PATH) => self.watch(),
+            (Ok(_), path) => self.rpc(path, &opened, &request.body),
         };
         self.sealed(&opened, answer)
     }
+}
+
+/// How long a body may be there, and what it is for; or the answer, if nothing is there.
+fn route(method: &Method, path: &str) -> Result<(usize, Purpose), Response> {
+    let found = match path {
+        "/report" => (REPORT_BODY_BYTES_MAX, Purpose::Report),
+        "/raft/transfer" => (RPC_BYTES_MAX, Purpose::Admin),
+        "/raft/append-entries" | "/raft/install-snapshot" => (APPEND_BYTES_MAX, Purpose::Raft),
+        "/raft/pre-vote" | "/raft/request-vote" | "/raft/timeout-now" | WATCH_PATH => {
+            (RPC_BYTES_MAX, Purpose::Raft)
+        }
+        _ => {
+            return Err(text(
+                404,
+                "there is POST /report here, and what nodes say to each other under /raft/",
+            ));
+        }
+    };
+    if *method != Method::Post {
+        return Err(text(405, "only POST").with_header(header("Allow", "POST")));
+    }
+    Ok(found)
 }
 
 fn refused(refusal: &Refusal) -> Response {
@@ -170,6 +184,11 @@ impl ClusterService {
             Ok(incoming) => incoming,
             Err(error) => return text(400, &error.to_string()),
         };
+        if let Some((id, _)) = self.addresses.iter().find(|(_, address)| *address == incoming.report.worker) {
+            // It would ask itself, until no connection is left.
+            let worker = incoming.report.worker;
+            return text(400, &format!("worker: {worker} is an address of node {id}; give the worker's own"));
+        }
         self.counters.reports.fetch_add(1, Ordering::Relaxed);
         let IncomingReport { report, forward } = incoming;
         let command = ServerCommand::Report(report.clone()).to_command();
@@ -273,7 +292,9 @@ impl ClusterService {
     }
 
     fn transfer(&self, body: &[u8]) -> Response {
-        let wish: TransferRequest = match serde_json::from_slice(body) {
+        // By way of a map, since serde would take a list for the fields in their order.
+        let wish = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(body);
+        let wish: TransferRequest = match wish.and_then(|wish| serde_json::from_value(wish.into())) {
             Ok(wish) => wish,
             Err(error) => return text(400, &format!("not a transfer request: {error}")),
         };

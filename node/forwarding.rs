@@ -11,7 +11,7 @@
 //!
 //! What counts as whose failure, and what is tried again, is decided here and nowhere else:
 //! - refused, unreachable, closed or reset before a whole answer, a 200 without digits, a 5xx: the server's
-//!   failure. The next best is tried at once, at most [`SERVERS_TRIED_MAX`] in all.
+//!   failure. The next best is tried at once, until [`FAILURES_MAX`] have failed.
 //! - a 4xx: the client's. It is passed on.
 //! - not accepted in time: perhaps only busy, with a full queue. If nobody else is left to be asked, it is asked once more, and
 //!   then for as long as the request may take: its turn may come.
@@ -22,7 +22,6 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -35,8 +34,8 @@ use crate::config::Policy;
 use crate::http::ClientHandle;
 use crate::http::worker_client::{Answer, CancelHandle, WorkerClient, WorkerError};
 
-/// So many servers are tried for one request, then it has failed.
-pub const SERVERS_TRIED_MAX: usize = 3;
+/// When so many servers have failed a request, it has failed. A stalled server has not, nor has one that did not accept.
+pub const FAILURES_MAX: usize = 3;
 
 /// How often the watcher looks for requests that wait at a stalled server. It adds at most this to `stall_ms`.
 const RACE_WATCH_INTERVAL: Duration = Duration::from_millis(100);
@@ -145,6 +144,12 @@ struct RaceState {
 impl RaceState {
     fn goes_on(&self) -> bool {
         !self.over && self.winner.is_none() && !self.deadline_passed && !self.client_gone
+    }
+
+    /// Whether another server may be asked, if there is one.
+    fn may_ask_another(&self) -> bool {
+        let failed = self.failures.iter().filter(|(_, error)| *error != WorkerError::ConnectTimeout);
+        self.goes_on() && failed.count() < FAILURES_MAX
     }
 }
 
@@ -263,13 +268,12 @@ impl Forwarder {
     /// whether it is the last hope, to be waited for.
     fn begin(&self, race: &Race, cancel: &CancelHandle) -> Option<(Chosen, bool)> {
         let mut state = race.state();
-        if !state.goes_on() {
+        if !state.may_ask_another() {
             return None;
         }
         let view = self.published.view();
         let choose = |without: &[String]| self.chooser.choose(&view, self.policy, self.now(), without);
-        let next = if state.tried.len() < SERVERS_TRIED_MAX { choose(state.tried.as_slice()) } else { None };
-        let (chosen, patient) = match next {
+        let (chosen, patient) = match choose(&state.tried) {
             Some(chosen) => {
                 state.tried.push(chosen.name().to_owned());
                 (chosen, false)
@@ -320,11 +324,13 @@ impl Forwarder {
             }
             Err(error) => {
                 self.counters.failed_attempts.fetch_add(1, Ordering::Relaxed);
-                tell_failure(race, &server, worker, &error, state.tried.len());
                 if error == WorkerError::ConnectTimeout {
                     state.not_accepted.push(server.clone());
                 }
-                state.failures.push((server, error));
+                state.failures.push((server.clone(), error.clone()));
+                let next = if state.may_ask_another() { "trying the next best" } else { "giving up" };
+                let (id, n) = (&race.request_id, race.n);
+                warn!("request {id}: N={n}: server {server} ({worker}) {error}; {next}");
                 false
             }
         };
@@ -360,8 +366,16 @@ impl Forwarder {
 
     /// Starts a helper for this race.
     fn hedge(self: &Arc<Self>, race: &Arc<Race>) {
-        if !race.state().goes_on() || race.state().tried.len() >= SERVERS_TRIED_MAX {
-            return; // There is no next best for it: a helper would find nothing to do.
+        let tried = {
+            let state = race.state();
+            if !state.may_ask_another() {
+                return;
+            }
+            state.tried.clone()
+        };
+        let view = self.published.view();
+        if view.by_load().iter().all(|server| tried.contains(&server.report().server)) {
+            return; // There is no next best: a helper would find nothing to do.
         }
         if self.helpers.fetch_add(1, Ordering::Relaxed) >= HELPERS_MAX {
             self.helpers.fetch_sub(1, Ordering::Relaxed);
@@ -369,7 +383,7 @@ impl Forwarder {
             return;
         }
         self.counters.hedges.fetch_add(1, Ordering::Relaxed);
-        let slow = race.state().tried.join(", ");
+        let slow = tried.join(", ");
         info!(
             "request {}: N={} waits at {slow}, which has stalled; also sent to the next best",
             race.request_id, race.n
@@ -405,9 +419,4 @@ impl Drop for Helping {
         self.race.changed.notify_all();
         self.forwarder.helpers.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-fn tell_failure(race: &Race, server: &str, worker: SocketAddr, error: &WorkerError, tried: usize) {
-    let next = if tried < SERVERS_TRIED_MAX { "trying the next best" } else { "giving up" };
-    warn!("request {}: N={}: server {server} ({worker}) {error}; {next}", race.request_id, race.n);
 }

@@ -205,6 +205,11 @@ fn run(
         Arc::new(ClusterService {
             id,
             peers: peer_addresses.clone(),
+            addresses: config
+                .nodes
+                .iter()
+                .flat_map(|node| [(node.id, node.public), (node.id, node.cluster)])
+                .collect(),
             incarnation,
             gate: Arc::clone(&gate),
             seal: seal.clone(),

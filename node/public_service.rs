@@ -40,8 +40,7 @@ const REQUEST_ID_CHARS_MAX: usize = 64;
 const LOOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What N must be, for whoever sent something else.
-const N_RULE: &str =
-    "N must be a whole number from 1 on, in decimal digits, as in /10001 for the 10001st prime";
+const N_RULE: &str = "N must be a whole number from 1 to 18446744073709551615, in decimal digits, as in /10001 for the 10001st prime";
 
 /// Counts since the start, for `/metrics`.
 #[derive(Debug, Default)]
@@ -264,7 +263,9 @@ impl PublicService {
                 text(504, "no server answered within request_timeout_ms")
             }
             Err(Failure::ClientGone) => {
-                info!("request {request_id}: N={n} given up after {ms:.1} ms: its client has gone");
+                info!(
+                    "request {request_id}: N={n} given up after {ms:.1} ms: its client closed the connection"
+                );
                 // For one that has closed its sending side only.
                 text(504, "you closed your side of the connection, and this took long")
             }

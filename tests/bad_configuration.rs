@@ -124,7 +124,7 @@ fn a_bad_file_is_named_with_key_and_mend_by_each_program() {
     }
     std::fs::write(&file, GOOD).expect("our own file");
     let output = run(NODE, &["--config", "cluster.toml", "--id", "2"], directory.path());
-    assert_refused(&output, "rakit-node", &["cluster.toml", "no node has id 2", "--id"]);
+    assert_refused(&output, "rakit-node", &["cluster.toml", "no node has id 2", "give one of 1"]);
     let output = run(NODE, &["--config", "nowhere.toml", "--id", "1"], directory.path());
     assert_refused(&output, "rakit-node", &["nowhere.toml"]);
 }

@@ -103,7 +103,7 @@ fn nodes_are_sorted_and_found_by_id() {
     let error = config.node(7).expect_err("no such node").to_string();
     assert_eq!(
         error,
-        "some/cluster.toml: [[node]] id: no node has id 7; give --id one of 2, 12, 30, or add the node"
+        "some/cluster.toml: [[node]] id: no node has id 7; give one of 2, 12, 30, or add the node"
     );
 }
 

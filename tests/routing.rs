@@ -400,21 +400,58 @@ fn after_the_deadline_nobody_else_is_asked() {
     assert_eq!((slow.requests(), other.requests()), (1, 0), "a retry would double the cost");
 }
 
-/// A full queue may mean "busy": who has nobody else to ask waits for the turn.
+/// Three servers that hang are three that have not failed: the fourth is asked.
 #[test]
-fn a_worker_whose_queue_is_full_is_waited_for_if_there_is_no_other() {
-    let cluster = Cluster::start(ClusterOptions::nodes(1));
+fn however_many_servers_hang_the_one_that_does_not_is_asked() {
+    let cluster = Cluster::start(ClusterOptions { stall_ms: 200, ..ClusterOptions::nodes(1) });
+    let hung: Vec<_> = (1..=4).map(|number| Worker::start(number, Behaviour::Holds)).collect();
+    let good = Worker::good(5);
+    let daemon = |(at, worker): (usize, &Worker)| {
+        Reporter::start(&cluster, &format!("hung-{at}"), worker.address(), 0.0, REPORT_INTERVAL)
+    };
+    let _hung_daemons: Vec<_> = hung.iter().enumerate().map(daemon).collect();
+    let _good_daemon = Reporter::start(&cluster, "good", good.address(), 90.0, REPORT_INTERVAL);
+    for server in ["hung-0", "hung-1", "hung-2", "hung-3", "good"] {
+        cluster.wait_for_server(server, "alive", |server| server["alive"] == true);
+    }
+    assert_answered_by(&cluster.get(1, "/5"), "good", &good, 5);
+    assert_eq!(hung.iter().map(Worker::requests).collect::<Vec<_>>(), [1; 4], "each was asked before it");
+}
+
+/// A listener with a queue that strangers have filled, until a handshake is not answered any more. It is free when they go.
+fn full_queue() -> (TcpListener, Vec<TcpStream>) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
     socket.listen(1).expect("nobody else listens there");
     let listener = TcpListener::from(socket);
     let address = listener.local_addr().expect("it is bound");
-    // Strangers fill its queue, until a handshake is not answered any more.
-    let mut queue = Vec::new();
+    let mut strangers = Vec::new();
     while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
-        queue.push(stream);
-        assert!(queue.len() < 16, "the queue never filled");
+        strangers.push(stream);
+        assert!(strangers.len() < 16, "the queue never filled");
     }
+    (listener, strangers)
+}
+
+/// Nor has one failed that does not accept the connection: whoever is left is asked, whatever has failed before.
+#[test]
+fn a_worker_whose_queue_is_full_is_not_waited_for_if_there_is_another() {
+    let cluster = Cluster::start(ClusterOptions::nodes(1));
+    let (refusing, other_refusing, good) = (Worker::refusing(1), Worker::refusing(2), Worker::good(3));
+    let (listener, _strangers) = full_queue();
+    cluster.report("r1", &refusing, 1.0);
+    cluster.report("r2", &other_refusing, 2.0);
+    cluster.send_report(Report::new("busy", listener.local_addr().expect("it is bound"), 3.0));
+    cluster.report("good", &good, 90.0);
+    assert_answered_by(&cluster.get(1, "/5"), "good", &good, 5);
+}
+
+/// A full queue may mean "busy": who has nobody else to ask waits for the turn.
+#[test]
+fn a_worker_whose_queue_is_full_is_waited_for_if_there_is_no_other() {
+    let cluster = Cluster::start(ClusterOptions::nodes(1));
+    let (listener, mut queue) = full_queue();
+    let address = listener.local_addr().expect("it is bound");
     cluster.send_report(Report::new("busy", address, 100.0));
     let client = ask(&cluster, 1, "/25");
     cluster.wait_for("it waits for its turn", || {
@@ -450,7 +487,9 @@ fn a_request_whose_client_has_gone_is_cut_off_at_the_worker() {
     drop(client);
     cluster.wait_for_server("s1", "free", |server| server["in_flight"] == 0);
     cluster.wait_for("the log tells", || {
-        let told = |line: &str| line.contains("N=5 given up after") && line.ends_with("its client has gone");
+        let told = |line: &str| {
+            line.contains("N=5 given up after") && line.ends_with("its client closed the connection")
+        };
         cluster.log_text(1).lines().any(told).then_some(())
     });
 }

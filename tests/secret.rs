@@ -174,8 +174,10 @@ fn every_route_refuses_what_is_not_signed_for_it_and_changes_nothing() {
                 );
                 assert_eq!(refused(&cluster, id, reason), count + 1, "{path} {reason} is not counted");
             }
+            let count = refused(&cluster, id, "malformed");
             let malformed = with(fresh(), "X-Rakit-Signature", "v2:00");
-            assert_eq!(post(address, path, &malformed, body).0, 400, "{path}");
+            assert_eq!(post(address, path, &malformed, body).0, 401, "{path}");
+            assert_eq!(refused(&cluster, id, "malformed"), count + 1, "{path}");
         }
     }
     assert_eq!(state(&cluster), before);

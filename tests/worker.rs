@@ -670,7 +670,12 @@ fn help_version_and_log_file() {
     worker.wait_for_log("stopped");
     assert!(fs::read_to_string(&file).unwrap().lines().any(|logged| logged == line));
 
-    let missing = directory.path().join("missing/worker.log");
-    let (code, _stdout, stderr) = run(&["--port", "0", "--log-file", missing.to_str().unwrap()]);
-    assert_eq!((code, stderr.lines().count()), (Some(1), 1), "{stderr}");
+    // A directory that is missing is made, as the other programs do; what cannot be made is bad usage.
+    let below_a_file = file.join("worker.log");
+    let (code, _stdout, stderr) = run(&["--port", "0", "--log-file", below_a_file.to_str().unwrap()]);
+    assert_eq!((code, stderr.lines().count()), (Some(2), 1), "{stderr}");
+    let deeper = directory.path().join("missing/worker.log");
+    let worker = Worker::start(&["--log-file", deeper.to_str().unwrap()]);
+    worker.wait_for_log("started");
+    assert!(fs::read_to_string(&deeper).unwrap().contains("started"));
 }

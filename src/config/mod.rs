@@ -163,8 +163,7 @@ impl Config {
     pub fn node(&self, id: NodeId) -> Result<&Node, ConfigError> {
         self.nodes.iter().find(|node| node.id == id).ok_or_else(|| {
             let ids: Vec<String> = self.nodes.iter().map(|node| node.id.to_string()).collect();
-            let complaint =
-                format!("no node has id {id}; give --id one of {}, or add the node", ids.join(", "));
+            let complaint = format!("no node has id {id}; give one of {}, or add the node", ids.join(", "));
             ConfigError::new(&self.path, None, "[[node]] id", complaint)
         })
     }

@@ -91,7 +91,7 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    const ALL: [Self; 3] = [Self::Raft, Self::Report, Self::Admin];
+    pub(crate) const ALL: [Self; 3] = [Self::Raft, Self::Report, Self::Admin];
 
     /// As it stands in [`HEADER_PURPOSE`].
     pub fn name(self) -> &'static str {
@@ -178,11 +178,9 @@ impl Refusal {
         Self { kind, detail: detail.into() }
     }
 
-    /// The status of the HTTP answer: 400 for what is no request of this protocol, 503 if this node has no room to
-    /// remember the sender, else 401.
+    /// The status of the HTTP answer: 503 if this node has no room to remember the sender, else 401.
     pub fn status(&self) -> u16 {
         match self.kind {
-            RefusalKind::Malformed => 400,
             RefusalKind::NonceCacheFull => 503,
             _ => 401,
         }

@@ -59,6 +59,8 @@ pub struct Session {
     programs: Programs,
     children: Children,
     story: Story,
+    /// `ready` was said.
+    is_ready: bool,
     screen: Screen,
     events: Receiver<Event>,
     /// For the poller's threads.
@@ -90,6 +92,7 @@ impl Session {
         let addresses: Vec<SocketAddr> = layout.node_ids().map(|id| layout.public(id)).collect();
         let mut session = Session {
             story: Story::new(&addresses),
+            is_ready: false,
             screen: Screen::new(),
             children: Children::default(),
             began_ms: now_ms(),
@@ -276,6 +279,7 @@ impl Session {
             shown(&self.layout.pids_file())
         ));
         self.tell("ready");
+        self.is_ready = true;
         let mut next_draw = Instant::now();
         loop {
             if Instant::now() >= next_draw {
@@ -326,12 +330,12 @@ impl Session {
         let Some(child) = self.children.get(part) else { return };
         let Some(status) = child.ended else { return };
         let command = self.programs.by_hand(&self.layout, part, self.worker_pid(part));
-        let line = format!(
-            "{} (pid {}) {}; the cluster goes on; to start it again: {command}",
-            part.name(),
-            child.pid,
-            how(status)
-        );
+        let died = format!("{} (pid {}) {}", part.name(), child.pid, how(status));
+        // Before that, the whole attempt ends: see `tell_last_words`.
+        let line = match self.is_ready {
+            true => format!("{died}; the cluster goes on; to start it again: {command}"),
+            false => died,
+        };
         self.tell(&line);
     }
 

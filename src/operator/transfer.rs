@@ -110,7 +110,7 @@ fn order(config: &Config, leader: &Node, to: Option<NodeId>) -> Result<(), Failu
     let secret = config.secret.as_deref().map(Secret::parse).transpose();
     let secret = secret
         .and_then(|secret| secret.map(Secret::whole).transpose())
-        .map_err(|error| Failure::usage(format!("cluster.toml: secret_file: {error}")))?;
+        .map_err(|error| Failure::usage(format!("{}: secret_file: {error}", config.path.display())))?;
     let seal = Seal::new(&config.cluster_name, SENDER, secret.as_ref())
         .map_err(|error| Failure::other(format!("no randomness for signing: {error}")))?;
     let body = serde_json::to_vec(&TransferRequest { to })

@@ -54,8 +54,9 @@ DIR/data          what the nodes have agreed on; the next `rakit up` goes on fro
 DIR/logs          a log per process
 DIR/pids.json     the process ids, e.g. to kill one: kill -9 $(jq '.[\"node-1\"]' DIR/pids.json)
 
-Prints `ready` when every node answers, a leader is known and every server is alive. A process that dies is told, not
-started again; the line tells how to do so by hand. Ctrl-C, SIGTERM or SIGHUP stops them all; a second Ctrl-C at once.";
+Prints `ready` when every node answers, a leader is known and every server is alive. A process that
+dies is told, not started again; the line tells how to do so by hand. Ctrl-C, SIGTERM or SIGHUP
+stops them all; a second Ctrl-C at once.";
 
 /// Runs a cluster until it is told to stop.
 ///

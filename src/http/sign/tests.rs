@@ -162,7 +162,7 @@ fn each_refusal() {
         let refusal = open(&gate(), &message, NOW).unwrap_err();
         assert_eq!(refusal.kind, expected, "{refusal}");
         assert!(refusal.detail.contains(words), "{refusal}");
-        assert_eq!(refusal.status(), if expected == RefusalKind::Malformed { 400 } else { 401 });
+        assert_eq!(refusal.status(), 401);
     }
     let born_late = Gate::new_at("lab", "node-1", Some(&secret()), NOW + 5).unwrap();
     let refusal = open(&born_late, &vote(NOW), NOW + 6).unwrap_err();
