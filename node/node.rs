@@ -301,7 +301,9 @@ fn run(
     if cut_off > 0 {
         warn!("stop: {cut_off} connections of clients were cut off after {} s", PUBLIC_DRAIN.as_secs());
     }
-    hand_over(id, &standing, &consensus, patience);
+    if config.nodes.len() > 1 {
+        hand_over(id, &standing, &consensus, patience);
+    }
     drop(stopping_sender);
     cluster_server.stop(CLUSTER_DRAIN);
     drop(loop_stop_sender);

@@ -247,7 +247,7 @@ impl PublicService {
                 response.with_header(header("X-Rakit-Server", &server))
             }
             Err(Failure::NoServer) => {
-                info!("request {request_id}: N={n} answered 503: no server is alive");
+                info!("request {request_id}: N={n} answered 503: no server is alive with its worker up");
                 text(503, "no server is alive with its worker up; try again when one reports")
                     .with_header(header("Retry-After", &self.retry_after()))
             }

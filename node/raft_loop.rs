@@ -291,7 +291,8 @@ impl<D: Disk> RaftLoop<D> {
                 warn!(
                     "peer node {peer}: runs on another data directory than before (incarnation {before:016x} is now \
                      {incarnation:016x}); if it was wiped, a vote it gave may be forgotten: wipe one node at a time, \
-                     and only while all others are up ({more} more like it since the last such line)"
+                     and only while all others are up{}",
+                    more_like_it(more)
                 );
             }
             self.raft.step(self.now(), Event::PeerReset { peer });
@@ -548,7 +549,7 @@ impl<D: Disk> RaftLoop<D> {
         match notice {
             Notice::Suspicious { .. } => {
                 if let Some(more) = SUSPICIOUS.allow(Instant::now()) {
-                    warn!("{notice} ({more} more like it since the last such line)");
+                    warn!("{notice}{}", more_like_it(more));
                 }
             }
             Notice::VoteReceived { .. } => debug!("{notice}"),
@@ -563,6 +564,11 @@ impl<D: Disk> RaftLoop<D> {
             _ => info!("{notice}"),
         }
     }
+}
+
+/// What a line that is told at a bounded rate says of those that were not.
+fn more_like_it(more: u64) -> String {
+    if more == 0 { String::new() } else { format!(" ({more} more like it since the last such line)") }
 }
 
 /// One line for each change that a person wants to see; none for a report that only brought a new load.

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::error::ErrorKind;
 use log::{LevelFilter, info, warn};
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 
@@ -64,7 +65,12 @@ pub fn parse<Cli: clap::Parser>(arguments: impl IntoIterator<Item = OsString>) -
     Cli::try_parse_from(arguments).map_err(|error| {
         if error.use_stderr() {
             let name = Cli::command().get_name().to_owned();
-            let told = usage_line(&error.to_string());
+            let told = match error.kind() {
+                ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                    "what shall it do? A command is missing".to_owned()
+                }
+                _ => usage_line(&error.to_string()),
+            };
             refuse(&name, &format!("{told} (see {name} --help)"))
         } else {
             // A closed pipe (`rakit --help | head -1`) is no failure.

@@ -44,6 +44,8 @@ pub struct Server {
     pub cores: u64,
     /// Whether it lives, by consensus.
     pub alive: bool,
+    /// Whether its worker listened at its last committed report: without, no request goes there.
+    pub worker_up: bool,
     /// When its daemon started, milliseconds since 1970.
     pub epoch: u64,
     /// Requests of this node that it has not answered yet.
@@ -206,6 +208,7 @@ pub mod tests {
                 cpu: 12.5,
                 cores: 2,
                 alive: true,
+                worker_up: true,
                 epoch: 1,
                 in_flight: node,
             }],

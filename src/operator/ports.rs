@@ -18,6 +18,9 @@ pub fn obstacle(address: SocketAddr) -> Option<String> {
         Ok(_) => None,
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Some(match holder(address.port()) {
             Some(holder) => format!("is taken by {holder}"),
+            None if is_ending(address.port()) => {
+                "is kept by a connection that has just ended (TIME_WAIT), for a minute at most".to_string()
+            }
             None => "is taken by a process that this user may not look into".to_string(),
         }),
         Err(error) => Some(format!("can't be had: {error}")),
@@ -35,6 +38,11 @@ fn holder(port: u16) -> Option<String> {
     let process = sockets.iter().find_map(|entry| owner(entry.inode))?;
     let name = process.stat().map(|stat| stat.comm).unwrap_or_else(|_| "a process".to_string());
     Some(format!("{name} (pid {})", process.pid))
+}
+
+/// Whether a connection from or to this port has ended, and the kernel keeps its address for a while (RFC 9293, 3.3.2).
+fn is_ending(port: u16) -> bool {
+    sockets().iter().any(|entry| entry.local_address.port() == port && entry.state == TcpState::TimeWait)
 }
 
 /// All TCP sockets of this machine, of both address families; a table that can't be read counts as empty.

@@ -127,7 +127,8 @@ impl Session {
         let started = self.children.start(part, &invocation, &self.layout.log_file(part));
         let pid =
             started.map_err(|error| Failure::other(format!("{} can't be started: {error}", part.name())))?;
-        log::info!("{} started (pid {pid}): {}", part.name(), invocation.shell_line());
+        let by_hand = self.programs.by_hand(&self.layout, part, self.worker_pid(part));
+        log::info!("{} started (pid {pid}); by hand that is: {by_hand}", part.name());
         Ok(())
     }
 

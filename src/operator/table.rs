@@ -126,7 +126,12 @@ pub fn servers(answers: &[Answer], remark: impl Fn(&str) -> Option<String>, widt
     for server in &belief.servers {
         let mut cells = vec![
             server.id.clone(),
-            if server.alive { "alive" } else { "dead" }.to_string(),
+            match (server.alive, server.worker_up) {
+                (true, true) => "alive",
+                (true, false) => "alive, no worker",
+                (false, _) => "dead",
+            }
+            .to_string(),
             format!("{:.1}", server.cpu),
             server.cores.to_string(),
             in_flight(answers, &server.id).to_string(),
@@ -162,6 +167,17 @@ mod tests {
                 "server-1  alive   12.5      2          1  127.0.0.1:10001  daemon was killed by signal 9",
             ]
         );
+    }
+
+    #[test]
+    fn a_server_that_gets_no_request_does_not_look_like_one_that_does() {
+        let mut down = belief(1);
+        down.servers[0].worker_up = false;
+        let row = servers(&answers(vec![Ok(down.clone())]), |_| None, 200).remove(1);
+        assert!(row.starts_with("server-1  alive, no worker  "), "{row}");
+        down.servers[0].alive = false;
+        let row = servers(&answers(vec![Ok(down)]), |_| None, 200).remove(1);
+        assert!(row.starts_with("server-1  dead  "), "{row}");
     }
 
     #[test]

@@ -96,10 +96,10 @@ fn refuse_taken_ports(layout: &Layout) -> Result<(), Failure> {
         others => format!(" (and {others} more)"),
     };
     let mend = match free_base_port(layout) {
-        Some(port) => format!("free is, for example, --base-port {port}"),
+        Some(port) => format!("give --base-port {port}, for example, where all are free"),
         None => "give another --base-port".to_string(),
     };
-    Err(Failure::other(format!("{first}{others}; stop that process, or {mend}")))
+    Err(Failure::other(format!("{first}{others}; free it, or {mend}")))
 }
 
 fn obstacle((address, purpose): (SocketAddr, String)) -> Option<String> {
