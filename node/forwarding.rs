@@ -344,17 +344,21 @@ impl Forwarder {
     /// Watches over all requests in flight until `stop` is closed: what waits at a stalled server gets a helper, and what nobody
     /// waits for is cut off.
     pub fn watch_races(self: &Arc<Self>, stop: &Receiver<()>) {
-        // Tickets that are told once, and whose race was not noted yet: its thread is between the two.
-        let mut early = Vec::new();
+        // Each ticket is told once. Here is what could not be done about it at once.
+        let mut later = Vec::new();
         while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(RACE_WATCH_INTERVAL) {
             let view = self.published.view();
             let told = self.chooser.hedges(&view, self.now());
-            for ticket in std::mem::take(&mut early).into_iter().chain(told.iter().copied()) {
+            for ticket in std::mem::take(&mut later).into_iter().chain(told.iter().copied()) {
                 let race = self.races().get(&ticket).and_then(Weak::upgrade);
-                match race {
+                let done = match race {
+                    // If there is no other server, one may come.
                     Some(race) => self.hedge(&race),
-                    None if told.contains(&ticket) => early.push(ticket),
-                    None => {} // It has ended.
+                    // It has ended; or it was told of before its thread has noted it.
+                    None => !told.contains(&ticket),
+                };
+                if !done {
+                    later.push(ticket);
                 }
             }
             let races: Vec<Arc<Race>> = self.races().values().filter_map(Weak::upgrade).collect();
@@ -364,23 +368,23 @@ impl Forwarder {
         }
     }
 
-    /// Starts a helper for this race.
-    fn hedge(self: &Arc<Self>, race: &Arc<Race>) {
+    /// Starts a helper for this race; `false` if there is no other server that it could ask.
+    fn hedge(self: &Arc<Self>, race: &Arc<Race>) -> bool {
         let tried = {
             let state = race.state();
             if !state.may_ask_another() {
-                return;
+                return true;
             }
             state.tried.clone()
         };
         let view = self.published.view();
         if view.by_load().iter().all(|server| tried.contains(&server.report().server)) {
-            return; // There is no next best: a helper would find nothing to do.
+            return false;
         }
         if self.helpers.fetch_add(1, Ordering::Relaxed) >= HELPERS_MAX {
             self.helpers.fetch_sub(1, Ordering::Relaxed);
             self.counters.hedges_denied.fetch_add(1, Ordering::Relaxed);
-            return;
+            return true;
         }
         self.counters.hedges.fetch_add(1, Ordering::Relaxed);
         let slow = tried.join(", ");
@@ -396,6 +400,7 @@ impl Forwarder {
         if let Err(error) = thread.spawn(helper) {
             warn!("request {}: no thread for a helper: {error}", race.request_id);
         }
+        true
     }
 
     fn races(&self) -> MutexGuard<'_, HashMap<TicketId, Weak<Race>>> {

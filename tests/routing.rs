@@ -418,6 +418,19 @@ fn however_many_servers_hang_the_one_that_does_not_is_asked() {
     assert_eq!(hung.iter().map(Worker::requests).collect::<Vec<_>>(), [1; 4], "each was asked before it");
 }
 
+/// Also one that came later: what waits at the server that hangs is sent there.
+#[test]
+fn a_server_that_comes_while_the_only_one_hangs_answers_what_waits() {
+    let cluster = Cluster::start(ClusterOptions { stall_ms: 200, ..ClusterOptions::nodes(1) });
+    let (hung, good) = (Worker::start(1, Behaviour::Holds), Worker::good(2));
+    let _hung_daemon = Reporter::start(&cluster, "hung", hung.address(), 0.0, REPORT_INTERVAL);
+    cluster.wait_for_server("hung", "alive", |server| server["alive"] == true);
+    let client = ask(&cluster, 1, "/5");
+    cluster.wait_for_server("hung", "stalled", |server| server["stalled"] == true);
+    let _good_daemon = Reporter::start(&cluster, "good", good.address(), 90.0, REPORT_INTERVAL);
+    assert_answered_by(&client.join().expect("an answer"), "good", &good, 5);
+}
+
 /// A listener with a queue that strangers have filled, until a handshake is not answered any more. It is free when they go.
 fn full_queue() -> (TcpListener, Vec<TcpStream>) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
