@@ -20,7 +20,7 @@ use super::peers::{ReplyEnvelope, RequestEnvelope, node_id, node_name, path_of};
 use super::raft_loop::{ConsensusInput, ReportOutcome, ServiceInput, one_reply};
 use super::standing::StandingBoard;
 use crate::balancer::report::REPORT_BODY_BYTES_MAX;
-use crate::balancer::{IncomingReport, Report, ServerCommand};
+use crate::balancer::{IncomingReport, Report, SERVERS_MAX, ServerCommand};
 use crate::http::client::{Client, ClientTimeouts};
 use crate::http::message::{Request, Response, header, json, text, with_headers};
 use crate::http::server::Service;
@@ -215,6 +215,9 @@ impl ClusterService {
                 None => json(202, &json!({"leader": leader})),
             },
             Ok(ReportOutcome::Busy) => unavailable("leadership is being handed over; try again"),
+            Ok(ReportOutcome::TableFull) => {
+                unavailable(&format!("the table holds {SERVERS_MAX} living servers, and no more fit"))
+            }
             // Trap 35: this is not a failure. Reporting again is safe: what is not newer changes nothing.
             Ok(ReportOutcome::Unknown) | Err(_) => {
                 unavailable("unknown: leadership was lost before the commit; the report may or may not count")

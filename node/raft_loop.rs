@@ -132,6 +132,8 @@ pub enum ReportOutcome {
     Unknown,
     /// Nothing was written: leadership is being handed over, or too much is waiting for a majority.
     Busy,
+    /// Nothing was written: the table holds as many living servers as it can.
+    TableFull,
 }
 
 /// Who waits for a proposal.
@@ -331,6 +333,10 @@ impl<D: Disk> RaftLoop<D> {
             let index = record.reported_at;
             let term = self.raft.log().term_at(index).unwrap_or(self.raft.hard_state().term);
             let _ = outcome.send(ReportOutcome::Committed { index, term, stale: true });
+            return;
+        }
+        if !self.table.has_room_for(&report.server) {
+            let _ = outcome.send(ReportOutcome::TableFull);
             return;
         }
         // Of one server, the newest report of the batch goes into the log; whoever sent an older one gets its answer.

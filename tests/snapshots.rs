@@ -17,6 +17,7 @@ use rakit::balancer::{Report, ServerCommand};
 use rakit::raft::{Entry, Record};
 use system::PATIENCE;
 use system::cluster::{Cluster, ClusterOptions, NodeId};
+use system::reports::Report as ServerReport;
 
 /// A compaction every so many reports.
 const SNAPSHOT_ENTRIES: u64 = 50;
@@ -116,6 +117,27 @@ fn ten_thousand_reports_leave_every_digest_equal() {
     cluster.wait_for_equal_digests();
     assert_kept(&cluster, &outcome.promises);
     assert_sound(&cluster);
+}
+
+/// A report that the table would not let in is not acknowledged, and costs no entry in the log.
+#[test]
+fn a_server_too_many_is_turned_away() {
+    let cluster = Cluster::start(ClusterOptions::nodes(1));
+    let names = names("lab-", 1_024);
+    let deadline = Instant::now() + PATIENCE;
+    while cluster.status(1)["servers"].as_array().expect("a list").len() < names.len() {
+        assert!(Instant::now() < deadline, "not every server was let in");
+        post(&cluster, &names, 1_024);
+    }
+    let before = number(&cluster, 1, "last_index");
+    let worker = "127.0.0.1:1".parse().expect("an address");
+    let (status, said) =
+        cluster.post_report(1, &ServerReport::new("one-more", worker, 1.0)).expect("an answer");
+    assert_eq!(status, 503, "{said}");
+    assert!(said.as_str().is_some_and(|said| said.contains("1024 living servers")), "{said}");
+    assert_eq!(number(&cluster, 1, "last_index"), before);
+    let known = cluster.post_report(1, &ServerReport::new(&names[0], worker, 1.0)).expect("an answer");
+    assert_eq!(known.0, 200, "who is in may report: {known:?}");
 }
 
 #[test]

@@ -190,6 +190,14 @@ impl ServerTable {
         self.servers.get(server).is_none_or(|record| stamp > record.report.stamp())
     }
 
+    /// Whether a report of this server would be let in: it is known, there is room, or somebody dead can make room. The leader
+    /// proposes no other.
+    pub fn has_room_for(&self, server: &str) -> bool {
+        self.servers.len() < SERVERS_MAX
+            || self.servers.contains_key(server)
+            || self.servers.values().any(|record| !record.alive)
+    }
+
     /// The digest of the replicated state: 32 hexadecimal characters. Equal on all nodes with the same applied index.
     pub fn digest(&self) -> String {
         digest(self.ignored, self.servers.values().map(|record| &**record))
@@ -392,8 +400,10 @@ pub(super) mod tests {
         let change = log.report(report("new", 1.0, 1, 1));
         assert!(matches!(change, Change::Ignored(_)), "all are alive: {change:?}");
         assert_eq!((log.0.servers().len(), log.0.ignored()), (SERVERS_MAX, 1));
+        assert!(!log.0.has_room_for("new") && log.0.has_room_for("s7"));
         assert_eq!(log.report(report("s7", 2.0, 1, 2)), Change::Updated, "those inside still report");
         log.apply(&dead("s9", 1, 1));
+        assert!(log.0.has_room_for("new"), "in the place of the dead one");
         log.apply(&dead("s3", 1, 1));
         assert_eq!(log.report(report("new", 1.0, 1, 1)), Change::New { evicted: Some("s9".to_owned()) });
         assert_eq!(log.report(report("newer", 1.0, 1, 1)), Change::New { evicted: Some("s3".to_owned()) });
