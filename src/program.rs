@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn a_parent_that_is_gone_is_noticed() {
         // The test's own parent lives; the next process id is not it. (The kernel's part is tested with real
-        // processes in tests/daemon.rs; here nothing may be armed for long, as test threads come and go.)
+        // processes in tests/system/daemon.rs; here nothing may be armed for long, as test threads come and go.)
         let parent = rustix::process::getppid().expect("a test has a parent").as_raw_pid();
         let gone = stop_with_parent(parent + 1);
         rustix::process::set_parent_process_death_signal(None).expect("disarms");

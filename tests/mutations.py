@@ -27,16 +27,16 @@ ROOT = Path(__file__).resolve().parent.parent
 # test that hangs has noticed too.
 SUITES = {
     "src/raft": [
-        ["--test", "raft_transcripts", "--test", "raft_paper", "--test", "raft_thesis", "--test", "raft_limits"],
-        ["--test", "raft_properties"],
-        ["--test", "simulator"],
-        ["--test", "raft_explore"],
+        ["--test", "raft", "--", "transcripts::", "paper::", "thesis::", "limits::"],
+        ["--test", "raft", "properties::"],
+        ["--test", "simulation"],
+        ["--test", "raft", "explore::"],
     ],
     "src/storage": [
-        ["--test", "storage_crash", "--test", "storage_corruption", "--test", "storage_format"],
-        ["--test", "simulator"],
+        ["--test", "storage"],
+        ["--test", "simulation"],
     ],
-    "src/balancer": [["--lib", "balancer"], ["--test", "simulator"]],
+    "src/balancer": [["--lib", "balancer"], ["--test", "simulation"]],
 }
 SUITE_SECONDS_MAX = 900
 # The simulator runs over each mutant with so many seeds: twice as many as in `cargo test`. A seed that never ends has seen
@@ -193,7 +193,7 @@ def killed_by(tree, environment, file):
 
 def seeds_until_seen(tree, environment):
     """How many seeds the simulator ran until one failed, in words."""
-    command = ["cargo", "test", "--quiet", "--test", "simulator", "seeds_break_nothing"]
+    command = ["cargo", "test", "--quiet", "--test", "simulation", "seeds_break_nothing"]
     environment = dict(environment, RAKIT_SIM_SEEDS=str(SIMULATOR_SEEDS))
     try:
         run = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True,

@@ -16,7 +16,7 @@
 //!
 //! * [`Storage`] is the door: `open`, `append`, `compact`. The Raft loop of a node is its only caller.
 //! * [`Disk`] is the handful of operations on a directory that durability needs; [`DirectoryDisk`] does them for real,
-//!   and `tests/sim/disk.rs` does them in memory, with every fault that we could think of.
+//!   and `tests/simulation/disk.rs` does them in memory, with every fault that we could think of.
 //! * [`State`] folds records into the state they mean. It is the only place that knows what may follow what, and it
 //!   checks twice: each record before it is written, and again when it is read.
 //! * `line` is the form of one line, `recovery` the reading of a directory and the judgement over it.

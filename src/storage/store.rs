@@ -1,7 +1,7 @@
 //! The door to the disk: open it, append to it, compact it. Called by the Raft loop of a node, and by nobody else.
 //!
 //! The order of the steps in this file is what the whole room is for. Each step says what a crash before it and after it
-//! leaves behind; `tests/storage_crash.rs` crashes at every one of them.
+//! leaves behind; `tests/storage/crash.rs` crashes at every one of them.
 
 use std::io;
 

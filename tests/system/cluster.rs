@@ -1,441 +1,716 @@
-//! A cluster of real `rakit-node`s, each a process of its own, which a test kills, pauses and starts again.
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
-use std::io::Write as _;
-use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+//! Real nodes agree: one leader, the same state everywhere, and nothing that was acknowledged is lost, whoever is killed or
+//! paused. What a stranger may rely on is in the contract (docs/protocol.md); these tests hold the programs to it.
 
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use super::http::{self, Answer};
-use super::ports::KeptPort;
-use super::{LOOK_AGAIN, PATIENCE};
+use serde_json::{Value, json};
 
-/// A node's id: 1, 2, …
-pub type NodeId = u64;
+use crate::programs::cluster::{Cluster, ClusterOptions, NodeId};
+use crate::programs::http;
+use crate::programs::reports::{Acknowledged, EPOCH, Report, Reporter};
+use crate::programs::workers::Worker;
 
-/// The name of every cluster here.
-pub const CLUSTER_NAME: &str = "systest";
+/// How often the played daemons report: often, so that much is under way when a node dies.
+const REPORT_INTERVAL: Duration = Duration::from_millis(50);
 
-/// So many lines of each node's log are shown when a test fails.
-const LOG_TAIL_LINES: usize = 40;
-
-/// What differs from cluster to cluster; the rest stays at the programs' defaults.
-#[derive(Clone, Debug)]
-pub struct ClusterOptions {
-    pub nodes: u64,
-    /// Signs everything on the cluster addresses.
-    pub secret: Option<String>,
-    pub heartbeat_ms: u64,
-    pub election_timeout_ms: (u64, u64),
-    pub snapshot_entries: u64,
-    pub policy: &'static str,
-    pub server_timeout_ms: u64,
-    pub report_interval_ms: u64,
-    pub request_timeout_ms: u64,
-    pub stall_ms: u64,
-    pub log_level: &'static str,
+/// Clients that never rest, each at one node; every failure is kept.
+struct Load {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+    failures: Arc<Mutex<Vec<String>>>,
+    clients: Vec<JoinHandle<()>>,
 }
 
-impl Default for ClusterOptions {
-    /// Three nodes. Servers stay alive without reports for as long as a test may take, and nothing stalls, unless a test is
-    /// about just that.
-    fn default() -> Self {
-        Self {
-            nodes: 3,
-            secret: None,
-            heartbeat_ms: 100,
-            election_timeout_ms: (500, 1_000),
-            snapshot_entries: 10_000,
-            policy: "lowest-cpu",
-            server_timeout_ms: 600_000,
-            report_interval_ms: 1_000,
-            request_timeout_ms: 300_000,
-            stall_ms: 600_000,
-            log_level: "info",
+impl Load {
+    /// One client for each of these nodes; any of the `workers` may answer.
+    fn start(cluster: &Cluster, nodes: &[NodeId], workers: &[&Worker]) -> Self {
+        const N: u64 = 7;
+        let good: Vec<String> = workers.iter().map(|worker| worker.answer(N) + "\n").collect();
+        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let failures = Arc::new(Mutex::new(Vec::new()));
+        let client = |id: &NodeId| {
+            let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
+            let (failures, good) = (Arc::clone(&failures), good.clone());
+            let (id, address) = (*id, cluster.public(*id));
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::SeqCst) {
+                    match http::get(address, &format!("/{N}")) {
+                        Ok(answer) if answer.status == 200 && good.contains(&answer.body) => {
+                            answered.fetch_add(1, Ordering::SeqCst);
+                        }
+                        other => {
+                            let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
+                            failures.push(format!("node {id}: {other:?}"));
+                        }
+                    }
+                    // The machine is shared: the load need not be heavy, only never to end.
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            })
+        };
+        let clients = nodes.iter().map(client).collect();
+        Self { stop, answered, failures, clients }
+    }
+
+    /// Waits until so many more requests were answered.
+    fn wait_for_more(&self, cluster: &Cluster, more: usize) {
+        let before = self.answered.load(Ordering::SeqCst);
+        cluster.wait_for("clients are answered", || {
+            (self.answered.load(Ordering::SeqCst) >= before + more).then_some(())
+        });
+    }
+
+    /// Ends the clients; none of their requests may have failed.
+    #[track_caller]
+    fn assert_never_failed(mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        for client in self.clients.drain(..) {
+            client.join().expect("clients do not panic");
+        }
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        assert!(failures.is_empty(), "{} requests failed, such as {}", failures.len(), failures[0]);
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Every promise is kept on every node that runs: the very entry is in its log, and its table shows that report or a newer one.
+#[track_caller]
+fn assert_nothing_lost(cluster: &Cluster, server: &str, promises: &[Acknowledged]) {
+    let last = promises.iter().max_by_key(|promise| promise.index).expect("some promises");
+    let newest = promises.iter().map(|promise| promise.sequence).max().expect("some promises");
+    for id in cluster.running() {
+        cluster.wait_for(&format!("node {id} has applied up to index {}", last.index), || {
+            (cluster.try_status(id)?["applied_index"].as_u64()? >= last.index).then_some(())
+        });
+        let shown = cluster.server(id, server).expect("a server that was reported");
+        assert!(
+            shown["sequence"].as_u64() >= Some(newest),
+            "node {id} shows {shown}, {newest} was committed"
+        );
+        // The log has more entries than one answer may give.
+        let mut log = Vec::new();
+        loop {
+            let after = log.last().and_then(|entry: &Value| entry["index"].as_u64()).unwrap_or(0);
+            let more = cluster.raft_log(id, after);
+            if more.is_empty() {
+                break;
+            }
+            log.extend(more);
+        }
+        for promise in promises {
+            promise.assert_in(&log, id);
         }
     }
 }
 
-impl ClusterOptions {
-    /// The defaults with so many nodes.
-    pub fn nodes(nodes: u64) -> Self {
-        Self { nodes, ..Self::default() }
+fn is_alive(server: &Value) -> bool {
+    server["alive"] == true
+}
+
+// ------------------------------------------------------------------------------------------------------ agreement
+
+#[test]
+fn five_nodes_elect_one_leader_and_a_report_reaches_the_same_digest_on_all() {
+    let cluster = Cluster::start(ClusterOptions::nodes(5));
+    let leader = cluster.wait_for_leader();
+    let before = cluster.wait_for_equal_digests();
+    let worker = Worker::good(1);
+    let (report, promise) = cluster.report("s1", &worker, 12.5);
+    let after = cluster.wait_for_equal_digests();
+    assert_ne!(before, after, "the digest is one over the state");
+
+    for id in cluster.ids() {
+        let status = cluster.status(id);
+        let fields = [
+            "cluster",
+            "node",
+            "role",
+            "term",
+            "leader",
+            "voted_for",
+            "commit_index",
+            "applied_index",
+            "last_index",
+            "snapshot_index",
+            "state_digest",
+            "policy",
+            "uptime_ms",
+            "version",
+            "servers",
+        ];
+        for field in fields {
+            assert!(status.get(field).is_some(), "{field} is missing: {status}");
+        }
+        assert_eq!(status["cluster"], "systest");
+        assert_eq!(status["node"], id);
+        assert_eq!(status["role"], if id == leader { "leader" } else { "follower" }, "{status}");
+        assert_eq!(status["policy"], "lowest-cpu");
+        assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+        let server = &status["servers"][0];
+        assert_eq!(
+            (&server["id"], &server["worker"], &server["cpu"], &server["cores"], &server["alive"]),
+            (&json!("s1"), &json!(worker.address().to_string()), &json!(12.5), &json!(2), &json!(true)),
+        );
+        assert_eq!(
+            (&server["epoch"], &server["sequence"], &server["in_flight"]),
+            (&json!(EPOCH), &json!(report.sequence), &json!(0)),
+        );
+
+        let log = cluster.raft_log(id, 0);
+        promise.assert_in(&log, id);
+        for (place, entry) in log.iter().enumerate() {
+            assert_eq!(entry["index"], place + 1, "a log without gaps: {log:?}");
+            let mut keys: Vec<_> = entry.as_object().expect("an object").keys().map(String::as_str).collect();
+            keys.sort_unstable();
+            assert_eq!(keys, ["command", "index", "term"]);
+        }
+        let one = cluster.get(id, &format!("/log?after={}&limit=1", promise.index - 1)).json();
+        assert_eq!(one.as_array().map(Vec::len), Some(1));
+        assert_eq!(one[0]["index"], promise.index);
+        assert_eq!(cluster.get(id, "/log?limit=1001").status, 400);
+        assert_eq!(cluster.get(id, "/log?after=x").status, 400);
+
+        assert_eq!(cluster.get(id, "/healthz").status, 200);
+        assert_eq!(cluster.get(id, "/readyz").status, 200);
+        let metrics = cluster.get(id, "/metrics");
+        assert_eq!(metrics.status, 200);
+        assert!(metrics.header("content-type").is_some_and(|kind| kind.starts_with("text/plain")));
+        assert!(metrics.body.contains("rakit_server_cpu_percent{server=\"s1\"} 12.5\n"), "{}", metrics.body);
+        for line in metrics.body.lines().filter(|line| !line.starts_with('#')) {
+            let value = line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
+            assert!(value.is_some(), "not a line of Prometheus: {line:?}");
+        }
     }
 }
 
-/// What a node is doing as far as the test arranged it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Doing {
-    Runs,
-    /// Paused by SIGSTOP.
-    Stopped,
-    /// Not started yet, killed, or ended.
-    Dead,
+#[test]
+fn a_node_alone_is_alive_but_not_ready_and_takes_no_report() {
+    let mut cluster = Cluster::prepare(ClusterOptions::nodes(3));
+    cluster.restart(1);
+    cluster.wait_for("node 1 serves", || http::get(cluster.public(1), "/healthz").ok());
+    let ready = cluster.get(1, "/readyz");
+    assert_eq!(ready.status, 503, "{ready:?}");
+    let worker = Worker::good(1);
+    let before = cluster.status(1);
+    let (status, _) = cluster.post_report(1, &Report::new("s1", worker.address(), 1.0)).expect("an answer");
+    assert_eq!(status, 503);
+    assert_eq!(cluster.status(1)["state_digest"], before["state_digest"]);
+    // No server is known: the client hears when to try again.
+    let none = cluster.get(1, "/5");
+    assert_eq!(none.status, 503);
+    assert!(none.header("retry-after").and_then(|after| after.parse::<u32>().ok()).is_some(), "{none:?}");
 }
 
-#[derive(Debug)]
-struct NodeProcess {
-    public: KeptPort,
-    cluster: KeptPort,
-    log: PathBuf,
-    child: Option<Child>,
-    doing: Doing,
+// --------------------------------------------------------------------------------------------------------- reports
+
+#[test]
+fn the_leader_commits_a_report_and_a_follower_names_the_leader_or_asks_it() {
+    let cluster = Cluster::start(ClusterOptions::nodes(3));
+    let leader = cluster.wait_for_leader();
+    let follower = cluster.ids().into_iter().find(|id| *id != leader).expect("three nodes");
+    let worker = Worker::good(1);
+    let report = |cpu| Report::new("s1", worker.address(), cpu);
+
+    // On a follower: who leads, and nothing is committed.
+    let (status, body) = cluster.post_report(follower, &report(10.0)).expect("an answer");
+    assert_eq!((status, &body), (202, &json!({"leader": leader})));
+    assert!(cluster.server(leader, "s1").is_none(), "a follower adds nothing to the log");
+
+    // On the leader: committed, and where.
+    let first = report(20.0);
+    let (status, body) = cluster.post_report(leader, &first).expect("an answer");
+    assert_eq!(status, 200, "{body}");
+    assert!(body["committed"].is_u64() && body["term"].is_u64() && body.get("stale").is_none(), "{body}");
+    let entry = &cluster.raft_log(leader, body["committed"].as_u64().expect("an index") - 1)[0];
+    assert_eq!(entry["command"]["report"]["sequence"], first.sequence);
+    assert_eq!(entry["term"], body["term"]);
+
+    // Asked to forward, a follower gives the leader's own answer.
+    let forwarded = Report { forward: true, ..report(30.0) };
+    let (status, body) = cluster.post_report(follower, &forwarded).expect("an answer");
+    assert_eq!(status, 200, "{body}");
+    assert!(body["committed"].is_u64() && body["term"].is_u64(), "{body}");
+    cluster.wait_for_server("s1", "as it was forwarded", |server| server["cpu"] == 30.0);
+
+    // The same again, an older one, an older epoch: 200, stale, and nothing changes. The digest is over the state alone, and
+    // what is stale does not even enter the log.
+    let digest = cluster.wait_for_equal_digests();
+    let last_index = cluster.status(leader)["last_index"].clone();
+    let older_epoch = Report { epoch: EPOCH - 1, ..report(99.0) };
+    for stale in [&forwarded, &Report { cpu: 99.0, ..first.clone() }, &older_epoch] {
+        for id in [leader, follower] {
+            let asked = Report { forward: true, ..stale.clone() };
+            let (status, body) = cluster.post_report(id, &asked).expect("an answer");
+            assert_eq!((status, &body["stale"]), (200, &json!(true)), "{body}");
+        }
+    }
+    assert_eq!(cluster.wait_for_equal_digests(), digest);
+    assert_eq!(cluster.status(leader)["last_index"], last_index);
+
+    // A daemon that was started anew counts from the beginning, in a later epoch.
+    let reborn = Report { epoch: EPOCH + 1, sequence: 0, ..report(40.0) };
+    let (status, body) = cluster.post_report(leader, &reborn).expect("an answer");
+    assert_eq!(status, 200);
+    assert!(body.get("stale").is_none(), "{body}");
+    cluster.wait_for_server("s1", "reborn", |server| server["cpu"] == 40.0 && server["sequence"] == 0);
 }
 
-/// A running cluster. When it is dropped, all its nodes are killed and the directory is removed.
-#[derive(Debug)]
-pub struct Cluster {
-    pub options: ClusterOptions,
-    directory: tempfile::TempDir,
-    nodes: BTreeMap<NodeId, NodeProcess>,
-}
+#[test]
+fn a_bad_report_is_refused_in_one_line_and_touches_nothing() {
+    let cluster = Cluster::start(ClusterOptions::nodes(3));
+    let worker = Worker::good(1);
+    cluster.report("s1", &worker, 10.0);
+    let digest = cluster.wait_for_equal_digests();
+    let last: Vec<Value> = cluster.ids().iter().map(|id| cluster.status(*id)["last_index"].clone()).collect();
 
-impl Cluster {
-    /// Starts all nodes and waits until each is ready: it knows a leader and has applied what is committed.
-    ///
-    /// The nodes end with the thread that starts them (`--stop-with-parent`), so that even a test that is killed leaves none
-    /// behind: start and restart them on the test's own thread.
-    pub fn start(options: ClusterOptions) -> Self {
-        let mut cluster = Self::prepare(options);
+    let good = Report::new("s1", worker.address(), 50.0).json();
+    let with = |field: &str, value: Value| {
+        let mut report = good.clone();
+        report[field] = value;
+        report.to_string()
+    };
+    let without = |field: &str| {
+        let mut report = good.clone();
+        report.as_object_mut().expect("an object").remove(field);
+        report.to_string()
+    };
+    let mut bad = vec![
+        String::new(),
+        "{".into(),
+        "[]".into(),
+        "null".into(),
+        "nonsense".into(),
+        "\u{1}".into(),
+        format!("{good}{good}"),
+        with("nonsense", json!(1)),
+        with("server", json!("")),
+        with("server", json!("a b")),
+        with("server", json!("a/b")),
+        with("server", json!("ü")),
+        with("server", json!("a\nb")),
+        with("server", json!("x".repeat(65))),
+        with("server", json!(7)),
+        with("worker", json!("")),
+        with("worker", json!("host:1")),
+        with("worker", json!("127.0.0.1")),
+        with("worker", json!("127.0.0.1:0")),
+        with("worker", json!("127.0.0.1:65536")),
+        with("worker", json!("0.0.0.0:80")),
+        with("worker", json!("127.0.0.1:80/path")),
+        with("cpu", json!(-0.1)),
+        with("cpu", json!(100.1)),
+        with("cpu", json!("50")),
+        with("cpu", json!(null)),
+        good.to_string().replace("50.0", "1e999"),
+        good.to_string().replace("50.0", "NaN"),
+        with("cores", json!(0)),
+        with("cores", json!(-1)),
+        with("cores", json!(1.5)),
+        with("epoch", json!(-1)),
+        with("epoch", json!(1.5)),
+        with("epoch", json!("now")),
+        with("sequence", json!(-1)),
+        with("sequence", json!(u64::MAX)),
+        with("worker_up", json!(1)),
+        with("forward", json!("yes")),
+    ];
+    bad.extend(["server", "worker", "cpu", "cores", "epoch", "sequence"].map(without));
+    for body in &bad {
         for id in cluster.ids() {
+            let answer =
+                http::post(cluster.cluster_address(id), "/report", body.as_bytes()).expect("an answer");
+            assert_eq!(answer.status, 400, "node {id} took {body:?}: {answer:?}");
+            assert_eq!(answer.body.trim_end().lines().count(), 1, "one line: {answer:?}");
+        }
+    }
+    // The largest body, and one byte more.
+    let mut large = good.to_string();
+    large.push_str(&" ".repeat(64 * 1024 + 1 - large.len()));
+    let answer = http::post(cluster.cluster_address(1), "/report", large.as_bytes()).expect("an answer");
+    assert_eq!(answer.status, 413, "{answer:?}");
+
+    assert_eq!(cluster.wait_for_equal_digests(), digest);
+    for (id, last) in cluster.ids().into_iter().zip(last) {
+        assert_eq!(cluster.status(id)["last_index"], last, "nothing entered the log");
+    }
+    // And it still takes a good one, of the largest size.
+    large.pop();
+    let leader = cluster.wait_for_leader();
+    let answer = http::post(cluster.cluster_address(leader), "/report", large.as_bytes()).expect("an answer");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    cluster.wait_for_server("s1", "as it was reported", |server| server["cpu"] == 50.0);
+}
+
+#[test]
+fn a_signed_cluster_elects_reports_and_routes_and_an_unsigned_report_changes_nothing() {
+    let secret = Some("0123456789abcdef0123456789abcdef".to_owned());
+    let cluster = Cluster::start(ClusterOptions { secret, ..ClusterOptions::nodes(3) });
+    let worker = Worker::good(1);
+    cluster.report("s1", &worker, 10.0);
+    let digest = cluster.wait_for_equal_digests();
+    let unsigned = Report::new("s1", worker.address(), 99.0).json().to_string();
+    for id in cluster.ids() {
+        let answer =
+            http::post(cluster.cluster_address(id), "/report", unsigned.as_bytes()).expect("an answer");
+        assert_eq!(answer.status, 401, "{answer:?}");
+    }
+    assert_eq!(cluster.wait_for_equal_digests(), digest);
+    for id in cluster.ids() {
+        assert_eq!(cluster.get(id, "/5").body, worker.answer(5) + "\n");
+        let refusals: f64 = (cluster.get(id, "/metrics").body.lines())
+            .filter(|line| line.starts_with("rakit_refusals_total"))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum();
+        assert_eq!(refusals, 1.0, "it is counted");
+    }
+}
+
+// --------------------------------------------------------------------------------------------------------- failures
+
+#[test]
+fn leaders_are_killed_under_load_and_nothing_acknowledged_is_lost() {
+    let mut cluster = Cluster::start(ClusterOptions::nodes(5));
+    let (one, two) = (Worker::good(1), Worker::good(2));
+    cluster.report("s1", &one, 10.0);
+    cluster.report("s2", &two, 10.0);
+    let daemon = Reporter::start(&cluster, "s1", one.address(), 10.0, REPORT_INTERVAL);
+    daemon.wait_for_commits(&cluster, 5);
+
+    // Twice in a row, the leader dies; two of five are dead then, and the three still commit.
+    for dead in 1..=2 {
+        let leader = cluster.wait_for_leader();
+        let survivors: Vec<NodeId> = cluster.running().into_iter().filter(|id| *id != leader).collect();
+        let load = Load::start(&cluster, &survivors, &[&one, &two]);
+        load.wait_for_more(&cluster, 20);
+        let term = cluster.status(leader)["term"].as_u64().expect("a term");
+        cluster.kill9(leader);
+        let promises = daemon.acknowledged();
+        let next = cluster.wait_for_leader();
+        assert!(survivors.contains(&next) && cluster.status(next)["term"].as_u64() > Some(term));
+        daemon.wait_for_commits(&cluster, 5);
+        load.wait_for_more(&cluster, 20);
+        load.assert_never_failed();
+        assert_nothing_lost(&cluster, "s1", &promises);
+        assert_eq!(cluster.running().len(), 5 - dead);
+    }
+
+    // Three dead: the two that are left commit nothing, say so, and serve primes from what was agreed last.
+    let third = cluster.wait_for_leader();
+    let term = cluster.status(third)["term"].clone();
+    let left: Vec<NodeId> = cluster.running().into_iter().filter(|id| *id != third).collect();
+    let load = Load::start(&cluster, &left, &[&one, &two]);
+    cluster.kill9(third);
+    for id in &left {
+        cluster.wait_for(&format!("node {id} says that it is without a leader"), || {
+            let answer = cluster.get(*id, "/5");
+            assert_eq!(answer.status, 200, "{answer:?}");
+            let age = answer.header("x-rakit-stale-ms")?;
+            let age: u64 = age.parse().expect("milliseconds");
+            assert!(age >= 1_000, "older than the election timeout: {age}");
+            Some(())
+        });
+        cluster.wait_for("it is not ready", || (cluster.get(*id, "/readyz").status == 503).then_some(()));
+        assert_eq!(cluster.get(*id, "/healthz").status, 200);
+    }
+    let promises = daemon.acknowledged();
+    let committed: Vec<Value> = left.iter().map(|id| cluster.status(*id)["commit_index"].clone()).collect();
+    for id in &left {
+        for _ in 0..3 {
+            let (status, _) =
+                cluster.post_report(*id, &Report::new("s2", two.address(), 77.0)).expect("an answer");
+            assert_eq!(status, 503, "two of five commit nothing");
+        }
+    }
+    load.wait_for_more(&cluster, 20);
+    load.assert_never_failed();
+    for (id, committed) in left.iter().zip(committed) {
+        let status = cluster.status(*id);
+        assert_eq!(status["commit_index"], committed, "{status}");
+        assert_eq!(status["term"], term, "without a majority, PreVote raises no term: {status}");
+        assert_eq!(cluster.server(*id, "s2").expect("a server")["cpu"], 10.0);
+    }
+    assert_eq!(daemon.acknowledged(), promises, "nothing is acknowledged without a majority");
+
+    // The dead come back: all five equal again, and nothing that was acknowledged is lost.
+    for id in cluster.ids() {
+        if !left.contains(&id) {
             cluster.restart(id);
         }
+    }
+    cluster.wait_until_ready();
+    daemon.wait_for_commits(&cluster, 5);
+    let promises = daemon.acknowledged();
+    drop(daemon);
+    cluster.wait_for_equal_digests();
+    assert_eq!(cluster.running().len(), 5);
+    assert_nothing_lost(&cluster, "s1", &promises);
+    let answer = cluster.get(left[0], "/5");
+    assert_eq!(answer.header("x-rakit-stale-ms"), None, "{answer:?}");
+}
+
+#[test]
+fn all_nodes_are_killed_at_once_and_remember() {
+    let mut cluster = Cluster::start(ClusterOptions::nodes(3));
+    let worker = Worker::good(1);
+    let (_, promise) = cluster.report("s1", &worker, 33.0);
+    let digest = cluster.wait_for_equal_digests();
+    for id in cluster.ids() {
+        cluster.kill9(id);
+    }
+    for id in cluster.ids() {
+        cluster.restart(id);
+    }
+    cluster.wait_until_ready();
+    assert_eq!(cluster.wait_for_equal_digests(), digest);
+    assert_nothing_lost(&cluster, "s1", &[promise]);
+    assert_eq!(cluster.get(2, "/5").body, worker.answer(5) + "\n");
+}
+
+#[test]
+fn a_leader_that_was_paused_finds_another_and_drops_what_it_had_proposed() {
+    let mut cluster = Cluster::start(ClusterOptions::nodes(5));
+    let worker = Worker::good(1);
+    cluster.report("s1", &worker, 10.0);
+    let paused = cluster.wait_for_leader();
+    let term = cluster.status(paused)["term"].as_u64().expect("a term");
+    cluster.stop(paused);
+    // What reaches the paused node waits in its socket: when it wakes up, it still believes that it leads.
+    let address = cluster.cluster_address(paused);
+    let ghost = Report::new("ghost", worker.address(), 99.0);
+    let body = ghost.json().to_string();
+    let waiting = std::thread::spawn(move || http::post(address, "/report", body.as_bytes()));
+    let next = cluster.wait_for_leader();
+    assert_ne!(next, paused);
+    let (_, promise) = cluster.report("s1", &worker, 20.0);
+    cluster.cont(paused);
+
+    // One leader, in a later term, on all five; and all hold the same.
+    let leader = cluster.wait_for_leader();
+    assert!(cluster.status(leader)["term"].as_u64() > Some(term));
+    cluster.wait_for_server("s1", "as it was reported to the others", |server| server["cpu"] == 20.0);
+    let answer = waiting.join().expect("does not panic");
+    cluster.wait_for_equal_digests();
+    for id in cluster.ids() {
+        let log = cluster.raft_log(id, 0);
+        promise.assert_in(&log, id);
+        assert_eq!(log, cluster.raft_log(leader, 0), "node {id} has the leader's log");
+    }
+    // If the paused leader promised the ghost, it is there; else it may be nowhere. (It can only be committed by whoever leads.)
+    let known = cluster.server(leader, "ghost").is_some();
+    let promised = answer.is_ok_and(|answer| answer.status == 200);
+    assert!(!promised || known, "a promise that was not kept");
+}
+
+/// Each follower watches whoever leads *now*: a leader that dies just after it took over is missed at once, not after an election
+/// timeout, although its predecessor lives, or hangs, and still has the open requests of the followers that watched it.
+#[test]
+fn the_death_of_a_leader_that_has_just_taken_over_is_noticed_at_once() {
+    let mut cluster = Cluster::start(ClusterOptions::nodes(5));
+    for predecessor_hangs in [false, true] {
+        let first = cluster.wait_for_leader();
+        if predecessor_hangs {
+            cluster.stop(first);
+        } else {
+            let mut transfer = Command::new(env!("CARGO_BIN_EXE_rakit"));
+            let output = transfer.args(["transfer", "--config"]).arg(cluster.config()).output();
+            let output = output.expect("it starts");
+            assert!(output.status.success(), "{output:?}");
+        }
+        let second =
+            cluster.wait_for("another one leads", || cluster.agreed_leader().filter(|id| *id != first));
+        let told = format!("leader node {second}: its process seems to have died");
+        let before: Vec<_> = cluster.ids().into_iter().map(|id| cluster.log_text(id).len()).collect();
+        cluster.kill9(second);
+        cluster.wait_for("a third one leads", || cluster.agreed_leader());
+        let noticed = |id: &NodeId| cluster.log_text(*id)[before[*id as usize - 1]..].contains(&told);
+        let who: Vec<NodeId> = cluster.ids().into_iter().filter(noticed).collect();
+        assert!(who.iter().any(|id| *id != first), "only {who:?} noticed that node {second} died");
+        if predecessor_hangs {
+            cluster.cont(first);
+        }
+        cluster.restart(second);
         cluster.wait_until_ready();
-        cluster
     }
+}
 
-    /// The directory, the configuration and the ports, but no process yet.
-    pub fn prepare(options: ClusterOptions) -> Self {
-        let directory = tempfile::Builder::new().prefix("rakit-system-").tempdir().expect("a directory");
-        std::fs::create_dir(directory.path().join("logs")).expect("an empty directory");
-        let nodes = (1..=options.nodes)
-            .map(|id| {
-                let log = directory.path().join(format!("logs/node-{id}.log"));
-                let (public, cluster) = (KeptPort::new(), KeptPort::new());
-                (id, NodeProcess { public, cluster, log, child: None, doing: Doing::Dead })
-            })
-            .collect();
-        let cluster = Self { options, directory, nodes };
-        if let Some(secret) = &cluster.options.secret {
-            let mut options = OpenOptions::new();
-            let file = options.write(true).create_new(true).mode(0o600).open(cluster.path("cluster.key"));
-            file.and_then(|mut file| file.write_all(secret.as_bytes())).expect("an empty directory");
+/// Makes a leader write this report into its log while both others are stopped. Gives the leader and the others.
+fn write_alone(cluster: &mut Cluster, report: &Report) -> (NodeId, Vec<NodeId>) {
+    const ATTEMPTS: usize = 20;
+    for _ in 0..ATTEMPTS {
+        let leader = cluster.wait_for_leader();
+        let others: Vec<NodeId> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
+        for id in &others {
+            cluster.stop(*id);
         }
-        std::fs::write(cluster.config(), cluster.toml()).expect("an empty directory");
-        cluster
+        let before = cluster.status(leader)["last_index"].as_u64();
+        let answer = cluster.post_report(leader, report).expect("an answer");
+        assert_eq!(answer.0, 503, "not committed, so not acknowledged: {answer:?}");
+        if cluster.status(leader)["last_index"].as_u64() > before {
+            // It was written, so the answer must not sound like a refusal (trap 35).
+            let said = answer.1.as_str().unwrap_or_default();
+            assert!(said.starts_with("unknown"), "{said}");
+        }
+        // On a busy machine it may have noticed that it is alone before it got the report. Then once more.
+        if cluster.status(leader)["last_index"].as_u64() > before {
+            return (leader, others);
+        }
+        for id in others {
+            cluster.cont(id);
+        }
     }
+    panic!("no leader took a report before it noticed that it was alone");
+}
 
-    fn toml(&self) -> String {
-        let ClusterOptions {
-            nodes: _,
-            secret,
-            heartbeat_ms,
-            election_timeout_ms: (low, high),
-            snapshot_entries,
-            policy,
-            server_timeout_ms,
-            report_interval_ms,
-            request_timeout_ms,
-            stall_ms,
-            log_level: _,
-        } = &self.options;
-        let secret = if secret.is_some() { "secret_file = \"cluster.key\"\n" } else { "" };
-        let mut text = format!(
-            "[cluster]\nname = \"{CLUSTER_NAME}\"\n{secret}\n[raft]\nheartbeat_ms = {heartbeat_ms}\n\
-             election_timeout_ms = [{low}, {high}]\nsnapshot_entries = {snapshot_entries}\n\n[balancer]\n\
-             policy = \"{policy}\"\nserver_timeout_ms = {server_timeout_ms}\n\
-             report_interval_ms = {report_interval_ms}\nrequest_timeout_ms = {request_timeout_ms}\n\
-             stall_ms = {stall_ms}\n"
+#[test]
+fn proposals_of_a_leader_that_died_alone_are_dropped_when_it_meets_its_successor() {
+    proposals_of_a_leader_that_was_alone_are_dropped(Away::Dead);
+}
+
+#[test]
+fn proposals_of_a_leader_that_was_paused_alone_are_dropped_when_it_meets_its_successor() {
+    proposals_of_a_leader_that_was_alone_are_dropped(Away::Paused);
+}
+
+/// How the leader is away while the others elect another one.
+enum Away {
+    Dead,
+    Paused,
+}
+
+fn proposals_of_a_leader_that_was_alone_are_dropped(away: Away) {
+    // The others are paused while the leader appends alone; then it is away while they elect and commit.
+    let mut cluster = Cluster::start(ClusterOptions::nodes(3));
+    let worker = Worker::good(1);
+    cluster.report("s1", &worker, 10.0);
+    let (old, others) = write_alone(&mut cluster, &Report::new("ghost", worker.address(), 1.0));
+    // It was written down; what follows is about that entry. From here on, the node sends nothing of it.
+    match away {
+        Away::Dead => cluster.kill9(old),
+        Away::Paused => cluster.stop(old),
+    }
+    for id in &others {
+        // A copy of the entry may wait in their sockets. A process that is killed and started again has lost it.
+        cluster.kill9(*id);
+        cluster.restart(*id);
+    }
+    cluster.wait_for_leader();
+    let (_, promise) = cluster.report("s1", &worker, 20.0);
+    match away {
+        Away::Dead => cluster.restart(old),
+        Away::Paused => cluster.cont(old),
+    }
+    cluster.wait_until_ready();
+    cluster.wait_for_equal_digests();
+    let leader = cluster.wait_for_leader();
+    let log = cluster.raft_log(leader, 0);
+    for id in cluster.ids() {
+        assert!(cluster.server(id, "ghost").is_none(), "node {id} applied what was never committed");
+        assert_eq!(cluster.raft_log(id, 0), log, "node {id} has the leader's log");
+    }
+    promise.assert_in(&log, leader);
+}
+
+// ---------------------------------------------------------------------------------------------------------- silence
+
+/// Servers die after three seconds without a report: soon, but on a busy machine no played daemon is late by so much.
+fn impatient(nodes: u64) -> ClusterOptions {
+    ClusterOptions { server_timeout_ms: 3_000, report_interval_ms: 100, ..ClusterOptions::nodes(nodes) }
+}
+
+/// The verdicts in the log: (index, server).
+fn verdicts(cluster: &Cluster, id: NodeId) -> Vec<(u64, String)> {
+    let mut log = Vec::new();
+    while let Some(more) = Some(cluster.raft_log(id, log.len() as u64)).filter(|more| !more.is_empty()) {
+        log.extend(more);
+    }
+    let verdict = |entry: &Value| {
+        Some((entry["index"].as_u64()?, entry["command"]["dead"]["server"].as_str()?.to_owned()))
+    };
+    log.iter().filter_map(verdict).collect()
+}
+
+#[test]
+fn a_silent_server_dies_by_the_log_gets_no_request_and_its_next_report_revives_it() {
+    let cluster = Cluster::start(impatient(5));
+    let (quiet, living) = (Worker::good(1), Worker::good(2));
+    // The quiet one has the lower load: it would draw every request.
+    let quiet_daemon = Reporter::start(&cluster, "quiet", quiet.address(), 1.0, REPORT_INTERVAL);
+    let _living_daemon = Reporter::start(&cluster, "living", living.address(), 90.0, REPORT_INTERVAL);
+    for server in ["quiet", "living"] {
+        cluster.wait_for_server(server, "alive", is_alive);
+    }
+    assert_eq!(cluster.get(1, "/5").server(), "quiet");
+
+    quiet_daemon.set_silent(true);
+    cluster.wait_for_server("quiet", "dead", |server| server["alive"] == false);
+    let found: Vec<_> = cluster.ids().into_iter().map(|id| verdicts(&cluster, id)).collect();
+    let of_quiet =
+        |found: &[(u64, String)]| found.iter().filter(|(_, s)| s == "quiet").cloned().collect::<Vec<_>>();
+    for verdicts in &found {
+        assert_eq!(
+            of_quiet(verdicts),
+            of_quiet(&found[0]),
+            "the same verdict at the same index on every node"
         );
-        for (id, node) in &self.nodes {
-            let (public, cluster) = (node.public.address(), node.cluster.address());
-            // Writing to a String cannot fail.
-            let _ = write!(text, "\n[[node]]\nid = {id}\npublic = \"{public}\"\ncluster = \"{cluster}\"\n");
-        }
-        text
+        assert!(!of_quiet(verdicts).is_empty(), "dead by an entry of the log");
     }
-
-    // -------------------------------------------------------------------------------------------------- places
-
-    /// A path in the cluster's directory.
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    /// The configuration file.
-    pub fn config(&self) -> PathBuf {
-        self.path("cluster.toml")
-    }
-
-    /// A node's log so far.
-    pub fn log_text(&self, id: NodeId) -> String {
-        std::fs::read_to_string(&self.node(id).log).unwrap_or_default()
-    }
-
-    /// Where clients reach it.
-    pub fn public(&self, id: NodeId) -> SocketAddr {
-        self.node(id).public.address()
-    }
-
-    /// Where peers and daemons reach it.
-    pub fn cluster_address(&self, id: NodeId) -> SocketAddr {
-        self.node(id).cluster.address()
-    }
-
-    /// All nodes.
-    pub fn ids(&self) -> Vec<NodeId> {
-        self.nodes.keys().copied().collect()
-    }
-
-    /// The nodes that run: neither dead nor stopped.
-    pub fn running(&self) -> Vec<NodeId> {
-        self.nodes.iter().filter(|(_, node)| node.doing == Doing::Runs).map(|(id, _)| *id).collect()
-    }
-
-    /// A node's process, if there is one.
-    pub fn pid(&self, id: NodeId) -> Option<u32> {
-        self.node(id).child.as_ref().map(Child::id)
-    }
-
-    fn node(&self, id: NodeId) -> &NodeProcess {
-        self.nodes.get(&id).unwrap_or_else(|| panic!("there is no node {id}"))
-    }
-
-    fn node_mut(&mut self, id: NodeId) -> &mut NodeProcess {
-        self.nodes.get_mut(&id).unwrap_or_else(|| panic!("there is no node {id}"))
-    }
-
-    // ------------------------------------------------------------------------------------------- life and death
-
-    /// Starts a dead node, on whatever is in its directory. Does not wait for anything.
-    pub fn restart(&mut self, id: NodeId) {
-        let (config, level) = (self.config(), self.options.log_level);
-        let node = self.node_mut(id);
-        assert_eq!(node.doing, Doing::Dead, "node {id} runs already");
-        // The log goes to standard error, and so does what a panic says.
-        let log = OpenOptions::new().create(true).append(true).open(&node.log).expect("our own directory");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_rakit-node"));
-        command
-            .arg("--config")
-            .arg(config)
-            .args(["--id", &id.to_string(), "--log-level", level])
-            .arg(format!("--stop-with-parent={}", std::process::id()))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .process_group(0);
-        node.child = Some(command.spawn().expect("rakit-node starts"));
-        node.doing = Doing::Runs;
-    }
-
-    /// `kill -9`: the node has no time for anything. Returns when it is gone.
-    pub fn kill9(&mut self, id: NodeId) {
-        let node = self.node_mut(id);
-        let mut child = node.child.take().unwrap_or_else(|| panic!("node {id} is dead already"));
-        child.kill().expect("our own child");
-        child.wait().expect("our own child");
-        node.doing = Doing::Dead;
-    }
-
-    /// SIGSTOP: the node's threads stand still, its sockets stay open.
-    pub fn stop(&mut self, id: NodeId) {
-        self.signal(id, Signal::STOP);
-        self.node_mut(id).doing = Doing::Stopped;
-    }
-
-    /// SIGCONT: it goes on as if no time had passed.
-    pub fn cont(&mut self, id: NodeId) {
-        self.signal(id, Signal::CONT);
-        self.node_mut(id).doing = Doing::Runs;
-    }
-
-    /// SIGTERM, and waits for its end.
-    pub fn terminate(&mut self, id: NodeId) -> ExitStatus {
-        self.signal(id, Signal::TERM);
-        self.wait_for_end(id)
-    }
-
-    /// Waits until the node's process ends by itself.
-    pub fn wait_for_end(&mut self, id: NodeId) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
-        let node = self.node_mut(id);
-        let child = node.child.as_mut().unwrap_or_else(|| panic!("node {id} is dead already"));
-        let status = loop {
-            match child.try_wait().expect("our own child") {
-                Some(status) => break status,
-                None if Instant::now() >= deadline => panic!("node {id} does not end\n{}", self.story()),
-                None => std::thread::sleep(LOOK_AGAIN),
-            }
-        };
-        (node.child, node.doing) = (None, Doing::Dead);
-        status
-    }
-
-    fn signal(&self, id: NodeId, signal: Signal) {
-        let pid = self.pid(id).unwrap_or_else(|| panic!("node {id} is dead already"));
-        let pid = Pid::from_raw(i32::try_from(pid).expect("a process id")).expect("not 0");
-        kill_process(pid, signal).expect("our own child, not yet waited for");
-    }
-
-    // ----------------------------------------------------------------------------------------------- questions
-
-    /// `GET target` on a node's public address.
-    pub fn get(&self, id: NodeId, target: &str) -> Answer {
-        self.get_with(id, target, &[])
-    }
-
-    /// The same with header lines.
-    pub fn get_with(&self, id: NodeId, target: &str, headers: &[&str]) -> Answer {
-        http::get_with(self.public(id), target, headers)
-            .unwrap_or_else(|error| panic!("GET {target} on node {id}: {error}\n{}", self.story()))
-    }
-
-    /// `GET /status` of a node that must answer.
-    pub fn status(&self, id: NodeId) -> Value {
-        self.get(id, "/status").json()
-    }
-
-    /// `GET /status`, `None` if the node does not answer.
-    pub fn try_status(&self, id: NodeId) -> Option<Value> {
-        let answer = http::get(self.public(id), "/status").ok()?;
-        (answer.status == 200).then(|| answer.json())
-    }
-
-    /// What a node believes about a server; `None` if it knows none of that name.
-    pub fn server(&self, id: NodeId, server: &str) -> Option<Value> {
-        self.try_status(id)?["servers"].as_array()?.iter().find(|known| known["id"] == server).cloned()
-    }
-
-    /// The node's log after this index, all of it that is there (at most 1,000 entries).
-    pub fn raft_log(&self, id: NodeId, after: u64) -> Vec<Value> {
-        let answer = self.get(id, &format!("/log?after={after}&limit=1000"));
-        assert_eq!(answer.status, 200, "{answer:?}");
-        answer.json().as_array().expect("a list").clone()
-    }
-
-    /// The one leader that all running nodes name, if they do; and it says so itself.
-    pub fn agreed_leader(&self) -> Option<NodeId> {
-        let statuses: Option<Vec<Value>> = self.running().iter().map(|id| self.try_status(*id)).collect();
-        let statuses = statuses?;
-        let (leader, term) = (statuses.first()?["leader"].as_u64()?, &statuses[0]["term"]);
-        let agreed = statuses.iter().all(|status| status["leader"] == leader && status["term"] == *term);
-        let led = statuses.iter().filter(|status| status["role"] == "leader").count() == 1
-            && statuses.iter().any(|status| status["node"] == leader && status["role"] == "leader");
-        (agreed && led).then_some(leader)
-    }
-
-    // ------------------------------------------------------------------------------------------------ conditions
-
-    /// Looks until `condition` gives something, for [`PATIENCE`] at most; then fails and tells what all nodes believe.
-    #[track_caller]
-    pub fn wait_for<T>(&self, what: &str, condition: impl FnMut() -> Option<T>) -> T {
-        self.wait_within(PATIENCE, what, condition)
-    }
-
-    /// The same with a deadline of its own.
-    #[track_caller]
-    pub fn wait_within<T>(
-        &self,
-        patience: Duration,
-        what: &str,
-        mut condition: impl FnMut() -> Option<T>,
-    ) -> T {
-        let deadline = Instant::now() + patience;
-        loop {
-            if let Some(found) = condition() {
-                return found;
-            }
-            assert!(Instant::now() < deadline, "waited in vain for: {what}\n{}", self.story());
-            std::thread::sleep(LOOK_AGAIN);
+    let before = quiet.requests();
+    for id in cluster.ids() {
+        for _ in 0..3 {
+            assert_eq!(cluster.get(id, "/5").server(), "living");
         }
     }
+    assert_eq!(quiet.requests(), before, "no request goes to the dead");
 
-    /// Waits until every running node answers `GET /readyz` with 200 and all name the same leader, which is returned.
-    #[track_caller]
-    pub fn wait_until_ready(&self) -> NodeId {
-        self.wait_for("every running node is ready", || {
-            let ready = |id: &NodeId| http::get(self.public(*id), "/readyz").is_ok_and(|a| a.status == 200);
-            self.running().iter().all(ready).then_some(())
-        });
-        self.wait_for_leader()
-    }
-
-    /// Waits until all running nodes agree on a leader.
-    #[track_caller]
-    pub fn wait_for_leader(&self) -> NodeId {
-        self.wait_for("all running nodes agree on a leader", || self.agreed_leader())
-    }
-
-    /// Waits until all running nodes have applied the same and show the same digest, which is returned.
-    #[track_caller]
-    pub fn wait_for_equal_digests(&self) -> String {
-        self.wait_for("all running nodes show the same applied index and digest", || {
-            let mut seen = self.running().into_iter().map(|id| {
-                let status = self.try_status(id)?;
-                Some((status["applied_index"].as_u64()?, status["state_digest"].as_str()?.to_owned()))
-            });
-            let first = seen.next()??;
-            seen.all(|other| other.as_ref() == Some(&first)).then_some(first.1)
-        })
-    }
-
-    /// Waits until the server looks so on every running node.
-    #[track_caller]
-    pub fn wait_for_server(&self, server: &str, what: &str, wanted: impl Fn(&Value) -> bool) {
-        self.wait_for(&format!("{server} is {what} on every running node"), || {
-            self.running().iter().all(|id| self.server(*id, server).is_some_and(|s| wanted(&s))).then_some(())
-        });
-    }
-
-    /// What every node believes and what it logged last: for whoever reads of a failure.
-    pub fn story(&self) -> String {
-        let mut story = String::new();
-        for (id, node) in &self.nodes {
-            let status = match node.doing {
-                Doing::Runs => {
-                    self.try_status(*id).map_or("no answer".to_owned(), |status| status.to_string())
-                }
-                doing => format!("{doing:?}"),
-            };
-            let log = std::fs::read_to_string(&node.log).unwrap_or_default();
-            let lines: Vec<&str> = log.lines().collect();
-            let tail = lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n    ");
-            let _ = write!(story, "--- node {id}: {status}\n    {tail}\n");
-        }
-        story
-    }
+    quiet_daemon.set_silent(false);
+    cluster.wait_for_server("quiet", "alive again", is_alive);
+    cluster.wait_for("requests go there again", || (cluster.get(1, "/5").server() == "quiet").then_some(()));
 }
 
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let logs = self.directory.path().join("logs");
-            show_failure(&logs);
-        }
-        for node in self.nodes.values_mut() {
-            if let Some(mut child) = node.child.take() {
-                // SIGKILL also ends a process that is stopped. One that has ended already is only waited for.
-                let _ = child.kill();
-                let _ = child.wait();
-            }
-        }
+#[test]
+fn when_all_servers_are_dead_the_answer_is_503_with_retry_after() {
+    let cluster = Cluster::start(impatient(3));
+    let worker = Worker::good(1);
+    cluster.report("s1", &worker, 1.0);
+    cluster.wait_for_server("s1", "dead", |server| server["alive"] == false);
+    let before = worker.requests();
+    for id in cluster.ids() {
+        let answer = cluster.get(id, "/5");
+        assert_eq!(answer.status, 503, "{answer:?}");
+        assert!(answer.header("retry-after").is_some_and(|s| s.parse::<u32>().is_ok()), "{answer:?}");
+        assert_eq!(answer.body.trim_end().lines().count(), 1, "{answer:?}");
     }
+    assert_eq!(worker.requests(), before);
 }
 
-/// The last lines of all logs, for a test that failed by an assertion of its own. Must not panic: it is called in one.
-fn show_failure(logs: &Path) {
-    let Ok(entries) = std::fs::read_dir(logs) else { return };
-    for path in entries.flatten().map(|entry| entry.path()) {
-        let text = File::open(&path).and_then(std::io::read_to_string).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        let tail = lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n    ");
-        eprintln!("--- {}\n    {tail}", path.file_name().unwrap_or_default().to_string_lossy());
+#[test]
+fn a_change_of_leader_in_the_silence_kills_no_living_server_and_keeps_no_dead_one() {
+    // Long enough that on a busy machine a played daemon is not late by so much.
+    let options = ClusterOptions { server_timeout_ms: 6_000, ..impatient(5) };
+    let mut cluster = Cluster::start(options);
+    let (quiet, living) = (Worker::good(1), Worker::good(2));
+    let _living_daemon = Reporter::start(&cluster, "living", living.address(), 50.0, REPORT_INTERVAL);
+    cluster.wait_for_server("living", "alive", is_alive);
+    // The last word of the quiet one; from here on it is silent.
+    cluster.report("quiet", &quiet, 10.0);
+    for _ in 0..2 {
+        let leader = cluster.wait_for_leader();
+        cluster.kill9(leader);
+        cluster.wait_for_leader();
+    }
+    cluster.wait_for_server("quiet", "dead", |server| server["alive"] == false);
+    cluster.wait_for_server("living", "alive", is_alive);
+    for id in cluster.running() {
+        let dead: Vec<String> = verdicts(&cluster, id).into_iter().map(|(_, server)| server).collect();
+        assert_eq!(dead, ["quiet"], "the living was never declared dead, the dead once");
     }
 }

@@ -1,0 +1,19 @@
+//! The Raft core, alone: no socket, no file, no thread. Each file looks at it in another way.
+//!
+//! | file | asks |
+//! | --- | --- |
+//! | `transcripts.rs`, `scripts/` | what happens in this case? One readable script for each rule |
+//! | `paper.rs`, `thesis.rs` | does the rule hold over a whole range of cases? By section of the paper and the thesis |
+//! | `limits.rs` | what if time, terms or sizes reach their bounds? |
+//! | `properties.rs` | does a random schedule break a property? A failing one shrinks to a small case |
+//! | `explore.rs` | does any schedule at all break one? Every interleaving up to a depth |
+//!
+//! `harness/` is the one driver of the core that all of them use.
+
+mod explore;
+mod harness;
+mod limits;
+mod paper;
+mod properties;
+mod thesis;
+mod transcripts;

@@ -1,0 +1,425 @@
+//! Whatever was acknowledged is there after a crash at any point: the real storage on a simulated disk.
+//!
+//! A workload of appends and compactions is drawn from a seed and run against a model that is nothing but a vector. The
+//! process is killed, or the machine's power is cut, at each operation of the disk in turn, also inside the recovery that
+//! follows; or an operation fails. Then the directory is opened again, and what is recovered must be what the model had
+//! acknowledged, plus at most a first part of what was in flight.
+
+use crate::disk::{Coverage, Failure, Random, SimDisk};
+use rakit::raft::{Command, Entry, HardState, Record, Snapshot};
+use rakit::storage::{Identity, Recovered, Storage, StorageError};
+
+/// Steps of one workload.
+const STEPS: u64 = 12;
+
+/// The number with which each test's directory is made.
+const INCARNATION: u64 = 42;
+
+/// What a node must remember, as plainly as it can be said.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Model {
+    hard_state: HardState,
+    snapshot: Option<Snapshot>,
+    entries: Vec<Entry>,
+}
+
+impl Model {
+    fn of(recovered: Recovered) -> Self {
+        Self { hard_state: recovered.hard_state, snapshot: recovered.snapshot, entries: recovered.entries }
+    }
+
+    fn after(&self) -> (u64, u64) {
+        self.snapshot.as_ref().map_or((0, 0), |snapshot| (snapshot.last_index, snapshot.last_term))
+    }
+
+    fn last(&self) -> (u64, u64) {
+        self.entries.last().map_or(self.after(), |entry| (entry.index, entry.term))
+    }
+
+    fn apply(&mut self, record: &Record) {
+        match record {
+            Record::HardState(hard_state) => self.hard_state = *hard_state,
+            Record::Truncate { from } => self.entries.retain(|entry| entry.index < *from),
+            Record::Entry(entry) => self.entries.push(entry.clone()),
+        }
+    }
+}
+
+/// What a node does to its disk.
+#[derive(Clone, Debug)]
+enum Step {
+    Append(Vec<Record>),
+    Compact(Snapshot, HardState, Vec<Entry>),
+}
+
+impl Step {
+    fn draw(model: &Model, random: &mut Random) -> Self {
+        match random.below(5) {
+            0 => Self::draw_compaction(model, random),
+            _ => Self::Append(draw_records(model, random)),
+        }
+    }
+
+    fn draw_compaction(model: &Model, random: &mut Random) -> Self {
+        let (last_index, last_term) = model.last();
+        let mut hard_state = model.hard_state;
+        if last_index == 0 || random.below(3) == 0 {
+            // A leader sends its snapshot: beyond the log, or into it with another term.
+            hard_state = HardState { term: hard_state.term + 1, voted_for: None };
+            let after = model.after().0;
+            let index = if random.coin() && last_index > after {
+                after + 1 + random.below(last_index - after)
+            } else {
+                last_index + 1 + random.below(5)
+            };
+            let state = Command::from_value(&format!("sent {index} {}", random.below(1000))).expect("a text");
+            return Self::Compact(
+                Snapshot { last_index: index, last_term: hard_state.term, state },
+                hard_state,
+                Vec::new(),
+            );
+        }
+        let (after, _) = model.after();
+        let index = after + random.below(last_index - after + 1);
+        if index == after {
+            // Nothing was applied since: the same snapshot again, which a careless caller may ask for.
+            if let Some(snapshot) = &model.snapshot {
+                return Self::Compact(snapshot.clone(), hard_state, model.entries.clone());
+            }
+        }
+        let index = index.max(after + 1);
+        let (covered, retained): (Vec<_>, Vec<_>) =
+            model.entries.iter().cloned().partition(|entry| entry.index <= index);
+        let term = covered.last().map_or(last_term, |entry| entry.term);
+        let state = Command::from_value(&format!("state {index}")).expect("a text");
+        Self::Compact(Snapshot { last_index: index, last_term: term, state }, hard_state, retained)
+    }
+
+    fn perform(&self, storage: &mut Storage<SimDisk>) -> Result<(), StorageError> {
+        match self {
+            Self::Append(records) => storage.append(records),
+            Self::Compact(snapshot, hard_state, retained) => storage.compact(snapshot, *hard_state, retained),
+        }
+    }
+
+    /// The models after each durable part of this step: nothing first, everything last.
+    fn stages(&self, model: &Model) -> Vec<Model> {
+        let mut stages = vec![model.clone()];
+        match self {
+            Self::Append(records) => {
+                for record in records {
+                    let mut next = stages.last().expect("never empty").clone();
+                    next.apply(record);
+                    stages.push(next);
+                }
+            }
+            Self::Compact(snapshot, hard_state, retained) => {
+                stages.push(Model { hard_state: *hard_state, ..model.clone() });
+                stages.push(Model {
+                    hard_state: *hard_state,
+                    snapshot: Some(snapshot.clone()),
+                    entries: retained.clone(),
+                });
+            }
+        }
+        stages
+    }
+}
+
+fn draw_records(model: &Model, random: &mut Random) -> Vec<Record> {
+    let mut model = model.clone();
+    let mut records = Vec::new();
+    for _ in 0..=random.below(4) {
+        let (last_index, _) = model.last();
+        let HardState { term, voted_for } = model.hard_state;
+        let record = match random.below(8) {
+            0 => Record::HardState(HardState { term: term + 1, voted_for: None }),
+            1 if term > 0 && voted_for.is_none() => {
+                Record::HardState(HardState { term, voted_for: Some(1 + random.below(5)) })
+            }
+            2 if last_index > model.after().0 => {
+                Record::Truncate { from: model.after().0 + 1 + random.below(last_index - model.after().0) }
+            }
+            _ if term > 0 => {
+                let text = "x".repeat(usize::try_from(random.below(30)).expect("small"));
+                let command = Command::from_value(&text).expect("a text");
+                Record::Entry(Entry { index: last_index + 1, term, command })
+            }
+            _ => Record::HardState(HardState { term: term + 1, voted_for: Some(1) }),
+        };
+        model.apply(&record);
+        records.push(record);
+    }
+    records
+}
+
+fn identity() -> Identity {
+    Identity { cluster: "lab".into(), node: 1 }
+}
+
+fn open(disk: &SimDisk) -> Result<(Storage<SimDisk>, Recovered), StorageError> {
+    Storage::open(disk.clone(), &identity(), INCARNATION)
+}
+
+/// How the process ends after a fault.
+fn end(disk: &SimDisk, random: &mut Random) {
+    if random.below(3) == 0 {
+        disk.kill();
+    } else {
+        disk.power_cut(random.next());
+    }
+}
+
+/// Opens after a fault, perhaps through further faults within the recovery, and checks what is found.
+fn recover(
+    disk: &SimDisk,
+    random: &mut Random,
+    allowed: &[Model],
+    context: &str,
+) -> (Storage<SimDisk>, Model) {
+    for attempt in 0..3 {
+        if attempt < 2 && random.below(3) == 0 {
+            let failure =
+                [Failure::Crash, Failure::Crash, Failure::Sync, Failure::Write][random.below(4) as usize];
+            disk.plan(failure, random.below(8));
+        }
+        match open(disk) {
+            Ok((storage, recovered)) => {
+                disk.call_off();
+                assert_eq!(recovered.incarnation, INCARNATION, "{context}");
+                let model = Model::of(recovered);
+                assert!(allowed.contains(&model), "{context}: recovered {model:#?}\nallowed {allowed:#?}");
+                return (storage, model);
+            }
+            Err(error @ StorageError::Io { .. }) => {
+                disk.call_off();
+                assert!(attempt < 2, "{context}: {error}");
+                end(disk, random);
+            }
+            Err(error) => panic!("{context}: {error}\n{:#?}", readable(disk)),
+        }
+    }
+    unreachable!("the third attempt has no planned failure")
+}
+
+fn readable(disk: &SimDisk) -> Vec<(String, String)> {
+    disk.contents()
+        .into_iter()
+        .map(|(name, bytes)| (name, String::from_utf8_lossy(&bytes).into_owned()))
+        .collect()
+}
+
+/// One workload with one planned failure per life. Returns how many operations the disk saw.
+fn run(seed: u64, failure: Option<(Failure, u64)>, coverage: &mut Coverage) -> u64 {
+    let context = format!("seed {seed}, {failure:?}");
+    let mut random = Random(seed);
+    let disk = SimDisk::new(seed);
+    if let Some((failure, skip)) = failure {
+        disk.plan(failure, skip);
+    }
+    // What may be found by the next opening. The directory itself may not have been made when the first one ends.
+    let (mut storage, mut model) = match open(&disk) {
+        Ok((storage, recovered)) => {
+            assert!(recovered.fresh);
+            (storage, Model::of(recovered))
+        }
+        Err(_) => {
+            end(&disk, &mut random);
+            recover(&disk, &mut random, &[Model::default()], &context)
+        }
+    };
+    for _ in 0..STEPS {
+        let step = Step::draw(&model, &mut random);
+        let stages = step.stages(&model);
+        match step.perform(&mut storage) {
+            Ok(()) => {
+                assert!(!disk.is_crashed(), "{context}: acknowledged by a dead process");
+                model = stages.last().expect("never empty").clone();
+            }
+            Err(error) => {
+                assert!(matches!(error, StorageError::Io { .. }), "{context}: {step:?}: {error}");
+                assert_poisoned(&mut storage, &disk);
+                drop(storage);
+                end(&disk, &mut random);
+                (storage, model) = recover(&disk, &mut random, &stages, &context);
+            }
+        }
+    }
+    disk.call_off();
+    // Everything acknowledged is durable: the power cut that ends every run finds it.
+    drop(storage);
+    disk.power_cut(random.next());
+    recover(&disk, &mut random, std::slice::from_ref(&model), &context);
+    coverage.add(&disk.coverage());
+    disk.operations()
+}
+
+fn assert_poisoned(storage: &mut Storage<SimDisk>, disk: &SimDisk) {
+    let (operations, contents) = (disk.operations(), disk.contents());
+    assert!(storage.is_poisoned());
+    let vote = Record::HardState(HardState { term: u64::MAX, voted_for: None });
+    assert!(matches!(storage.append(&[vote]), Err(StorageError::Poisoned { .. })));
+    assert!(matches!(storage.append(&[]), Err(StorageError::Poisoned { .. })));
+    let snapshot = Snapshot { last_index: u64::MAX, last_term: 1, state: Command::noop() };
+    assert!(matches!(
+        storage.compact(&snapshot, HardState::default(), &[]),
+        Err(StorageError::Poisoned { .. })
+    ));
+    assert_eq!(disk.operations(), operations, "a poisoned storage leaves the disk alone");
+    assert_eq!(disk.contents(), contents);
+}
+
+#[test]
+fn a_crash_at_each_operation_loses_nothing_that_was_acknowledged() {
+    let mut coverage = Coverage::default();
+    for seed in 0..60 {
+        let operations = run(seed, None, &mut Coverage::default());
+        for crash in 0..operations {
+            run(seed, Some((Failure::Crash, crash)), &mut coverage);
+        }
+    }
+    println!("{coverage}");
+    for fault in coverage.missing() {
+        assert!(fault == crate::disk::Fault::FullDisk, "{fault:?} never came to pass");
+    }
+}
+
+#[test]
+fn a_failed_write_or_fsync_at_each_operation_poisons_and_loses_nothing() {
+    let mut coverage = Coverage::default();
+    for seed in 100..130 {
+        let operations = run(seed, None, &mut Coverage::default());
+        for skip in 0..operations {
+            run(seed, Some((Failure::Sync, skip)), &mut coverage);
+            run(seed, Some((Failure::Write, skip)), &mut coverage);
+        }
+    }
+    println!("{coverage}");
+    for fault in [crate::disk::Fault::FailedSync, crate::disk::Fault::FailedWrite] {
+        assert!(coverage.0.get(&fault).is_some_and(|&count| count > 500), "{fault:?} hardly came to pass");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_disk() {
+    let trace = |seed| {
+        let mut coverage = Coverage::default();
+        (run(seed, Some((Failure::Crash, 17)), &mut coverage), coverage)
+    };
+    for seed in 0..20 {
+        assert_eq!(trace(seed), trace(seed));
+    }
+}
+
+fn entry(index: u64, text: &str) -> Record {
+    Record::Entry(Entry { index, term: 1, command: Command::from_value(&text).expect("a text") })
+}
+
+fn first_term() -> Record {
+    Record::HardState(HardState { term: 1, voted_for: Some(1) })
+}
+
+#[test]
+fn a_full_disk_acknowledges_nothing_and_loses_nothing_wherever_it_ends() {
+    let mut coverage = Coverage::default();
+    let records = [entry(2, "second"), entry(3, "third")];
+    for room in 0..400 {
+        let disk = SimDisk::new(room);
+        let (mut storage, _) = open(&disk).expect("a fresh directory");
+        storage.append(&[first_term(), entry(1, "first")]).expect("there is room");
+        disk.set_capacity(Some(disk.bytes() + room));
+        let done = storage.append(&records);
+        let snapshot = Snapshot { last_index: 1, last_term: 1, state: Command::noop() };
+        let hard_state = HardState { term: 1, voted_for: Some(1) };
+        let compacted = storage.compact(&snapshot, hard_state, &retained(&records));
+        disk.kill();
+        let poisoned = storage.is_poisoned();
+        drop(storage);
+        disk.set_capacity(None);
+        let (_, recovered) = open(&disk).expect("with room again, it opens");
+        let model = Model::of(recovered);
+        assert_eq!(model.hard_state, hard_state);
+        match (done, compacted) {
+            (Ok(()), Ok(())) => {
+                assert!(!poisoned);
+                assert_eq!((model.after(), model.last()), ((1, 1), (3, 1)), "room {room}");
+            }
+            (Ok(()), Err(error)) => {
+                assert!(matches!(error, StorageError::Io { .. }), "{error}");
+                assert!(poisoned);
+                assert_eq!(model.last(), (3, 1), "room {room}");
+            }
+            (Err(error), compacted) => {
+                assert!(error.to_string().contains("has room"), "{error}");
+                assert!(matches!(compacted, Err(StorageError::Poisoned { .. })));
+                assert!(model.last().0 >= 1 && model.last().0 <= 3, "room {room}");
+            }
+        }
+        coverage.add(&disk.coverage());
+    }
+    assert!(coverage.0[&crate::disk::Fault::FullDisk] > 100, "{coverage}");
+}
+
+fn retained(records: &[Record]) -> Vec<Entry> {
+    records
+        .iter()
+        .filter_map(|record| match record {
+            Record::Entry(entry) => Some(entry.clone()),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn what_a_failed_fsync_left_in_the_page_cache_is_written_anew_before_it_is_relied_on() {
+    let disk = SimDisk::new(1);
+    let (mut storage, _) = open(&disk).expect("a fresh directory");
+    storage.append(&[first_term(), entry(1, "first")]).expect("a sound disk");
+    disk.plan(Failure::Sync, 0);
+    storage.append(&[entry(2, "second")]).expect_err("the fsync fails");
+    drop(storage);
+    // The process starts again, the machine does not: the second entry is visible, and believed to be on the disk.
+    disk.kill();
+    let (mut storage, recovered) = open(&disk).expect("it opens");
+    assert_eq!(recovered.entries.len(), 2);
+    storage.append(&[entry(3, "third")]).expect("the disk is sound again");
+    drop(storage);
+    for seed in 0..10 {
+        disk.power_cut(seed);
+        let (_, recovered) = open(&disk).expect("what was acknowledged is on the disk");
+        assert_eq!(recovered.entries.len(), 3);
+        assert!(!disk.contents().contains_key("suspect"), "the sign is taken away");
+    }
+}
+
+#[test]
+fn an_append_is_one_write_and_one_fsync_and_nothing_is_none() {
+    let disk = SimDisk::new(1);
+    let (mut storage, _) = open(&disk).expect("a fresh directory");
+    let before = (disk.operations(), storage.syncs());
+    storage.append(&[]).expect("nothing to do");
+    assert_eq!((disk.operations(), storage.syncs()), before);
+    let records: Vec<_> =
+        std::iter::once(first_term()).chain((1..=256).map(|index| entry(index, "x"))).collect();
+    storage.append(&records).expect("a sound disk");
+    assert_eq!((disk.operations(), storage.syncs()), (before.0 + 2, before.1 + 1));
+    assert_eq!(storage.log_bytes(), disk.contents()["log"].len() as u64);
+}
+
+#[test]
+fn the_disk_stays_bounded_when_it_is_compacted() {
+    let disk = SimDisk::new(1);
+    let (mut storage, _) = open(&disk).expect("a fresh directory");
+    storage.append(&[first_term()]).expect("a sound disk");
+    let hard_state = HardState { term: 1, voted_for: Some(1) };
+    for index in 1..=1000 {
+        storage.append(&[entry(index, "report")]).expect("a sound disk");
+        if index % 10 == 0 {
+            let snapshot = Snapshot { last_index: index, last_term: 1, state: Command::noop() };
+            storage.compact(&snapshot, hard_state, &[]).expect("a sound disk");
+            let names: Vec<_> = disk.contents().into_keys().collect();
+            assert_eq!(names, ["log".to_owned(), format!("snapshot-{index:020}.json")]);
+        }
+        assert!(disk.bytes() < 2000, "{} bytes after entry {index}", disk.bytes());
+    }
+}

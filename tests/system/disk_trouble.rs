@@ -1,0 +1,315 @@
+//! Trouble below the real program: killed in the middle of writing, records torn or changed, a full disk, a directory that is
+//! another's or in use, a port that is taken, and the ways to be told to stop.
+//!
+//! `storage_corruption.rs` and `storage_crash.rs` try every cut and every flipped byte on the library; here it is shown that the
+//! program, too, either has all that it acknowledged or ends with one line that names file, offset and mend.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use crate::programs::cluster::{Cluster, ClusterOptions, NodeId};
+use crate::programs::reports::{Acknowledged, Report, Reporter};
+use crate::programs::workers::{Behaviour, Worker};
+use crate::programs::{PATIENCE, http};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How much a small disk holds.
+const SMALL_DISK: &str = "size=96k";
+
+fn log_file(cluster: &Cluster, id: NodeId) -> PathBuf {
+    cluster.path(&format!("data/node-{id}/log"))
+}
+
+/// Runs a node that must end by itself.
+fn run_to_its_end(cluster: &Cluster, id: NodeId) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_rakit-node"))
+        .arg("--config")
+        .arg(cluster.config())
+        .args(["--id", &id.to_string(), "--log-file"])
+        .arg(cluster.path("second.log"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("rakit-node starts");
+    let pid = Pid::from_child(&child);
+    let (ended, end) = crossbeam_channel::bounded::<()>(1);
+    let guard = std::thread::spawn(move || {
+        // Whoever does not end is ended: the test then fails on the exit code.
+        if end.recv_timeout(PATIENCE) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    });
+    let stderr = child.stderr.take().map(std::io::read_to_string).expect("it is piped").expect("text");
+    let status = child.wait().expect("our own child");
+    drop(ended);
+    guard.join().expect("it cannot panic");
+    Output { status, stdout: Vec::new(), stderr: stderr.into_bytes() }
+}
+
+/// Fails unless the program ended with 1 and said all of `words` in its last line.
+#[track_caller]
+fn assert_refused(output: &Output, words: &[&str]) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let last = said.lines().last().unwrap_or_default();
+    assert!(last.starts_with("rakit-node: "), "{said}");
+    for word in words {
+        assert!(last.contains(word), "no {word:?} in {last:?}");
+    }
+}
+
+#[track_caller]
+fn assert_kept(cluster: &Cluster, id: NodeId, promises: &[Acknowledged]) {
+    let log = cluster.raft_log(id, 0);
+    assert!(!promises.is_empty(), "nothing was acknowledged");
+    promises.iter().for_each(|promise| promise.assert_in(&log, id));
+}
+
+#[test]
+fn what_one_node_acknowledged_survives_kill_9_and_a_torn_record() {
+    let mut cluster = Cluster::start(ClusterOptions::nodes(1));
+    let worker = Worker::good(1);
+    let mut promises = Vec::new();
+    for torn in ["", "0", "8d3f", "8d3f11ab ", "8d3f11ab {\"entry\":{\"index\":", "\0\0\0\0\0\0\0\0"] {
+        let reporter = Reporter::start(&cluster, "s1", worker.address(), 10.0, Duration::from_millis(1));
+        reporter.wait_for_commits(&cluster, 20);
+        cluster.kill9(1);
+        promises.extend(reporter.acknowledged());
+        drop(reporter);
+        let mut file = fs::OpenOptions::new().append(true).open(log_file(&cluster, 1)).expect("its log");
+        file.write_all(torn.as_bytes()).expect("room on the disk");
+        cluster.restart(1);
+        cluster.wait_until_ready();
+        assert_kept(&cluster, 1, &promises[..promises.len().min(900)]);
+        assert_eq!(
+            cluster.get(1, "/7").body,
+            worker.answer(7) + "\n",
+            "the table is there, without a new report"
+        );
+    }
+}
+
+#[test]
+fn a_tail_that_was_cut_off_is_filled_again_by_the_others() {
+    let mut cluster = Cluster::start(ClusterOptions::nodes(3));
+    let worker = Worker::good(1);
+    let reporter = Reporter::start(&cluster, "s1", worker.address(), 10.0, Duration::from_millis(5));
+    for cut in [1, 7, 40] {
+        reporter.wait_for_commits(&cluster, 10);
+        let victim = cluster.wait_for_leader() % 3 + 1;
+        cluster.kill9(victim);
+        let path = log_file(&cluster, victim);
+        let length = fs::metadata(&path).expect("its log").len();
+        let file = fs::OpenOptions::new().write(true).open(&path).expect("its log");
+        file.set_len(length - cut).expect("our own file");
+        cluster.restart(victim);
+        cluster.wait_until_ready();
+        let mended = if cut == 1 { "lacked its newline" } else { "an incomplete last record was cut" };
+        assert!(cluster.log_text(victim).contains(mended), "cut {cut}: {}", cluster.log_text(victim));
+    }
+    reporter.set_silent(true);
+    let promises = reporter.acknowledged();
+    cluster.wait_for_equal_digests();
+    for id in cluster.ids() {
+        assert_kept(&cluster, id, &promises[..promises.len().min(400)]);
+    }
+}
+
+#[test]
+fn a_changed_byte_stops_the_node_with_file_offset_and_mend_and_the_cluster_goes_on() {
+    let mut cluster = Cluster::start(ClusterOptions::nodes(3));
+    let worker = Worker::good(1);
+    cluster.report("s1", &worker, 10.0);
+    cluster.report("s1", &worker, 20.0);
+    let victim = cluster.wait_for_leader();
+    cluster.kill9(victim);
+    let path = log_file(&cluster, victim);
+    let sound = fs::read(&path).expect("its log");
+    let lines: Vec<usize> = std::iter::once(0)
+        .chain(sound.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(at, _)| at + 1))
+        .collect();
+    for (line, within) in [(0, 12), (1, 0), (1, 20), (2, 9)] {
+        let mut damaged = sound.clone();
+        damaged[lines[line] + within] ^= 0x04;
+        fs::write(&path, &damaged).expect("our own file");
+        let offset = format!("at byte {}", lines[line]);
+        let output = run_to_its_end(&cluster, victim);
+        assert_refused(&output, &[&format!("node-{victim}/log"), &offset, "damaged", "mend: "]);
+        assert_eq!(fs::read(&path).expect("its log"), damaged, "what is refused is left as it was found");
+    }
+    // Meanwhile the others went on; and the sound log is taken back.
+    cluster.wait_for_leader();
+    cluster.report("s1", &worker, 30.0);
+    fs::write(&path, &sound).expect("our own file");
+    cluster.restart(victim);
+    cluster.wait_until_ready();
+    cluster.wait_for_equal_digests();
+}
+
+/// A node whose directory was wiped comes back under its old id with nothing of what it had promised (trap 26). The leader fills its
+/// log again, and says so: somebody may have to know.
+#[test]
+fn a_wiped_directory_is_noticed_by_the_leader_and_filled_again() {
+    let mut cluster = Cluster::start(ClusterOptions::nodes(3));
+    let worker = Worker::good(1);
+    let (_, promise) = cluster.report("s1", &worker, 10.0);
+    let leader = cluster.wait_for_leader();
+    let wiped = leader % 3 + 1;
+    cluster.kill9(wiped);
+    fs::remove_dir_all(cluster.path(&format!("data/node-{wiped}"))).expect("the directory of a dead node");
+    cluster.restart(wiped);
+    cluster.wait_until_ready();
+    cluster.wait_for_equal_digests();
+    promise.assert_in(&cluster.raft_log(wiped, 0), wiped);
+    let told = format!("peer node {wiped}: runs on another data directory than before");
+    cluster.wait_for("a leader says that its directory is another", || {
+        cluster.ids().into_iter().any(|id| cluster.log_text(id).contains(&told)).then_some(())
+    });
+}
+
+#[test]
+fn a_directory_belongs_to_one_process_and_one_node() {
+    let mut cluster = Cluster::start(ClusterOptions::nodes(1));
+    let worker = Worker::good(1);
+    cluster.report("s1", &worker, 10.0);
+    let pid = cluster.pid(1).expect("it runs").to_string();
+    assert_refused(&run_to_its_end(&cluster, 1), &["node-1 is in use by another process", &pid, "mend: "]);
+    assert_eq!(cluster.get(1, "/7").body, worker.answer(7) + "\n", "the first one lives on");
+
+    // Another cluster's directory, and another node's.
+    cluster.kill9(1);
+    let foreign = Cluster::prepare(ClusterOptions::nodes(2));
+    copy(&cluster.path("data/node-1"), &foreign.path("data/node-2"));
+    assert_refused(&run_to_its_end(&foreign, 2), &["node-2/log belongs to node 1", "mend: "]);
+    let text = fs::read_to_string(foreign.config()).expect("its configuration");
+    fs::write(foreign.config(), text.replace("name = \"", "name = \"other-")).expect("our own file");
+    copy(&cluster.path("data/node-1"), &foreign.path("data/node-1"));
+    assert_refused(&run_to_its_end(&foreign, 1), &["node-1/log belongs to", "the cluster's name", "mend: "]);
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("our own directory");
+    fs::copy(from.join("log"), to.join("log")).expect("a log");
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() {
+    let cluster = Cluster::prepare(ClusterOptions::nodes(1));
+    for (which, address) in [("public", cluster.public(1)), ("cluster", cluster.cluster_address(1))] {
+        let taken = TcpListener::bind(address).expect("a port that is kept for us");
+        assert_refused(&run_to_its_end(&cluster, 1), &[which, &address.to_string(), "another node"]);
+        drop(taken);
+    }
+}
+
+/// A file system of its own; unmounted when it is dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// `None`, and a word to whoever reads the test's output, when this user may not mount.
+    fn mount(at: PathBuf) -> Option<Self> {
+        fs::create_dir_all(&at).expect("our own directory");
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", SMALL_DISK, "rakit-test"]).arg(&at).output();
+        match mounted {
+            Ok(output) if output.status.success() => Some(Self(at)),
+            other => {
+                eprintln!(
+                    "SKIPPED: a full disk is tested only by a user who may mount a tmpfs (root): {other:?}"
+                );
+                None
+            }
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_node_whose_disk_is_full_acknowledges_nothing_more_and_ends() {
+    let mut cluster = Cluster::prepare(ClusterOptions::nodes(3));
+    let Some(disk) = SmallDisk::mount(cluster.path("data/node-2")) else { return };
+    for id in [1, 2, 3] {
+        cluster.restart(id);
+    }
+    cluster.wait_until_ready();
+    let worker = Worker::good(1);
+    let reporter = Reporter::start(&cluster, "s1", worker.address(), 10.0, Duration::from_millis(1));
+    let status = cluster.wait_for_end(2);
+    assert_eq!(status.code(), Some(1));
+    let log = cluster.log_text(2);
+    let last = log.lines().last().unwrap_or_default();
+    assert!(last.contains("No space left on device") && last.contains("mend: see that the disk"), "{last}");
+    assert!(!log.contains("panicked"), "{log}");
+
+    // The cluster goes on, and nothing that was acknowledged is missing on those who live.
+    cluster.wait_for_leader();
+    reporter.wait_for_commits(&cluster, 10);
+    reporter.set_silent(true);
+    cluster.wait_for_equal_digests();
+    let promises = reporter.acknowledged();
+    drop(reporter);
+    for id in [1, 3] {
+        assert_kept(&cluster, id, &promises[..promises.len().min(400)]);
+        assert_eq!(cluster.get(id, "/7").body, worker.answer(7) + "\n");
+    }
+    // Once there is room again, it catches up from where it was.
+    let made = Command::new("mount").args(["-o", "remount,size=64m"]).arg(&disk.0).status();
+    assert!(made.is_ok_and(|status| status.success()), "what could be mounted can be made larger");
+    cluster.restart(2);
+    cluster.wait_until_ready();
+    cluster.wait_for_equal_digests();
+    drop(cluster);
+}
+
+#[test]
+fn told_to_stop_a_node_answers_what_it_has_begun_and_starts_again() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut cluster = Cluster::start(ClusterOptions::nodes(1));
+        let worker = Worker::start(1, Behaviour::Holds);
+        let reporter = Reporter::start(&cluster, "s1", worker.address(), 10.0, Duration::from_millis(2));
+        reporter.wait_for_commits(&cluster, 5);
+        let address = cluster.public(1);
+        let clients: Vec<_> = (0..8).map(|_| std::thread::spawn(move || http::get(address, "/7"))).collect();
+        worker.wait_for_held(8);
+        let pid = Pid::from_raw(cluster.pid(1).expect("it runs") as i32).expect("not 0");
+        kill_process(pid, signal).expect("our own child");
+        // It takes nobody new, and waits for those it has.
+        cluster.wait_for("it listens no more", || http::get(address, "/healthz").is_err().then_some(()));
+        assert_eq!(worker.release(), 8);
+        for client in clients {
+            let answer = client.join().expect("it cannot panic").expect("a whole answer");
+            assert_eq!((answer.status, answer.body), (200, worker.answer(7) + "\n"), "{signal:?}");
+        }
+        assert_eq!(cluster.wait_for_end(1).code(), Some(0), "{signal:?}: {}", cluster.log_text(1));
+        let promises = reporter.acknowledged();
+        drop(reporter);
+        cluster.restart(1);
+        cluster.wait_until_ready();
+        assert_kept(&cluster, 1, &promises[..promises.len().min(900)]);
+    }
+}
+
+/// A report that nobody acknowledged may be lost; one that was refused must be.
+#[test]
+fn without_a_majority_nothing_is_acknowledged() {
+    let mut cluster = Cluster::start(ClusterOptions::nodes(3));
+    let worker = Worker::good(1);
+    cluster.report("s1", &worker, 10.0);
+    let leader = cluster.wait_for_leader();
+    for id in cluster.ids().into_iter().filter(|id| *id != leader) {
+        cluster.kill9(id);
+    }
+    let answer = cluster.post_report(leader, &Report::new("s1", worker.address(), 50.0));
+    assert!(matches!(answer, Ok((503, _))), "{answer:?}");
+    assert_eq!(cluster.server(leader, "s1").expect("known")["cpu"], 10.0);
+}

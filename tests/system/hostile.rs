@@ -1,0 +1,638 @@
+//! Strangers at both addresses of real nodes: wrong requests, garbage, hordes of idle connections, bytes that trickle, no
+//! descriptors left, and forged words of Raft. Whatever comes, the cluster keeps its leader and its term, serves primes
+//! meanwhile and afterwards, and no node ends.
+//!
+//! Without a secret, whoever reaches a cluster address can speak as a node (docs/security.md): he can depose leaders. What
+//! he must not be able to do is to *end* a node, or to write what it cannot read again.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::programs::cluster::{CLUSTER_NAME, Cluster, ClusterOptions, NodeId};
+use crate::programs::reports::Report;
+use crate::programs::workers::Worker;
+use crate::programs::{PATIENCE, http};
+use rakit::http::client::{Client, ClientTimeouts};
+use rakit::http::sign::{Purpose, Seal};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use serde_json::{Value, json};
+
+/// Election timeouts so calm that a loaded machine alone never costs an election: a change of term is the stranger's doing.
+fn calm(nodes: u64) -> ClusterOptions {
+    ClusterOptions { election_timeout_ms: (8_000, 16_000), ..ClusterOptions::nodes(nodes) }
+}
+
+/// What an attack must not change.
+#[derive(Debug, PartialEq)]
+struct Order {
+    leader: NodeId,
+    terms: Vec<Value>,
+    pids: Vec<Option<u32>>,
+}
+
+fn order(cluster: &Cluster) -> Order {
+    let leader = cluster.wait_for_leader();
+    let ids = cluster.ids();
+    let terms = ids.iter().map(|id| cluster.status(*id)["term"].clone()).collect();
+    Order { leader, terms, pids: ids.iter().map(|id| cluster.pid(*id)).collect() }
+}
+
+/// Fails unless every running node serves a prime, and a report still commits.
+#[track_caller]
+fn assert_works(cluster: &Cluster, worker: &Worker) {
+    for id in cluster.running() {
+        let answer = cluster.get(id, "/7");
+        assert_eq!((answer.status, answer.body), (200, worker.answer(7) + "\n"), "node {id}");
+    }
+    cluster.report("s1", worker, 10.0);
+}
+
+fn head(method: &str, target: &str, more: &str) -> String {
+    format!("{method} {target} HTTP/1.1\r\nHost: a\r\n{more}\r\n")
+}
+
+// ------------------------------------------------------------------------------------------------- wrong requests
+
+#[test]
+fn the_public_address_answers_as_the_contract_says() {
+    let cluster = Cluster::start(calm(1));
+    let worker = Worker::good(1);
+    cluster.report("s1", &worker, 10.0);
+
+    let answer = cluster.get_with(1, "/5", &["X-Request-Id: my-own_id.7"]);
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/plain")));
+    assert_eq!((answer.header("x-rakit-node"), answer.server()), (Some("1"), "s1"));
+    assert_eq!(answer.header("x-request-id"), Some("my-own_id.7"));
+    for bad in ["a b", "x\ty", "<script>", "äöü", &"x".repeat(65)] {
+        let answer = cluster.get_with(1, "/5", &[&format!("X-Request-Id: {bad}")]);
+        let id = answer.header("x-request-id").expect("every answer to a prime has one").to_owned();
+        assert!(answer.status == 200 && id != bad && id.is_ascii(), "{bad:?}: {answer:?}");
+    }
+
+    for n in ["0", "-1", "abc", "1.5", "99999999999999999999", "+5", "5%20", "%35", "0x5", "١"] {
+        let answer = cluster.get(1, &format!("/{n}"));
+        // A byte that is not ASCII may not stand in a target at all; then the edge refuses it.
+        let one_line = answer.body.trim_end().lines().count() == 1;
+        assert!(answer.status == 400 && one_line, "/{n}: {answer:?}");
+        assert!(!n.is_ascii() || answer.body.contains("N must be a whole number"), "/{n}: {answer:?}");
+    }
+    for path in ["/a/b", "/5/", "//5", "/../5", "/favicon.ico", "/raft/append-entries", "/log/1"] {
+        assert_eq!(cluster.get(1, path).status, 404, "{path}");
+    }
+    for method in ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "BREW"] {
+        for path in ["/5", "/status", "/log", "/healthz", "/readyz", "/metrics", "/"] {
+            let answer = http::request(cluster.public(1), method, path, &[], b"").expect("an answer");
+            assert_eq!((answer.status, answer.header("allow")), (405, Some("GET, HEAD")), "{method} {path}");
+        }
+    }
+    for query in [
+        "after=x",
+        "limit=0",
+        "limit=1001",
+        "limit=-1",
+        "after",
+        "other=1",
+        "after=1&after=18446744073709551616",
+    ] {
+        assert_eq!(cluster.get(1, &format!("/log?{query}")).status, 400, "{query}");
+    }
+    assert_eq!(cluster.get(1, "/log?after=18446744073709551615&limit=1000").json(), json!([]));
+
+    // Query, headers and raw path stay here.
+    let before = worker.requests();
+    let answer = cluster.get_with(1, "/0000000011?x=1/../2", &["X-Evil: 1", "Cookie: secret"]);
+    assert_eq!(answer.body, worker.answer(11) + "\n");
+    let heads = worker.heads()[before..].concat();
+    assert!(heads.starts_with("GET /11 HTTP/1."), "{heads}");
+    assert!(!heads.contains("Evil") && !heads.contains("secret") && !heads.contains("x=1"), "{heads}");
+}
+
+#[test]
+fn bytes_that_are_no_request_are_refused_on_both_addresses_and_change_nothing() {
+    let cluster = Cluster::start(calm(3));
+    let worker = Worker::good(1);
+    cluster.report("s1", &worker, 10.0);
+    let before = order(&cluster);
+    let digest = cluster.wait_for_equal_digests();
+
+    let many: String = (0..65).map(|i| format!("X-{i}: a\r\n")).collect();
+    let raw: Vec<(u16, String)> = vec![
+        (400, "complete garbage\r\n\r\n".into()),
+        (400, "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}\u{fc}\u{3}\u{3}".into()), // The start of TLS.
+        (400, "GET / HTTP/1.1\r\n\r\n".into()),
+        (400, "GET / HTTP/1.1\nHost: a\n\n".into()),
+        (400, head("GET", "/", "X: a\r\n b\r\n")),
+        (400, head("GET", "/", "X: \0\r\n")),
+        (400, head("POST", "/report", "Content-Length: +5\r\n")),
+        (400, head("POST", "/report", "Content-Length: 5\r\nContent-Length: 5\r\n")),
+        (400, head("POST", "/report", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n")),
+        (501, head("POST", "/report", "Transfer-Encoding: chunked\r\n") + "0\r\n\r\n"),
+        (431, head("GET", "/", &many)),
+        (431, head("GET", "/", &format!("X: {}\r\n", "a".repeat(9_000)))),
+        (431, format!("GET /{}", "a".repeat(100_000))),
+        (505, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into()),
+        (505, "GET / HTTP/2.0\r\nHost: a\r\n\r\n".into()),
+    ];
+    for id in cluster.ids() {
+        for address in [cluster.public(id), cluster.cluster_address(id)] {
+            for (status, bytes) in &raw {
+                let answer = http::exchange(address, bytes.as_bytes())
+                    .unwrap_or_else(|error| panic!("{error}: {address} {:.60}", bytes));
+                assert_eq!(answer.status, *status, "{address} {bytes:.60}: {answer:?}");
+            }
+        }
+        let public = [
+            (413, head("GET", "/5", "Content-Length: 1\r\n") + "x"),
+            (413, head("GET", "/5", "Content-Length: 60000000000000\r\n")),
+        ];
+        for (status, bytes) in public {
+            let answer = http::exchange(cluster.public(id), bytes.as_bytes()).expect("an answer");
+            assert_eq!(answer.status, status, "{bytes:?}");
+        }
+        for path in ["/report", "/raft/request-vote", "/raft/transfer", "/raft/watch"] {
+            let too_long = format!("Content-Length: {}\r\n", 64 * 1024 + 1);
+            let answer =
+                http::exchange(cluster.cluster_address(id), head("POST", path, &too_long).as_bytes());
+            assert_eq!(answer.expect("an answer").status, 413, "{path}");
+            let answer = http::exchange(cluster.cluster_address(id), head("POST", path, "").as_bytes());
+            assert_eq!(answer.expect("an answer").status, 411, "{path}");
+            let answer = http::get(cluster.cluster_address(id), path).expect("an answer");
+            assert_eq!((answer.status, answer.header("allow")), (405, Some("POST")), "{path}");
+        }
+        for path in ["/raft/append-entries", "/raft/install-snapshot"] {
+            let too_long = format!("Content-Length: {}\r\n", (16 << 20) + 1);
+            let answer =
+                http::exchange(cluster.cluster_address(id), head("POST", path, &too_long).as_bytes());
+            assert_eq!(answer.expect("an answer").status, 413, "{path}");
+        }
+        for path in ["/", "/raft", "/raft/", "/reports", "/raft/append_entries", "/5"] {
+            let answer = http::post(cluster.cluster_address(id), path, b"{}").expect("an answer");
+            assert_eq!(answer.status, 404, "{path}");
+        }
+    }
+    assert_works(&cluster, &worker);
+    assert_eq!(order(&cluster), before);
+    assert_ne!(cluster.wait_for_equal_digests(), digest, "the report after it all changed the state");
+}
+
+#[test]
+fn a_report_that_is_none_is_refused_and_leaves_the_state_untouched() {
+    let cluster = Cluster::start(calm(3));
+    let worker = Worker::good(1);
+    let (good, _) = cluster.report("s1", &worker, 10.0);
+    let digest = cluster.wait_for_equal_digests();
+    let with = |key: &str, value: Value| {
+        let mut report = Report { sequence: good.sequence + 1_000_000, ..good.clone() }.json();
+        report[key] = value;
+        report.to_string()
+    };
+    let mut bodies = vec![
+        "{".to_owned(),
+        "[]".to_owned(),
+        "null".to_owned(),
+        "{}".to_owned(),
+        "[".repeat(60_000),
+        "\"\\ud800\"".to_owned(),
+        good.json().to_string() + "x",
+        with("other", json!(1)),
+    ];
+    for (key, values) in [
+        ("cpu", vec![json!(-0.1), json!(100.1), json!("5"), json!(null), json!(1e300)]),
+        ("cores", vec![json!(0), json!(-1), json!(1.5), json!(65_537)]),
+        ("epoch", vec![json!(0), json!(-1), json!(u64::MAX), json!(1e15)]),
+        ("sequence", vec![json!(-1), json!(u64::MAX), json!("7")]),
+        (
+            "server",
+            vec![json!(""), json!("a b"), json!("../x"), json!("x".repeat(65)), json!("é"), json!("a\n")],
+        ),
+        (
+            "worker",
+            vec![json!("x"), json!("1.2.3.4"), json!("1.2.3.4:0"), json!("host:80"), json!("0.0.0.0:80")],
+        ),
+        ("worker_up", vec![json!("yes"), json!(1)]),
+        ("forward", vec![json!(1)]),
+    ] {
+        bodies.extend(values.into_iter().map(|value| with(key, value)));
+    }
+    for id in cluster.ids() {
+        for body in &bodies {
+            let answer =
+                http::post(cluster.cluster_address(id), "/report", body.as_bytes()).expect("an answer");
+            let one_line = answer.body.trim_end().lines().count() == 1;
+            assert!(answer.status == 400 && one_line, "{body:.200}: {answer:?}");
+        }
+        let answer = http::post(cluster.cluster_address(id), "/report", b"\xff\xfe").expect("an answer");
+        assert_eq!(answer.status, 400, "{answer:?}");
+    }
+    assert_eq!(cluster.wait_for_equal_digests(), digest);
+    assert_works(&cluster, &worker);
+}
+
+// ------------------------------------------------------------------------------------------------- connections
+
+/// Opens so many connections to an address.
+fn connections(address: SocketAddr, count: usize) -> Vec<TcpStream> {
+    let connect = |_| TcpStream::connect_timeout(&address, PATIENCE).expect("the backlog takes it");
+    (0..count).map(connect).collect()
+}
+
+/// The metric's value on a node.
+fn metric(cluster: &Cluster, id: NodeId, name: &str) -> f64 {
+    let page = cluster.get(id, "/metrics").body;
+    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {page}"))
+}
+
+#[test]
+fn a_thousand_idle_connections_on_each_address_disturb_nobody() {
+    rakit::program::raise_descriptor_limit();
+    let mut cluster = Cluster::start(calm(3));
+    let worker = Worker::good(1);
+    cluster.report("s1", &worker, 10.0);
+    let before = order(&cluster);
+    let node = before.leader;
+    let held: Vec<Vec<TcpStream>> =
+        vec![connections(cluster.public(node), 1_000), connections(cluster.cluster_address(node), 1_000)];
+    assert_works(&cluster, &worker);
+    assert_eq!(order(&cluster), before);
+
+    // On the others, too; and then the leader dies in the middle of it.
+    let others: Vec<NodeId> = cluster.ids().into_iter().filter(|id| *id != node).collect();
+    let more: Vec<Vec<TcpStream>> =
+        others.iter().map(|id| connections(cluster.cluster_address(*id), 1_000)).collect();
+    cluster.kill9(node);
+    let heir = cluster.wait_for("another leads", || cluster.agreed_leader().filter(|leader| *leader != node));
+    assert!(others.contains(&heir));
+    assert_works(&cluster, &worker);
+    drop((held, more));
+    cluster.restart(node);
+    cluster.wait_until_ready();
+    assert_works(&cluster, &worker);
+}
+
+/// Whether the other side has answered or closed.
+fn has_ended(stream: &mut TcpStream) -> bool {
+    let mut bytes = [0; 1024];
+    // What was answered, and how much of it, does not matter here.
+    match stream.read(&mut bytes).map(drop) {
+        Ok(()) => true,
+        Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
+    }
+}
+
+#[test]
+fn bytes_that_trickle_are_cut_off_while_others_are_served() {
+    let cluster = Cluster::start(calm(3));
+    let worker = Worker::good(1);
+    cluster.report("s1", &worker, 10.0);
+    let before = order(&cluster);
+    let body = "POST /report HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n";
+    let mut slow: Vec<TcpStream> = Vec::new();
+    for id in cluster.ids() {
+        for address in [cluster.public(id), cluster.cluster_address(id)] {
+            slow.extend(connections(address, 20));
+        }
+        for mut stream in connections(cluster.cluster_address(id), 5) {
+            stream.write_all(body.as_bytes()).expect("room in a fresh socket");
+            slow.push(stream);
+        }
+    }
+    for stream in &slow {
+        stream.set_nonblocking(true).expect("our own socket");
+    }
+    // A byte at a time each, until the node has had enough of all of them: a deadline is one for the whole head, the whole
+    // body. Else this would go on for ever.
+    let deadline = Instant::now() + 2 * PATIENCE;
+    let endless = b"GET /aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+    let mut round = 0;
+    while !slow.is_empty() {
+        assert!(Instant::now() < deadline, "{} slow connections still live after {round} rounds", slow.len());
+        let byte = [endless[round.min(endless.len() - 1)]];
+        // Whoever was cut off meanwhile cannot be written to; that shows in the reading.
+        slow.retain_mut(|stream| {
+            let _ = stream.write(&byte);
+            !has_ended(stream)
+        });
+        if round % 10 == 0 {
+            assert_eq!(cluster.get(1 + round as u64 / 10 % 3, "/7").body, worker.answer(7) + "\n");
+        }
+        round += 1;
+        std::thread::sleep(Duration::from_millis(100)); // The slowness itself.
+    }
+    assert_works(&cluster, &worker);
+    assert_eq!(order(&cluster), before);
+}
+
+#[test]
+fn a_node_whose_descriptors_are_used_up_keeps_its_place_and_recovers() {
+    rakit::program::raise_descriptor_limit();
+    let cluster = Cluster::start(calm(3));
+    let worker = Worker::good(1);
+    cluster.report("s1", &worker, 10.0);
+    let before = order(&cluster);
+    for victim in [before.leader, before.leader % 3 + 1] {
+        let pid = Pid::from_raw(cluster.pid(victim).expect("it runs") as i32);
+        let set = |limit: Rlimit| prlimit(pid, Resource::Nofile, limit).expect("our own child");
+        let open = std::fs::read_dir(format!("/proc/{}/fd", cluster.pid(victim).expect("it runs")));
+        let few = open.expect("our own child").count() as u64 + 4;
+        // The hard limit stays: only root could raise it again.
+        let hard = rustix::process::getrlimit(Resource::Nofile).maximum;
+        let old = set(Rlimit { current: Some(few), maximum: hard });
+        let horde =
+            (connections(cluster.public(victim), 200), connections(cluster.cluster_address(victim), 200));
+        // It has none left: whoever comes now is turned away or left waiting, and it says so.
+        cluster.wait_for("the node notices", || {
+            cluster.log_text(victim).contains("accept failed").then_some(())
+        });
+        for id in cluster.ids().into_iter().filter(|id| *id != victim) {
+            assert_eq!(cluster.get(id, "/7").body, worker.answer(7) + "\n", "node {id}");
+        }
+        drop(horde);
+        set(old);
+        cluster.wait_for("it serves again", || {
+            http::get(cluster.public(victim), "/7").is_ok_and(|answer| answer.status == 200).then_some(())
+        });
+        assert_works(&cluster, &worker);
+        assert_eq!(order(&cluster), before);
+    }
+}
+
+#[test]
+fn clients_alone_cannot_use_up_the_descriptors_of_a_node() {
+    rakit::program::raise_descriptor_limit();
+    // It compacts its log all the time: each time it needs a descriptor for the new file, or must end.
+    let cluster = Cluster::prepare(ClusterOptions { snapshot_entries: 10, ..calm(1) });
+    let log = std::fs::File::create(cluster.path("logs/node-1.log")).expect("our own directory");
+    let mut node = Command::new("sh")
+        .args(["-c", "ulimit -n 200 && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_rakit-node"), "--config"])
+        .arg(cluster.config())
+        .args(["--id", "1", "--stop-with-parent"])
+        .stdin(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("sh starts");
+    cluster.wait_for("it leads", || {
+        http::get(cluster.public(1), "/readyz").is_ok_and(|answer| answer.status == 200).then_some(())
+    });
+    let worker = Worker::good(1);
+    let mut daemon = Client::new(ClientTimeouts { connect: PATIENCE, send: PATIENCE, receive: PATIENCE });
+    let mut report = |cpu: f64| {
+        let body = Report::new("s1", worker.address(), cpu).json().to_string();
+        let answer = daemon.post(cluster.cluster_address(1), "/report", &[], body.as_bytes(), 65_536);
+        answer.expect("an old connection is not turned away").status
+    };
+    assert_eq!(report(1.0), 200);
+    let horde = (connections(cluster.public(1), 300), connections(cluster.cluster_address(1), 300));
+    for cpu in 0..60 {
+        assert_eq!(report(f64::from(cpu)), 200, "report {cpu}");
+    }
+    assert!(node.try_wait().expect("our own child").is_none(), "{}", cluster.log_text(1));
+    drop(horde);
+    cluster.wait_for("it serves", || {
+        http::get(cluster.public(1), "/7").is_ok_and(|answer| answer.status == 200).then_some(())
+    });
+    assert!(metric(&cluster, 1, "rakit_raft_snapshot_index") >= 50.0);
+    node.kill().expect("our own child");
+    node.wait().expect("our own child");
+    assert!(!cluster.log_text(1).contains("accept failed"), "{}", cluster.log_text(1));
+}
+
+// ------------------------------------------------------------------------------------------------- forged words of Raft
+
+/// A stranger who says that he is a node.
+struct Forger {
+    client: Client,
+}
+
+impl Forger {
+    fn new() -> Self {
+        Self { client: Client::new(ClientTimeouts { connect: PATIENCE, send: PATIENCE, receive: PATIENCE }) }
+    }
+
+    /// Says this to `to` in the name of `from`: the status, and the reply.
+    fn say(
+        &mut self,
+        cluster: &Cluster,
+        from: NodeId,
+        to: NodeId,
+        name: &str,
+        arguments: &Value,
+    ) -> (u16, Value) {
+        let seal = Seal::new(CLUSTER_NAME, &format!("node-{from}"), None).expect("randomness");
+        let body = json!({ "incarnation": 99, "request": { name: arguments } }).to_string();
+        let path = format!("/raft/{}", name.replace('_', "-"));
+        let (recipient, address) = (format!("node-{to}"), cluster.cluster_address(to));
+        let answer = self
+            .client
+            .post_sealed(&seal, &recipient, Purpose::Raft, address, &path, body.as_bytes(), 65_536)
+            .unwrap_or_else(|error| {
+                panic!("node {to} did not answer {name} {arguments}: {error}\n{}", cluster.story())
+            });
+        (answer.status, serde_json::from_slice(&answer.body).unwrap_or(Value::Null))
+    }
+}
+
+fn snapshot(term: u64, leader: NodeId, last: (u64, u64), state: &str) -> Value {
+    json!({
+        "term": term, "leader_id": leader, "last_included_index": last.0, "last_included_term": last.1, "offset": 0,
+        "data": state, "done": true, "checksum": crc32fast::hash(state.as_bytes()),
+    })
+}
+
+fn append(term: u64, leader: NodeId, previous: (u64, u64), entries: &[(u64, u64)], commit: u64) -> Value {
+    let entries: Vec<Value> =
+        entries.iter().map(|(index, term)| json!({"index": index, "term": term, "command": null})).collect();
+    json!({
+        "term": term, "leader_id": leader, "prev_log_index": previous.0, "prev_log_term": previous.1,
+        "entries": entries, "leader_commit": commit,
+    })
+}
+
+fn vote(term: u64, candidate: NodeId, transfer: bool) -> Value {
+    json!({
+        "term": term, "candidate_id": candidate, "last_log_index": u64::MAX, "last_log_term": u64::MAX,
+        "leadership_transfer": transfer,
+    })
+}
+
+#[test]
+fn forged_words_that_cannot_be_right_change_nothing() {
+    let cluster = Cluster::start(calm(3));
+    let worker = Worker::good(1);
+    cluster.report("s1", &worker, 10.0);
+    let before = order(&cluster);
+    let digest = cluster.wait_for_equal_digests();
+    let mut forger = Forger::new();
+    let leader = before.leader;
+    let follower = leader % 3 + 1;
+    let third = follower % 3 + 1;
+    let status = cluster.status(follower);
+    let (term, last) =
+        (status["term"].as_u64().expect("a term"), status["last_index"].as_u64().expect("an index"));
+    let max = u64::MAX;
+
+    // In the name of nobody, or of the node itself.
+    for from in [0, follower, 4, 99, max] {
+        let (status, _) = forger.say(&cluster, from, follower, "pre_vote", &vote(term + 1, from, false));
+        assert_eq!(status, 400, "from {from}");
+    }
+    for (from, name, arguments) in [
+        // Absurd terms, term 0, somebody else's name, a second leader in the term.
+        (third, "pre_vote", vote(max, third, false)),
+        (third, "request_vote", vote(max, third, true)),
+        (third, "request_vote", vote(0, third, true)),
+        (third, "request_vote", vote(term + 1, leader, true)),
+        (third, "request_vote", vote(term + 1, third, false)),
+        (third, "append_entries", append(max, third, (0, 0), &[], 0)),
+        (third, "append_entries", append(term, third, (0, 0), &[], max)),
+        (third, "append_entries", append(term + 1, leader, (0, 0), &[], max)),
+        (third, "timeout_now", json!({"term": term, "leader_id": third})),
+        (third, "timeout_now", json!({"term": term, "leader_id": leader})),
+        (third, "install_snapshot", snapshot(term, third, (last + 5, term), "{}")),
+        // In the leader's name: indexes at the end of their range, gaps, terms that fall, term 0, the committed denied.
+        (leader, "append_entries", append(term, leader, (max, term), &[], max)),
+        (leader, "append_entries", append(term, leader, (max - 1, term), &[], max)),
+        (leader, "append_entries", append(term, leader, (max - 1, term), &[(max, term)], max)),
+        (leader, "append_entries", append(term, leader, (last, term), &[(last + 2, term)], max)),
+        (
+            leader,
+            "append_entries",
+            append(term, leader, (last, term), &[(last + 1, term), (last + 1, term)], max),
+        ),
+        (leader, "append_entries", append(term, leader, (last, term), &[(last + 1, term + 1)], max)),
+        (leader, "append_entries", append(term, leader, (last, term), &[(last + 1, 0)], max)),
+        (leader, "append_entries", append(term, leader, (0, 0), &[(1, 0)], max)),
+        (leader, "append_entries", append(term, leader, (0, 7), &[], max)),
+        // Snapshots: of no table, of a table of another index, too far, of term 0, of a later term, damaged.
+        (leader, "install_snapshot", snapshot(term, leader, (last + 5, term), r#"{"x":1}"#)),
+        (leader, "install_snapshot", snapshot(term, leader, (last + 5, term), "null")),
+        (leader, "install_snapshot", snapshot(term, leader, (last + 5, term), "not JSON")),
+        (leader, "install_snapshot", table_snapshot(term, leader, (last + 5, term), max)),
+        (leader, "install_snapshot", table_snapshot(term, leader, (max, term), max)),
+        (leader, "install_snapshot", table_snapshot(term, leader, (last + 5, 0), last + 5)),
+        (leader, "install_snapshot", table_snapshot(term, leader, (last + 5, term + 1), last + 5)),
+    ] {
+        let (status, reply) = forger.say(&cluster, from, follower, name, &arguments);
+        assert_eq!(status, 200, "{name} {arguments}");
+        let reply = &reply["reply"][name];
+        let refused = reply["vote_granted"] == false
+            || reply["accepted"] == false
+            || reply["installed"] == false
+            || reply["result"] == "stale_term"
+            || reply["result"].get("conflict").is_some();
+        assert!(refused, "{name} {arguments}: {reply}");
+    }
+    // A heartbeat repeated, and one entry sent again and again, are as good as once.
+    for _ in 0..100 {
+        forger.say(&cluster, leader, follower, "append_entries", &append(term, leader, (0, 0), &[], 0));
+    }
+    let story = cluster.log_text(follower);
+    assert!(story.contains("suspicious"), "{story}");
+    assert!(
+        story.lines().filter(|line| line.contains("suspicious")).count() < 10,
+        "a flood of lines: {story}"
+    );
+    assert_eq!(cluster.wait_for_equal_digests(), digest);
+    assert_eq!(order(&cluster), before);
+    assert_works(&cluster, &worker);
+}
+
+fn table_snapshot(term: u64, leader: NodeId, last: (u64, u64), applied: u64) -> Value {
+    let state = json!({"applied_index": applied, "ignored": 0, "servers": []}).to_string();
+    snapshot(term, leader, last, &state)
+}
+
+/// A generator of draws that needs no crate: splitmix64.
+struct Draws(u64);
+
+impl Draws {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn of(&mut self, choices: &[u64]) -> u64 {
+        choices[(self.next() % choices.len() as u64) as usize]
+    }
+}
+
+/// So many forged requests to all nodes together.
+const FORGED_REQUESTS: usize = 3_000;
+
+#[test]
+fn no_forged_word_ends_a_node() {
+    let mut cluster = Cluster::start(ClusterOptions { snapshot_entries: 20, ..ClusterOptions::nodes(3) });
+    let worker = Worker::good(1);
+    cluster.report("s1", &worker, 10.0);
+    let pids: Vec<_> = cluster.ids().iter().map(|id| cluster.pid(*id)).collect();
+    let mut forger = Forger::new();
+    let mut draws = Draws(7);
+    let (mut term, mut commit, mut last, mut leader) = (0, 0, 0, 1);
+    for round in 0..FORGED_REQUESTS {
+        if round % 20 == 0 {
+            let status = cluster.status(draws.of(&[1, 2, 3]));
+            let number = |key: &str| status[key].as_u64().unwrap_or(1);
+            (term, commit, last, leader) =
+                (number("term"), number("commit_index"), number("last_index"), number("leader"));
+        }
+        let (to, from) = (draws.of(&[1, 2, 3]), draws.of(&[1, 2, 3, leader, leader]));
+        let names = draws.of(&[from, from, from, leader, u64::MAX]);
+        let near = [
+            0,
+            1,
+            commit.saturating_sub(1),
+            commit,
+            last,
+            last + 1,
+            last + 2,
+            last + 9,
+            u64::MAX - 1,
+            u64::MAX,
+        ];
+        let terms = [0, 1, term.saturating_sub(1), term, term, term, term + 1, 1 << 33, u64::MAX];
+        let (said, previous) = (draws.of(&terms), (draws.of(&near), draws.of(&terms)));
+        let (name, arguments) = match draws.next() % 10 {
+            0..4 => {
+                let mut entry = previous;
+                let entries: Vec<(u64, u64)> = (0..draws.of(&[0, 0, 1, 2, 30]))
+                    .map(|_| {
+                        entry.0 = entry.0.saturating_add(draws.of(&[1, 1, 1, 1, 1, 1, 1, 1, 2]));
+                        if draws.next().is_multiple_of(8) {
+                            entry.1 = draws.of(&terms);
+                        }
+                        entry
+                    })
+                    .collect();
+                ("append_entries", append(said, names, previous, &entries, draws.of(&near)))
+            }
+            4..7 => {
+                let state = json!({"applied_index": previous.0, "ignored": 0, "servers": []}).to_string();
+                let state = if draws.next().is_multiple_of(3) { r#"{"x":1}"# } else { &state };
+                let mut arguments = snapshot(said, names, (previous.0, draws.of(&terms)), state);
+                arguments["offset"] = draws.of(&[0, 0, 0, state.len() as u64, u64::MAX]).into();
+                arguments["done"] = (!draws.next().is_multiple_of(3)).into();
+                ("install_snapshot", arguments)
+            }
+            7 => ("pre_vote", vote(said, names, draws.next().is_multiple_of(2))),
+            8 => ("request_vote", vote(said, names, draws.next().is_multiple_of(2))),
+            _ => ("timeout_now", json!({"term": said, "leader_id": names})),
+        };
+        let (status, _) = forger.say(&cluster, from, to, name, &arguments);
+        assert!(matches!(status, 200 | 400), "{status}: {name} {arguments}\n{}", cluster.story());
+    }
+    // Each is what it was, and can read again what it was made to write.
+    assert_eq!(cluster.ids().iter().map(|id| cluster.pid(*id)).collect::<Vec<_>>(), pids);
+    for id in cluster.ids() {
+        assert!(cluster.try_status(id).is_some(), "node {id} does not answer\n{}", cluster.story());
+        let log = cluster.log_text(id);
+        assert!(!log.contains("panicked") && !log.contains("this is a bug"), "{log}");
+        cluster.kill9(id);
+        cluster.restart(id);
+        cluster.wait_for("it starts again", || cluster.try_status(id));
+    }
+}

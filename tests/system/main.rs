@@ -1,0 +1,27 @@
+//! The real programs, as a user meets them. `programs/` starts clusters, plays daemons and workers, and makes load.
+//!
+//! | file | asks |
+//! | --- | --- |
+//! | `cluster.rs` | do nodes agree, whoever is killed or paused? |
+//! | `routing.rs` | which server gets a request, and what if it fails? |
+//! | `hostile.rs`, `secret.rs` | what can strangers do, without and with a secret? |
+//! | `daemon.rs`, `worker.rs` | do the two programs on a server keep their promises? |
+//! | `up.rs` | does `rakit up` run and end a whole cluster? |
+//! | `config.rs`, `bad_configuration.rs` | which `cluster.toml` is accepted, and what do the programs say to the others? |
+//! | `snapshots.rs`, `disk_trouble.rs`, `rolling_restart.rs` | compaction, bad disks, restarts, all under load |
+//! | `chaos.rs` | is anything lost under random faults of every kind? |
+
+mod bad_configuration;
+mod chaos;
+mod cluster;
+mod config;
+mod daemon;
+mod disk_trouble;
+mod hostile;
+mod programs;
+mod rolling_restart;
+mod routing;
+mod secret;
+mod snapshots;
+mod up;
+mod worker;

@@ -1,0 +1,400 @@
+//! A cluster with a secret: whoever does not hold it is refused on every route of the cluster address, whatever he forges,
+//! alters, repeats or holds up, and changes nothing; and who forges a node's *answers* gets no vote counted.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::programs::cluster::{CLUSTER_NAME, Cluster, ClusterOptions, NodeId};
+use crate::programs::http;
+use crate::programs::workers::Worker;
+use rakit::http::sign::{CLOCK_APART_MS_MAX, HEADER_SENDER, Purpose, Seal, SealedRequest, Secret};
+use serde_json::{Value, json};
+
+const SECRET: &str = "the secret of the whole cluster, 32 bytes or more";
+const REPORT: &str = r#"{"server":"evil","worker":"127.0.0.1:6666","cpu":0.0,"cores":64,"epoch":1,"sequence":1,"worker_up":true,"forward":false}"#;
+
+/// Every route of the cluster address, its purpose, and a body that would change something if it were taken.
+const ROUTES: [(&str, Purpose, &str); 8] = [
+    ("/report", Purpose::Report, REPORT),
+    ("/raft/pre-vote", Purpose::Raft, r#"{"incarnation":9,"request":{"pre_vote":VOTE}}"#),
+    ("/raft/request-vote", Purpose::Raft, r#"{"incarnation":9,"request":{"request_vote":VOTE}}"#),
+    (
+        "/raft/append-entries",
+        Purpose::Raft,
+        r#"{"incarnation":9,"request":{"append_entries":{"term":9000,"leader_id":2,"prev_log_index":0,"prev_log_term":0,"entries":[],"leader_commit":0}}}"#,
+    ),
+    (
+        "/raft/install-snapshot",
+        Purpose::Raft,
+        r#"{"incarnation":9,"request":{"install_snapshot":{"term":9000,"leader_id":2,"last_included_index":900,"last_included_term":9000,"offset":0,"data":"x","done":false,"checksum":0}}}"#,
+    ),
+    (
+        "/raft/timeout-now",
+        Purpose::Raft,
+        r#"{"incarnation":9,"request":{"timeout_now":{"term":9000,"leader_id":2}}}"#,
+    ),
+    ("/raft/watch", Purpose::Raft, "{}"),
+    ("/raft/transfer", Purpose::Admin, "{}"),
+];
+
+const VOTE: &str =
+    r#"{"term":9000,"candidate_id":2,"last_log_index":9000,"last_log_term":8999,"leadership_transfer":true}"#;
+
+fn calm(nodes: u64) -> ClusterOptions {
+    ClusterOptions {
+        secret: Some(SECRET.to_owned()),
+        election_timeout_ms: (8_000, 16_000),
+        ..ClusterOptions::nodes(nodes)
+    }
+}
+
+fn secret(text: &str) -> Secret {
+    Secret::parse(text.as_bytes()).expect("long enough")
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as u64
+}
+
+/// Posts with these headers: the status and the one line.
+fn post(address: SocketAddr, path: &str, headers: &[(&'static str, String)], body: &str) -> (u16, String) {
+    let lines: Vec<String> = headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let answer = http::request(address, "POST", path, &lines, body.as_bytes()).expect("an answer");
+    (answer.status, answer.body)
+}
+
+/// What a refused request must leave as it was.
+fn state(cluster: &Cluster) -> Vec<Value> {
+    let keys = [
+        "role",
+        "term",
+        "leader",
+        "voted_for",
+        "last_index",
+        "commit_index",
+        "snapshot_index",
+        "state_digest",
+    ];
+    let of = |id: NodeId| {
+        let status = cluster.status(id);
+        keys.iter().map(|key| status[*key].clone()).collect()
+    };
+    cluster.ids().into_iter().map(of).collect()
+}
+
+/// The same, once all have the same: what was committed just now has then reached everybody.
+fn settled_state(cluster: &Cluster) -> Vec<Value> {
+    cluster.wait_for("all nodes have committed the same", || {
+        cluster.wait_for_equal_digests();
+        let state = state(cluster);
+        // From the last index on; role, term, leader and vote may differ.
+        let same = state
+            .iter()
+            .all(|node| node.as_array().zip(state[0].as_array()).is_some_and(|(a, b)| a[4..] == b[4..]));
+        let committed = state.iter().all(|node| node[4] == node[5]);
+        (same && committed).then_some(state)
+    })
+}
+
+/// How many requests a node has refused for this reason.
+fn refused(cluster: &Cluster, id: NodeId, reason: &str) -> u64 {
+    let page = cluster.get(id, "/metrics").body;
+    let name = format!("rakit_refusals_total{{reason=\"{reason}\"}} ");
+    let value = page.lines().find_map(|line| line.strip_prefix(name.as_str()));
+    value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {page}"))
+}
+
+#[test]
+fn every_route_refuses_what_is_not_signed_for_it_and_changes_nothing() {
+    let cluster = Cluster::start(calm(3));
+    let worker = Worker::good(1);
+    cluster.report("s1", &worker, 10.0);
+    let before = settled_state(&cluster);
+    let whole = secret(SECRET);
+    for id in cluster.ids() {
+        let (me, address) = (format!("node-{id}"), cluster.cluster_address(id));
+        // Another node speaks, so that with the right signature each would be taken.
+        let other = format!("node-{}", id % 3 + 1);
+        let seal =
+            |cluster: &str, secret: Option<&Secret>| Seal::new(cluster, &other, secret).expect("randomness");
+        let good = seal(CLUSTER_NAME, Some(&whole));
+        for (path, purpose, body) in ROUTES {
+            let body = &body.replace("VOTE", VOTE).replace(":2", &format!(":{}", id % 3 + 1));
+            let sealed = |seal: &Seal, to: &str, purpose, path: &str, body: &str| {
+                seal.request(to, purpose, "POST", path, body.as_bytes()).headers
+            };
+            let with = |mut headers: Vec<(&'static str, String)>, name: &str, value: &str| {
+                headers.iter_mut().filter(|(n, _)| *n == name).for_each(|(_, v)| *v = value.to_owned());
+                headers
+            };
+            let at = |ms: u64| good.request_at(&me, purpose, "POST", path, body.as_bytes(), ms).headers;
+            let wrong_purpose = if purpose == Purpose::Raft { Purpose::Report } else { Purpose::Raft };
+            let other_path = if path == "/raft/watch" { "/raft/pre-vote" } else { "/raft/watch" };
+            let fresh = || sealed(&good, &me, purpose, path, body);
+            let forged: Vec<(&str, Vec<(&'static str, String)>)> = vec![
+                ("unsigned", Vec::new()),
+                ("unsigned", sealed(&seal(CLUSTER_NAME, None), &me, purpose, path, body)),
+                (
+                    "altered",
+                    sealed(
+                        &seal(CLUSTER_NAME, Some(&secret("another secret altogether"))),
+                        &me,
+                        purpose,
+                        path,
+                        body,
+                    ),
+                ),
+                ("altered", sealed(&good, &me, purpose, path, &format!("{body} "))),
+                ("altered", sealed(&good, &me, purpose, other_path, body)),
+                ("altered", with(fresh(), HEADER_SENDER, "node-9")),
+                ("altered", with(fresh(), "X-Rakit-Time", &(now_ms() - 7_000).to_string())),
+                ("altered", with(fresh(), "X-Rakit-Nonce", &"0".repeat(32))),
+                ("altered", with(fresh(), "X-Rakit-Signature", &format!("v1:{}", "0".repeat(64)))),
+                ("wrong-purpose", sealed(&good, &me, wrong_purpose, path, body)),
+                ("wrong-recipient", sealed(&good, &other, purpose, path, body)),
+                ("wrong-cluster", sealed(&seal("other", Some(&whole)), &me, purpose, path, body)),
+                ("clock-apart", at(now_ms() - CLOCK_APART_MS_MAX - 5_000)),
+                ("clock-apart", at(now_ms() + CLOCK_APART_MS_MAX + 60_000)),
+            ];
+            for (reason, headers) in forged {
+                let count = refused(&cluster, id, reason);
+                let (status, said) = post(address, path, &headers, body);
+                assert_eq!(status, 401, "{path} {reason} {headers:?}: {said}");
+                assert!(
+                    said.starts_with(reason) && said.trim_end().lines().count() == 1,
+                    "{path} {reason}: {said}"
+                );
+                assert_eq!(refused(&cluster, id, reason), count + 1, "{path} {reason} is not counted");
+            }
+            let count = refused(&cluster, id, "malformed");
+            let malformed = with(fresh(), "X-Rakit-Signature", "v2:00");
+            assert_eq!(post(address, path, &malformed, body).0, 401, "{path}");
+            assert_eq!(refused(&cluster, id, "malformed"), count + 1, "{path}");
+        }
+    }
+    assert_eq!(state(&cluster), before);
+    assert_eq!(cluster.server(1, "evil"), None);
+}
+
+#[test]
+fn what_was_said_once_is_refused_when_it_is_said_again() {
+    let cluster = Cluster::start(calm(3));
+    let worker = Worker::good(1);
+    cluster.report("s1", &worker, 10.0);
+    let leader = cluster.wait_for_leader();
+    let peer = leader % 3 + 1;
+    let seal = Seal::new(CLUSTER_NAME, &format!("node-{peer}"), Some(&secret(SECRET))).expect("randomness");
+    let (me, address) = (format!("node-{leader}"), cluster.cluster_address(leader));
+    let harmless_vote = VOTE.replace("9000", "1").replace(":2", &format!(":{peer}")).replace("true", "false");
+    for (path, purpose, body) in [
+        ("/report", Purpose::Report, REPORT.to_owned()),
+        ("/raft/pre-vote", Purpose::Raft, ROUTES[1].2.replace("VOTE", &harmless_vote)),
+        ("/raft/request-vote", Purpose::Raft, ROUTES[2].2.replace("VOTE", &harmless_vote)),
+        (
+            "/raft/append-entries",
+            Purpose::Raft,
+            ROUTES[3].2.replace("9000", "0").replace(":2", &format!(":{peer}")),
+        ),
+        (
+            "/raft/timeout-now",
+            Purpose::Raft,
+            ROUTES[5].2.replace("9000", "0").replace(":2", &format!(":{peer}")),
+        ),
+        ("/raft/transfer", Purpose::Admin, r#"{"to":99}"#.to_owned()),
+    ] {
+        let SealedRequest { headers, .. } = seal.request(&me, purpose, "POST", path, body.as_bytes());
+        let (first, said) = post(address, path, &headers, &body);
+        assert!(matches!((path, first), ("/raft/transfer", 400) | (_, 200)), "{path}: {first} {said}");
+        let before = settled_state(&cluster);
+        for _ in 0..3 {
+            let count = refused(&cluster, leader, "replayed");
+            let (status, said) = post(address, path, &headers, &body);
+            assert!(status == 401 && said.starts_with("replayed"), "{path}: {status} {said}");
+            assert_eq!(refused(&cluster, leader, "replayed"), count + 1);
+        }
+        assert_eq!(state(&cluster), before, "{path}");
+    }
+}
+
+#[test]
+fn the_signed_cluster_elects_hears_daemons_and_routes() {
+    let mut cluster =
+        Cluster::start(ClusterOptions { secret: Some(SECRET.to_owned()), ..ClusterOptions::nodes(3) });
+    let worker = Worker::good(1);
+    let mut daemon = Command::new(env!("CARGO_BIN_EXE_rakit-daemon"))
+        .arg("--config")
+        .arg(cluster.config())
+        .args(["--server", "lab-01", "--worker", &worker.address().to_string(), "--stop-with-parent"])
+        .args(["--log-level", "warn"])
+        .spawn()
+        .expect("rakit-daemon starts");
+    let up = |server: &Value| server["alive"] == true && server["worker_up"] == true;
+    cluster.wait_for_server("lab-01", "alive", up);
+    for id in cluster.ids() {
+        assert_eq!(cluster.get(id, "/7").body, worker.answer(7) + "\n", "node {id}");
+    }
+    let leader = cluster.wait_for_leader();
+    cluster.kill9(leader);
+    cluster.wait_for("another leads", || cluster.agreed_leader().filter(|id| *id != leader));
+    let sequence = cluster.server(leader % 3 + 1, "lab-01").expect("known")["sequence"].as_u64();
+    cluster.wait_for_server("lab-01", "heard by the new leader", |server| {
+        server["sequence"].as_u64() > sequence
+    });
+    cluster.restart(leader);
+    cluster.wait_until_ready();
+    for id in cluster.ids().into_iter().filter(|id| *id != leader) {
+        for reason in ["altered", "replayed", "wrong-purpose", "clock-apart"] {
+            assert_eq!(refused(&cluster, id, reason), 0, "node {id} refused its own: {reason}");
+        }
+    }
+    daemon.kill().expect("our own child");
+    daemon.wait().expect("our own child");
+}
+
+// ------------------------------------------------------------------------------------------------- forged answers
+
+/// Sits where node 3 should be, and grants every vote and acknowledges everything, without a signature. Gives how many it
+/// granted.
+fn impostor(address: SocketAddr) -> Arc<AtomicUsize> {
+    let listener = TcpListener::bind(address).expect("a port that is kept for us");
+    let granted = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&granted);
+    // It ends with the test's process.
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let count = Arc::clone(&count);
+            std::thread::spawn(move || grant_all(stream, &count));
+        }
+    });
+    granted
+}
+
+/// One connection of the impostor, request after request, until it is closed.
+fn grant_all(mut stream: std::net::TcpStream, granted: &AtomicUsize) -> Option<()> {
+    let (mut seen, mut buffer) = (Vec::new(), [0; 16 * 1024]);
+    loop {
+        let (body_at, length) = loop {
+            let text = String::from_utf8_lossy(&seen).to_ascii_lowercase();
+            if let Some(end) = text.find("\r\n\r\n") {
+                let length: usize =
+                    text.split("content-length:").nth(1)?.split("\r\n").next()?.trim().parse().ok()?;
+                if seen.len() >= end + 4 + length {
+                    break (end + 4, length);
+                }
+            }
+            match stream.read(&mut buffer).ok()? {
+                0 => return None,
+                read => seen.extend_from_slice(&buffer[..read]),
+            }
+        };
+        let envelope: Value = serde_json::from_slice(&seen[body_at..body_at + length]).ok()?;
+        seen.drain(..body_at + length);
+        let request = &envelope["request"];
+        let reply = if let Some((name, vote)) =
+            ["pre_vote", "request_vote"].iter().find_map(|name| Some((*name, request.get(*name)?)))
+        {
+            granted.fetch_add(1, Ordering::SeqCst);
+            let term = vote["term"].as_u64()?;
+            let own = if name == "pre_vote" { term - 1 } else { term };
+            json!({ name: {"term": own, "for_term": term, "vote_granted": true} })
+        } else {
+            let append = request.get("append_entries")?;
+            let match_index = append["prev_log_index"].as_u64()? + append["entries"].as_array()?.len() as u64;
+            json!({"append_entries": {"term": append["term"], "result": {"success": {"match_index": match_index}}}})
+        };
+        let body = json!({"incarnation": 3, "reply": reply}).to_string();
+        let signature = format!("X-Rakit-Answer-Signature: v1:{}\r\n", "0".repeat(64));
+        let signature = if granted.load(Ordering::SeqCst).is_multiple_of(2) { &signature } else { "" };
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{signature}\r\n{body}", body.len());
+        stream.write_all(answer.as_bytes()).ok()?;
+    }
+}
+
+#[test]
+fn a_vote_that_is_forged_is_not_counted() {
+    // Without a secret it is: so this test can fail.
+    for secret in [None, Some(SECRET.to_owned())] {
+        let signed = secret.is_some();
+        let mut cluster = Cluster::prepare(ClusterOptions { secret, ..ClusterOptions::nodes(3) });
+        let granted = impostor(cluster.cluster_address(3));
+        cluster.restart(1); // Node 2 is never started: the impostor's vote is the one that is missing.
+        if signed {
+            cluster.wait_for("it was offered forged votes ten times", || {
+                (granted.load(Ordering::SeqCst) >= 10).then_some(())
+            });
+            let status = cluster.status(1);
+            assert!(status["role"] == "pre-candidate" || status["role"] == "follower", "{status}");
+            assert_eq!((&status["term"], &status["leader"]), (&json!(0), &Value::Null), "{status}");
+            assert_eq!(status["commit_index"], 0, "{status}");
+        } else {
+            cluster.wait_for("it is elected by the impostor", || {
+                (cluster.try_status(1)?["role"] == "leader").then_some(())
+            });
+        }
+    }
+}
+
+// ------------------------------------------------------------------------------------------------- what is refused at the start
+
+/// Runs a program that must refuse to start; gives its one line.
+#[track_caller]
+fn refusal(program: &str, arguments: &[&str], config: &std::path::Path) -> String {
+    let Output { status, stderr, .. } =
+        Command::new(program).arg("--config").arg(config).args(arguments).output().expect("it starts");
+    let said = String::from_utf8_lossy(&stderr).into_owned();
+    assert_eq!(status.code(), Some(2), "{program}: {said}");
+    assert_eq!(said.trim_end().lines().count(), 1, "{program}: {said}");
+    said
+}
+
+const NODE: &str = env!("CARGO_BIN_EXE_rakit-node");
+const DAEMON: &str = env!("CARGO_BIN_EXE_rakit-daemon");
+
+#[test]
+fn off_loopback_a_secret_is_required_unless_the_operator_insists() {
+    let cluster = Cluster::prepare(ClusterOptions::nodes(1));
+    let text = std::fs::read_to_string(cluster.config()).expect("its configuration");
+    // A documentation address: nobody has it (RFC 5737), so a node that goes on ends at its listener.
+    let open = text.replace(&cluster.cluster_address(1).to_string(), "192.0.2.1:9001");
+    std::fs::write(cluster.config(), open).expect("our own file");
+    for (program, arguments) in
+        [(NODE, &["--id", "1"][..]), (DAEMON, &["--server", "a", "--worker", "192.0.2.2:13337"][..])]
+    {
+        let said = refusal(program, arguments, &cluster.config());
+        for word in ["cluster.toml", "secret_file", "192.0.2.1:9001", "--insecure", "chmod 600"] {
+            assert!(said.contains(word), "no {word}: {said}");
+        }
+    }
+    let insists =
+        Command::new(NODE).arg("--config").arg(cluster.config()).args(["--id", "1", "--insecure"]).output();
+    let insists = insists.expect("it starts");
+    let said = String::from_utf8_lossy(&insists.stderr);
+    assert!(
+        insists.status.code() == Some(1) && said.contains("cannot listen on the cluster address"),
+        "{said}"
+    );
+    assert!(said.contains("anybody who reaches a cluster address"), "loudly: {said}");
+}
+
+#[test]
+fn a_secret_that_others_may_read_is_not_used() {
+    let cluster = Cluster::prepare(calm(1));
+    let key = cluster.path("cluster.key");
+    for mode in [0o644, 0o640, 0o604, 0o666] {
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).expect("our own file");
+        for (program, arguments) in
+            [(NODE, &["--id", "1"][..]), (DAEMON, &["--server", "a", "--worker", "127.0.0.1:13337"][..])]
+        {
+            let said = refusal(program, arguments, &cluster.config());
+            for word in ["cluster.toml", "secret_file", "cluster.key", &format!("{mode:04o}"), "chmod 600"] {
+                assert!(said.contains(word), "no {word}: {said}");
+            }
+        }
+    }
+}
