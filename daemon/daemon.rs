@@ -18,8 +18,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crossbeam_channel::RecvTimeoutError;
 use log::{debug, info, warn};
 
-use crate::balancer::{IncomingReport, Report};
-use crate::config::{self, Config};
+use crate::balancer::{IncomingReport, Report, is_name};
+use crate::config::{Config, is_loopback};
 use crate::program::{self, LogFlags, ParentFlags, Stop};
 
 mod acknowledged;
@@ -83,7 +83,7 @@ enum Measure {
 }
 
 fn server_name(text: &str) -> Result<String, String> {
-    if config::is_name(text) {
+    if is_name(text) {
         Ok(text.to_owned())
     } else {
         Err("give 1 to 64 letters, digits, '.', '_' or '-', a letter or digit first".to_owned())
@@ -155,7 +155,7 @@ fn check_worker(worker: SocketAddr, config: &Config) -> Result<(), String> {
             node.id
         ));
     }
-    if !config::is_loopback(worker.ip()) {
+    if !is_loopback(worker.ip()) {
         return Ok(());
     }
     match config.nodes.iter().find(|node| !local_address::is_own(node.cluster.ip())) {

@@ -29,8 +29,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use log::{info, warn};
 
-use crate::balancer::{Chooser, Chosen, Outcome, Published, TicketId};
-use crate::config::Policy;
+use crate::balancer::{Chooser, Chosen, Outcome, Policy, Published, TicketId};
 use crate::http::ClientHandle;
 use crate::http::worker_client::{Answer, CancelHandle, WorkerClient, WorkerError};
 

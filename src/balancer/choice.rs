@@ -21,11 +21,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::policy::Policy;
 use super::report::Stamp;
 use super::stall::{Debts, Settled};
 use super::table::SERVERS_MAX;
 use super::view::{ServerView, View};
-use crate::config::Policy;
 
 /// For how long a server that failed is avoided. About one report: then its daemon has seen what became of the worker.
 pub const AVOID: Duration = Duration::from_secs(1);

@@ -11,8 +11,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::name::is_name;
 use super::report::{COUNTER_MAX, Report, ReportError, Stamp};
-use crate::config::is_name;
 use crate::raft::Command;
 
 /// The verdict that a server is dead: nobody heard it for so long, and this is the last that was heard.

@@ -14,6 +14,8 @@
 
 pub mod choice;
 pub mod command;
+mod name;
+mod policy;
 pub mod report;
 pub mod silence;
 pub mod stall;
@@ -22,6 +24,8 @@ pub mod view;
 
 pub use choice::{Chooser, Chosen, LocalState, Outcome, Ticket, TicketId};
 pub use command::{Dead, ServerCommand};
+pub use name::{NAME_BYTES_MAX, is_name};
+pub use policy::Policy;
 pub use report::{IncomingReport, Report, ReportError, Stamp};
 pub use silence::SilenceDetector;
 pub use table::{Change, SERVERS_MAX, ServerRecord, ServerTable};

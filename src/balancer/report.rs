@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::config::is_name;
+use super::name::is_name;
 
 /// The largest body of `POST /report`, in bytes.
 pub const REPORT_BODY_BYTES_MAX: usize = 64 * 1024;
@@ -287,7 +287,7 @@ fn diagnose(body: &[u8], otherwise: &str) -> ReportError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::NAME_BYTES_MAX;
+    use crate::balancer::NAME_BYTES_MAX;
 
     const GOOD: &str = r#"{"server":"lab-01","worker":"10.0.0.11:13337","cpu":37.5,"cores":4,"epoch":1795000000000,"sequence":7}"#;
 

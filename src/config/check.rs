@@ -7,15 +7,14 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::file::{Balancer, File, Place, Raft};
-use super::{Config, ConfigError, Node, Policy, secret};
+use super::{Config, ConfigError, Node, secret};
+use crate::balancer::{NAME_BYTES_MAX, Policy, is_name};
 use crate::raft::NodeId;
 
 /// More nodes agree more slowly and survive nothing that matters more; a majority of 31 is 16.
 pub const NODES_MAX: usize = 31;
 /// Ids stay short enough to read in a log line.
 pub const NODE_ID_MAX: NodeId = 999_999;
-/// For the names of clusters and of servers.
-pub const NAME_BYTES_MAX: usize = 64;
 /// Ten minutes without a leader is longer than anybody wants; the bound keeps sums of times far from overflow.
 pub const ELECTION_TIMEOUT_MS_MAX: i64 = 600_000;
 /// Half an hour: also for a class that looks at one heartbeat at a time.
@@ -36,17 +35,6 @@ const SERVER_TIMEOUT_MS: i64 = 5_000;
 const REPORT_INTERVAL_MS: i64 = 1_000;
 const REQUEST_TIMEOUT_MS: i64 = 300_000;
 const STALL_MS: i64 = 2_000;
-
-/// Whether this is a name of a cluster or a server: 1 to 64 of `[A-Za-z0-9._-]`, the first a letter or digit.
-///
-/// Names stand in JSON, log lines, metrics' labels, headers and file names: this alphabet needs escaping in none of
-/// them.
-pub fn is_name(name: &str) -> bool {
-    let bytes = name.as_bytes();
-    bytes.len() <= NAME_BYTES_MAX
-        && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
-        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
-}
 
 /// Turns the file's values into checked ones.
 pub(super) fn check(file: File, place: &Place<'_>) -> Result<Config, ConfigError> {
@@ -179,14 +167,11 @@ struct Times {
 fn balancer(balancer: &Balancer, place: &Place<'_>) -> Result<(Policy, Times), ConfigError> {
     let policy = match &balancer.policy {
         None => Policy::default(),
-        Some(word) => {
-            let known = [Policy::LowestCpu, Policy::Projected];
-            known.into_iter().find(|policy| policy.name() == word.get_ref()).ok_or_else(|| {
-                let complaint =
-                    format!("{:?} is no policy; write \"lowest-cpu\" or \"projected\"", word.get_ref());
-                place.error(Some(word.span()), "balancer.policy", complaint)
-            })?
-        }
+        Some(word) => Policy::from_name(word.get_ref()).ok_or_else(|| {
+            let complaint =
+                format!("{:?} is no policy; write \"lowest-cpu\" or \"projected\"", word.get_ref());
+            place.error(Some(word.span()), "balancer.policy", complaint)
+        })?,
     };
     let time = |value: &Option<Spanned<i64>>, default: i64, low: i64, key: &str| {
         number(value.as_ref(), default, low..=BALANCER_MS_MAX)

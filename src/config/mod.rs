@@ -9,15 +9,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::balancer::Policy;
 use crate::raft::NodeId;
 
 mod check;
 mod file;
 mod secret;
 
-pub use check::{
-    ELECTION_TIMEOUT_MS_MAX, NAME_BYTES_MAX, NODE_ID_MAX, NODES_MAX, SNAPSHOT_ENTRIES_MAX, is_name,
-};
+pub use check::{ELECTION_TIMEOUT_MS_MAX, NODE_ID_MAX, NODES_MAX, SNAPSHOT_ENTRIES_MAX};
 pub use secret::{SECRET_BYTES_MAX, SECRET_BYTES_MIN};
 
 /// A file longer than this is no cluster.toml: 31 nodes and many comments take a few kilobytes.
@@ -63,32 +62,6 @@ pub struct Node {
     pub public: SocketAddr,
     /// Where peers and daemons talk.
     pub cluster: SocketAddr,
-}
-
-/// How a server is chosen; docs/protocol.md, "Choice of the server".
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Policy {
-    /// The lowest agreed CPU load.
-    #[default]
-    LowestCpu,
-    /// The same plus what this node itself has sent there since the report.
-    Projected,
-}
-
-impl Policy {
-    /// The word for it in cluster.toml and `/status`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::LowestCpu => "lowest-cpu",
-            Self::Projected => "projected",
-        }
-    }
-}
-
-impl fmt::Display for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
 }
 
 /// What is wrong with a configuration, and how to mend it, in one line; a program that gets it exits with code 2.

@@ -3,7 +3,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use rakit::config::{Config, NODES_MAX, Policy};
+use rakit::balancer::Policy;
+use rakit::config::{Config, NODES_MAX};
 
 /// The sample that the documentation shows, with everything given.
 const SAMPLE: &str = r#"
