@@ -21,9 +21,9 @@ use super::raft_loop::{ConsensusInput, ReportOutcome, ServiceInput, one_reply};
 use super::standing::StandingBoard;
 use crate::balancer::report::REPORT_BODY_BYTES_MAX;
 use crate::balancer::{IncomingReport, Report, SERVERS_MAX, ServerCommand};
+use crate::http::Service;
 use crate::http::client::{Client, ClientTimeouts};
 use crate::http::message::{Request, Response, header, json, text, with_headers};
-use crate::http::server::Service;
 use crate::http::sign::{Gate, Opened, Purpose, Refusal, Seal};
 use crate::raft::{self, NodeId};
 

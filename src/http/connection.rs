@@ -12,12 +12,15 @@
 //! `socket(7)` for the time-outs, `tcp(7)` for TCP_NODELAY.
 
 use super::head::{self, Head, Refusal, Scanner};
+use super::limits::Limits;
 use super::message::{Connection, DateCache, Request, Response, print, text};
-use super::server::{Limits, Service, Tally};
+use super::open::Open;
+use super::service::Service;
+use super::tally::Tally;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, recv};
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,43 +33,6 @@ pub const BODY_STEP_BYTES: usize = 16 * 1024;
 
 /// An answer's buffer that grew beyond this is given back after the answer instead of being kept for the next.
 const KEPT_BUFFER_BYTES_MAX: usize = 64 * 1024;
-
-/// An open connection, as its thread and the one that stops the server both see it.
-#[derive(Debug)]
-pub(super) struct Open {
-    pub(super) stream: TcpStream,
-    pub(super) peer: SocketAddr,
-    /// True while the connection waits for the first byte of a request and nobody would miss it.
-    idle: AtomicBool,
-}
-
-impl Open {
-    pub(super) fn new(stream: TcpStream, peer: SocketAddr) -> Open {
-        Open { stream, peer, idle: AtomicBool::new(true) }
-    }
-
-    /// Wakes the thread of a connection that waits for a request; it still serves one that has arrived meanwhile,
-    /// since what the kernel holds is read before the end is seen. A connection in the middle of a request is left.
-    pub(super) fn end_if_idle(&self) {
-        if self.idle.load(Ordering::SeqCst) {
-            // It may have been closed by the other side; then there is nothing to wake.
-            let _ = self.stream.shutdown(Shutdown::Read);
-        }
-    }
-
-    /// Cuts the connection off, whatever it is doing.
-    pub(super) fn cut(&self) {
-        let _ = self.stream.shutdown(Shutdown::Both);
-    }
-
-    pub(super) fn peer_has_closed(&self) -> bool {
-        let mut byte = [0_u8; 1];
-        match recv(&self.stream, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
-            Ok((_, received)) => received == 0,
-            Err(error) => error != rustix::io::Errno::AGAIN && error != rustix::io::Errno::INTR,
-        }
-    }
-}
 
 /// What a connection needs of its server.
 pub(super) struct Context<'a> {

@@ -1,6 +1,6 @@
 //! A request as a handler sees it, the answers it may give, and how an answer is written.
 //!
-//! Called by every [`Service`](super::server::Service) (the node's two addresses) and by `connection.rs`. The parts
+//! Called by every [`Service`](super::service::Service) (the node's two addresses) and by `connection.rs`. The parts
 //! are tiny_http's: `Method`, `Header`, `StatusCode` and `Response`. Its *serializer* is not used for answers, for five
 //! reasons found in its source: it drops `Connection`; it switches to chunks at 32 KiB; it sends a Content-Length with
 //! 204; it passes CR and LF in a header value on to the client (two answers where one was meant); and it allocates
@@ -8,8 +8,8 @@
 //!
 //! Follows RFC 9112 section 4 and 6, and RFC 9110 section 6.6.1 (Date) and 8.6 (Content-Length).
 
-use super::connection::Open;
 use super::head::{Head, path_of};
+use super::open::Open;
 use serde::Serialize;
 use std::io::{Cursor, Write};
 use std::net::SocketAddr;

@@ -13,9 +13,13 @@
 //! Follows `accept(2)` (which errors are the connection's and which the machine's), `listen(2)`, `socket(7)`,
 //! `shutdown(2)`; RFC 9110 section 15.6.4 and 10.2.3 (503 with Retry-After).
 
-use super::connection::{self, Context, Open};
+use super::connection::{self, Context};
 use super::head::HEADERS_MAX;
-use super::message::{Connection, DateCache, Request, Response, header, print, text};
+use super::limits::Limits;
+use super::message::{Connection, DateCache, header, print, text};
+use super::open::Open;
+use super::service::Service;
+use super::tally::{Counters, Tally};
 use crate::logging::RateLimit;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -24,30 +28,10 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use tiny_http::Method;
-
-/// Most connections open at once on one listener: each has a thread, so this bounds the threads too.
-pub const CONNECTIONS_MAX: usize = 2048;
-/// Most bytes of a request's head, its empty line included.
-pub const HEAD_BYTES_MAX: usize = 8 * 1024;
-/// Time for a whole head, from its first byte; and for the first byte of a fresh connection.
-pub const HEAD_DEADLINE: Duration = Duration::from_secs(10);
-/// Time for a whole body, from the end of the head.
-pub const BODY_DEADLINE: Duration = Duration::from_secs(30);
-/// How long a connection may wait between two requests.
-pub const IDLE_DEADLINE: Duration = Duration::from_secs(60);
-/// Time for the client to take an answer; a slow but moving one gets it twice.
-pub const WRITE_DEADLINE: Duration = Duration::from_secs(20);
-/// How long, after a last answer, to read away what the client still sends.
-pub const LINGER_DEADLINE: Duration = Duration::from_secs(2);
-/// How many bytes of it.
-pub const LINGER_BYTES_MAX: usize = 1024 * 1024;
-/// How long a server that is dropped waits for the requests in flight.
-pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Connections that the kernel may hold ready before they are accepted; it lowers this to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -73,111 +57,6 @@ const BACKLOG_GRACE: Duration = Duration::from_millis(100);
 const BACKLOG_LOOK: Duration = Duration::from_micros(200);
 /// After the drain, how long to wait for the threads of connections that were cut off.
 const CUT_PAUSE: Duration = Duration::from_secs(1);
-
-/// The bounds of one listener. `Default` gives the constants of this module.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Connections open at once; 1 or more. Beyond it: 503 with Retry-After.
-    pub connections_max: usize,
-    /// Bytes of a head, its empty line included; 16 or more. Beyond it: 431.
-    pub head_bytes_max: usize,
-    /// Header fields of a head, at most [`HEADERS_MAX`]. Beyond it: 431.
-    pub headers_max: usize,
-    /// Time for a whole head. Beyond it: 408; for a connection that never said anything, a close without a word.
-    pub head_deadline: Duration,
-    /// Time for a whole body. Beyond it: 408.
-    pub body_deadline: Duration,
-    /// Pause between two requests. Beyond it: a close without a word.
-    pub idle_deadline: Duration,
-    /// Time for the client to take an answer. Beyond it: cut off.
-    pub write_deadline: Duration,
-    /// Time to read away what follows a last answer.
-    pub linger_deadline: Duration,
-    /// Bytes of it.
-    pub linger_bytes_max: usize,
-    /// What `Drop` gives the requests in flight.
-    pub drain_deadline: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            connections_max: CONNECTIONS_MAX,
-            head_bytes_max: HEAD_BYTES_MAX,
-            headers_max: HEADERS_MAX,
-            head_deadline: HEAD_DEADLINE,
-            body_deadline: BODY_DEADLINE,
-            idle_deadline: IDLE_DEADLINE,
-            write_deadline: WRITE_DEADLINE,
-            linger_deadline: LINGER_DEADLINE,
-            linger_bytes_max: LINGER_BYTES_MAX,
-            drain_deadline: DRAIN_DEADLINE,
-        }
-    }
-}
-
-/// What answers the requests of one address. Called by many threads at once.
-pub trait Service: Send + Sync + 'static {
-    /// Asked once the head is read, before a byte of the body is read or reserved: the most bytes of body that this
-    /// method and path take (0 for none), or the answer that refuses them (404, 405 with Allow). `path` has no query.
-    fn body_limit(&self, method: &Method, path: &str) -> Result<usize, Response>;
-
-    /// Answers one request. May block: it holds its own connection's thread and nothing else. A panic is answered with
-    /// 500 and logged.
-    fn call(&self, request: Request) -> Response;
-}
-
-/// What has happened on one listener since it was bound; `connections_open` and `threads` are of now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Connections open now.
-    pub connections_open: u64,
-    /// Threads that serve them or wait for the next.
-    pub threads: u64,
-    /// Connections taken.
-    pub accepted: u64,
-    /// Connections answered with 503 at the door: the cap was reached, or threads or descriptors were out.
-    pub turned_away: u64,
-    /// Requests whose head was read and understood.
-    pub requests: u64,
-    /// Requests refused for breaking the protocol or a limit.
-    pub refusals: u64,
-    /// Connections closed because nothing came for too long.
-    pub idle_closed: u64,
-    /// Requests answered with 500 because their handler panicked.
-    pub panics: u64,
-    /// Times that accepting failed.
-    pub accept_errors: u64,
-    /// Threads started.
-    pub threads_started: u64,
-}
-
-/// One counter.
-#[derive(Debug, Default)]
-pub(super) struct Count(AtomicU64);
-
-impl Count {
-    pub(super) fn add_one(&self) {
-        // Nothing is ordered by a counter.
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Tally {
-    accepted: Count,
-    turned_away: Count,
-    pub(super) requests: Count,
-    pub(super) refusals: Count,
-    pub(super) idle_closed: Count,
-    pub(super) panics: Count,
-    accept_errors: Count,
-    threads_started: Count,
-}
 
 /// A listener at work. Dropping it stops it, with [`Limits::drain_deadline`].
 #[derive(Debug)]
@@ -247,20 +126,8 @@ impl Server {
 
     /// What has happened so far.
     pub fn counters(&self) -> Counters {
-        let tally = &self.shared.tally;
         let state = self.shared.lock();
-        Counters {
-            connections_open: state.open.len() as u64,
-            threads: state.threads as u64,
-            accepted: tally.accepted.get(),
-            turned_away: tally.turned_away.get(),
-            requests: tally.requests.get(),
-            refusals: tally.refusals.get(),
-            idle_closed: tally.idle_closed.get(),
-            panics: tally.panics.get(),
-            accept_errors: tally.accept_errors.get(),
-            threads_started: tally.threads_started.get(),
-        }
+        self.shared.tally.counters(state.open.len(), state.threads)
     }
 
     /// Stops listening at once and closes what is idle at once; requests in flight have `drain` to be answered (with

@@ -5,7 +5,7 @@
 //! ratio is of the servers, though the figures themselves contain the client's half.
 
 use rakit::http::message::text;
-use rakit::http::server::{Limits, Server, Service};
+use rakit::http::{Limits, Server, Service};
 use rakit::http::{Request, Response};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

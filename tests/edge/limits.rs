@@ -2,7 +2,7 @@
 //! slow and senseless clients while a good one is served.
 
 use rakit::http::message::{json, text};
-use rakit::http::server::{Limits, Server, Service};
+use rakit::http::{Limits, Server, Service};
 use rakit::http::{Request, Response};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

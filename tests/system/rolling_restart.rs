@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rakit::http::message::{Request, Response, text};
-use rakit::http::server::{Limits, Server, Service};
+use rakit::http::{Limits, Server, Service};
 
 use crate::programs::cluster::{Cluster, ClusterOptions, NodeId};
 use crate::programs::load::{Steady, assert_kept};

@@ -1,0 +1,73 @@
+//! What one listener has counted: written by its threads, read for `/metrics`.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What has happened on one listener since it was bound; `connections_open` and `threads` are of now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Connections open now.
+    pub connections_open: u64,
+    /// Threads that serve them or wait for the next.
+    pub threads: u64,
+    /// Connections taken.
+    pub accepted: u64,
+    /// Connections answered with 503 at the door: the cap was reached, or threads or descriptors were out.
+    pub turned_away: u64,
+    /// Requests whose head was read and understood.
+    pub requests: u64,
+    /// Requests refused for breaking the protocol or a limit.
+    pub refusals: u64,
+    /// Connections closed because nothing came for too long.
+    pub idle_closed: u64,
+    /// Requests answered with 500 because their handler panicked.
+    pub panics: u64,
+    /// Times that accepting failed.
+    pub accept_errors: u64,
+    /// Threads started.
+    pub threads_started: u64,
+}
+
+/// One counter.
+#[derive(Debug, Default)]
+pub(super) struct Count(AtomicU64);
+
+impl Count {
+    pub(super) fn add_one(&self) {
+        // Nothing is ordered by a counter.
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The counters behind [`Counters`].
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) accepted: Count,
+    pub(super) turned_away: Count,
+    pub(super) requests: Count,
+    pub(super) refusals: Count,
+    pub(super) idle_closed: Count,
+    pub(super) panics: Count,
+    pub(super) accept_errors: Count,
+    pub(super) threads_started: Count,
+}
+
+impl Tally {
+    pub(super) fn counters(&self, connections_open: usize, threads: usize) -> Counters {
+        Counters {
+            connections_open: connections_open as u64,
+            threads: threads as u64,
+            accepted: self.accepted.get(),
+            turned_away: self.turned_away.get(),
+            requests: self.requests.get(),
+            refusals: self.refusals.get(),
+            idle_closed: self.idle_closed.get(),
+            panics: self.panics.get(),
+            accept_errors: self.accept_errors.get(),
+            threads_started: self.threads_started.get(),
+        }
+    }
+}
