@@ -1,12 +1,67 @@
 //! Consensus: Raft, as a library without a single system call.
 //!
 //! # What Raft is
-//! Several machines shall hold the same table although messages get lost and machines die. Raft (Ongaro and Ousterhout,
-//! "In Search of an Understandable Consensus Algorithm", 2014; below "the paper") turns that into one question: how do
-//! they agree on one *log*? Whoever applies the same log in the same order has the same table. A *leader*, elected by a
-//! majority for a *term*, puts new entries into its log and copies them to the others; an entry that stands on a majority
-//! of disks is *committed* and never lost, since any later leader needs the votes of a majority, and of any two
-//! majorities at least one node is in both: a voter that has the entry votes only for a candidate that has it too.
+//! Five nodes shall hold the same table of servers, although messages get lost and nodes die. They cannot compare their
+//! tables all the time: a table changes while somebody compares it. So Raft asks a simpler question. Can the nodes agree on
+//! one *log*, a list of commands that only grows? If all nodes apply the same commands in the same order, all tables are
+//! equal.
+//!
+//! Raft is described in two texts: Ongaro and Ousterhout, "In Search of an Understandable Consensus Algorithm" (2014), below
+//! "the paper", and Ongaro's thesis, "Consensus: Bridging Theory and Practice" (2014). Five words carry everything:
+//!
+//! * A *term* is a period with at most one leader. Terms are numbered: 1, 2, 3, … Every message carries the term of its
+//!   sender. So a node always sees which of two messages belongs to an older time.
+//! * The *leader* of a term is the only node that adds commands to the log. The other nodes are *followers*: they copy.
+//! * A *majority* is more than half of all nodes, the dead ones included: three of five. Any two majorities have at least
+//!   one node in common. This one fact makes Raft safe.
+//! * An *entry* of the log is *committed* when a majority has it on its disks. A committed entry is never lost.
+//! * A *candidate* is a node that asks the others for their votes. A node gives one vote per term.
+//!
+//! # One report, told along these files
+//! Node 1 leads term 7. Nodes 2 to 5 follow. The daemon of server-2 reports a load of 12.5 %.
+//!
+//! 1. *The leader appends.* The report reaches node 1 as a command. `propose` (`replication.rs`) puts it into the leader's own
+//!    log as a new entry, say index 120, term 7.
+//! 2. *The leader sends, and writes.* `send_appends` makes one AppendEntries request for each follower. The request holds
+//!    the new entry, and index and term of the entry before it. At the same time the leader's own disk begins to write. The
+//!    order does not matter here: the request promises nothing about the leader's disk (thesis 10.2.1).
+//! 3. *A follower checks.* `receive_append_entries` looks at the entry before the new one. Does the follower have an entry
+//!    with this index and this term? If it does, both logs are equal up to there (the paper proves this in 5.3), and the
+//!    new entry may follow. If not, the follower refuses, and says how far back the leader should look.
+//! 4. *A follower writes, then answers.* The acknowledgement is a promise: "I have entry 120 on my disk". So the reply may only
+//!    leave after the disk is done. `output.rs` has a type of its own for this: `SendOnceDurable`.
+//! 5. *The leader counts.* `advance_commit` counts the disks that have entry 120: its own, and those of nodes 2 and 3. That
+//!    is three of five. The entry is committed. Nodes 4 and 5 may be slow, or dead: nobody waits for them.
+//! 6. *All nodes apply.* The leader hands entry 120 to its table (`commit_to` in `core.rs`), and answers the daemon. The next AppendEntries
+//!    carries the new commit index, and the followers apply the entry, too. If no new entry comes, the next heartbeat carries
+//!    it.
+//!
+//! # One election, told along these files
+//! Somebody kills node 1 with `kill -9`.
+//!
+//! 1. *A follower notices.* Every message of the leader resets the follower's election timer (`reset_election_timer` in
+//!    `election.rs`). Now no message comes. The timer of node 4 runs out first, since each node draws its timeout at random.
+//!    (There is a quicker way to notice a dead process: `leader_gone`.)
+//! 2. *It asks whether it could win.* Node 4 becomes a *pre-candidate*, and asks all nodes with PreVote (thesis 9.6). Nothing
+//!    changes by this question: no term, no vote. A node that heard its leader a moment ago refuses. So a node whose own cable is
+//!    loose cannot disturb the others.
+//! 3. *It asks for votes.* Three of five said yes, node 4 included. Now node 4 becomes a *candidate* for term 8. It votes for
+//!    itself, writes this to its disk, and then sends RequestVote (`become_candidate`).
+//! 4. *The others vote.* `receive_request_vote` asks two questions. Did I give my vote of term 8 to somebody else? Is the
+//!    candidate's log older than mine? Twice "no" means: the vote goes to node 4. It is written to the disk before the answer leaves,
+//!    so that a restart does not make the node vote twice.
+//! 5. *Why nothing is lost.* Entry 120 is on the disks of a majority. Node 4 needs the votes of a majority. So at least one voter
+//!    has entry 120, and it votes only for a candidate whose log is not older than its own. Whoever wins has entry 120
+//!    (5.4.1).
+//! 6. *The new leader begins.* `count_vote` finds three votes, `become_leader` takes over. Node 4 appends an entry without a
+//!    command, a *no-op* of term 8. When this entry is committed, everything before it is committed as well. A leader never counts the
+//!    disks for an entry of an *earlier* term: Figure 8 of the paper shows how that would lose an entry (5.4.2).
+//! 7. *The old leader comes back.* Node 1 starts again. It still believes in term 7. The first message with term 8 makes it a
+//!    follower (`become_follower`). Entries that it had and that nobody else has are replaced by the new leader's: they were
+//!    never committed, so nobody was told that they were.
+//!
+//! Without a majority there is no leader, and nothing new is committed. That is the price: Raft prefers no answer to a wrong
+//! one. (Rakit still routes requests then, from the last table that was agreed.)
 //!
 //! # How the code maps to the papers
 //! | file | holds | source |
