@@ -24,6 +24,7 @@ use crate::http::Service;
 use crate::http::message::{Request, Response, header, json, text, with_body, with_headers};
 use crate::http::sign::Gate;
 use crate::http::worker_client::Answer;
+use crate::logging::lines_dropped;
 use crate::raft::{Index, NodeId, Term};
 
 /// The most entries that `GET /log` gives at once (docs/protocol.md).
@@ -431,6 +432,8 @@ impl PublicService {
             page.head(name, "counter", help);
             page.line(name, "", count(counter));
         }
+        page.head("rakit_log_lines_dropped_total", "counter", "Lines that are missing in this node's log.");
+        page.line("rakit_log_lines_dropped_total", "", lines_dropped());
         page.head(
             "rakit_refusals_total",
             "counter",

@@ -1,38 +1,58 @@
-//! What every Rakit program logs with: one event, one line, one `write(2)`.
+//! What every Rakit program logs with: one event, one line.
 //!
 //! All programs call [`start`] once, first thing; from then on the macros of the `log` crate (`info!`, `warn!`, …)
 //! lead here. A line looks like this, and `grep` is all that is needed to follow an election:
 //!
 //! ```text
-//! 2026-11-23T15:51:20.123Z [INFO] raft: node 2 became leader of term 7: 3 of 5 votes
+//! 2026-11-23T15:51:20.123456Z [INFO] raft: node 2 became leader of term 7: 3 of 5 votes
 //! ```
 //!
-//! The time is UTC, RFC 3339, to the millisecond; then the level and the room of the house that speaks (`raft`, `node`,
-//! `daemon`, …: the module path without the crate's name). Lines go to standard error and, with `--log-file`, also to
-//! the end of a file.
+//! The time is UTC, RFC 3339, to the microsecond, and tells when the event happened; then the level and the room of the house
+//! that speaks (`raft`, `node`, `daemon`, …: the module path without the crate's name). Lines go to standard error and, with
+//! `--log-file`, also to the end of a file.
 //!
-//! simplelog writes the line's parts; what it does not do is done around it:
-//! - *one event is one line*, whatever a peer, a client or a file put into the message ([`OneLine`]): otherwise a
-//!   request path with a line break forges log lines, and an escape sequence rewrites the operator's terminal;
-//! - a line has a bounded length and is written with one system call, so that lines of several processes that share
-//!   a pipe or a file never mix (`sink.rs`);
-//! - a terminal that was stopped with Ctrl-S, or a pipe that nobody reads, loses lines but never stops the node
-//!   (`sink.rs`);
-//! - the libraries' own chatter is let through from `warn` up only.
+//! Whoever logs makes the line and leaves it in a queue; one thread writes:
+//!
+//! ```text
+//! info!(…) ─► one_line.rs ─► layout.rs ─► queue.rs ═► writer.rs ─► output.rs: the log file, standard error
+//!             one line,      time,        bounded     many lines   what it does not take is
+//!             no tricks      level, room              per write    counted and told
+//! ```
+//!
+//! - *One event is one line*, whatever a peer, a client or a file put into the message ([`OneLine`]): otherwise a
+//!   request path with a line break forges log lines, and an escape sequence rewrites the operator's terminal.
+//! - *Logging never waits*: not for a disk that is slow, full or frozen, nor for a pipe that nobody reads. It loses lines
+//!   instead: those of requests first, those of consensus last. How many are missing is said in the log itself, and by
+//!   [`lines_dropped`].
+//! - *The last lines count most*: a program that ends calls [`flush`], and a panic is logged and flushed.
+//! - The libraries' own chatter is let through from `warn` up only.
+use std::cell::OnceCell;
 use std::fmt::Write as _;
+use std::io;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use signal_hook::consts::SIGXFSZ;
 
+mod layout;
 mod one_line;
+mod output;
+mod queue;
 mod rate_limit;
-mod sink;
+mod writer;
 
+pub use layout::LINE_BYTES_MAX;
 pub use one_line::{MESSAGE_BYTES_MAX, OneLine, one_line};
 pub use rate_limit::RateLimit;
-pub use sink::LINE_BYTES_MAX;
+pub use writer::lines_dropped;
 
-use sink::Sink;
+use layout::Layout;
+use output::Output;
+use queue::{Class, Queues};
+use writer::Writer;
 
 /// Targets of this crate begin so; it is cut off, as every line would carry it.
 const OWN_PREFIX: &str = "rakit::";
@@ -40,17 +60,19 @@ const OWN_PREFIX: &str = "rakit::";
 /// A target is a module path, chosen by code, not by a peer; the bound only keeps the length of a line a sum of bounds.
 const TARGET_BYTES_MAX: usize = 64;
 
+/// How long a program that ends waits for its last lines to be written. A disk that takes longer does not keep it alive.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Starts logging for this process: lines of `level` and above go to standard error and to the end of `file`.
 ///
 /// The file is made if need be, and its directory too. Called a second time in one process (tests do), it changes
 /// nothing.
 ///
 /// # Errors
-/// When the file cannot be opened for appending: one line that names it and the mend.
+/// When the file cannot be opened for appending, or the system gives no thread: one line that says so and the mend.
 pub fn start(level: LevelFilter, file: Option<&Path>) -> Result<(), String> {
-    let file = file.map(sink::open).transpose()?;
-    start_with(level, Sink::new(file));
-    Ok(())
+    let file = file.map(output::open).transpose()?.map(Output::new);
+    start_with(level, file.into_iter().chain([Output::new(io::stderr())]).collect())
 }
 
 /// The same, but to the end of `file` alone: for a program that shows the user on the terminal what it logs, in another
@@ -59,42 +81,78 @@ pub fn start(level: LevelFilter, file: Option<&Path>) -> Result<(), String> {
 /// # Errors
 /// As for [`start`].
 pub fn start_in_file(level: LevelFilter, file: &Path) -> Result<(), String> {
-    start_with(level, Sink::file_only(sink::open(file)?));
+    start_with(level, vec![Output::new(output::open(file)?)])
+}
+
+fn start_with(level: LevelFilter, outputs: Vec<Output>) -> Result<(), String> {
+    let queues = Arc::new(Queues::default());
+    let logger = OneLineLogger { level, queues: Arc::clone(&queues) };
+    if log::set_boxed_logger(Box::new(logger)).is_err() {
+        return Ok(());
+    }
+    log::set_max_level(level);
+    // Beyond RLIMIT_FSIZE, the default is to die (setrlimit(2)). With a handler, any, the write fails and costs a line.
+    signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))
+        .map_err(|error| format!("cannot ignore SIGXFSZ: {error}"))?;
+    start_writer(queues, outputs)?;
+    log_panics();
     Ok(())
 }
 
-fn start_with(level: LevelFilter, sink: Sink) {
-    let logger = OneLineLogger { inner: simplelog::WriteLogger::new(level, layout(), sink) };
-    if log::set_boxed_logger(Box::new(logger)).is_ok() {
-        log::set_max_level(level);
-    }
+fn start_writer(queues: Arc<Queues>, outputs: Vec<Output>) -> Result<(), String> {
+    let writer = Writer { queues: Arc::clone(&queues), outputs };
+    let thread = std::thread::Builder::new()
+        .name("log-writer".to_owned())
+        .spawn(move || writer.run())
+        .map_err(|error| format!("the system gives no thread for the log: {error}"))?;
+    queues.set_writer(thread.thread().clone());
+    Ok(())
 }
 
-/// How simplelog lays out a line.
-fn layout() -> simplelog::Config {
-    simplelog::ConfigBuilder::new()
-        // simplelog's own RFC 3339 format shows as many digits of the second as happen not to be zero; columns that
-        // jump are hard to read, and a millisecond is what an election is told apart by.
-        .set_time_format_custom(time::macros::format_description!(
-            "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
-        ))
-        // "From this level on, show …": the target always, thread and source line never.
-        .set_target_level(LevelFilter::Error)
-        .set_thread_level(LevelFilter::Off)
-        .set_location_level(LevelFilter::Off)
-        .build()
+/// A panic becomes a line of the log, and is written at once: the process may end by it.
+fn log_panics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if log::max_level() < Level::Error {
+            return usual(panic);
+        }
+        let thread = std::thread::current();
+        log::error!("thread '{}': {panic}", thread.name().unwrap_or("without a name"));
+        let backtrace = std::backtrace::Backtrace::capture();
+        if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
+            backtrace.to_string().lines().for_each(|line| log::error!("{line}"));
+        }
+        flush();
+    }));
 }
 
-/// Makes every record one bounded line before simplelog sees it.
+/// Waits until every line that was logged before is written, for a second at most. For a program that ends.
+pub fn flush() {
+    log::logger().flush();
+}
+
+/// Shows one line of plain text on standard error, after all that was logged before. For a program that ends: a standard
+/// error that takes nothing for a second does not get it.
+pub fn show_last_line(line: &str) {
+    flush();
+    output::write_to_stderr(&format!("{}\n", one_line(line)), FLUSH_PATIENCE);
+}
+
+thread_local! {
+    static LAYOUT: OnceCell<Layout> = const { OnceCell::new() };
+}
+
+/// Makes every record one bounded line and leaves it to the writer.
 struct OneLineLogger {
-    inner: Box<simplelog::WriteLogger<Sink>>,
+    level: LevelFilter,
+    queues: Arc<Queues>,
 }
 
 impl Log for OneLineLogger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         // What libraries (ureq, rustix, …) tell below `warn` is for their developers.
         let limit = if is_own(metadata.target()) { Level::Trace } else { Level::Warn };
-        metadata.level() <= limit && self.inner.enabled(metadata)
+        metadata.level() <= limit && metadata.level() <= self.level
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -105,12 +163,24 @@ impl Log for OneLineLogger {
         // A `Display` that fails is a defect of whoever wrote it; what it gave until then is still worth a line.
         let _ = write!(message, "{}", record.args());
         let message = message.finish();
-        let metadata = Metadata::builder().level(record.level()).target(room(record.target())).build();
-        self.inner.log(&Record::builder().metadata(metadata).args(format_args!("{message}")).build());
+        let class = match (Class::of(record.target()), record.level()) {
+            // A client may cause it, but does not make it unimportant.
+            (Class::Request, Level::Error) => Class::Ordinary,
+            (class, _) => class,
+        };
+        let lay_out = |layout: &Layout| {
+            layout.line(record.level(), room(record.target()), &message, |line| {
+                self.queues.push(class, line);
+            });
+        };
+        // A thread that is ending has no layout any more, but may have something to say.
+        if LAYOUT.try_with(|layout| lay_out(layout.get_or_init(Layout::new))).is_err() {
+            lay_out(&Layout::new());
+        }
     }
 
     fn flush(&self) {
-        self.inner.flush();
+        self.queues.flush(FLUSH_PATIENCE);
     }
 }
 
@@ -132,6 +202,24 @@ fn room(target: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{PipeReader, PipeWriter, Read, Write};
+    use std::os::fd::{AsFd, BorrowedFd};
+    use std::sync::mpsc;
+
+    /// Longer than any test takes that works.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn logger(level: LevelFilter, outputs: Vec<Output>) -> OneLineLogger {
+        let queues = Arc::new(Queues::default());
+        let logger = OneLineLogger { level, queues: Arc::clone(&queues) };
+        start_writer(queues, outputs).expect("a thread");
+        logger
+    }
+
+    fn log(logger: &OneLineLogger, target: &str, level: Level, text: &str) {
+        let metadata = Metadata::builder().level(level).target(target).build();
+        logger.log(&Record::builder().metadata(metadata).args(format_args!("{text}")).build());
+    }
 
     #[test]
     fn a_room_is_named_by_the_first_module() {
@@ -146,17 +234,14 @@ mod tests {
     fn one_event_is_one_line_with_time_level_and_room() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("logs/new/node.log");
-        let sink = Sink::file_only(sink::open(&path).expect("makes the directories"));
-        let logger = OneLineLogger { inner: simplelog::WriteLogger::new(LevelFilter::Info, layout(), sink) };
-        let log = |target: &str, level: Level, text: &str| {
-            let metadata = Metadata::builder().level(level).target(target).build();
-            logger.log(&Record::builder().metadata(metadata).args(format_args!("{text}")).build());
-        };
-        log("rakit::raft::election", Level::Info, "asked for /1\n2026 [INFO] raft: forged\u{1b}[2J");
-        log("rakit::raft", Level::Debug, "below the level");
-        log("ureq::pool", Level::Info, "chatter of a library");
-        log("ureq::pool", Level::Warn, "a warning of a library");
-        log("rakit::node", Level::Error, &"x".repeat(3 * LINE_BYTES_MAX));
+        let file = Output::new(output::open(&path).expect("makes the directories"));
+        let logger = logger(LevelFilter::Info, vec![file]);
+        log(&logger, "rakit::raft::election", Level::Info, "asked for /1\n2026 [INFO] raft: forged\u{1b}[2J");
+        log(&logger, "rakit::raft", Level::Debug, "below the level");
+        log(&logger, "ureq::pool", Level::Info, "chatter of a library");
+        log(&logger, "ureq::pool", Level::Warn, "a warning of a library");
+        log(&logger, "rakit::node", Level::Error, &"x".repeat(3 * LINE_BYTES_MAX));
+        logger.queues.flush(PATIENCE);
 
         let text = std::fs::read_to_string(&path).expect("readable");
         let lines: Vec<&str> = text.lines().collect();
@@ -164,17 +249,80 @@ mod tests {
         let (time, rest) = lines[0].split_once(' ').expect("a time and the rest");
         assert_eq!(rest, "[INFO] raft: asked for /1\\n2026 [INFO] raft: forged\\u{1b}[2J");
         let shape: String = time.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
-        assert_eq!(shape, "0000-00-00T00:00:00.000Z");
+        assert_eq!(shape, "0000-00-00T00:00:00.000000Z");
         assert!(lines[1].ends_with("[WARN] ureq::pool: a warning of a library"), "{}", lines[1]);
         assert!(lines[2].len() < LINE_BYTES_MAX, "{} bytes", lines[2].len());
         assert!(lines[2].ends_with("more bytes)"), "{}", lines[2]);
     }
 
+    /// A disk that does not return from a write before it is thawed; then what it is given can be read.
+    struct FrozenDisk {
+        thawed: mpsc::Receiver<()>,
+        pipe: PipeWriter,
+    }
+
+    fn frozen_disk() -> (Output, mpsc::Sender<()>, PipeReader) {
+        let (thaw, thawed) = mpsc::channel();
+        let (written, pipe) = io::pipe().expect("a pipe");
+        (Output::on_disk(FrozenDisk { thawed, pipe }), thaw, written)
+    }
+
+    impl Write for FrozenDisk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.thawed.recv(); // Thawed for good once the sender is gone.
+            self.pipe.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl AsFd for FrozenDisk {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.pipe.as_fd()
+        }
+    }
+
     #[test]
-    fn a_log_file_that_cannot_be_written_is_named() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let message = sink::open(directory.path()).expect_err("a directory is no log file");
-        assert!(message.starts_with(&format!("--log-file {}:", directory.path().display())), "{message}");
-        assert!(!message.contains('\n'));
+    fn a_frozen_disk_costs_lines_of_requests_holds_up_nobody_and_loses_nothing_of_consensus() {
+        let (disk, thaw, mut written) = frozen_disk();
+        let logger = logger(LevelFilter::Info, vec![disk]);
+        let dropped_before = lines_dropped();
+        let long = "x".repeat(1_000);
+        let requests = 2 * queue::REQUESTS_BYTES_MAX / long.len();
+        for number in 0..requests {
+            log(&logger, "rakit::node::forwarding", Level::Info, &format!("request {number} {long}"));
+            if number % 100 == 0 {
+                log(&logger, "rakit::raft", Level::Info, &format!("consensus {}", number / 100));
+            }
+        }
+        logger.queues.flush(Duration::ZERO); // Comes back, although nothing is written.
+
+        drop(thaw);
+        let reading = std::thread::spawn(move || {
+            let mut text = Vec::new();
+            let mut chunk = [0; 64 * 1024];
+            // The note is the last line: it follows what waited.
+            while !String::from_utf8_lossy(&text[text.len().saturating_sub(200)..])
+                .contains("are missing here")
+            {
+                let count = written.read(&mut chunk).expect("readable");
+                assert!(count > 0, "the note came before the end");
+                text.extend_from_slice(&chunk[..count]);
+            }
+            (String::from_utf8(text).expect("text"), written)
+        });
+        let (text, _written) = reading.join().expect("whole lines");
+        let with = |word: &str| text.lines().filter(|line| line.contains(word)).count();
+        assert_eq!(with("raft: consensus "), requests / 100 + 1);
+        let note = text.lines().find(|line| line.contains("are missing here")).expect("a note");
+        let missing = requests - with("node: request ");
+        assert!(
+            missing > 0 && note.contains(&format!(" {missing} log lines are missing here")),
+            "{note}, not {missing}"
+        );
+        logger.queues.flush(PATIENCE);
+        assert!(lines_dropped() - dropped_before >= missing as u64);
     }
 }

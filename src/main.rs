@@ -3,5 +3,5 @@
 mod operator;
 
 fn main() -> std::process::ExitCode {
-    operator::main(std::env::args_os())
+    rakit::program::end(operator::main(std::env::args_os()))
 }

@@ -1,12 +1,11 @@
 //! What all programs of this project share: the common flags, the exit codes, how they stop.
 //!
 //! Each `main` goes the same way: [`parse`] the command line, [`start`] (log, descriptors, parent, signals), run until
-//! [`Stop`] says so, return an exit code. Contract for the outside (docs/operations.md): 0 after a clean stop by SIGTERM or
+//! [`Stop`] says so, [`end`] with an exit code. Contract for the outside (docs/operations.md): 0 after a clean stop by SIGTERM or
 //! SIGINT, 2 on bad usage or bad configuration (one line on standard error that says what is wrong and how to mend
 //! it), 1 on any other failure.
 use std::ffi::OsString;
 use std::fmt;
-use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -101,9 +100,13 @@ pub fn fail(program: &str, reason: &dyn fmt::Display) -> ExitCode {
 }
 
 fn tell(program: &str, reason: &dyn fmt::Display) {
-    use io::Write;
-    let line = format!("{program}: {}\n", logging::one_line(&reason.to_string()));
-    let _ = io::stderr().write_all(line.as_bytes());
+    logging::show_last_line(&format!("{program}: {reason}"));
+}
+
+/// Passes an exit code on after the last lines of the log were written. The last step of every `main`.
+pub fn end(code: ExitCode) -> ExitCode {
+    logging::flush();
+    code
 }
 
 /// The common first steps of a program that runs until it is stopped: bind its life to its parent's (if asked), start the log,

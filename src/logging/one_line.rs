@@ -36,6 +36,15 @@ impl OneLine {
 
 impl fmt::Write for OneLine {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        // Nearly every piece of nearly every line: nothing to escape, and room for it.
+        let harmless = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+        if harmless
+            && self.bytes_left_out == 0
+            && self.text.len() + text.len() + ESCAPE_BYTES_MAX <= self.bytes_max
+        {
+            self.text.push_str(text);
+            return Ok(());
+        }
         for character in text.chars() {
             if self.bytes_left_out > 0 || self.text.len() + ESCAPE_BYTES_MAX > self.bytes_max {
                 self.bytes_left_out += character.len_utf8();

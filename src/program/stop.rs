@@ -55,6 +55,7 @@ impl Stop {
                     }
                     Some(first) if first.elapsed() >= IMPATIENT_AFTER => {
                         warn!("{name} again: ending at once");
+                        crate::logging::flush();
                         std::process::exit(super::EXIT_FAILURE.into());
                     }
                     Some(_) => {}

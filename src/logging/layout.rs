@@ -1,0 +1,79 @@
+//! How a line is laid out: simplelog does it.
+//!
+//! Called by the logger, which keeps one [`Layout`] per thread so that nobody waits for another's line, and by the writer for
+//! what it says about the log itself.
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+
+/// The longest line, in bytes, with its line break: PIPE_BUF of Linux. pipe(7) promises that a write of so many bytes to a
+/// pipe is never mixed with another process's, and poll(2) that it does not block once the pipe is said to be writable.
+pub const LINE_BYTES_MAX: usize = 4_096;
+
+/// Time, level and target take less than this, in bytes; the rest of a line is the message's.
+const HEAD_BYTES_MAX: usize = 160;
+const CUT_MARK_BYTES_MAX: usize = 48;
+const _: () = assert!(HEAD_BYTES_MAX + super::MESSAGE_BYTES_MAX + CUT_MARK_BYTES_MAX <= LINE_BYTES_MAX);
+
+/// Makes lines of records, one at a time.
+pub(super) struct Layout {
+    simplelog: Box<simplelog::WriteLogger<Pieces>>,
+    pieces: Pieces,
+}
+
+/// simplelog hands over a line in pieces; here they are gathered. Shared with simplelog, which keeps its writer to itself;
+/// the lock is never contended.
+#[derive(Clone, Default)]
+struct Pieces(Arc<Mutex<Vec<u8>>>);
+
+impl Pieces {
+    fn line(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Write for Pieces {
+    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
+        self.line().extend_from_slice(piece);
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Layout {
+    pub(super) fn new() -> Self {
+        let layout = simplelog::ConfigBuilder::new()
+            // simplelog's own RFC 3339 format shows as many digits of the second as happen not to be zero; columns that
+            // jump are hard to read. The vote and the election that it decides are less than a millisecond apart.
+            .set_time_format_custom(time::macros::format_description!(
+                "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z"
+            ))
+            // "From this level on, show …": the target always, thread and source line never.
+            .set_target_level(LevelFilter::Error)
+            .set_thread_level(LevelFilter::Off)
+            .set_location_level(LevelFilter::Off)
+            .build();
+        let pieces = Pieces::default();
+        // What is logged at all was decided before.
+        let simplelog = simplelog::WriteLogger::new(LevelFilter::Trace, layout, pieces.clone());
+        Self { simplelog, pieces }
+    }
+
+    /// Gives the line of this event, which happens now, to `receive`, with its line break. `message` is one line already.
+    pub(super) fn line<R>(
+        &self,
+        level: Level,
+        room: &str,
+        message: &str,
+        receive: impl FnOnce(&[u8]) -> R,
+    ) -> R {
+        let metadata = Metadata::builder().level(level).target(room).build();
+        self.pieces.line().clear();
+        self.simplelog.log(&Record::builder().metadata(metadata).args(format_args!("{message}")).build());
+        receive(&self.pieces.line())
+    }
+}

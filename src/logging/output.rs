@@ -1,0 +1,298 @@
+//! Where log lines end up: standard error, and a file if one is wanted.
+//!
+//! Called by the writing thread alone (`writer.rs`). Each place may fail by itself: a full disk, a file at its size limit, a
+//! terminal that was stopped with Ctrl-S, a pipe that nobody reads. Then it loses lines, counts them, and says how many are
+//! missing as soon as it takes bytes again.
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use log::Level;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::FileType;
+
+use super::layout::{LINE_BYTES_MAX, Layout};
+
+/// How long a pipe or a terminal that takes nothing is waited for: a reader that is merely busy catches up in this time.
+/// After one such wait, it is not waited for again until it takes bytes.
+const READER_PATIENCE: Duration = Duration::from_millis(50);
+
+/// Opens a log file for appending; makes it, and its directory, if need be.
+///
+/// # Errors
+/// One line that names the file and the mend.
+pub(super) fn open(path: &Path) -> Result<File, String> {
+    let failed = |error: io::Error| {
+        format!("--log-file {}: {error}; name a file that this user may write", path.display())
+    };
+    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        std::fs::create_dir_all(directory).map_err(failed)?;
+    }
+    OpenOptions::new().append(true).create(true).open(path).map_err(failed)
+}
+
+/// What an output writes to: a file, standard error; in tests also what stands in for a broken one.
+pub(super) trait Place: Write + AsFd + Send {}
+
+impl<P: Write + AsFd + Send> Place for P {}
+
+/// One place, and what it has lost.
+pub(super) struct Output {
+    place: Box<dyn Place>,
+    /// A pipe, a socket or a terminal: it may take nothing for as long as nobody reads it.
+    has_reader: bool,
+    /// Lines that it did not take since it last took one, and why.
+    lost: u64,
+    why: String,
+    /// It took the last line only in part: the next begins on a line of its own.
+    torn: bool,
+}
+
+/// How far a write came, in bytes, and why not further.
+struct Unwritten {
+    written: usize,
+    why: String,
+}
+
+impl Output {
+    pub(super) fn new(place: impl Place + 'static) -> Self {
+        let kind = rustix::fs::fstat(&place).map(|status| FileType::from_raw_mode(status.st_mode));
+        let has_reader = !matches!(kind, Ok(FileType::RegularFile));
+        Self { place: Box::new(place), has_reader, lost: 0, why: String::new(), torn: false }
+    }
+
+    /// One that never says whether it would block, as no disk does.
+    #[cfg(test)]
+    pub(super) fn on_disk(place: impl Place + 'static) -> Self {
+        Self { has_reader: false, ..Self::new(place) }
+    }
+
+    /// Writes whole lines. Gives how many were lost.
+    pub(super) fn write(&mut self, lines: &[u8], layout: &Layout) -> u64 {
+        let missed = if self.lost > 0 && !self.tell(layout) {
+            line_count(lines)
+        } else if let Err(Unwritten { written, why }) = self.put(lines, READER_PATIENCE) {
+            self.why = why;
+            line_count(&lines[written..])
+        } else {
+            0
+        };
+        self.lost += missed;
+        missed
+    }
+
+    /// These lines were lost before they came here.
+    pub(super) fn lose(&mut self, lines: u64, why: &str) {
+        if lines > 0 {
+            self.lost += lines;
+            why.clone_into(&mut self.why);
+        }
+    }
+
+    /// Whether it has lost lines and could not say so yet.
+    pub(super) fn is_behind(&self) -> bool {
+        self.lost > 0
+    }
+
+    /// Says how many lines are missing, if any are. `false` if it does not take that line either.
+    pub(super) fn tell(&mut self, layout: &Layout) -> bool {
+        if self.lost == 0 {
+            return true;
+        }
+        let message = format!("{} log lines are missing here: {}", self.lost, self.why);
+        let told = layout.line(Level::Warn, "logging", &message, |line| self.put(line, Duration::ZERO));
+        match told {
+            Ok(()) => self.lost = 0,
+            Err(Unwritten { why, .. }) => self.why = why,
+        }
+        self.lost == 0
+    }
+
+    /// Writes all of it, and waits for a reader for `patience` at most. Nothing that goes wrong here may reach the program: there
+    /// is nobody left to tell, and a closed terminal is no reason to stop balancing load.
+    fn put(&mut self, lines: &[u8], patience: Duration) -> Result<(), Unwritten> {
+        let deadline = Instant::now() + patience;
+        if self.torn {
+            self.put_piece(b"\n", deadline).map_err(|why| Unwritten { written: 0, why })?;
+        }
+        let mut written = 0;
+        while written < lines.len() {
+            let piece = self.piece(&lines[written..]);
+            written += self.put_piece(piece, deadline).map_err(|why| Unwritten { written, why })?;
+        }
+        Ok(())
+    }
+
+    /// As many of these lines as one write may bring: all to a file; to a reader as many as never block, nor mix with another
+    /// process's.
+    fn piece<'a>(&self, lines: &'a [u8]) -> &'a [u8] {
+        if !self.has_reader || lines.len() <= LINE_BYTES_MAX {
+            return lines;
+        }
+        let whole = lines[..LINE_BYTES_MAX].iter().rposition(|byte| *byte == b'\n');
+        &lines[..whole.map_or(LINE_BYTES_MAX, |end| end + 1)]
+    }
+
+    /// One write(2); tells how many bytes it took.
+    fn put_piece(&mut self, piece: &[u8], deadline: Instant) -> Result<usize, String> {
+        if self.has_reader && !self.takes_bytes_by(deadline) {
+            return Err("nobody read them".to_owned());
+        }
+        loop {
+            match self.place.write(piece) {
+                Ok(0) => return Err(io::Error::from(ErrorKind::WriteZero).to_string()),
+                Ok(taken) => {
+                    self.torn = piece[taken - 1] != b'\n';
+                    return Ok(taken);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+
+    /// Whether it takes bytes before `deadline`. A broken one (a closed pipe) does: the write fails at once.
+    fn takes_bytes_by(&self, deadline: Instant) -> bool {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(&self.place, PollFlags::OUT)], Some(&left)) {
+            Ok(ready) => ready > 0,
+            // Interrupted by a signal, or no memory for the question: try to write rather than lose the line.
+            Err(_) => true,
+        }
+    }
+}
+
+/// Writes one line to standard error, and waits for its reader for `patience` at most. For a program that ends.
+pub(super) fn write_to_stderr(line: &str, patience: Duration) {
+    // There is nobody to tell that it did not work.
+    let _ = Output::new(io::stderr()).put(line.as_bytes(), patience);
+}
+
+fn line_count(lines: &[u8]) -> u64 {
+    lines.iter().filter(|byte| **byte == b'\n').count() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::fd::BorrowedFd;
+    use std::sync::{Arc, Mutex};
+
+    /// A disk that takes `room` bytes and then is full.
+    #[derive(Clone)]
+    struct SmallDisk {
+        file: Arc<File>,
+        taken: Arc<Mutex<Vec<u8>>>,
+        room: Arc<Mutex<usize>>,
+    }
+
+    impl SmallDisk {
+        fn new(room: usize) -> Self {
+            let file = Arc::new(tempfile::tempfile().expect("a temporary file"));
+            Self { file, taken: Arc::default(), room: Arc::new(Mutex::new(room)) }
+        }
+
+        fn make_room(&self, bytes: usize) {
+            *self.room.lock().expect("not poisoned") += bytes;
+        }
+
+        /// What is on it, the times cut off.
+        fn lines(&self) -> Vec<String> {
+            let text = String::from_utf8(self.taken.lock().expect("not poisoned").clone()).expect("text");
+            text.lines()
+                .map(|line| line.split_once("Z [").map_or(line, |(_, rest)| rest).to_owned())
+                .collect()
+        }
+    }
+
+    impl Write for SmallDisk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut room = self.room.lock().expect("not poisoned");
+            let taken = bytes.len().min(*room);
+            if taken == 0 {
+                return Err(ErrorKind::StorageFull.into());
+            }
+            *room -= taken;
+            self.taken.lock().expect("not poisoned").extend_from_slice(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl AsFd for SmallDisk {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.file.as_fd()
+        }
+    }
+
+    #[test]
+    fn a_full_disk_loses_lines_and_says_how_many_when_it_has_room_again() {
+        let disk = SmallDisk::new(8);
+        let mut output = Output::new(disk.clone());
+        let layout = Layout::new();
+        assert_eq!(output.write(b"one\ntwo\nthree\nfour\n", &layout), 2);
+        assert_eq!(output.write(b"five\n", &layout), 1);
+        assert!(output.is_behind() && !output.tell(&layout));
+        disk.make_room(10_000);
+        assert_eq!(output.write(b"six\n", &layout), 0);
+        assert!(!output.is_behind());
+        let told = format!(
+            "WARN] logging: 3 log lines are missing here: {}",
+            io::Error::from(ErrorKind::StorageFull)
+        );
+        assert_eq!(disk.lines(), ["one", "two", &told, "six"]);
+    }
+
+    #[test]
+    fn a_line_that_was_cut_short_counts_as_lost_and_the_next_begins_a_new_line() {
+        let disk = SmallDisk::new(6);
+        let mut output = Output::new(disk.clone());
+        let layout = Layout::new();
+        assert_eq!(output.write(b"one\ntwo\nthree\n", &layout), 2);
+        disk.make_room(10_000);
+        assert!(output.tell(&layout));
+        let lines = disk.lines();
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert_eq!(lines[..2], ["one", "tw"]);
+        assert!(lines[2].starts_with("WARN] logging: 2 log lines are missing here: "), "{lines:?}");
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_loses_lines_but_holds_nobody_up() {
+        let (mut reader, writer) = io::pipe().expect("a pipe");
+        let mut output = Output::new(writer);
+        let layout = Layout::new();
+        let line = format!("{}\n", "x".repeat(999));
+        // More than any pipe holds without asking (pipe(7): 64 KiB); a write that blocked would never end.
+        let missed = output.write(line.repeat(2_000).as_bytes(), &layout);
+        assert!((1..2_000).contains(&missed), "{missed}");
+        let mut held = vec![0; (2_000 - missed as usize) * line.len()];
+        reader.read_exact(&mut held).expect("whole lines");
+        assert_eq!(output.write(b"again\n", &layout), 0);
+        drop(output);
+        let mut rest = String::new();
+        reader.read_to_string(&mut rest).expect("text");
+        let lines: Vec<&str> = rest.lines().collect();
+        assert_eq!(lines.len(), 2, "{rest}");
+        assert!(
+            lines[0]
+                .ends_with(&format!("[WARN] logging: {missed} log lines are missing here: nobody read them"))
+        );
+        assert_eq!(lines[1], "again");
+    }
+
+    #[test]
+    fn a_log_file_that_cannot_be_written_is_named() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let message = open(directory.path()).expect_err("a directory is no log file");
+        assert!(message.starts_with(&format!("--log-file {}:", directory.path().display())), "{message}");
+        assert!(!message.contains('\n'));
+    }
+}

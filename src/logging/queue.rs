@@ -1,0 +1,248 @@
+//! The lines that wait to be written: bounded, and never in the way of whoever logs.
+//!
+//! Called by the logger ([`Queues::push`]), by [`flush`](super::flush), and by the one writing thread of `writer.rs`, which
+//! takes what waits. A lock is held for as long as it takes to copy a line, never while something is written. So a disk
+//! that takes nothing costs lines, and neither a request nor an election.
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+/// What waits of [`Class::Consensus`], in bytes, at most. Such lines are few: the Raft loop limits their rate itself.
+pub(super) const CONSENSUS_BYTES_MAX: usize = 512 * 1024;
+
+/// What waits of the other two classes together, in bytes, at most: more than half a second of requests at full speed.
+pub(super) const OTHERS_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Requests may fill the others' queue up to here; so a flood of them leaves room for a warning.
+pub(super) const REQUESTS_BYTES_MAX: usize = OTHERS_BYTES_MAX / 4 * 3;
+
+/// How long the writer waits for more lines of requests once it has one: many lines leave in one write(2), and a request
+/// seldom has to wake the writer. Lines of the other classes are written at once.
+const GATHERING: Duration = Duration::from_millis(5);
+
+/// A buffer that grew beyond this, in bytes, is given back after it was written.
+const KEPT_BYTES_MAX: usize = 64 * 1024;
+
+/// What a line is about, which decides who loses lines first when they come faster than they can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    /// Elections, the log, peers, the disk. Has a queue of its own, and is written first.
+    Consensus,
+    /// What a node does besides: its start, its stop, bugs.
+    Ordinary,
+    /// What a client can cause, as often as it likes.
+    Request,
+}
+
+/// Modules whose lines are about consensus: those of the Raft loop and what it tells others to do.
+const CONSENSUS_MODULES: [&str; 6] = [
+    "rakit::raft",
+    "rakit::replica",
+    "rakit::storage",
+    "rakit::node::raft_loop",
+    "rakit::node::peers",
+    "rakit::node::leader_watch",
+];
+
+/// Modules whose lines are about single requests and connections.
+const REQUEST_MODULES: [&str; 3] = ["rakit::http", "rakit::node::forwarding", "rakit::node::public_service"];
+
+impl Class {
+    /// The class of what the module `target` tells below the level of an error.
+    pub(super) fn of(target: &str) -> Self {
+        let within = |module: &&str| {
+            target.strip_prefix(*module).is_some_and(|inside| inside.is_empty() || inside.starts_with("::"))
+        };
+        if CONSENSUS_MODULES.iter().any(|module| within(&module)) {
+            Self::Consensus
+        } else if REQUEST_MODULES.iter().any(|module| within(&module)) {
+            Self::Request
+        } else {
+            Self::Ordinary
+        }
+    }
+}
+
+/// What the writing thread is doing.
+const WRITING: u8 = 0;
+/// It sleeps until there is a line.
+const IDLE: u8 = 1;
+/// It sleeps for [`GATHERING`], or until there is a line that is not a request's.
+const GATHERS: u8 = 2;
+
+/// The queues of one process.
+#[derive(Debug, Default)]
+pub(super) struct Queues {
+    consensus: Mutex<Vec<u8>>,
+    others: Mutex<Vec<u8>>,
+    /// Lines that found their queue full since the writer last asked.
+    refused: AtomicU64,
+    /// There is something that the writer should not wait with.
+    urgent: AtomicBool,
+    writer: OnceLock<Thread>,
+    doing: AtomicU8,
+    flushes: Mutex<Flushes>,
+    flushed: Condvar,
+}
+
+/// Wishes to have everything written, numbered in their order.
+#[derive(Debug, Default)]
+struct Flushes {
+    asked: u64,
+    done: u64,
+}
+
+/// What the writer takes at once: whole lines.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) consensus: Vec<u8>,
+    pub(super) others: Vec<u8>,
+    /// Lines that should have followed these, but found their queue full.
+    pub(super) refused: u64,
+    /// The last flush that this batch fulfils.
+    flush: u64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Whoever panicked with the lock left whole lines: each is added in one step.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Queues {
+    /// Leaves one whole line for the writer. `false` if its queue is full: the line is lost, and counted.
+    pub(super) fn push(&self, class: Class, line: &[u8]) -> bool {
+        let (queue, bytes_max) = match class {
+            Class::Consensus => (&self.consensus, CONSENSUS_BYTES_MAX),
+            Class::Ordinary => (&self.others, OTHERS_BYTES_MAX),
+            Class::Request => (&self.others, REQUESTS_BYTES_MAX),
+        };
+        let mut waiting = lock(queue);
+        if waiting.len() + line.len() > bytes_max {
+            drop(waiting);
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        waiting.extend_from_slice(line);
+        drop(waiting);
+        // The writer says what it is going to do and then looks once more for lines. So it sees this one, or this sees it.
+        match (class, self.doing.load(Ordering::SeqCst)) {
+            (Class::Request, IDLE) => self.wake(),
+            (Class::Request, _) => {}
+            (Class::Consensus | Class::Ordinary, doing) => {
+                self.urgent.store(true, Ordering::SeqCst);
+                if doing != WRITING {
+                    self.wake();
+                }
+            }
+        }
+        true
+    }
+
+    /// Waits until everything that was pushed before is written, or was given up since it cannot be; `limit` at most.
+    pub(super) fn flush(&self, limit: Duration) {
+        if self.writer.get().is_none_or(|writer| writer.id() == thread::current().id()) {
+            return; // It would wait for itself.
+        }
+        let mut flushes = lock(&self.flushes);
+        flushes.asked += 1;
+        let mine = flushes.asked;
+        self.urgent.store(true, Ordering::SeqCst);
+        self.wake();
+        let waited = self.flushed.wait_timeout_while(flushes, limit, |flushes| flushes.done < mine);
+        drop(waited);
+    }
+
+    /// `writer` is the thread to wake. Told by that thread before it looks for lines, and by whoever started it before it goes on:
+    /// so no line and no flush finds nobody to wake.
+    pub(super) fn set_writer(&self, writer: Thread) {
+        let known = self.writer.get_or_init(|| writer.clone());
+        assert!(known.id() == writer.id(), "one thread writes the lines of a process");
+    }
+
+    fn wake(&self) {
+        if let Some(writer) = self.writer.get() {
+            writer.unpark();
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------- the writing thread
+
+    /// Sleeps until there is something to do, or `limit` has passed; may also wake for nothing.
+    pub(super) fn wait(&self, limit: Option<Duration>) {
+        self.doing.store(IDLE, Ordering::SeqCst);
+        if self.is_empty() && !self.urgent.load(Ordering::SeqCst) {
+            match limit {
+                None => thread::park(),
+                Some(limit) => thread::park_timeout(limit),
+            }
+        }
+        self.doing.store(GATHERS, Ordering::SeqCst);
+        if !self.urgent.load(Ordering::SeqCst) && !self.is_empty() {
+            thread::park_timeout(GATHERING);
+        }
+        self.doing.store(WRITING, Ordering::SeqCst);
+    }
+
+    fn is_empty(&self) -> bool {
+        lock(&self.consensus).is_empty() && lock(&self.others).is_empty()
+    }
+
+    /// Takes all that waits into `batch`, whose last content was written.
+    pub(super) fn take(&self, batch: &mut Batch) {
+        self.urgent.store(false, Ordering::SeqCst);
+        batch.flush = lock(&self.flushes).asked;
+        for (taken, queue) in [(&mut batch.consensus, &self.consensus), (&mut batch.others, &self.others)] {
+            taken.clear();
+            taken.shrink_to(KEPT_BYTES_MAX);
+            std::mem::swap(taken, &mut *lock(queue));
+        }
+        batch.refused = self.refused.swap(0, Ordering::Relaxed);
+    }
+
+    /// What this batch held has been written, or given up.
+    pub(super) fn done(&self, batch: &Batch) {
+        let mut flushes = lock(&self.flushes);
+        if flushes.done < batch.flush {
+            flushes.done = batch.flush;
+            self.flushed.notify_all();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_requests_leaves_room_for_others_and_none_reaches_the_queue_of_consensus() {
+        let queues = Queues::default();
+        let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
+        let mut batch = Batch::default();
+        let fill = |class| (0..).take_while(|_| queues.push(class, &line)).count() * line.len();
+        assert_eq!(fill(Class::Request), REQUESTS_BYTES_MAX);
+        assert_eq!(fill(Class::Ordinary), OTHERS_BYTES_MAX - REQUESTS_BYTES_MAX);
+        assert_eq!(fill(Class::Consensus), CONSENSUS_BYTES_MAX);
+        queues.take(&mut batch);
+        assert_eq!((batch.consensus.len(), batch.others.len()), (CONSENSUS_BYTES_MAX, OTHERS_BYTES_MAX));
+        assert_eq!(batch.refused, 3);
+        queues.take(&mut batch);
+        assert!(batch.consensus.is_empty() && batch.others.is_empty() && batch.refused == 0);
+    }
+
+    #[test]
+    fn the_class_is_that_of_the_module() {
+        for (target, class) in [
+            ("rakit::raft::election", Class::Consensus),
+            ("rakit::node::raft_loop", Class::Consensus),
+            ("rakit::node::peers", Class::Consensus),
+            ("rakit::http::server", Class::Request),
+            ("rakit::node::forwarding::race", Class::Request),
+            ("rakit::node", Class::Ordinary),
+            ("rakit::raftoid", Class::Ordinary),
+            ("ureq", Class::Ordinary),
+        ] {
+            assert_eq!(Class::of(target), class, "{target}");
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The one thread of a process that writes log lines.
+//!
+//! Started by [`start`](super::start). Takes what waits in the [`Queues`] as one batch and writes it to each place: consensus
+//! first. If a write does not return (a frozen file system), nothing happens but that the queues fill and lines are lost.
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::layout::Layout;
+use super::output::Output;
+use super::queue::{Batch, Queues};
+
+/// A place that has lost lines is tried so often, until it could say how many.
+const TELL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Lines that are missing in the log of this process.
+static LINES_DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// How many lines are missing in the log since this process started: they found their queue full, or the log file did not
+/// take them (without `--log-file`: standard error).
+pub fn lines_dropped() -> u64 {
+    LINES_DROPPED.load(Ordering::Relaxed)
+}
+
+pub(super) struct Writer {
+    pub(super) queues: Arc<Queues>,
+    /// The record first: what it loses is counted.
+    pub(super) outputs: Vec<Output>,
+}
+
+impl Writer {
+    /// Never returns.
+    pub(super) fn run(mut self) {
+        self.queues.set_writer(std::thread::current());
+        let layout = Layout::new();
+        let mut batch = Batch::default();
+        loop {
+            let behind = self.outputs.iter().any(Output::is_behind);
+            self.queues.wait(behind.then_some(TELL_INTERVAL));
+            self.queues.take(&mut batch);
+            let lost = self.write(&batch, &layout);
+            LINES_DROPPED.fetch_add(lost, Ordering::Relaxed);
+            self.queues.done(&batch);
+        }
+    }
+
+    /// Gives how many lines are missing in the record now.
+    fn write(&mut self, batch: &Batch, layout: &Layout) -> u64 {
+        let mut lost_by_record = None;
+        for output in &mut self.outputs {
+            let lost = output.write(&batch.consensus, layout) + output.write(&batch.others, layout);
+            output.lose(batch.refused, "they came faster than they could be written");
+            output.tell(layout);
+            lost_by_record.get_or_insert(lost);
+        }
+        batch.refused + lost_by_record.unwrap_or(0)
+    }
+}
