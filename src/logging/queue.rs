@@ -54,9 +54,9 @@ impl Class {
         let within = |module: &&str| {
             target.strip_prefix(*module).is_some_and(|inside| inside.is_empty() || inside.starts_with("::"))
         };
-        if CONSENSUS_MODULES.iter().any(|module| within(&module)) {
+        if CONSENSUS_MODULES.iter().any(within) {
             Self::Consensus
-        } else if REQUEST_MODULES.iter().any(|module| within(&module)) {
+        } else if REQUEST_MODULES.iter().any(within) {
             Self::Request
         } else {
             Self::Ordinary

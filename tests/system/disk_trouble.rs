@@ -207,6 +207,34 @@ fn a_port_that_is_taken_is_named() {
     }
 }
 
+#[test]
+fn a_log_file_that_takes_nothing_costs_lines_and_no_request_and_says_so_when_it_can() {
+    // No file of it may grow beyond some tens of kilobytes (the unit is the shell's own).
+    let mut cluster = Cluster::start(ClusterOptions { ulimit: Some("-f 64"), ..ClusterOptions::nodes(1) });
+    let worker = Worker::good(1);
+    cluster.report("s1", &worker, 10.0);
+    let dropped = || cluster.metric(1, "rakit_log_lines_dropped_total");
+    let mut requests = 0;
+    while dropped() == 0.0 {
+        assert_eq!(cluster.get(1, "/7").body, worker.answer(7) + "\n", "request {requests}");
+        requests += 1;
+        assert!(requests < 10_000, "the file has no limit: {} bytes", cluster.log_text(1).len());
+    }
+    // It still agrees, too: that line of its log was lost, the entry of its Raft log was not.
+    cluster.report("s2", &worker, 20.0);
+
+    // Whoever looks after logs empties the file (logrotate's copytruncate).
+    let log = fs::OpenOptions::new().write(true).open(cluster.path("logs/node-1.log")).expect("its log");
+    log.set_len(0).expect("our own file");
+    cluster.wait_for("it says how many lines are missing", || {
+        let said = cluster.log_text(1);
+        let line = said.lines().find(|line| line.contains("log lines are missing here: File too large"))?;
+        assert!(line.contains("[WARN] logging: "), "{line}");
+        Some(())
+    });
+    assert_eq!(cluster.terminate(1).code(), Some(0));
+}
+
 /// A file system of its own; unmounted when it is dropped.
 struct SmallDisk(PathBuf);
 

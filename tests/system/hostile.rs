@@ -7,7 +7,6 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::programs::cluster::{CLUSTER_NAME, Cluster, ClusterOptions, NodeId};
@@ -238,13 +237,6 @@ fn connections(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     (0..count).map(connect).collect()
 }
 
-/// The metric's value on a node.
-fn metric(cluster: &Cluster, id: NodeId, name: &str) -> f64 {
-    let page = cluster.get(id, "/metrics").body;
-    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {page}"))
-}
-
 #[test]
 fn a_thousand_idle_connections_on_each_address_disturb_nobody() {
     rakit::program::raise_descriptor_limit();
@@ -363,19 +355,8 @@ fn a_node_whose_descriptors_are_used_up_keeps_its_place_and_recovers() {
 fn clients_alone_cannot_use_up_the_descriptors_of_a_node() {
     rakit::program::raise_descriptor_limit();
     // It compacts its log all the time: each time it needs a descriptor for the new file, or must end.
-    let cluster = Cluster::prepare(ClusterOptions { snapshot_entries: 10, ..calm(1) });
-    let log = std::fs::File::create(cluster.path("logs/node-1.log")).expect("our own directory");
-    let mut node = Command::new("sh")
-        .args(["-c", "ulimit -n 200 && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_rakit-node"), "--config"])
-        .arg(cluster.config())
-        .args(["--id", "1", "--stop-with-parent"])
-        .stdin(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .expect("sh starts");
-    cluster.wait_for("it leads", || {
-        http::get(cluster.public(1), "/readyz").is_ok_and(|answer| answer.status == 200).then_some(())
-    });
+    let options = ClusterOptions { snapshot_entries: 10, ulimit: Some("-n 200"), ..calm(1) };
+    let mut cluster = Cluster::start(options);
     let worker = Worker::good(1);
     let mut daemon = Client::new(ClientTimeouts { connect: PATIENCE, send: PATIENCE, receive: PATIENCE });
     let mut report = |cpu: f64| {
@@ -388,14 +369,12 @@ fn clients_alone_cannot_use_up_the_descriptors_of_a_node() {
     for cpu in 0..60 {
         assert_eq!(report(f64::from(cpu)), 200, "report {cpu}");
     }
-    assert!(node.try_wait().expect("our own child").is_none(), "{}", cluster.log_text(1));
     drop(horde);
     cluster.wait_for("it serves", || {
         http::get(cluster.public(1), "/7").is_ok_and(|answer| answer.status == 200).then_some(())
     });
-    assert!(metric(&cluster, 1, "rakit_raft_snapshot_index") >= 50.0);
-    node.kill().expect("our own child");
-    node.wait().expect("our own child");
+    assert!(cluster.metric(1, "rakit_raft_snapshot_index") >= 50.0);
+    assert_eq!(cluster.terminate(1).code(), Some(0), "{}", cluster.log_text(1));
     assert!(!cluster.log_text(1).contains("accept failed"), "{}", cluster.log_text(1));
 }
 

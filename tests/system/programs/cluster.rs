@@ -41,6 +41,8 @@ pub struct ClusterOptions {
     pub request_timeout_ms: u64,
     pub stall_ms: u64,
     pub log_level: &'static str,
+    /// What the shell's `ulimit` is given before it becomes a node, such as `-n 200`.
+    pub ulimit: Option<&'static str>,
 }
 
 impl Default for ClusterOptions {
@@ -59,6 +61,7 @@ impl Default for ClusterOptions {
             request_timeout_ms: 300_000,
             stall_ms: 600_000,
             log_level: "info",
+            ulimit: None,
         }
     }
 }
@@ -145,6 +148,7 @@ impl Cluster {
             request_timeout_ms,
             stall_ms,
             log_level: _,
+            ulimit: _,
         } = &self.options;
         let secret = if secret.is_some() { "secret_file = \"cluster.key\"\n" } else { "" };
         let mut text = format!(
@@ -217,11 +221,19 @@ impl Cluster {
     /// Starts a dead node, on whatever is in its directory. Does not wait for anything.
     pub fn restart(&mut self, id: NodeId) {
         let (config, level) = (self.config(), self.options.log_level);
+        let program = env!("CARGO_BIN_EXE_rakit-node");
+        let mut command = match self.options.ulimit {
+            None => Command::new(program),
+            Some(limit) => {
+                let mut command = Command::new("sh");
+                command.args(["-c", &format!("ulimit {limit} && exec \"$@\""), "sh", program]);
+                command
+            }
+        };
         let node = self.node_mut(id);
         assert_eq!(node.doing, Doing::Dead, "node {id} runs already");
         // The log goes to standard error, and so does what a panic says.
         let log = OpenOptions::new().create(true).append(true).open(&node.log).expect("our own directory");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_rakit-node"));
         command
             .arg("--config")
             .arg(config)
@@ -295,6 +307,13 @@ impl Cluster {
     pub fn get_with(&self, id: NodeId, target: &str, headers: &[&str]) -> Answer {
         http::get_with(self.public(id), target, headers)
             .unwrap_or_else(|error| panic!("GET {target} on node {id}: {error}\n{}", self.story()))
+    }
+
+    /// A value of `GET /metrics`, of a metric without labels.
+    pub fn metric(&self, id: NodeId, name: &str) -> f64 {
+        let page = self.get(id, "/metrics").body;
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {page}"))
     }
 
     /// `GET /status` of a node that must answer.

@@ -1,0 +1,163 @@
+//! Opening a connection that another thread may give up, and what its socket's time-outs mean.
+//!
+//! Called for every connection that goes out: by `dial.rs` (to nodes) and `worker_client/` (to workers). A wait can be ended
+//! through a [`CancelHandle`]: the socket is lent to it, and it may shut the socket down, since shutdown(2) wakes a blocked
+//! read, and on Linux also a handshake.
+
+use std::fmt;
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+/// Socket time-outs are rounded up to whole milliseconds: the time that is left differs by microseconds from one
+/// request to the next, and each different value would cost one more setsockopt(2).
+const TIMEOUT_STEP: Duration = Duration::from_millis(1);
+
+/// Takes the data of a mutex whether or not a thread panicked while holding it: what is kept behind the mutexes of
+/// these files is replaced as a whole, never left half changed.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The means to end a call from another thread. Clones are the same handle.
+///
+/// Made by whoever starts the call, given to the call by reference, and kept (as a clone) by whoever may cancel. A
+/// handle serves one call at a time; once cancelled it stays so, and a call that is given it later ends at once.
+#[derive(Clone, Default)]
+pub struct CancelHandle(Arc<Cancel>);
+
+#[derive(Default)]
+struct Cancel {
+    cancelled: AtomicBool,
+    /// The socket of the call in progress. Lent while it is open; taken back when the call ends, so that the
+    /// descriptor is closed then and not when the last handle goes.
+    socket: Mutex<Option<Arc<TcpStream>>>,
+}
+
+impl CancelHandle {
+    /// A fresh handle, not cancelled.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Ends the call that uses this handle: its socket is shut down, which wakes a blocked read or write, and also a call that
+    /// is still connecting. Returns at once.
+    pub fn cancel(&self) {
+        // The flag first: a call that lends its socket afterwards looks at the flag under the same lock.
+        self.0.cancelled.store(true, Ordering::SeqCst);
+        if let Some(socket) = lock(&self.0.socket).as_ref() {
+            // An error means that the connection is gone already, which is what was wanted.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Whether [`cancel`](Self::cancel) was called.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.cancelled.load(Ordering::SeqCst)
+    }
+
+    /// Lends the socket of a call for the time of the call.
+    pub(super) fn lend(&self, socket: &Arc<TcpStream>) -> io::Result<()> {
+        let mut slot = lock(&self.0.socket);
+        if self.is_cancelled() {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cancelled"));
+        }
+        *slot = Some(Arc::clone(socket));
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn holds_a_socket(&self) -> bool {
+        lock(&self.0.socket).is_some()
+    }
+
+    /// Takes the socket back at the end of the call.
+    pub(super) fn take_back(&self) {
+        *lock(&self.0.socket) = None;
+    }
+}
+
+impl fmt::Debug for CancelHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CancelHandle").field("cancelled", &self.is_cancelled()).finish()
+    }
+}
+
+/// Opens a connection as [`TcpStream::connect_timeout`] does, but lends the socket to `cancel` before it waits for the other side:
+/// on Linux, shutdown(2) ends a handshake too.
+pub(super) fn connect(
+    address: &SocketAddr,
+    timeout: Duration,
+    cancel: Option<&CancelHandle>,
+) -> io::Result<Arc<TcpStream>> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    let stream = Arc::new(TcpStream::from(socket));
+    if let Some(cancel) = cancel {
+        cancel.lend(&stream)?;
+    }
+    match rustix::net::connect(&*stream, address) {
+        Ok(()) => {}
+        Err(Errno::INPROGRESS) => wait_for_handshake(&stream, timeout, cancel)?,
+        Err(error) => return Err(error.into()),
+    }
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
+fn wait_for_handshake(
+    stream: &TcpStream,
+    timeout: Duration,
+    cancel: Option<&CancelHandle>,
+) -> io::Result<()> {
+    let end = Instant::now() + timeout;
+    let mut watched = [PollFd::new(stream, PollFlags::OUT)];
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).expect("time-outs are far below the end of the clock");
+        match poll(&mut watched, Some(&left)) {
+            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(_) => break,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if cancel.is_some_and(CancelHandle::is_cancelled) {
+        return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cancelled"));
+    }
+    match stream.take_error()? {
+        Some(error) => Err(error),
+        None if watched[0].revents().contains(PollFlags::HUP) => Err(io::ErrorKind::ConnectionReset.into()),
+        None => Ok(()),
+    }
+}
+
+/// How a socket says that SO_RCVTIMEO or SO_SNDTIMEO passed (EAGAIN, socket(7)), and connect_timeout that it did.
+pub(super) fn is_timeout(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// Sets a socket time-out if it differs from the one that is set, in whole steps.
+pub(super) fn apply_timeout(
+    left: Option<Duration>,
+    set: &mut Option<Duration>,
+    apply: impl FnOnce(Option<Duration>) -> io::Result<()>,
+) -> io::Result<()> {
+    let step = TIMEOUT_STEP.as_nanos();
+    let wanted = left.map(|left| {
+        let steps = left.as_nanos().div_ceil(step).max(1);
+        TIMEOUT_STEP.saturating_mul(u32::try_from(steps).unwrap_or(u32::MAX))
+    });
+    if wanted != *set {
+        apply(wanted)?;
+        *set = wanted;
+    }
+    Ok(())
+}
