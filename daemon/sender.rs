@@ -11,10 +11,10 @@ use log::{debug, info, warn};
 
 use super::acknowledged::Acknowledged;
 use crate::config::{Config, Node};
-use crate::http::client::{CallError, CallErrorKind, Client, ClientTimeouts};
-use crate::http::sign::{Purpose, Seal, Secret};
+use crate::http::client::{Client, ClientTimeouts};
 use crate::logging::OneLine;
 use crate::raft::NodeId;
+use crate::signing::{Purpose, Recipient, Seal, SealedCallError, Secret};
 
 /// The parts of the interval between reports that each phase of a request may take; together less than the interval, so
 /// that a node that hangs costs it at most every report, never the freshness of one. Most of it is for the
@@ -196,9 +196,7 @@ impl Link {
 struct Line {
     client: Client,
     seal: Seal,
-    address: SocketAddr,
-    /// What the node is called in a seal.
-    recipient: String,
+    to: Recipient,
 }
 
 impl Line {
@@ -213,27 +211,18 @@ impl Line {
         // A seal of its own, so a stream of nonces of its own: a node tells replays by the order within a stream,
         // which two threads with one stream would mix up.
         let seal = Seal::new(&config.cluster_name, &format!("daemon:{server}"), secret.as_ref())?;
-        let recipient = format!("node-{}", node.id);
-        Ok(Self { client: Client::new(timeouts), seal, address: node.cluster, recipient })
+        let to = Recipient { name: format!("node-{}", node.id), address: node.cluster };
+        Ok(Self { client: Client::new(timeouts), seal, to })
     }
 
     /// Posts a report. One that met a kept connection which the node had closed is repeated by the client; one that was
     /// not answered is not: the next report is newer.
     fn post(&mut self, body: &[u8]) -> Outcome {
-        let answer = self.client.post_sealed(
-            &self.seal,
-            &self.recipient,
-            Purpose::Report,
-            self.address,
-            "/report",
-            body,
-            ANSWER_BYTES_MAX,
-        );
+        let answer =
+            self.seal.post(&mut self.client, &self.to, Purpose::Report, "/report", body, ANSWER_BYTES_MAX);
         match answer {
             Ok(answer) => Outcome::of(answer.status, &answer.body),
-            Err(CallError { kind: CallErrorKind::Refusal(refusal), .. }) => {
-                Outcome::Refused(refusal.to_string())
-            }
+            Err(SealedCallError::Refused(_, refusal)) => Outcome::Refused(refusal.to_string()),
             Err(error) => Outcome::Unreachable(error.to_string()),
         }
     }

@@ -24,8 +24,8 @@ use crate::balancer::{IncomingReport, Report, SERVERS_MAX, ServerCommand};
 use crate::http::Service;
 use crate::http::client::{Client, ClientTimeouts};
 use crate::http::message::{Request, Response, header, json, text, with_headers};
-use crate::http::sign::{Gate, Opened, Purpose, Refusal, Seal};
 use crate::raft::{self, NodeId};
+use crate::signing::{Gate, Opened, Purpose, Recipient, Refusal, Seal};
 
 /// The longest body of AppendEntries and InstallSnapshot. The core's own limits stay far below.
 pub const APPEND_BYTES_MAX: usize = 16 << 20;
@@ -232,19 +232,11 @@ impl ClusterService {
             return unavailable("the leader is unknown to this node's configuration");
         };
         let body = IncomingReport { report, forward: false }.to_json();
-        let recipient = node_name(leader);
+        let to = Recipient { name: node_name(leader), address: *address };
         let answer = CLIENT.with_borrow_mut(|client| {
             SEAL.with_borrow_mut(|seal| {
                 let seal = seal.get_or_insert_with(|| self.seal.clone());
-                client.post_sealed(
-                    seal,
-                    &recipient,
-                    Purpose::Report,
-                    *address,
-                    "/report",
-                    &body,
-                    ANSWER_BYTES_MAX,
-                )
+                seal.post(client, &to, Purpose::Report, "/report", &body, ANSWER_BYTES_MAX)
             })
         });
         match answer {

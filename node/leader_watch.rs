@@ -31,8 +31,8 @@ use super::peers::node_name;
 use super::raft_loop::ConsensusInput;
 use super::slot::Slot;
 use crate::http::client::{CallErrorKind, CancelHandle, Client, ClientTimeouts};
-use crate::http::sign::{Purpose, Seal};
 use crate::raft::NodeId;
+use crate::signing::{Purpose, Recipient, Seal, SealedCallError};
 
 /// Where the request is kept open.
 pub const WATCH_PATH: &str = "/raft/watch";
@@ -198,16 +198,8 @@ impl LeaderWatch {
         };
         let mut client = Client::for_one_call(timeouts, cancel.clone());
         let began = Instant::now();
-        let name = node_name(id);
-        let answer = client.post_sealed(
-            &self.seal,
-            &name,
-            Purpose::Raft,
-            address,
-            WATCH_PATH,
-            b"{}",
-            ANSWER_BYTES_MAX,
-        );
+        let to = Recipient { name: node_name(id), address };
+        let answer = self.seal.post(&mut client, &to, Purpose::Raft, WATCH_PATH, b"{}", ANSWER_BYTES_MAX);
         match answer {
             _ if cancel.is_cancelled() => Watched::Superseded,
             // It said that it goes on; or that it stops, and then the loop will hear of a new leader.
@@ -215,6 +207,7 @@ impl LeaderWatch {
             Ok(_) => Watched::Unclear,
             Err(error) => {
                 debug!("watch of leader node {id} ended: {error}");
+                let SealedCallError::Call(error) = error else { return Watched::Unclear };
                 match error.kind {
                     CallErrorKind::Refused => Watched::Gone,
                     CallErrorKind::Closed if nobody_listens(|| refuses(address)) => Watched::Gone,

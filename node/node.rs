@@ -37,10 +37,10 @@ use log::{error, info, warn};
 
 use crate::balancer::{Chooser, Published, ServerTable, SilenceDetector};
 use crate::config::Config;
-use crate::http::sign::{Gate, Seal, Secret};
 use crate::http::{Limits, Server};
 use crate::program::{self, EXIT_OK, LogFlags, ParentFlags, Stop};
 use crate::raft::{NodeId, Raft, Settings};
+use crate::signing::{Gate, Seal, Secret};
 use crate::storage::{DirectoryDisk, Identity, Storage, StorageError};
 
 mod cluster_service;

@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use super::raft_loop::ConsensusInput;
 use super::slot::Slot;
-use crate::http::client::{CallError, Client, ClientTimeouts};
-use crate::http::sign::{Purpose, Seal};
+use crate::http::client::{Client, ClientTimeouts};
 use crate::raft::{NodeId, Reply, Request, RpcId};
+use crate::signing::{Purpose, Recipient, Seal};
 
 /// How long opening a connection to a peer may take. On a local network it takes less than a millisecond; a peer whose
 /// machine is gone answers nothing at all.
@@ -108,8 +108,7 @@ impl Peers {
             let (slot, jobs) = Slot::new();
             let worker = PeerSender {
                 id,
-                name: node_name(id),
-                address,
+                to: Recipient { name: node_name(id), address },
                 purpose,
                 sending: sending.clone(),
                 client: Client::new(ClientTimeouts {
@@ -150,8 +149,7 @@ impl Peers {
 /// One sender's thread.
 struct PeerSender {
     id: NodeId,
-    name: String,
-    address: SocketAddr,
+    to: Recipient,
     purpose: &'static str,
     sending: Sending,
     client: Client,
@@ -184,23 +182,16 @@ impl PeerSender {
         let body =
             serde_json::to_vec(&envelope).map_err(|error| format!("cannot be said in JSON: {error}"))?;
         let answer = self
-            .client
-            .post_sealed(
-                &self.sending.seal,
-                &self.name,
-                Purpose::Raft,
-                self.address,
-                path,
-                &body,
-                REPLY_BYTES_MAX,
-            )
-            .map_err(|error: CallError| error.to_string())?;
+            .sending
+            .seal
+            .post(&mut self.client, &self.to, Purpose::Raft, path, &body, REPLY_BYTES_MAX)
+            .map_err(|error| error.to_string())?;
         if answer.status != 200 {
             let said = String::from_utf8_lossy(&answer.body);
-            return Err(format!("{} answered {} to {path}: {}", self.address, answer.status, said.trim()));
+            return Err(format!("{} answered {} to {path}: {}", self.to.address, answer.status, said.trim()));
         }
         serde_json::from_slice(&answer.body)
-            .map_err(|error| format!("{} gave no reply to {path}: {error}", self.address))
+            .map_err(|error| format!("{} gave no reply to {path}: {error}", self.to.address))
     }
 
     /// One line when a peer is lost, one when it is back; none in between.
@@ -210,7 +201,7 @@ impl PeerSender {
             match failure {
                 Some(why) => warn!("peer node {}: not reached: {why}", self.id),
                 None if self.reachable.is_some() => info!("peer node {}: reached again", self.id),
-                None => info!("peer node {}: reached at {}", self.id, self.address),
+                None => info!("peer node {}: reached at {}", self.id, self.to.address),
             }
             self.reachable = Some(reachable);
         }

@@ -22,10 +22,10 @@ use super::standing::StandingBoard;
 use crate::balancer::{Chooser, Policy, Published};
 use crate::http::Service;
 use crate::http::message::{Request, Response, header, json, text, with_body, with_headers};
-use crate::http::sign::Gate;
 use crate::http::worker_client::Answer;
 use crate::logging::lines_dropped;
 use crate::raft::{Index, NodeId, Term};
+use crate::signing::Gate;
 
 /// The most entries that `GET /log` gives at once (docs/protocol.md).
 pub const LOG_LIMIT_MAX: usize = 1_000;

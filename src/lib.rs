@@ -1,8 +1,8 @@
 //! Rakit: a load balancer made of several nodes that agree, by their own Raft, on how busy each server is and
 //! whether it lives. This library holds everything that more than one program or test needs.
 //!
-//! The arrows point one way: the programs (`rakit`, `rakit-node`, `rakit-daemon`) use [`balancer`], [`storage`] and
-//! [`http`]; these use [`raft`], which knows nobody.
+//! The arrows point one way: the programs (`rakit`, `rakit-node`, `rakit-daemon`) use [`balancer`], [`storage`], [`http`] and
+//! [`signing`], which stands on [`http`]; these use [`raft`], which knows nobody.
 
 pub mod balancer;
 pub mod config;
@@ -10,6 +10,7 @@ pub mod http;
 pub mod logging;
 pub mod program;
 pub mod raft;
+pub mod signing;
 pub mod storage;
 
 // The rooms `node/` and `daemon/` stand at the top level of the project, but are compiled once, as part of this

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::http::sign::Secret;
+use crate::signing::Secret;
 
 /// A secret shorter than 128 bits can be guessed from one signed request that was overheard.
 pub const SECRET_BYTES_MIN: usize = 16;

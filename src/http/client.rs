@@ -18,8 +18,8 @@
 //! Never after a time-out (the node has it and is slow), never on a connection that was fresh (that is news about the
 //! node), never when an answer had begun.
 //!
-//! The repetition is sealed anew: it needs a nonce of its own, since the node may have taken the first one before
-//! its connection broke, and would refuse the second as replayed.
+//! Headers that may be used once only (a seal's nonce: the node may have taken the first one before its connection broke,
+//! and would refuse the second as replayed) are made anew for the repetition.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -29,12 +29,11 @@ use std::time::Duration;
 
 use ureq::config::AutoHeaderValue;
 use ureq::http::request::Builder;
-use ureq::http::{HeaderMap, Method, Response};
-use ureq::{Agent, AsSendBody, Body};
+use ureq::http::{HeaderMap, Method};
+use ureq::{Agent, Body};
 
 pub use super::dial::CancelHandle;
 use super::dial::{BUFFER_BYTES, Dialer, HEAD_BYTES_MAX, Journal, NumericResolver, Order};
-use super::sign::{Purpose, Refusal, RefusalKind, Seal};
 
 /// Kept connections per node: a client makes one request at a time, so it can never use two.
 const IDLE_PER_NODE_MAX: usize = 1;
@@ -44,9 +43,6 @@ const IDLE_MAX: usize = 64;
 
 /// How long a connection is kept unused. Longer than the pause between two reports or heartbeats, which keep it warm.
 const IDLE_AGE_MAX: Duration = Duration::from_secs(15);
-
-/// Of the body of a refusal, so many bytes are quoted.
-const QUOTE_BYTES_MAX: usize = 200;
 
 /// Reserved for the body of an answer before its length has been seen to come, in bytes at most. What is announced
 /// costs the sender nothing; what comes does.
@@ -108,8 +104,6 @@ pub enum CallErrorKind {
     AnswerTooLarge(usize),
     /// What came is not HTTP, or the request cannot be said in HTTP.
     Protocol(String),
-    /// The answer came, but is not trusted, or is the node's own refusal of our request.
-    Refusal(Refusal),
 }
 
 impl fmt::Display for CallError {
@@ -126,7 +120,6 @@ impl fmt::Display for CallError {
                 write!(f, "the answer of {address} is longer than {max} bytes")
             }
             CallErrorKind::Protocol(why) => write!(f, "{address} does not speak HTTP as expected: {why}"),
-            CallErrorKind::Refusal(refusal) => write!(f, "{address}: {refusal}"),
         }
     }
 }
@@ -138,8 +131,6 @@ impl std::error::Error for CallError {}
 pub struct Client {
     agent: Agent,
     journal: Arc<Journal>,
-    /// Receive time-out of this and the following calls, if it is not the agent's.
-    receive: Option<Duration>,
     /// Who may end its one call: see [`Client::for_one_call`].
     cancel: Option<CancelHandle>,
 }
@@ -169,12 +160,7 @@ impl Client {
             .max_idle_connections_per_host(IDLE_PER_NODE_MAX)
             .max_idle_age(IDLE_AGE_MAX)
             .build();
-        Self {
-            agent: Agent::with_parts(config, dialer, NumericResolver),
-            journal,
-            receive: None,
-            cancel: None,
-        }
+        Self { agent: Agent::with_parts(config, dialer, NumericResolver), journal, cancel: None }
     }
 
     /// A client for one call, which `cancel` ends in whatever phase it is; the handle then tells that it was cancelled, the
@@ -183,17 +169,10 @@ impl Client {
         Self { cancel: Some(cancel), ..Self::new(timeouts) }
     }
 
-    /// Sets the receive time-out of the following calls; `None`: the one that [`Client::new`] was given. For the
-    /// requests whose answer takes as long as it takes (a report that waits for its commit, the open request that
-    /// watches the leader).
-    pub fn set_receive_timeout(&mut self, receive: Option<Duration>) {
-        self.receive = receive;
-    }
-
     /// Sends `GET path` with these headers.
     ///
     /// # Errors
-    /// Every [`CallErrorKind`] but `Refusal`. The answer's body may have `answer_bytes_max` bytes.
+    /// Every [`CallErrorKind`]. The answer's body may have `answer_bytes_max` bytes.
     pub fn get(
         &mut self,
         address: SocketAddr,
@@ -205,8 +184,8 @@ impl Client {
         self.call(&request, |builder| add_headers(builder, headers))
     }
 
-    /// Sends `POST path` with these headers and this body. A repetition goes with the same headers, so this is for
-    /// requests without a seal; see [`post_sealed`](Self::post_sealed).
+    /// Sends `POST path` with this body, and with headers that are made for each attempt anew: for a request that is
+    /// repeated, too.
     ///
     /// # Errors
     /// As for [`get`](Self::get).
@@ -214,49 +193,12 @@ impl Client {
         &mut self,
         address: SocketAddr,
         path: &str,
-        headers: &[(&str, &str)],
+        mut headers: impl FnMut() -> Vec<(&'static str, String)>,
         body: &[u8],
         answer_bytes_max: usize,
     ) -> Result<Answer, CallError> {
         let request = Request { address, method: Method::POST, path, body, answer_bytes_max };
-        self.call(&request, |builder| add_headers(builder, headers))
-    }
-
-    /// Seals and sends `POST path` to the node called `recipient` (such as `node-2`), and opens the answer: what is
-    /// returned was said by that node in answer to this very request (as far as the seal has a secret).
-    ///
-    /// # Errors
-    /// Every [`CallErrorKind`]. `Refusal` also when the node refused *our* request; its words are quoted.
-    #[expect(clippy::too_many_arguments, reason = "they are what a request is made of")]
-    pub fn post_sealed(
-        &mut self,
-        seal: &Seal,
-        recipient: &str,
-        purpose: Purpose,
-        address: SocketAddr,
-        path: &str,
-        body: &[u8],
-        answer_bytes_max: usize,
-    ) -> Result<Answer, CallError> {
-        let request = Request { address, method: Method::POST, path, body, answer_bytes_max };
-        let mut newest = None;
-        let answer = self.call(&request, |builder| {
-            let sealed = newest.insert(seal.request(recipient, purpose, "POST", path, body));
-            add_headers(builder, &sealed.headers)
-        })?;
-        let sealed = newest.expect("an answer came, so a request was sealed and sent");
-        match seal.open_answer(&sealed, answer.status, |name| answer.header(name), &answer.body) {
-            Ok(()) => Ok(answer),
-            Err(mut refusal) => {
-                // Without a signature the node's words prove nothing, but they are the operator's best hint: this is
-                // how the refusal of our own request looks from here.
-                if refusal.kind == RefusalKind::Unsigned {
-                    let said = quote(&answer.body);
-                    refusal.detail = format!("{} (it said {}: {said})", refusal.detail, answer.status);
-                }
-                Err(CallError { address, kind: CallErrorKind::Refusal(refusal) })
-            }
-        }
+        self.call(&request, |builder| add_headers(builder, &headers()))
     }
 
     /// Sends the request, and once more if it met a kept connection that was closed: see the head of this file.
@@ -289,25 +231,12 @@ impl Client {
         let builder = ureq::http::Request::builder().method(method).uri(format!("http://{address}{path}"));
         let builder = dress(builder);
         let answer = match *method {
-            Method::GET => builder.body(()).map_err(ureq::Error::from).and_then(|r| self.run(r)),
-            _ => builder.body(*body).map_err(ureq::Error::from).and_then(|r| self.run(r)),
+            Method::GET => builder.body(()).map_err(ureq::Error::from).and_then(|r| self.agent.run(r)),
+            _ => builder.body(*body).map_err(ureq::Error::from).and_then(|r| self.agent.run(r)),
         };
         let (head, body) = answer.map_err(|e| self.explain(e, *answer_bytes_max))?.into_parts();
         let body = self.read_whole(body, *answer_bytes_max)?;
         Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
-    }
-
-    fn run(&self, request: ureq::http::Request<impl AsSendBody>) -> Result<Response<Body>, ureq::Error> {
-        match self.receive {
-            None => self.agent.run(request),
-            Some(receive) => self.agent.run(
-                self.agent
-                    .configure_request(request)
-                    .timeout_recv_response(Some(receive))
-                    .timeout_recv_body(Some(receive))
-                    .build(),
-            ),
-        }
     }
 
     fn read_whole(&self, mut body: Body, bytes_max: usize) -> Result<Vec<u8>, CallErrorKind> {
@@ -358,11 +287,6 @@ struct Request<'a> {
 
 fn add_headers(builder: Builder, headers: &[(&str, impl AsRef<str>)]) -> Builder {
     headers.iter().fold(builder, |builder, (name, value)| builder.header(*name, value.as_ref()))
-}
-
-/// The beginning of a body, fit for a log line.
-fn quote(body: &[u8]) -> String {
-    body[..body.len().min(QUOTE_BYTES_MAX)].trim_ascii().escape_ascii().to_string()
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@
 //!   there, names every limit, and says what each refusal answers.
 //! - Towards those who are asked: [`client`] talks to nodes, [`worker_client`] asks a worker for a prime; `dial` is how
 //!   their bytes travel.
-//! - Between nodes: [`sign`] proves who said what, just now, to whom. docs/security.md says what that protects from.
+//!
+//! The edge knows nothing of seals: [`crate::signing`] is a layer above it.
 
 pub mod client;
 mod connection;
@@ -16,7 +17,6 @@ pub mod message;
 mod open;
 pub mod server;
 mod service;
-pub mod sign;
 mod tally;
 pub mod worker_client;
 

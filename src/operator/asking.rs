@@ -50,9 +50,7 @@ fn reason(error: &CallError) -> String {
             SILENT.to_string()
         }
         CallErrorKind::Unreachable(why) => why.clone(),
-        CallErrorKind::AnswerTooLarge(_) | CallErrorKind::Protocol(_) | CallErrorKind::Refusal(_) => {
-            error.to_string()
-        }
+        CallErrorKind::AnswerTooLarge(_) | CallErrorKind::Protocol(_) => error.to_string(),
     }
 }
 

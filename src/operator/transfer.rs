@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 use rakit::config::{Config, Node};
 use rakit::http::client::{Client, ClientTimeouts};
-use rakit::http::sign::{Purpose, Seal, Secret};
 use rakit::node::TransferRequest;
 use rakit::program::{EXIT_OK, LogFlags};
 use rakit::raft::{NodeId, Term};
+use rakit::signing::{Purpose, Recipient, Seal, Secret};
 
 use super::asking::{Poller, ask_all};
 use super::belief::Answer;
@@ -120,16 +120,9 @@ fn order(config: &Config, leader: &Node, to: Option<NodeId>) -> Result<(), Failu
         send: REQUEST_TIMEOUT,
         receive: REQUEST_TIMEOUT,
     });
-    let answer = client
-        .post_sealed(
-            &seal,
-            &format!("node-{}", leader.id),
-            Purpose::Admin,
-            leader.cluster,
-            "/raft/transfer",
-            &body,
-            ANSWER_BYTES_MAX,
-        )
+    let to = Recipient { name: format!("node-{}", leader.id), address: leader.cluster };
+    let answer = seal
+        .post(&mut client, &to, Purpose::Admin, "/raft/transfer", &body, ANSWER_BYTES_MAX)
         .map_err(|error| Failure::other(error.to_string()))?;
     if answer.status == 202 {
         return Ok(());

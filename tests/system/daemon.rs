@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, unbounded};
-use rakit::http::sign::{Gate, Purpose, Secret};
+use rakit::signing::{Gate, Purpose, Secret};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 

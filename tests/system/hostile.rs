@@ -14,7 +14,7 @@ use crate::programs::reports::Report;
 use crate::programs::workers::Worker;
 use crate::programs::{PATIENCE, http};
 use rakit::http::client::{Client, ClientTimeouts};
-use rakit::http::sign::{Purpose, Seal};
+use rakit::signing::{Purpose, Recipient, Seal};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value, json};
 
@@ -361,7 +361,7 @@ fn clients_alone_cannot_use_up_the_descriptors_of_a_node() {
     let mut daemon = Client::new(ClientTimeouts { connect: PATIENCE, send: PATIENCE, receive: PATIENCE });
     let mut report = |cpu: f64| {
         let body = Report::new("s1", worker.address(), cpu).json().to_string();
-        let answer = daemon.post(cluster.cluster_address(1), "/report", &[], body.as_bytes(), 65_536);
+        let answer = daemon.post(cluster.cluster_address(1), "/report", Vec::new, body.as_bytes(), 65_536);
         answer.expect("an old connection is not turned away").status
     };
     assert_eq!(report(1.0), 200);
@@ -402,10 +402,9 @@ impl Forger {
         let seal = Seal::new(CLUSTER_NAME, &format!("node-{from}"), None).expect("randomness");
         let body = json!({ "incarnation": 99, "request": { name: arguments } }).to_string();
         let path = format!("/raft/{}", name.replace('_', "-"));
-        let (recipient, address) = (format!("node-{to}"), cluster.cluster_address(to));
-        let answer = self
-            .client
-            .post_sealed(&seal, &recipient, Purpose::Raft, address, &path, body.as_bytes(), 65_536)
+        let recipient = Recipient { name: format!("node-{to}"), address: cluster.cluster_address(to) };
+        let answer = seal
+            .post(&mut self.client, &recipient, Purpose::Raft, &path, body.as_bytes(), 65_536)
             .unwrap_or_else(|error| {
                 panic!("node {to} did not answer {name} {arguments}: {error}\n{}", cluster.story())
             });

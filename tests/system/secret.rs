@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::programs::cluster::{CLUSTER_NAME, Cluster, ClusterOptions, NodeId};
 use crate::programs::http;
 use crate::programs::workers::Worker;
-use rakit::http::sign::{CLOCK_APART_MS_MAX, HEADER_SENDER, Purpose, Seal, SealedRequest, Secret};
+use rakit::signing::{CLOCK_APART_MS_MAX, HEADER_SENDER, Purpose, Seal, SealedRequest, Secret};
 use serde_json::{Value, json};
 
 const SECRET: &str = "the secret of the whole cluster, 32 bytes or more";

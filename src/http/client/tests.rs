@@ -8,7 +8,6 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use super::*;
-use crate::http::sign::{Gate, Secret};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const ANSWER_BYTES_MAX: usize = 1000;
@@ -89,7 +88,9 @@ fn node_that_closes(script: &'static [usize]) -> (SocketAddr, JoinHandle<Vec<See
 fn a_request_says_what_it_must_and_no_more() {
     let (address, node) = node_that_closes(&[2]);
     let mut client = client();
-    let post = client.post(address, "/report?x=1", &[("X-A", "b")], b"hello", ANSWER_BYTES_MAX).unwrap();
+    let post = client
+        .post(address, "/report?x=1", || vec![("X-A", "b".into())], b"hello", ANSWER_BYTES_MAX)
+        .unwrap();
     assert_eq!(
         (post.status, post.body.as_slice(), post.header("CONTENT-length")),
         (200, &b"ok"[..], Some("2"))
@@ -115,7 +116,10 @@ fn connections_are_kept_and_one_that_closed_is_replaced() {
     let (address, node) = node_that_closes(&[2, 1]);
     let mut client = client();
     for body in [b"1", b"2", b"3"] {
-        assert_eq!(client.post(address, "/raft/append", &[], body, ANSWER_BYTES_MAX).unwrap().body, b"ok");
+        assert_eq!(
+            client.post(address, "/raft/append", Vec::new, body, ANSWER_BYTES_MAX).unwrap().body,
+            b"ok"
+        );
     }
     drop(client);
     let bodies: Vec<Vec<u8>> = node.join().unwrap().into_iter().map(|seen| seen.body).collect();
@@ -127,8 +131,8 @@ fn a_request_is_repeated_once_and_not_on_a_fresh_connection() {
     // Connection 1 serves one and closes on the second; connection 2 closes on its repetition: that is news.
     let (address, node) = node_that_closes(&[1, 0]);
     let mut client = client();
-    client.post(address, "/", &[], b"1", ANSWER_BYTES_MAX).unwrap();
-    let error = client.post(address, "/", &[], b"2", ANSWER_BYTES_MAX).unwrap_err();
+    client.post(address, "/", Vec::new, b"1", ANSWER_BYTES_MAX).unwrap();
+    let error = client.post(address, "/", Vec::new, b"2", ANSWER_BYTES_MAX).unwrap_err();
     assert_eq!(error, CallError { address, kind: CallErrorKind::Closed });
     assert_eq!(node.join().unwrap().len(), 3);
 
@@ -193,66 +197,6 @@ fn a_close_that_has_arrived_costs_nothing() {
     node.join().unwrap();
 }
 
-#[test]
-fn a_repetition_is_sealed_anew() {
-    let secret = Secret::parse(b"0123456789abcdef").unwrap();
-    let gate = Gate::new("lab", "node-1", Some(&secret)).unwrap();
-    let (listener, address) = listen();
-    let node = thread::spawn(move || {
-        let mut opened = 0;
-        for _ in 0..2 {
-            let (mut stream, client) = listener.accept().unwrap();
-            let mut reader = BufReader::new(stream.try_clone().unwrap());
-            // The gate takes every request; the second is taken and never answered.
-            let mut answered = false;
-            while let Some(seen) = read_request(&mut reader) {
-                let request = gate
-                    .open_request(
-                        "POST",
-                        "/raft/vote",
-                        |name| seen.header(name),
-                        &seen.body,
-                        &[Purpose::Raft],
-                        client,
-                    )
-                    .unwrap();
-                opened += 1;
-                if answered {
-                    break;
-                }
-                answered = true;
-                let headers = gate.seal_answer(&request, 200, b"yes");
-                let (name, value) = &headers[0];
-                write!(stream, "HTTP/1.1 200 OK\r\n{name}: {value}\r\nContent-Length: 3\r\n\r\nyes").unwrap();
-            }
-        }
-        opened
-    });
-    let seal = Seal::new("lab", "node-2", Some(&secret)).unwrap();
-    let mut client = client();
-    for _ in 0..2 {
-        let answer = client
-            .post_sealed(&seal, "node-1", Purpose::Raft, address, "/raft/vote", b"vote", ANSWER_BYTES_MAX)
-            .unwrap();
-        assert_eq!(answer.body, b"yes");
-    }
-    drop(client);
-    assert_eq!(node.join().unwrap(), 3);
-}
-
-#[test]
-fn an_answer_without_a_seal_is_not_believed_but_quoted() {
-    let secret = Secret::parse(b"0123456789abcdef").unwrap();
-    let (address, _node) = node_that_closes(&[1]);
-    let seal = Seal::new("lab", "node-2", Some(&secret)).unwrap();
-    let error = client()
-        .post_sealed(&seal, "node-1", Purpose::Raft, address, "/raft/vote", b"vote", ANSWER_BYTES_MAX)
-        .unwrap_err();
-    let line = error.to_string();
-    assert!(matches!(error.kind, CallErrorKind::Refusal(_)), "{line}");
-    assert!(line.starts_with(&address.to_string()) && line.ends_with("(it said 200: ok)"), "{line}");
-}
-
 /// What the client makes of these bytes as an answer.
 fn outcome_of(bytes: &'static str) -> Result<Answer, CallErrorKind> {
     let (listener, address) = listen();
@@ -298,19 +242,19 @@ fn answers_that_are_none() {
 fn a_node_that_does_not_answer_or_does_not_read() {
     // The listener accepts by its backlog, and nobody reads.
     let (_listener, address) = listen();
-    let mut client = client();
-    client.set_receive_timeout(Some(Duration::from_millis(50)));
-    assert_eq!(client.get(address, "/", &[], 10).unwrap_err().kind, CallErrorKind::ReceiveTimeout);
+    let mut impatient =
+        Client::new(ClientTimeouts { connect: PATIENCE, send: PATIENCE, receive: Duration::from_millis(50) });
+    assert_eq!(impatient.get(address, "/", &[], 10).unwrap_err().kind, CallErrorKind::ReceiveTimeout);
     let mut hasty =
         Client::new(ClientTimeouts { connect: PATIENCE, send: Duration::from_millis(50), receive: PATIENCE });
     let large = vec![0; 64 << 20];
-    assert_eq!(hasty.post(address, "/", &[], &large, 10).unwrap_err().kind, CallErrorKind::SendTimeout);
+    assert_eq!(hasty.post(address, "/", Vec::new, &large, 10).unwrap_err().kind, CallErrorKind::SendTimeout);
 }
 
 #[test]
 fn a_long_body_arrives_whole() {
     let (address, node) = node_that_closes(&[1]);
     let body: Vec<u8> = (0..1_000_003_u32).map(|i| (i % 251) as u8).collect();
-    client().post(address, "/raft/append", &[], &body, ANSWER_BYTES_MAX).unwrap();
+    client().post(address, "/raft/append", Vec::new, &body, ANSWER_BYTES_MAX).unwrap();
     assert!(node.join().unwrap()[0].body == body);
 }

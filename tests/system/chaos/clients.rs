@@ -8,8 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
-use rakit::http::client::{CallErrorKind, Client, ClientTimeouts};
-use rakit::http::sign::{Purpose, Seal, Secret};
+use rakit::http::client::{Client, ClientTimeouts};
+use rakit::signing::{Purpose, Recipient, Seal, SealedCallError, Secret};
 use serde_json::{Value, json};
 
 use super::dice::Dice;
@@ -228,13 +228,12 @@ impl Reporter {
             "server": self.server, "worker": self.worker.to_string(), "cpu": 1.0, "cores": 1, "epoch": EPOCH,
             "sequence": self.sequence, "worker_up": false, "forward": true,
         });
-        let (recipient, body) = (format!("node-{id}"), body.to_string());
+        let (to, body) = (Recipient { name: format!("node-{id}"), address }, body.to_string());
         let before = conditions[&id].get();
-        let answer = self.client.post_sealed(
-            &self.seal,
-            &recipient,
+        let answer = self.seal.post(
+            &mut self.client,
+            &to,
             Purpose::Report,
-            address,
             "/report",
             body.as_bytes(),
             ANSWER_BYTES_MAX,
@@ -245,7 +244,7 @@ impl Reporter {
                 // A node that starts refuses what was sealed before it listened, and cannot know that it is no repetition
                 // (docs/security.md, `too-old`). One that has been well all the time has no excuse.
                 let well = before.0 == Health::Healthy && conditions[&id].get() == before;
-                if well && matches!(error.kind, CallErrorKind::Refusal(_)) {
+                if well && matches!(error, SealedCallError::Refused(..)) {
                     let _ =
                         shared.violations.send(format!("an honest report to node {id} was refused: {error}"));
                 }

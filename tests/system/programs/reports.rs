@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, TrySendError, bounded};
 use rakit::http::client::{Client, ClientTimeouts};
-use rakit::http::sign::{Purpose, Seal, Secret};
+use rakit::signing::{Purpose, Recipient, Seal, Secret};
 use serde_json::{Value, json};
 
 use super::cluster::{CLUSTER_NAME, Cluster, NodeId};
@@ -103,8 +103,7 @@ impl Acknowledged {
 struct Way {
     client: Client,
     seal: Seal,
-    recipient: String,
-    address: SocketAddr,
+    to: Recipient,
 }
 
 impl Way {
@@ -113,16 +112,16 @@ impl Way {
         let secret = secret.map(|text| Secret::parse(text.as_bytes()).expect("a good secret"));
         let seal = Seal::new(CLUSTER_NAME, &format!("daemon:{server}"), secret.as_ref()).expect("randomness");
         let client = Client::new(ClientTimeouts { receive, ..TIMEOUTS });
-        Self { client, seal, recipient: format!("node-{id}"), address: cluster.cluster_address(id) }
+        let to = Recipient { name: format!("node-{id}"), address: cluster.cluster_address(id) };
+        Self { client, seal, to }
     }
 
     /// The answer: status and body (a body that is no JSON as a string); the error's words if there is none.
     fn post(&mut self, body: &str) -> Result<(u16, Value), String> {
-        let answer = self.client.post_sealed(
-            &self.seal,
-            &self.recipient,
+        let answer = self.seal.post(
+            &mut self.client,
+            &self.to,
             Purpose::Report,
-            self.address,
             "/report",
             body.as_bytes(),
             ANSWER_BYTES_MAX,

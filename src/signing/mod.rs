@@ -1,7 +1,7 @@
 //! Signing: who said this, and was it said just now, to me, about this?
 //!
 //! Who calls it: whoever sends on the cluster address holds a [`Seal`] (the peers' senders, the daemons, the
-//! operator's program); the node's cluster listener holds the one [`Gate`]. A forged vote or a forged acknowledgement
+//! operator's program) and sends with [`Seal::post`]; the node's cluster listener holds the one [`Gate`]. A forged vote or a forged acknowledgement
 //! breaks Raft's safety (it assumes that machines fail, not that they lie), so answers are signed as well.
 //! docs/security.md says what this protects from, what it does not, and how an operator sets it up.
 //!
@@ -37,11 +37,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 
+mod call;
 mod gate;
 mod keys;
 mod replays;
 mod seal;
 
+pub use call::{Recipient, SealedCallError};
 pub use gate::{Gate, Opened};
 pub use keys::Secret;
 pub use seal::{Seal, SealedRequest};
