@@ -43,6 +43,7 @@ use crate::raft::{NodeId, Raft, Settings};
 use crate::signing::{Gate, Seal, Secret};
 use crate::storage::{DirectoryDisk, Identity, Storage, StorageError};
 
+mod change_lines;
 mod cluster_service;
 mod forwarding;
 mod leader_watch;
@@ -55,6 +56,7 @@ mod standing;
 pub use cluster_service::TransferRequest;
 pub use peers::{ReplyEnvelope, RequestEnvelope};
 
+use change_lines::ChangeLines;
 use cluster_service::{ClusterCounters, ClusterService};
 use forwarding::Forwarder;
 use leader_watch::{LeaderWatch, leader_news};
@@ -263,6 +265,7 @@ fn run(
     let (racing, races_stop) = (Arc::clone(&forwarder), stopping.clone());
     spawn("race-watch", move || racing.watch_races(&races_stop)).map_err(no_thread)?;
     let raft_loop = RaftLoop {
+        change_lines: ChangeLines::new(id, raft.log().last_index(), &table),
         raft,
         storage,
         table,

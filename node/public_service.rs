@@ -232,10 +232,10 @@ impl PublicService {
         let ms = took.as_secs_f64() * 1e3;
         match outcome {
             Ok(Delivered { answer, server, load, retries, hedged }) => {
-                let how = if hedged { ", the first had stalled" } else { "" };
+                let how = if hedged { ", another server had stalled" } else { "" };
                 info!(
-                    "request {request_id}: N={n} routed to {server} (load {load:.1} %) in {ms:.1} ms, retries \
-                     {retries}{how}"
+                    "request {request_id}: N={n} answered by {server} (load when chosen {load:.1} %) in {ms:.1} ms, \
+                     retries {retries}{how}"
                 );
                 let response = match answer {
                     Answer::Prime(digits) => with_body(200, "text/plain", digits),
@@ -252,14 +252,18 @@ impl PublicService {
                     .with_header(header("Retry-After", &self.retry_after()))
             }
             Err(Failure::AllFailed(failures)) => {
-                let told: Vec<_> =
+                let each: Vec<_> =
                     failures.iter().map(|(server, error)| format!("{server} {error}")).collect();
-                let told = told.join("; ");
-                info!("request {request_id}: N={n} answered 502 after {ms:.1} ms: {told}");
-                text(502, &format!("every server that was tried failed: {told}"))
+                let each = each.join("; ");
+                info!(
+                    "request {request_id}: N={n} answered 502 after {ms:.1} ms, every server failed: {each}"
+                );
+                text(502, &format!("every server that was tried failed: {each}"))
             }
             Err(Failure::DeadlinePassed) => {
-                info!("request {request_id}: N={n} answered 504 after {ms:.1} ms");
+                info!(
+                    "request {request_id}: N={n} answered 504 after {ms:.1} ms: no server answered in time"
+                );
                 text(504, "no server answered within request_timeout_ms")
             }
             Err(Failure::ClientGone) => {

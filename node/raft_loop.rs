@@ -17,10 +17,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, at, bounded, select};
-use log::{debug, error, info, warn};
+use log::{debug, info, warn};
 
 use crate::balancer::{Change, Dead, Published, Report, ServerCommand, ServerTable, SilenceDetector, Stamp};
 use crate::logging::RateLimit;
+use crate::node::change_lines::ChangeLines;
 use crate::node::leader_watch::LeaderNews;
 use crate::node::peers::Peers;
 use crate::node::standing::{Standing, StandingBoard};
@@ -152,6 +153,8 @@ pub struct RaftLoop<D: Disk> {
     pub storage: Storage<D>,
     /// The replicated state, as of the applied index.
     pub table: ServerTable,
+    /// Writes what applying it changes.
+    pub change_lines: ChangeLines,
     /// When servers were last heard.
     pub silence: SilenceDetector,
     /// The senders to the other nodes.
@@ -384,8 +387,13 @@ impl<D: Disk> RaftLoop<D> {
         }
         for dead in self.silence.overdue(&self.table, now) {
             warn!(
-                "server {}: no report for {} ms; proposing that it is dead (last report {}/{})",
-                dead.server, dead.silent_ms, dead.epoch, dead.sequence
+                "server {} has sent no report for {} ms; node {}, the leader, proposes that it is dead (last report \
+                 {}/{})",
+                dead.server,
+                dead.silent_ms,
+                self.raft.id(),
+                dead.epoch,
+                dead.sequence
             );
             let command = ServerCommand::Dead(dead.clone()).to_command();
             self.propose(command, Waiting::Verdict(dead));
@@ -424,7 +432,10 @@ impl<D: Disk> RaftLoop<D> {
         stale: &mut Vec<Index>,
     ) -> Result<(), StorageError> {
         for notice in &output.notices {
-            Self::tell(notice);
+            Self::log_notice(notice, self.raft.id());
+            if let Notice::Truncated { from, .. } = notice {
+                self.change_lines.truncated(*from, &self.table);
+            }
         }
         for message in output.send_now {
             self.peers.send(message.to, message.rpc, message.request);
@@ -472,10 +483,13 @@ impl<D: Disk> RaftLoop<D> {
                     if change == Change::Stale {
                         stale.push(entry.index);
                     }
-                    tell_change(&entry, &change);
+                    self.change_lines.applied(&entry, &change, &self.table);
                 }
                 Apply::Restore(snapshot) => match ServerTable::from_snapshot(&snapshot.state) {
-                    Ok(table) => self.table = table,
+                    Ok(table) => {
+                        self.table = table;
+                        self.change_lines.restored(&self.table);
+                    }
                     // Unreachable: the core asked `ServerTable::from_snapshot` before it took the snapshot
                     // (`Settings::state_is_valid`). Serving from a wrong table would be worse than stopping.
                     Err(reason) => panic!("the leader's snapshot holds no server table: {reason}"),
@@ -490,7 +504,10 @@ impl<D: Disk> RaftLoop<D> {
             Some(Waiting::Daemons(daemons)) => daemons,
             Some(Waiting::Verdict(dead)) => {
                 if !matches!(resolution, Resolution::Committed { .. }) {
-                    debug!("server {}: the verdict was not committed: {resolution:?}", dead.server);
+                    debug!(
+                        "the proposal that server {} is dead was not committed: {resolution:?}",
+                        dead.server
+                    );
                     self.silence.lost(&dead);
                 }
                 return;
@@ -551,23 +568,24 @@ impl<D: Disk> RaftLoop<D> {
         });
     }
 
-    fn tell(notice: &Notice) {
+    fn log_notice(notice: &Notice, id: NodeId) {
+        let line = notice.line(id);
         match notice {
             Notice::Suspicious { .. } => {
                 if let Some(more) = SUSPICIOUS.allow(Instant::now()) {
-                    warn!("{notice}{}", more_like_it(more));
+                    warn!("{line}{}", more_like_it(more));
                 }
             }
-            Notice::VoteReceived { .. } => debug!("{notice}"),
+            Notice::VoteReceived { .. } => debug!("{line}"),
             // A stranger can ask for votes, and for transfers, as often as he likes.
             Notice::VoteGranted { .. } | Notice::VoteRefused { .. } | Notice::Transfer { .. } => {
                 match VOTES.allow(Instant::now()) {
-                    Some(0) => info!("{notice}"),
-                    Some(more) => info!("{notice} ({more} lines of this kind were left out before it)"),
+                    Some(0) => info!("{line}"),
+                    Some(more) => info!("{line} ({more} lines of this kind were left out before it)"),
                     None => {}
                 }
             }
-            _ => info!("{notice}"),
+            _ => info!("{line}"),
         }
     }
 }
@@ -575,43 +593,6 @@ impl<D: Disk> RaftLoop<D> {
 /// What a line that is told at a bounded rate says of those that were not.
 fn more_like_it(more: u64) -> String {
     if more == 0 { String::new() } else { format!(" ({more} more like it since the last such line)") }
-}
-
-/// One line for each change that a person wants to see; none for a report that only brought a new load.
-fn tell_change(entry: &Entry, change: &Change) {
-    // What is not told is not parsed: this is called for every entry.
-    if matches!(change, Change::Noop | Change::Updated | Change::Stale) {
-        return debug!("log entry {} applied: {change:?}", entry.index);
-    }
-    let Ok(command) = ServerCommand::parse(&entry.command) else {
-        if let Change::Ignored(reason) = change {
-            error!("log entry {} is no command of the server table, ignored: {reason}", entry.index);
-        }
-        return;
-    };
-    let index = entry.index;
-    match (change, command) {
-        (Change::New { evicted }, ServerCommand::Report(report)) => {
-            info!("server {}: new, worker {} (log index {index})", report.server, report.worker);
-            if let Some(evicted) = evicted {
-                warn!("server {evicted}: forgotten, the table is full (log index {index})");
-            }
-        }
-        (Change::Revived, ServerCommand::Report(report)) => {
-            info!("server {}: alive again (log index {index})", report.server);
-        }
-        (Change::WorkerUp, ServerCommand::Report(report)) => {
-            info!("server {}: its worker listens again (log index {index})", report.server);
-        }
-        (Change::WorkerDown, ServerCommand::Report(report)) => {
-            warn!("server {}: its worker does not listen; passed over (log index {index})", report.server);
-        }
-        (Change::Died, ServerCommand::Dead(dead)) => {
-            warn!("server {}: dead, no report for {} ms (log index {index})", dead.server, dead.silent_ms);
-        }
-        (Change::Ignored(reason), _) => error!("log entry {index} was ignored: {reason}"),
-        _ => debug!("log entry {index} applied: {change:?}"),
-    }
 }
 
 /// A pair of channels for one reply.

@@ -25,7 +25,7 @@ use super::children::{Children, how};
 use super::layout::{Layout, Part, server_name, shown};
 use super::programs::Programs;
 use super::screen::Screen;
-use super::table::{self, NodeNote};
+use super::table::{self, NodeNote, ServerNote};
 use super::{Failure, NAME, durable, ports};
 
 /// How often each node is asked, and the table drawn anew: quick enough to watch an election, and far below one per cent of
@@ -274,9 +274,9 @@ impl Session {
     /// From `ready` to the end.
     fn ready(&mut self) -> End {
         let first = self.layout.public(1);
-        self.tell(&format!("try: curl http://{first}/1000    the 1000th prime; any other node gives it too"));
+        self.tell(&format!("try: curl http://{first}/1000    the 1000th prime, from any node"));
         self.tell(&format!(
-            "     kill -9 a pid of {}, and watch; Ctrl-C stops everything",
+            "     kill -9 a pid of {}; Ctrl-C stops everything",
             shown(&self.layout.pids_file())
         ));
         self.tell("ready");
@@ -364,7 +364,7 @@ impl Session {
         let mut lines = vec![String::new()];
         lines.extend(table::nodes(self.story.answers(), &notes, columns));
         lines.push(String::new());
-        lines.extend(table::servers(self.story.answers(), |name| self.remark(name), columns));
+        lines.extend(table::servers(self.story.answers(), |name| self.server_note(name), columns));
         self.screen.draw(lines);
     }
 
@@ -378,7 +378,7 @@ impl Session {
     }
 
     /// The processes of a server.
-    fn remark(&self, name: &str) -> Option<String> {
+    fn server_note(&self, name: &str) -> Option<ServerNote> {
         let j = self.layout.server_numbers().find(|j| server_name(*j) == name)?;
         let process = |part: Part, lives_again: &dyn Fn() -> bool| match self.children.get(part) {
             Some(child) if child.ended.is_none() => child.pid.to_string(),
@@ -386,15 +386,15 @@ impl Session {
             Some(_) => "gone".to_string(),
             None => "-".to_string(),
         };
-        let worker = process(Part::Worker(j), &|| ports::listening(&[self.layout.worker(j)]) == [true]);
+        let worker_pid = process(Part::Worker(j), &|| ports::listening(&[self.layout.worker(j)]) == [true]);
         // A daemon that was started after ours had died is the user's.
-        let daemon = process(Part::Daemon(j), &|| {
+        let daemon_pid = process(Part::Daemon(j), &|| {
             let reported = super::belief::freshest(self.story.answers())
                 .and_then(|belief| belief.servers.iter().find(|server| server.id == name));
             let died_ms = self.died_ms.get(&Part::Daemon(j));
             reported.is_some_and(|server| server.alive && Some(&server.epoch) > died_ms)
         });
-        Some(format!("worker pid {worker}, daemon pid {daemon}"))
+        Some(ServerNote { worker_pid, daemon_pid })
     }
 
     /// Stops everything. Exit code 0 if the user wanted it and nothing is left.

@@ -21,7 +21,7 @@ impl Table {
         Table { rows: vec![headings.iter().map(ToString::to_string).collect()] }
     }
 
-    /// Adds a row; cells beyond the last heading are allowed and stand to the left.
+    /// Adds a row, one cell per heading.
     pub fn row(&mut self, cells: Vec<String>) {
         self.rows.push(cells.iter().map(|cell| clean(cell)).collect());
     }
@@ -34,17 +34,8 @@ impl Table {
             if row == 0 { cell.trim_start_matches('>') } else { cell }
         };
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        // A cell beyond the headings is a remark that runs to the end of its line: it widens no column.
-        let widths: Vec<usize> = (0..columns)
-            .map(|column| {
-                let spanning = |row: &usize| self.rows[*row].len() > column + 1 || column + 1 < columns;
-                (0..self.rows.len())
-                    .filter(spanning)
-                    .map(|row| text(row, column).chars().count())
-                    .max()
-                    .unwrap_or(0)
-            })
-            .collect();
+        let width_of = |column| (0..self.rows.len()).map(|row| text(row, column).chars().count()).max();
+        let widths: Vec<usize> = (0..columns).map(|column| width_of(column).unwrap_or(0)).collect();
         (0..self.rows.len())
             .map(|row| {
                 let cells: Vec<String> = (0..self.rows[row].len())
@@ -86,9 +77,13 @@ pub fn nodes(answers: &[Answer], notes: &[NodeNote], width: usize) -> Vec<String
         let mut cells = match &answer.belief {
             Ok(belief) => believing(belief),
             Err(reason) => {
-                let said = note.map(|note| note.instead.as_str()).filter(|instead| !instead.is_empty());
-                let known_id = note.map_or("?".to_string(), |_| (position + 1).to_string());
-                let mut cells = vec![known_id, said.unwrap_or(reason).to_string()];
+                let (known_id, why) = match note {
+                    // `rakit status` gives the reason below its tables.
+                    None => ("?".to_string(), "no answer"),
+                    Some(note) if note.instead.is_empty() => ((position + 1).to_string(), reason.as_str()),
+                    Some(note) => ((position + 1).to_string(), note.instead.as_str()),
+                };
+                let mut cells = vec![known_id, why.to_string()];
                 cells.resize(6, "-".to_string());
                 cells
             }
@@ -118,12 +113,26 @@ fn believing(belief: &Belief) -> Vec<String> {
     ]
 }
 
-/// The servers as the freshest node has them, one row each, with the remark that `remark` makes about the one of this name
-/// (what this program knows of its processes). Empty if no node answers.
-pub fn servers(answers: &[Answer], remark: impl Fn(&str) -> Option<String>, width: usize) -> Vec<String> {
+/// The process ids of a server, or what there is to say instead, where this program has started its processes.
+#[derive(Clone, Debug)]
+pub struct ServerNote {
+    /// Of the worker.
+    pub worker_pid: String,
+    /// Of the daemon.
+    pub daemon_pid: String,
+}
+
+/// The servers as the freshest node has them, one row each, with what `note` knows of the one of this name. Empty if no node
+/// answers.
+pub fn servers(answers: &[Answer], note: impl Fn(&str) -> Option<ServerNote>, width: usize) -> Vec<String> {
     let Some(belief) = freshest(answers) else { return Vec::new() };
-    let mut table = Table::new(&["server", "state", ">cpu %", ">cores", ">in flight", "worker"]);
-    for server in &belief.servers {
+    let notes: Vec<Option<ServerNote>> = belief.servers.iter().map(|server| note(&server.id)).collect();
+    let mut headings = vec!["server", "state", ">cpu %", ">cores", ">in flight", "worker"];
+    if notes.iter().any(Option::is_some) {
+        headings.extend([">pid", ">daemon pid"]);
+    }
+    let mut table = Table::new(&headings);
+    for (server, note) in belief.servers.iter().zip(notes) {
         let mut cells = vec![
             server.id.clone(),
             match (server.alive, server.worker_up) {
@@ -137,7 +146,7 @@ pub fn servers(answers: &[Answer], remark: impl Fn(&str) -> Option<String>, widt
             in_flight(answers, &server.id).to_string(),
             server.worker.clone(),
         ];
-        cells.extend(remark(&server.id));
+        cells.extend(note.into_iter().flat_map(|note| [note.worker_pid, note.daemon_pid]));
         table.row(cells);
     }
     table.lines(width)
@@ -148,23 +157,27 @@ mod tests {
     use super::super::belief::tests::{answers, belief};
     use super::*;
 
+    /// The widest process id of Linux (proc_sys_kernel(5), pid_max), and a daemon that has died.
+    fn note(_: &str) -> Option<ServerNote> {
+        Some(ServerNote { worker_pid: "4194303".into(), daemon_pid: "gone".into() })
+    }
+
     #[test]
     fn nodes_and_servers_stand_in_columns() {
         let all = answers(vec![Ok(belief(1)), Err("connection refused".to_string())]);
         assert_eq!(
             nodes(&all, &[], 200),
             [
-                "node  role                term  leader  commit  applied  digest  address",
-                "   1  leader                 2       1       9        9  abc     127.0.0.1:8001",
-                "   ?  connection refused     -       -       -        -  -       127.0.0.1:8002",
+                "node  role       term  leader  commit  applied  digest  address",
+                "   1  leader        2       1       9        9  abc     127.0.0.1:8001",
+                "   ?  no answer     -       -       -        -  -       127.0.0.1:8002",
             ]
         );
-        let remark = |name: &str| (name == "server-1").then(|| "daemon was killed by signal 9".to_string());
         assert_eq!(
-            servers(&all, remark, 200),
+            servers(&all, note, 200),
             [
-                "server    state  cpu %  cores  in flight  worker",
-                "server-1  alive   12.5      2          1  127.0.0.1:10001  daemon was killed by signal 9",
+                "server    state  cpu %  cores  in flight  worker               pid  daemon pid",
+                "server-1  alive   12.5      2          1  127.0.0.1:10001  4194303        gone",
             ]
         );
     }
@@ -185,8 +198,7 @@ mod tests {
         let all = answers(vec![Ok(belief(1)), Err("connection refused".to_string())]);
         let notes = vec![NodeNote::default(); 2];
         for width in 0..120 {
-            for line in nodes(&all, &notes, width).iter().chain(&servers(&all, |_| Some("é".into()), width))
-            {
+            for line in nodes(&all, &notes, width).iter().chain(&servers(&all, note, width)) {
                 assert!(line.chars().count() <= width, "{width}: {line}");
             }
         }

@@ -483,7 +483,7 @@ impl Raft {
     }
 
     /// Figure 4: candidate → leader, "receives votes from majority of servers".
-    pub(super) fn become_leader(&mut self, votes: usize) {
+    pub(super) fn become_leader(&mut self, votes: usize, elected_by: &str) {
         assert!(matches!(self.role, Role::Candidate { .. }), "only a candidate becomes leader");
         assert!(votes >= self.majority(), "a leader has a majority");
         assert_eq!(self.hard_state.voted_for, Some(self.settings.id), "a leader voted for itself");
@@ -497,7 +497,7 @@ impl Raft {
         self.output.notices.push(Notice::Role {
             role: RoleName::Leader,
             term,
-            reason: format!("{votes} of {} votes", self.settings.voters.len()),
+            reason: format!("elected by {elected_by}"),
         });
         // Section 8 of the paper: a no-op at the start of the term, so that what earlier terms left behind commits
         // without waiting for a client (trap 20; 5.4.2 forbids to count replicas for it).

@@ -32,12 +32,14 @@ impl Raft {
     /// there is no viable leader and begins an election". Here it first asks whether it could win one (thesis 9.6): a
     /// node that was cut off raises no terms and deposes nobody when it comes back (trap 6).
     pub(super) fn election_timed_out(&mut self) {
-        let reason = match (&self.role, self.quick_rounds) {
-            (Role::Follower, 0) => "no word from a leader within the election timeout",
-            (Role::Follower, _) => "the leader's process seems to have died",
-            (Role::PreCandidate { .. }, _) => "the pre-vote was not won in time",
-            (Role::Candidate { .. }, _) => "the election was not won in time",
-            (Role::Leader(_), _) => unreachable!("a leader has no election timeout"),
+        let reason = match (&self.role, self.quick_rounds, self.leader) {
+            (Role::Follower, 1.., Some(leader)) => {
+                format!("the process of node {leader}, the leader, seems to have died")
+            }
+            (Role::Follower, ..) => "it heard no leader for a whole election timeout".into(),
+            (Role::PreCandidate { .. }, ..) => "it did not win its pre-vote in time".into(),
+            (Role::Candidate { .. }, ..) => "it did not win its election in time".into(),
+            (Role::Leader(_), ..) => unreachable!("a leader has no election timeout"),
         };
         self.become_pre_candidate(reason);
     }
@@ -59,18 +61,18 @@ impl Raft {
         self.election_deadline = self.election_deadline.min(self.now + pause);
     }
 
-    fn become_pre_candidate(&mut self, reason: &str) {
+    fn become_pre_candidate(&mut self, reason: String) {
         assert!(!matches!(self.role, Role::Leader(_)), "a leader steps down first");
         let term = self.hard_state.term;
         // A leader that was silent for the whole timeout is given up. After a mere hint, it is kept until a majority
         // confirms its loss: a closed connection to a living leader must change nothing.
         let silent = self.quick_rounds == 0;
         if silent && let Some(leader) = self.leader.take() {
-            self.output.notices.push(Notice::LeaderLost { leader, term, reason: reason.into() });
+            self.output.notices.push(Notice::LeaderLost { leader, term, reason: reason.clone() });
         }
         self.role = Role::PreCandidate { granted: BTreeSet::new(), refused: BTreeSet::new() };
         self.next_round_timer(QUICK_RETRY);
-        self.output.notices.push(Notice::Role { role: RoleName::PreCandidate, term, reason: reason.into() });
+        self.output.notices.push(Notice::Role { role: RoleName::PreCandidate, term, reason });
         let arguments = self.vote_arguments(term + 1, false);
         for peer in self.peers() {
             self.send_now(peer, Request::PreVote(arguments));
@@ -136,8 +138,15 @@ impl Raft {
                 .leader_contact
                 .is_some_and(|contact| self.now < contact + self.settings.election_timeout.0);
             match self.leader {
-                Some(leader) if leader == self.settings.id => return Some("this node leads".into()),
-                Some(leader) if heard_recently => return Some(format!("leader {leader} was heard just now")),
+                Some(leader) if leader == self.settings.id => {
+                    return Some(format!("node {leader} leads term {}", self.hard_state.term));
+                }
+                Some(leader) if heard_recently => {
+                    return Some(format!(
+                        "node {} heard node {leader}, the leader, just now",
+                        self.settings.id
+                    ));
+                }
                 _ => {}
             }
         }
@@ -152,12 +161,18 @@ impl Raft {
 
     fn behind(&self, arguments: &RequestVote) -> String {
         format!(
-            "its log ends with term {} index {}, this one with term {} index {}",
-            arguments.last_log_term,
+            "the log of node {} ends with index {} of term {}, the log of node {} with index {} of term {}",
+            arguments.candidate_id,
             arguments.last_log_index,
-            self.log.last_term(),
-            self.log.last_index()
+            arguments.last_log_term,
+            self.settings.id,
+            self.log.last_index(),
+            self.log.last_term()
         )
+    }
+
+    fn in_term_already(&self) -> String {
+        format!("node {} is in term {} already", self.settings.id, self.hard_state.term)
     }
 
     fn refuse(&mut self, arguments: &RequestVote, pre: bool, reason: String) -> VoteReply {
@@ -171,7 +186,7 @@ impl Raft {
     pub(super) fn receive_pre_vote(&mut self, from: NodeId, arguments: RequestVote) -> VoteReply {
         let objection = self.objection(from, &arguments).or_else(|| {
             if arguments.term <= self.hard_state.term {
-                Some(format!("this node is in term {} already", self.hard_state.term))
+                Some(self.in_term_already())
             } else if !self.candidate_is_up_to_date(&arguments) {
                 Some(self.behind(&arguments))
             } else {
@@ -203,7 +218,10 @@ impl Raft {
                 self.output.notices.push(Notice::Role {
                     role: RoleName::Follower,
                     term: self.hard_state.term,
-                    reason: format!("node {} asked as well and goes first", arguments.candidate_id),
+                    reason: format!(
+                        "node {} asked for pre-votes, too, and goes first",
+                        arguments.candidate_id
+                    ),
                 });
             }
             Role::PreCandidate { .. } | Role::Candidate { .. } | Role::Leader(_) => return,
@@ -219,14 +237,14 @@ impl Raft {
         }
         // 1. Reply false if term < currentTerm (5.1).
         if arguments.term < self.hard_state.term {
-            let reason = format!("this node is in term {} already", self.hard_state.term);
+            let reason = self.in_term_already();
             return self.refuse(&arguments, false, reason);
         }
         if arguments.term > self.hard_state.term {
             if !self.plausible_term(from, arguments.term) {
-                return self.refuse(&arguments, false, "the term is absurd".into());
+                return self.refuse(&arguments, false, format!("term {} is too far ahead", arguments.term));
             }
-            let reason = format!("node {from} campaigns for term {}", arguments.term);
+            let reason = format!("node {from} asks for votes in term {}", arguments.term);
             self.become_follower(arguments.term, None, reason);
         }
         // 2. If votedFor is null or candidateId, and candidate's log is at least as up-to-date as receiver's log, grant
@@ -234,7 +252,10 @@ impl Raft {
         if let Some(other) = self.hard_state.voted_for
             && other != from
         {
-            return self.refuse(&arguments, false, format!("its vote went to node {other}"));
+            let own = self.settings.id;
+            let whom = if other == own { "itself".into() } else { format!("node {other}") };
+            let reason = format!("node {own} has voted for {whom} in this term");
+            return self.refuse(&arguments, false, reason);
         }
         if !self.candidate_is_up_to_date(&arguments) {
             let reason = self.behind(&arguments);
@@ -284,10 +305,8 @@ impl Raft {
             self.output.notices.push(Notice::VoteReceived { from, term, pre: true, votes, majority });
         }
         if votes >= majority {
-            self.become_candidate(
-                false,
-                format!("{votes} of {} would vote for it", self.settings.voters.len()),
-            );
+            let reason = format!("{} would vote for it", named(granted));
+            self.become_candidate(false, reason);
         }
     }
 
@@ -302,7 +321,8 @@ impl Raft {
             self.output.notices.push(Notice::VoteReceived { from, term, pre: false, votes, majority });
         }
         if votes >= majority {
-            self.become_leader(votes);
+            let elected_by = named(granted);
+            self.become_leader(votes, &elected_by);
         }
     }
 
@@ -313,13 +333,21 @@ impl Raft {
         let refusals_max = self.settings.voters.len() - self.majority();
         let Role::PreCandidate { refused, .. } = &mut self.role else { return };
         refused.insert(from);
-        if refused.len() > refusals_max && self.leader.is_some() {
+        if refused.len() > refusals_max
+            && let Some(leader) = self.leader
+        {
             self.role = Role::Follower;
             self.output.notices.push(Notice::Role {
                 role: RoleName::Follower,
                 term: self.hard_state.term,
-                reason: "a majority still hears the leader".into(),
+                reason: format!("a majority of the nodes still hears node {leader}, the leader"),
             });
         }
     }
+}
+
+/// These nodes, for a sentence: "nodes 1, 3, 4".
+fn named(nodes: &BTreeSet<NodeId>) -> String {
+    let ids: Vec<String> = nodes.iter().map(NodeId::to_string).collect();
+    format!("node{} {}", if ids.len() == 1 { "" } else { "s" }, ids.join(", "))
 }

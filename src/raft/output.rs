@@ -7,10 +7,9 @@
 //! 4. apply everything in `apply` to the state machine, in its order (not before step 2);
 //! 5. answer the proposals in `resolved`, after step 4.
 
-use std::fmt;
 use std::sync::Arc;
 
-use super::{Entry, HardState, Index, NodeId, Record, Reply, Request, Snapshot, Term};
+use super::{Entry, HardState, Index, NodeId, Record, Reply, Request, RoleName, Snapshot, Term};
 
 /// Names one request that this core sent: its reply, or word of its loss, comes back with it.
 pub type RpcId = u64;
@@ -135,16 +134,16 @@ pub enum Resolution {
     Unknown,
 }
 
-/// Something worth a line in the log file. [`fmt::Display`] gives that line; docs/log-lines.md explains each.
+/// Something worth a line in the log file. [`Notice::line`] gives that line; docs/log-lines.md explains each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// The role changed, or the term of a follower.
     Role {
         /// The new role.
-        role: super::RoleName,
+        role: RoleName,
         /// The term it is held in.
         term: Term,
-        /// Why.
+        /// Why; for a leader: who elected it.
         reason: String,
     },
     /// This node voted.
@@ -232,40 +231,57 @@ pub enum Notice {
     },
 }
 
-impl fmt::Display for Notice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let vote = |pre: &bool| if *pre { "pre-vote" } else { "vote" };
+impl Notice {
+    /// The line that node `id`, whose notice this is, writes. It names every node, so that the lines of several nodes can
+    /// be read in one listing, and each line alone.
+    pub fn line(&self, id: NodeId) -> String {
         match self {
-            Self::Role { role, term, reason } => write!(f, "role: {role} in term {term}: {reason}"),
-            Self::VoteGranted { to, term, pre } => {
-                write!(f, "{}: granted to node {to} for term {term}", vote(pre))
+            Self::Role { role: RoleName::Leader, term, reason } => {
+                format!("role: node {id} leads term {term}, {reason}")
             }
-            Self::VoteRefused { to, term, pre, reason } => {
-                write!(f, "{}: refused to node {to} for term {term}: {reason}", vote(pre))
+            Self::Role { role, term, reason } => {
+                format!("role: node {id} is a {role} in term {term}: {reason}")
+            }
+            Self::VoteGranted { to, term, pre: true } => {
+                format!("pre-vote: node {id} would vote for node {to} in term {term}")
+            }
+            Self::VoteGranted { to, term, pre: false } => {
+                format!("vote: node {id} votes for node {to} in term {term}")
+            }
+            Self::VoteRefused { to, term, pre: true, reason } => {
+                format!("pre-vote: node {id} would not vote for node {to} in term {term}: {reason}")
+            }
+            Self::VoteRefused { to, term, pre: false, reason } => {
+                format!("vote: node {id} does not vote for node {to} in term {term}: {reason}")
             }
             Self::VoteReceived { from, term, pre, votes, majority } => {
-                let kind = vote(pre);
-                write!(
-                    f,
-                    "{kind}: received from node {from} for term {term}: {votes} of the {majority} needed"
+                let kind = if *pre { "pre-vote" } else { "vote" };
+                format!(
+                    "{kind}: node {id} got the {kind} of node {from} in term {term}: {votes} of {majority} needed"
                 )
             }
-            Self::LeaderFound { leader, term } => write!(f, "leader found: node {leader} in term {term}"),
+            Self::LeaderFound { leader, term } => {
+                format!("leader found: node {id} follows node {leader}, which leads term {term}")
+            }
             Self::LeaderLost { leader, term, reason } => {
-                write!(f, "leader lost: node {leader} of term {term}: {reason}")
+                format!(
+                    "leader lost: node {id} stops following node {leader}, which led term {term}: {reason}"
+                )
             }
-            Self::Truncated { from, count } => {
-                write!(f, "log: {count} uncommitted entries from index {from} gave way to the leader's")
+            Self::Truncated { from, count } => format!(
+                "log: node {id} drops {count} uncommitted entries from index {from} on: the leader has others there"
+            ),
+            Self::Compacted { index } => {
+                format!("log: node {id} compacts its log: a snapshot holds all up to index {index}")
             }
-            Self::Compacted { index } => write!(f, "log: compacted into a snapshot up to index {index}"),
             Self::SnapshotInstalled { index } => {
-                write!(f, "log: the leader's snapshot up to index {index} is installed")
+                format!("log: node {id} has installed the leader's snapshot up to index {index}")
             }
-            Self::SnapshotSent { to, index } => {
-                write!(f, "log: node {to} is too far behind; it gets the snapshot up to index {index}")
-            }
-            Self::Transfer { text } => write!(f, "transfer: {text}"),
-            Self::Suspicious { text } => write!(f, "suspicious: {text}"),
+            Self::SnapshotSent { to, index } => format!(
+                "log: node {to} is too far behind; node {id}, the leader, sends it the snapshot up to index {index}"
+            ),
+            Self::Transfer { text } => format!("transfer: {text}"),
+            Self::Suspicious { text } => format!("suspicious: {text}"),
         }
     }
 }

@@ -28,11 +28,13 @@ impl Raft {
     pub(super) fn start_transfer(&mut self, to: Option<NodeId>) {
         let deadline = self.now + self.settings.election_timeout.1;
         let heard_since = self.now.saturating_sub(self.settings.election_timeout.0);
+        let own = self.settings.id;
         let Role::Leader(leader) = &mut self.role else {
-            return self.transfer_notice("not begun: this node does not lead".into());
+            return self.transfer_notice(format!("node {own} hands nothing over: it does not lead"));
         };
         if let Some(transfer) = &leader.transfer {
-            let text = format!("not begun: one to node {} is under way", transfer.to);
+            let text =
+                format!("node {own} begins no second transfer: one to node {} is under way", transfer.to);
             return self.transfer_notice(text);
         }
         // Of those that are alive (they answered within the shortest election timeout), the one that is furthest along: it needs
@@ -46,10 +48,11 @@ impl Raft {
             })
             .map(|(peer, _)| *peer);
         let Some(to) = to.or(best).filter(|to| leader.progress.contains_key(to)) else {
-            return self.transfer_notice("not begun: there is no such other node".into());
+            return self
+                .transfer_notice(format!("node {own} hands nothing over: there is no such other node"));
         };
         leader.transfer = Some(Transfer { to, deadline, told: false });
-        self.transfer_notice(format!("handing leadership over to node {to}"));
+        self.transfer_notice(format!("node {own} hands leadership over to node {to}"));
         self.continue_transfer(to);
     }
 
@@ -73,7 +76,8 @@ impl Raft {
         let now = self.now;
         let Role::Leader(leader) = &mut self.role else { return };
         if let Some(transfer) = leader.transfer.take_if(|transfer| now >= transfer.deadline) {
-            let text = format!("node {} did not take over in time; this node leads on", transfer.to);
+            let text =
+                format!("node {} did not take over in time; node {} leads on", transfer.to, self.settings.id);
             self.transfer_notice(text);
         }
     }
@@ -86,7 +90,7 @@ impl Raft {
             && self.leader == Some(from)
             && !matches!(self.role, Role::Leader(_));
         if current {
-            self.become_candidate(true, format!("leader {from} hands over"));
+            self.become_candidate(true, format!("node {from}, the leader, hands over to it"));
         }
         TimeoutNowReply { term: self.hard_state.term, accepted: current }
     }

@@ -241,8 +241,8 @@ fn run(cases: u32, nodes: u64, tune: impl Fn(&mut rakit::raft::Settings)) -> See
         seen.committed += cluster.properties.committed_index();
         seen.leaders += cluster.properties.leaders() as u64;
         let lines = cluster.transcript.take().unwrap_or_default();
-        seen.snapshots_sent += lines.iter().filter(|line| line.contains("is installed")).count() as u64;
-        seen.truncations += lines.iter().filter(|line| line.contains("gave way")).count() as u64;
+        seen.snapshots_sent += lines.iter().filter(|line| line.contains("has installed")).count() as u64;
+        seen.truncations += lines.iter().filter(|line| line.contains("uncommitted entries")).count() as u64;
         if let Some(line) = lines.iter().find(|line| line.contains("suspicious")) {
             return Err(TestCaseError::fail(format!("honest nodes called each other suspicious: {line}")));
         }

@@ -1,7 +1,7 @@
 //! The behaviour of the Raft core as readable transcripts: one script in `tests/raft/scripts/` for each rule of the
 //! paper's Figure 2, for its Figures 7 and 8, and for what the thesis adds. The file names are the list of cases.
 //!
-//! A script has blocks of commands, `---`, and what happened then: the lines of the core's notices (`1: role: leader …`),
+//! A script has blocks of commands, `---`, and what happened then: the lines of the core's notices (`role: node 1 leads …`),
 //! the messages at the moment they are sent (`1→2 AppendEntries term=2 prev=3/1 entries=4/2:x commit=3`), and `✗` before those
 //! that are lost. A position in the log is written index/term. All is deterministic. After a deliberate change of behaviour:
 //! `UPDATE_GOLDENFILES=1 cargo test --test raft transcripts::`, then read the difference.

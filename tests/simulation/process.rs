@@ -417,7 +417,7 @@ impl Process {
     fn begin(&mut self, mut output: Output, compaction: bool, context: &mut Context<'_>) {
         context.oracle.decided(&self.raft, &output);
         for notice in &output.notices {
-            context.trace.line(context.now, || format!("node {}: {notice}", self.id));
+            context.trace.line(context.now, || notice.line(self.id));
         }
         for message in std::mem::take(&mut output.send_now) {
             if let Request::TimeoutNow(arguments) = &message.request {

@@ -640,7 +640,7 @@ fn verdicts(cluster: &Cluster, id: NodeId) -> Vec<(u64, String)> {
 
 #[test]
 fn a_silent_server_dies_by_the_log_gets_no_request_and_its_next_report_revives_it() {
-    let cluster = Cluster::start(impatient(5));
+    let mut cluster = Cluster::start(impatient(5));
     let (quiet, living) = (Worker::good(1), Worker::good(2));
     // The quiet one has the lower load: it would draw every request.
     let quiet_daemon = Reporter::start(&cluster, "quiet", quiet.address(), 1.0, REPORT_INTERVAL);
@@ -670,6 +670,18 @@ fn a_silent_server_dies_by_the_log_gets_no_request_and_its_next_report_revives_i
         }
     }
     assert_eq!(quiet.requests(), before, "no request goes to the dead");
+
+    // A node that starts again tells the old death as an old one.
+    let logged = cluster.log_text(3).len();
+    cluster.kill9(3);
+    cluster.restart(3);
+    let said = cluster.wait_for("node 3 has recovered", || {
+        Some(cluster.log_text(3)[logged..].to_owned())
+            .filter(|said| said.contains("recovered: node 3 has the"))
+    });
+    let (index, _) = of_quiet(&found[0])[0];
+    assert!(said.contains(&format!("quiet is dead since log index {index}")), "{said}");
+    assert!(!said.contains("server quiet is dead"), "an old death is told as a new one: {said}");
 
     quiet_daemon.set_silent(false);
     cluster.wait_for_server("quiet", "alive again", is_alive);

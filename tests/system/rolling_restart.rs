@@ -104,12 +104,9 @@ fn answer(mut stream: TcpStream) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// A role change in a node's log: "leader in term 5" and the reason.
-fn roles(log: &str) -> Vec<(String, String)> {
-    log.lines()
-        .filter_map(|line| line.split_once("role: ")?.1.split_once(": "))
-        .map(|(role, reason)| (role.to_owned(), reason.to_owned()))
-        .collect()
+/// The lines of a node's log about its role: "node 2 leads term 5, elected by nodes 1, 2, 3".
+fn roles(log: &str) -> Vec<&str> {
+    log.lines().filter_map(|line| Some(line.split_once("role: ")?.1)).collect()
 }
 
 /// Fails unless `heir` became leader since its log had `logged` bytes because `from` handed over to it.
@@ -117,11 +114,13 @@ fn roles(log: &str) -> Vec<(String, String)> {
 fn assert_handed_over(cluster: &Cluster, from: NodeId, heir: NodeId, logged: usize) {
     let log = cluster.log_text(heir);
     let roles = roles(&log[logged..]);
-    let led = roles.iter().position(|(role, _)| role.starts_with("leader in term"));
-    let campaign = led.and_then(|place| place.checked_sub(1)).map(|place| &roles[place]);
-    let reason = format!("leader {from} hands over");
+    let led = roles.iter().position(|role| role.starts_with(&format!("node {heir} leads term ")));
+    let campaign = led.and_then(|place| place.checked_sub(1)).map(|place| roles[place]);
+    let reason = format!("node {from}, the leader, hands over to it");
     assert!(
-        campaign.is_some_and(|(role, why)| role.starts_with("candidate in term") && *why == reason),
+        campaign.is_some_and(|role| {
+            role.starts_with(&format!("node {heir} is a candidate in term ")) && role.ends_with(&reason)
+        }),
         "node {heir} leads for another reason than '{reason}': {roles:?}\n{}",
         cluster.story()
     );
@@ -155,7 +154,7 @@ fn all_five_are_restarted_in_turn_and_nobody_notices() {
         let said = cluster.log_text(id)[before..].to_owned();
         assert!(said.contains("has stopped cleanly"), "{}", cluster.story());
         if leader == id {
-            assert!(said.contains("transfer: handing leadership over to node"), "{}", cluster.story());
+            assert!(said.contains("hands leadership over to node"), "{}", cluster.story());
             assert!(said.contains("stop: leadership is handed over"), "{}", cluster.story());
             let heir = cluster.wait_for_leader();
             let logged = logged.iter().find(|(node, _)| *node == heir).expect("a node").1;
@@ -315,12 +314,12 @@ fn a_transfer_to_a_dead_node_is_given_up_and_reports_are_taken_again() {
     assert!(words(&output).contains(&format!("node {leader} still leads")), "{}", words(&output));
     let log = cluster.log_text(leader);
     assert!(
-        log.contains(&format!("transfer: handing leadership over to node {dead}")),
+        log.contains(&format!("transfer: node {leader} hands leadership over to node {dead}")),
         "{}",
         cluster.story()
     );
     assert!(
-        log.contains(&format!("transfer: node {dead} did not take over in time; this node leads on")),
+        log.contains(&format!("transfer: node {dead} did not take over in time; node {leader} leads on")),
         "{}",
         cluster.story()
     );

@@ -201,7 +201,11 @@ fn a_node_that_was_down_gets_the_snapshot_and_a_restart_finds_it_again() {
     cluster.restart(down);
     cluster.wait_until_ready();
     cluster.wait_for_equal_digests();
-    assert!(cluster.log_text(down).contains("log: the leader's snapshot up to index"), "{}", cluster.story());
+    assert!(
+        cluster.log_text(down).contains("installed the leader's snapshot up to index"),
+        "{}",
+        cluster.story()
+    );
     assert_kept(&cluster, &promises);
     let index = number(&cluster, down, "snapshot_index");
     assert!(index > 400);
@@ -301,7 +305,7 @@ fn a_large_snapshot_survives_a_change_of_leader_in_the_middle() {
         let said = |cluster: &Cluster, what: &str| cluster.log_text(behind)[logged..].contains(what);
         cluster.restart(behind);
         // It says so at the first chunk, since the leader sends it nothing else before.
-        await_closely(&cluster, || said(&cluster, "leader found: node"));
+        await_closely(&cluster, || said(&cluster, "leader found: "));
         cluster.kill9(leader);
         let installed = |cluster: &Cluster| said(cluster, "the leader's snapshot up to index");
         cluster.wait_for("the snapshot is installed", || installed(&cluster).then_some(()));

@@ -341,7 +341,7 @@ fn a_real_worker_that_is_paused_holds_up_nobody_while_its_daemon_lives() {
         for id in 1..=3 {
             assert_eq!(get(base + id, "/1000").as_deref(), Some("7919\n"), "node {id}");
         }
-        logs()[before..].contains("routed to server-1").then_some(())
+        logs()[before..].contains("answered by server-1").then_some(())
     });
     assert_eq!(up.stop(Signal::TERM).code(), Some(0));
 }

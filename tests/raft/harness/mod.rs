@@ -330,7 +330,7 @@ impl Cluster {
         }
         let incarnation = self.node(id).incarnation;
         for notice in &output.notices {
-            self.note(|| format!("{id}: {notice}"));
+            self.note(|| notice.line(id));
         }
         for send in output.send_now {
             self.send(id, send.to, incarnation, Payload::Request { rpc: send.rpc, request: send.request });

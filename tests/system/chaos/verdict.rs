@@ -179,7 +179,7 @@ pub fn terms_led(cluster: &Cluster) -> BTreeMap<u64, Vec<NodeId>> {
     let mut terms: BTreeMap<u64, Vec<NodeId>> = BTreeMap::new();
     for id in 1..=NODES {
         for line in log_text(cluster, id).lines() {
-            let Some((_, rest)) = line.split_once("role: leader in term ") else { continue };
+            let Some((_, rest)) = line.split_once(&format!("role: node {id} leads term ")) else { continue };
             let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
             terms.entry(digits.parse().unwrap_or(0)).or_default().push(id);
         }
