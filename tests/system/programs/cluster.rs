@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::Value;
 
 use super::http::{self, Answer};
@@ -258,7 +258,10 @@ impl Cluster {
 
     /// SIGSTOP: the node's threads stand still, its sockets stay open.
     pub fn stop(&mut self, id: NodeId) {
-        self.signal(id, Signal::STOP);
+        assert!(self.node(id).doing == Doing::Runs, "node {id} is no process that runs");
+        let pid = self.signal(id, Signal::STOP);
+        // On a busy machine, some of its threads run on for a moment after the signal was sent.
+        waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED).expect("our own child, which lives");
         self.node_mut(id).doing = Doing::Stopped;
     }
 
@@ -290,10 +293,11 @@ impl Cluster {
         status
     }
 
-    fn signal(&self, id: NodeId, signal: Signal) {
+    fn signal(&self, id: NodeId, signal: Signal) -> Pid {
         let pid = self.pid(id).unwrap_or_else(|| panic!("node {id} is dead already"));
         let pid = Pid::from_raw(i32::try_from(pid).expect("a process id")).expect("not 0");
         kill_process(pid, signal).expect("our own child, not yet waited for");
+        pid
     }
 
     // ----------------------------------------------------------------------------------------------- questions
