@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError};
+use crossbeam_channel::Receiver;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tiny_http::Method;
 
+use super::inbox::{Inbox, Refused, ServiceInput, one_answer};
 use super::leader_watch::{WATCH_ANSWER_AFTER, WATCH_PATH};
 use super::peers::{ReplyEnvelope, RequestEnvelope, node_id, node_name, path_of};
-use super::raft_loop::{ConsensusInput, ReportOutcome, ServiceInput, one_reply};
 use super::standing::StandingBoard;
 use crate::balancer::report::REPORT_BODY_BYTES_MAX;
 use crate::balancer::{IncomingReport, Report, SERVERS_MAX, ServerCommand};
@@ -25,6 +25,7 @@ use crate::http::Service;
 use crate::http::client::{Client, ClientTimeouts};
 use crate::http::message::{Request, Response, header, json, text, with_headers};
 use crate::raft::{self, NodeId};
+use crate::replica::{Input, ReportOutcome};
 use crate::signing::{Gate, Opened, Purpose, Recipient, Refusal, Seal};
 
 /// The longest body of AppendEntries and InstallSnapshot. The core's own limits stay far below.
@@ -88,9 +89,7 @@ pub struct ClusterService {
     /// Signs what is handed on: the original of each thread's clone.
     pub seal: Seal,
     /// To the loop.
-    pub consensus: Sender<ConsensusInput>,
-    /// To the loop.
-    pub service: Sender<ServiceInput>,
+    pub inbox: Inbox,
     /// How this node stands.
     pub standing: Arc<StandingBoard>,
     /// Closed when the node stops: then open watches are answered.
@@ -192,22 +191,26 @@ impl ClusterService {
         self.counters.reports.fetch_add(1, Ordering::Relaxed);
         let IncomingReport { report, forward } = incoming;
         let command = ServerCommand::Report(report.clone()).to_command();
-        let (outcome, waits) = one_reply();
+        let (caller, waits) = one_answer();
         let to_hand_on = forward.then(|| report.clone());
-        match self.service.try_send(ServiceInput::Report { report, command, outcome }) {
+        match self.inbox.offer(ServiceInput::Report(Input::Report { report, command, caller })) {
             Ok(()) => {}
-            Err(TrySendError::Full(_)) => {
+            Err(Refused::Full) => {
                 self.counters.reports_turned_away.fetch_add(1, Ordering::Relaxed);
                 return unavailable("too many reports are waiting; report again in a second");
             }
-            Err(TrySendError::Disconnected(_)) => return unavailable("this node is stopping"),
+            Err(Refused::Closed) => return unavailable("this node is stopping"),
         }
         match waits.recv_timeout(OUTCOME_TIMEOUT) {
-            Ok(ReportOutcome::Committed { index, term, stale: false }) => {
+            Ok(ReportOutcome::Committed { index, term }) => {
                 json(200, &json!({"committed": index, "term": term}))
             }
-            Ok(ReportOutcome::Committed { index, term, stale: true }) => {
-                json(200, &json!({"committed": index, "term": term, "stale": true}))
+            Ok(ReportOutcome::Stale { index, term, newest }) => {
+                let (epoch, sequence) = (newest.epoch, newest.sequence);
+                let body = json!({
+                    "committed": index, "term": term, "stale": true, "epoch": epoch, "sequence": sequence
+                });
+                json(200, &body)
             }
             Ok(ReportOutcome::NotLeader { leader: None }) => unavailable("no leader is known; try again"),
             Ok(ReportOutcome::NotLeader { leader: Some(leader) }) => match to_hand_on {
@@ -268,9 +271,9 @@ impl ClusterService {
         if path_of(&request) != path {
             return text(400, &format!("this request belongs to {}", path_of(&request)));
         }
-        let (reply, waits) = one_reply::<raft::Reply>();
-        let input = ConsensusInput::Request { from, incarnation, request, reply };
-        if self.consensus.send_timeout(input, OUTCOME_TIMEOUT).is_err() {
+        let (caller, waits) = one_answer::<raft::Reply>();
+        let input = Input::Request { from, incarnation, request, caller };
+        if self.inbox.deliver_within(OUTCOME_TIMEOUT, input).is_err() {
             return unavailable("this node is stopping, or its disk hangs");
         }
         match waits.recv_timeout(OUTCOME_TIMEOUT) {
@@ -301,7 +304,7 @@ impl ClusterService {
         {
             return text(400, &format!("there is no other node {to} in this cluster"));
         }
-        match self.consensus.send_timeout(ConsensusInput::Transfer { to: wish.to }, OUTCOME_TIMEOUT) {
+        match self.inbox.deliver_within(OUTCOME_TIMEOUT, Input::Transfer { to: wish.to }) {
             Ok(()) => json(202, &json!({"from": self.id, "to": wish.to})),
             Err(_) => unavailable("this node is stopping, or its disk hangs"),
         }

@@ -24,14 +24,15 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use log::{debug, info};
 
+use super::inbox::Inbox;
 use super::peers::node_name;
-use super::raft_loop::ConsensusInput;
 use super::slot::Slot;
 use crate::http::client::{CallErrorKind, CancelHandle, Client, ClientTimeouts};
 use crate::raft::NodeId;
+use crate::replica::Input;
 use crate::signing::{Purpose, Recipient, Seal, SealedCallError};
 
 /// Where the request is kept open.
@@ -120,7 +121,7 @@ pub struct LeaderWatch {
     /// Hears whom this node follows, each time that changes.
     pub leaders: LeaderEar,
     /// To the loop.
-    pub inbox: Sender<ConsensusInput>,
+    pub inbox: Inbox,
 }
 
 impl LeaderWatch {
@@ -171,7 +172,7 @@ impl LeaderWatch {
     /// When the loop has ended.
     fn tell_of_death(&self, id: NodeId, address: SocketAddr) -> Result<Option<NodeId>, RecvTimeoutError> {
         for pause in REPEAT_PAUSES {
-            if self.inbox.send(ConsensusInput::LeaderGone { leader: id }).is_err() {
+            if self.inbox.deliver(Input::LeaderGone { leader: id }).is_err() {
                 return Err(RecvTimeoutError::Disconnected);
             }
             match self.leaders.newest.recv_timeout(pause) {

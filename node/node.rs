@@ -32,20 +32,21 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, bounded, select};
+use crossbeam_channel::{bounded, select};
 use log::{error, info, warn};
 
-use crate::balancer::{Chooser, Published, ServerTable, SilenceDetector};
+use crate::balancer::{Chooser, Published, SERVERS_MAX};
 use crate::config::Config;
 use crate::http::{Limits, Server};
 use crate::program::{self, EXIT_OK, LogFlags, ParentFlags, Stop};
-use crate::raft::{NodeId, Raft, Settings};
+use crate::raft::{self, NodeId};
+use crate::replica::{Input, Replica, Settings};
 use crate::signing::{Gate, Seal, Secret};
 use crate::storage::{DirectoryDisk, Identity, Storage, StorageError};
 
-mod change_lines;
 mod cluster_service;
 mod forwarding;
+mod inbox;
 mod leader_watch;
 mod peers;
 mod public_service;
@@ -56,13 +57,13 @@ mod standing;
 pub use cluster_service::TransferRequest;
 pub use peers::{ReplyEnvelope, RequestEnvelope};
 
-use change_lines::ChangeLines;
 use cluster_service::{ClusterCounters, ClusterService};
 use forwarding::Forwarder;
+use inbox::{CONSENSUS_INBOX_MAX, Inbox, REPORT_INBOX_MAX, inbox};
 use leader_watch::{LeaderWatch, leader_news};
 use peers::{Peers, Sending, node_name};
 use public_service::{PublicCounters, PublicService};
-use raft_loop::{CONSENSUS_INBOX_MAX, ConsensusInput, Memory, REPORT_INBOX_MAX, RaftLoop};
+use raft_loop::{NodeReplica, RaftLoop};
 use standing::StandingBoard;
 
 /// The program's name in messages.
@@ -171,7 +172,7 @@ fn run(
         config.nodes.iter().filter(|other| other.id != id).map(|other| (other.id, other.cluster)).collect();
 
     // What the disk remembers.
-    let (raft, storage, table, incarnation) = recover(config, id, started)?;
+    let (replica, storage, incarnation) = recover(config, id, started)?;
 
     // Who we are to the others.
     let told = |error: std::io::Error| format!("no randomness for signing: {error}");
@@ -179,8 +180,7 @@ fn run(
     let gate = Arc::new(Gate::new(&config.cluster_name, &node_name(id), secret)?);
 
     // Channels: everything that reaches the loop, and what tells the threads to end.
-    let (consensus, consensus_inbox) = bounded::<ConsensusInput>(CONSENSUS_INBOX_MAX);
-    let (service, service_inbox) = bounded(REPORT_INBOX_MAX);
+    let (inbox, inboxes) = inbox(CONSENSUS_INBOX_MAX, REPORT_INBOX_MAX);
     let (leaders, leader_changes) = leader_news();
     let (stopping_sender, stopping) = bounded::<()>(0);
 
@@ -215,8 +215,7 @@ fn run(
             incarnation,
             gate: Arc::clone(&gate),
             seal: seal.clone(),
-            consensus: consensus.clone(),
-            service: service.clone(),
+            inbox: inbox.clone(),
             standing: Arc::clone(&standing),
             stopping: stopping.clone(),
             counters: Arc::clone(&cluster_counters),
@@ -237,7 +236,7 @@ fn run(
             chooser,
             published: Arc::clone(&published),
             standing: Arc::clone(&standing),
-            service,
+            inbox: inbox.clone(),
             gate,
             cluster_counters,
             counters: PublicCounters::default(),
@@ -255,34 +254,21 @@ fn run(
         seal: seal.clone(),
         incarnation,
         reply_timeout: config.election_timeout.1,
-        inbox: consensus.clone(),
+        inbox: inbox.clone(),
     };
     let no_thread = |error: std::io::Error| format!("the system gives no thread: {error}");
     let peers = Peers::start(&peer_addresses, &sending).map_err(no_thread)?;
-    let watch =
-        LeaderWatch { peers: peer_addresses, seal, leaders: leader_changes, inbox: consensus.clone() };
+    let watch = LeaderWatch { peers: peer_addresses, seal, leaders: leader_changes, inbox: inbox.clone() };
     spawn("leader-watch", move || watch.run()).map_err(no_thread)?;
     let (racing, races_stop) = (Arc::clone(&forwarder), stopping.clone());
     spawn("race-watch", move || racing.watch_races(&races_stop)).map_err(no_thread)?;
-    let raft_loop = RaftLoop {
-        change_lines: ChangeLines::new(id, raft.log().last_index(), &table),
-        raft,
-        storage,
-        table,
-        silence: SilenceDetector::new(config.server_timeout),
-        peers,
-        published,
-        standing: Arc::clone(&standing),
-        leaders,
-        started,
-        snapshot_entries: config.snapshot_entries,
-        memory: Memory::default(),
-    };
+    let raft_loop =
+        RaftLoop { replica, storage, peers, published, standing: Arc::clone(&standing), leaders, started };
     let (loop_stop_sender, loop_stop) = bounded::<()>(0);
     let (ended_sender, ended) = bounded::<Result<(), StorageError>>(1);
     let loop_thread = spawn("raft", move || {
         // If nobody listens any more, the process is ending anyway.
-        let _ = ended_sender.send(raft_loop.run(&consensus_inbox, &service_inbox, &loop_stop));
+        let _ = ended_sender.send(raft_loop.run(&inboxes, &loop_stop));
     })
     .map_err(no_thread)?;
 
@@ -305,7 +291,7 @@ fn run(
         warn!("stop: {cut_off} connections of clients were cut off after {} s", PUBLIC_DRAIN.as_secs());
     }
     if config.nodes.len() > 1 {
-        hand_over(id, &standing, &consensus, patience);
+        hand_over(id, &standing, &inbox, patience);
     }
     drop(stopping_sender);
     cluster_server.stop(CLUSTER_DRAIN);
@@ -342,12 +328,12 @@ fn listener_limits(descriptors: u64) -> (Limits, Limits) {
     (limits.clone(), limits)
 }
 
-/// Opens the node's directory and makes a core of what is in it.
+/// Opens the node's directory and makes a replica of what is in it.
 fn recover(
     config: &Config,
     id: NodeId,
     started: Instant,
-) -> Result<(Raft, Storage<DirectoryDisk>, ServerTable, u64), String> {
+) -> Result<(NodeReplica, Storage<DirectoryDisk>, u64), String> {
     let directory = config.node_dir(id);
     let disk = DirectoryDisk::open(&directory).map_err(|error| error.to_string())?;
     let identity = Identity { cluster: config.cluster_name.clone(), node: id };
@@ -369,30 +355,32 @@ fn recover(
         hard_state.voted_for.map_or("nobody".to_owned(), |node| format!("node {node}")),
         recovered.incarnation,
     );
-    let table = match &recovered.snapshot {
-        Some(snapshot) => ServerTable::from_snapshot(&snapshot.state).map_err(|reason| {
-            format!(
-                "{}: the snapshot up to index {snapshot_index} holds no server table: {reason}; was it written by \
-                 another version of rakit?",
-                directory.display()
-            )
-        })?,
-        None => ServerTable::new(),
-    };
     let voters: BTreeSet<NodeId> = config.nodes.iter().map(|node| node.id).collect();
-    let mut settings = Settings::new(id, voters, config.election_timeout, config.heartbeat, random_u64()?);
-    settings.state_is_valid = ServerTable::check_snapshot;
-    settings.trailing_entries = settings.trailing_entries.min(config.snapshot_entries);
-    let raft = Raft::new(settings, hard_state, recovered.snapshot, recovered.entries, started.elapsed());
-    Ok((raft, storage, table, recovered.incarnation))
+    let mut raft = raft::Settings::new(id, voters, config.election_timeout, config.heartbeat, random_u64()?);
+    raft.trailing_entries = raft.trailing_entries.min(config.snapshot_entries);
+    let settings = Settings {
+        raft,
+        server_timeout: config.server_timeout,
+        snapshot_entries: config.snapshot_entries,
+        servers_max: SERVERS_MAX,
+    };
+    let (snapshot, entries) = (recovered.snapshot, recovered.entries);
+    let replica = Replica::new(settings, hard_state, snapshot, entries, started.elapsed()).map_err(|reason| {
+        format!(
+            "{}: the snapshot up to index {snapshot_index} holds no server table: {reason}; was it written by \
+             another version of rakit?",
+            directory.display()
+        )
+    })?;
+    Ok((replica, storage, recovered.incarnation))
 }
 
 /// Before a leader stops on purpose, it hands leadership over, so that nobody waits for an election timeout.
-fn hand_over(id: NodeId, standing: &StandingBoard, consensus: &Sender<ConsensusInput>, patience: Duration) {
+fn hand_over(id: NodeId, standing: &StandingBoard, inbox: &Inbox, patience: Duration) {
     if standing.get().leader != Some(id) {
         return;
     }
-    if consensus.send_timeout(ConsensusInput::Transfer { to: None }, patience).is_ok()
+    if inbox.deliver_within(patience, Input::Transfer { to: None }).is_ok()
         && standing.wait_for_leader(patience, |leader| leader.is_some_and(|leader| leader != id))
     {
         info!("stop: leadership is handed over");

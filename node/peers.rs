@@ -8,14 +8,15 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 use log::{info, warn};
 use serde::{Deserialize, Serialize};
 
-use super::raft_loop::ConsensusInput;
+use super::inbox::Inbox;
 use super::slot::Slot;
 use crate::http::client::{Client, ClientTimeouts};
 use crate::raft::{NodeId, Reply, Request, RpcId};
+use crate::replica::Input;
 use crate::signing::{Purpose, Recipient, Seal};
 
 /// How long opening a connection to a peer may take. On a local network it takes less than a millisecond; a peer whose
@@ -95,7 +96,7 @@ pub struct Sending {
     /// How long a reply may take: at most an election timeout, since then nobody waits for it.
     pub reply_timeout: Duration,
     /// To the loop.
-    pub inbox: Sender<ConsensusInput>,
+    pub inbox: Inbox,
 }
 
 impl Peers {
@@ -163,14 +164,14 @@ impl PeerSender {
             let input = match self.exchange(&request) {
                 Ok(ReplyEnvelope { incarnation, reply }) => {
                     self.note_reachable(None);
-                    ConsensusInput::Reply { from: self.id, incarnation, rpc, reply }
+                    Input::Reply { from: self.id, incarnation, rpc, reply }
                 }
                 Err(why) => {
                     self.note_reachable(Some(&why));
-                    ConsensusInput::Lost { to: self.id, rpc }
+                    Input::Lost { to: self.id, rpc }
                 }
             };
-            if self.sending.inbox.send(input).is_err() {
+            if self.sending.inbox.deliver(input).is_err() {
                 return; // The loop has ended.
             }
         }

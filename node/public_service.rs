@@ -10,14 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
 use log::info;
 use serde::Serialize;
 use tiny_http::Method;
 
 use super::cluster_service::ClusterCounters;
 use super::forwarding::{Delivered, Failure, Forwarder};
-use super::raft_loop::{ServiceInput, one_reply};
+use super::inbox::{Inbox, ServiceInput, one_answer};
 use super::standing::StandingBoard;
 use crate::balancer::{Chooser, Policy, Published};
 use crate::http::Service;
@@ -85,7 +84,7 @@ pub struct PublicService {
     /// How this node stands.
     pub standing: Arc<StandingBoard>,
     /// To the loop, for `/log`.
-    pub service: Sender<ServiceInput>,
+    pub inbox: Inbox,
     /// For `/metrics`.
     pub gate: Arc<Gate>,
     /// For `/metrics`.
@@ -388,8 +387,8 @@ impl PublicService {
                 );
             }
         }
-        let (entries, waits) = one_reply();
-        let asked = self.service.try_send(ServiceInput::ReadLog { after, limit, entries });
+        let (entries, waits) = one_answer();
+        let asked = self.inbox.offer(ServiceInput::ReadLog { after, limit, entries });
         match asked.ok().and_then(|()| waits.recv_timeout(LOOP_TIMEOUT).ok()) {
             Some(entries) => json(200, &entries),
             None => unready("the Raft loop is busy"),

@@ -7,43 +7,8 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::raft::{Index, NodeId, RoleName, Term};
-
-/// One look at the core.
-#[derive(Clone, Copy, Debug)]
-pub struct Standing {
-    /// Its role.
-    pub role: RoleName,
-    /// Its term.
-    pub term: Term,
-    /// Whom it follows (itself, if it leads).
-    pub leader: Option<NodeId>,
-    /// Whom it voted for in `term`.
-    pub voted_for: Option<NodeId>,
-    /// Up to here the log is committed, as far as it knows.
-    pub commit_index: Index,
-    /// Up to here it is in the server table.
-    pub applied_index: Index,
-    /// The newest entry in the server table is of the current term: what earlier leaders committed is in it as well (a
-    /// leader begins with a no-op of its own). A node that has just started knows of commits only from then on.
-    pub settled: bool,
-    /// The end of its log.
-    pub last_index: Index,
-    /// The end of its snapshot.
-    pub snapshot_index: Index,
-    /// When it last had word of a working leader (as leader: of a majority), since the node's start; at first, the
-    /// start itself.
-    pub last_contact: Duration,
-}
-
-impl Standing {
-    /// For how long this node has been without a leader, if that is longer than `patience` (the upper election timeout):
-    /// what it serves from may be out of date by so much.
-    pub fn stale_for(&self, now: Duration, patience: Duration) -> Option<Duration> {
-        let age = now.saturating_sub(self.last_contact);
-        (age > patience).then_some(age)
-    }
-}
+use crate::raft::{NodeId, RoleName};
+use crate::replica::Standing;
 
 /// Where the loop shows its standing.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 //! Rakit: a load balancer made of several nodes that agree, by their own Raft, on how busy each server is and
 //! whether it lives. This library holds everything that more than one program or test needs.
 //!
-//! The arrows point one way: the programs (`rakit`, `rakit-node`, `rakit-daemon`) use [`balancer`], [`storage`], [`http`] and
-//! [`signing`], which stands on [`http`]; these use [`raft`], which knows nobody.
+//! The arrows point one way: the programs (`rakit`, `rakit-node`, `rakit-daemon`) use [`replica`], [`balancer`], [`storage`],
+//! [`http`] and [`signing`], which stands on [`http`]; `replica` stands on `balancer`; these use [`raft`], which knows nobody.
 
 pub mod balancer;
 pub mod config;
@@ -10,6 +10,7 @@ pub mod http;
 pub mod logging;
 pub mod program;
 pub mod raft;
+pub mod replica;
 pub mod signing;
 pub mod storage;
 

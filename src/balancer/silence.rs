@@ -1,6 +1,6 @@
 //! The silence detector: how a leader finds out that a server is dead (docs/balancing.md, "The silence").
 //!
-//! Called by the node's Raft loop: [`heard`](SilenceDetector::heard) for every report that reaches this node, on followers
+//! Called by the replica (`src/replica/`): [`heard`](SilenceDetector::heard) for every report that reaches this node, on followers
 //! too (every daemon reports to every node); the rest on the leader. It only *proposes* verdicts: a server is dead when
 //! one is committed, on all nodes at the same index.
 //!

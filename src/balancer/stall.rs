@@ -242,7 +242,8 @@ mod tests {
     /// A server with four cores whose newest report was applied at `applied_ms`, one second after its predecessor.
     fn server(applied_ms: u64, cpu: f64) -> ServerView {
         let report = Report { worker_up: true, ..report("a", cpu, 1, applied_ms) };
-        let record = Arc::new(ServerRecord { report, alive: true, reported_at: 1, decided_at: 1 });
+        let record =
+            Arc::new(ServerRecord { report, alive: true, reported_at: 1, reported_term: 1, decided_at: 1 });
         ServerView { record, applied_at: ms(applied_ms), interval: Some(ms(1_000)) }
     }
 

@@ -1,15 +1,16 @@
 //! The server table: the state machine that Raft replicates (paper, section 2). Each node applies the same committed
 //! commands in the same order and so holds the same table; `GET /status` shows its digest, so that anybody can see that.
 //!
-//! Called by the node's Raft loop for every committed entry, by the simulator, and nobody else changes it. Nothing here
+//! Called by the replica (`src/replica/`) for every committed entry, and nobody else changes it. Nothing here
 //! may depend on a clock, on chance, or on the order of a hash map (trap 32). The rules, all of them:
 //!
 //! 1. Of the reports of a server the newest `(epoch, sequence)` counts; one that is not newer changes nothing.
 //! 2. A newer report makes its server alive, whatever it was before.
 //! 3. "Dead" names the report that its leader knew. If the table holds just that one, the server is dead; if a newer one
 //!    came in between, the verdict was overtaken and changes nothing (trap 37).
-//! 4. The table holds at most [`SERVERS_MAX`] servers. A new one takes the place of the one that has been dead the longest;
-//!    if all are alive, it is not let in.
+//! 4. The table holds at most `servers_max` servers. A new one takes the place of the one that has been dead the longest. If
+//!    all are alive, the new one is not let in: a living server is never evicted. The bound itself is replicated: it stands
+//!    in the snapshot and in the digest.
 //! 5. What is no command of ours is ignored and counted, on all nodes alike.
 
 use std::collections::BTreeMap;
@@ -21,9 +22,10 @@ use sha2::{Digest, Sha256};
 
 use super::command::{Dead, ServerCommand};
 use super::report::{Report, Stamp};
-use crate::raft::{Command, Index};
+use crate::raft::{Command, Entry, Index, Term};
 
-/// The most servers a table holds. It bounds memory, a snapshot (some 300 KiB), and the time that a choice can take.
+/// The most servers that any table holds, and what a node uses. It bounds memory, a snapshot (some 300 KiB), and the time
+/// that a choice can take.
 pub const SERVERS_MAX: usize = 1_024;
 
 /// How many bytes of the SHA-256 the digest shows: 16, thus 32 hexadecimal characters. Enough that equal means equal.
@@ -39,11 +41,13 @@ pub struct ServerRecord {
     pub alive: bool,
     /// The log index of `report`.
     pub reported_at: Index,
+    /// The term of the entry at that index. Kept here, since the entry itself is compacted some day.
+    pub reported_term: Term,
     /// The log index that decided `alive`: of the first report, of the verdict, of the report that revived it.
     pub decided_at: Index,
 }
 
-/// What one applied entry changed: for log lines and counters.
+/// What one applied entry changed. The answer to a report follows from it, and log lines and counters do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// A leader's no-op: nothing.
@@ -65,13 +69,26 @@ pub enum Change {
     Died,
     /// A report that is not newer, or a verdict that was overtaken or said twice: nothing.
     Stale,
-    /// Not a command, or no room: nothing but one more on the counter. The reason, one line.
+    /// The first report of a server, while the table is full of living ones: nothing.
+    NoRoom,
+    /// Not a command: nothing but one more on the counter. The reason, one line.
     Ignored(String),
 }
 
+impl Change {
+    /// Whether the entry was a report, and the table holds it now.
+    pub fn took_report(&self) -> bool {
+        match self {
+            Self::New { .. } | Self::Updated | Self::WorkerUp | Self::WorkerDown | Self::Revived => true,
+            Self::Noop | Self::Died | Self::Stale | Self::NoRoom | Self::Ignored(_) => false,
+        }
+    }
+}
+
 /// The replicated state. Cloning is cheap enough for tests, not meant for the hot path; readers use [`View`](super::View).
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ServerTable {
+    servers_max: usize,
     servers: BTreeMap<String, Arc<ServerRecord>>,
     applied_index: Index,
     ignored: u64,
@@ -82,41 +99,47 @@ pub struct ServerTable {
 #[serde(deny_unknown_fields)]
 struct Saved<'a> {
     applied_index: Index,
+    servers_max: usize,
     ignored: u64,
     servers: Vec<std::borrow::Cow<'a, ServerRecord>>,
 }
 
 impl ServerTable {
-    /// The table before the first entry.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Applies the committed entry at `index`.
+    /// The table before the first entry, with room for so many servers.
     ///
     /// # Panics
-    /// When `index` is not above all that was applied before: an entry applied twice would be a bug of the caller.
-    pub fn apply(&mut self, index: Index, command: &Command) -> Change {
-        assert!(index > self.applied_index, "entry {index} applied after {}", self.applied_index);
-        self.applied_index = index;
+    /// When `servers_max` is not from 1 to [`SERVERS_MAX`].
+    pub fn new(servers_max: usize) -> Self {
+        assert!((1..=SERVERS_MAX).contains(&servers_max), "room for 1 to {SERVERS_MAX} servers");
+        Self { servers_max, servers: BTreeMap::new(), applied_index: 0, ignored: 0 }
+    }
+
+    /// Applies a committed entry.
+    ///
+    /// # Panics
+    /// When its index is not above all that was applied before: an entry applied twice would be a bug of the caller.
+    pub fn apply(&mut self, entry: &Entry) -> Change {
+        let Entry { index, term, command } = entry;
+        assert!(*index > self.applied_index, "entry {index} applied after {}", self.applied_index);
+        self.applied_index = *index;
         if command.is_noop() {
             return Change::Noop;
         }
         let change = match ServerCommand::parse(command) {
-            Ok(ServerCommand::Report(report)) => self.apply_report(index, report),
-            Ok(ServerCommand::Dead(dead)) => self.apply_dead(index, &dead),
-            Err(reason) => Change::Ignored(reason),
+            Ok(ServerCommand::Report(report)) => self.apply_report(*index, *term, report),
+            Ok(ServerCommand::Dead(dead)) => self.apply_dead(*index, &dead),
+            Err(reason) => {
+                self.ignored += 1;
+                Change::Ignored(reason)
+            }
         };
-        if matches!(change, Change::Ignored(_)) {
-            self.ignored += 1;
-        }
-        assert!(self.servers.len() <= SERVERS_MAX, "the table outgrew its bound");
+        assert!(self.servers.len() <= self.servers_max, "the table outgrew its bound");
         change
     }
 
-    fn apply_report(&mut self, index: Index, report: Report) -> Change {
+    fn apply_report(&mut self, index: Index, term: Term, report: Report) -> Change {
         let Some(slot) = self.servers.get_mut(&report.server) else {
-            return self.apply_first_report(index, report);
+            return self.apply_first_report(index, term, report);
         };
         if report.stamp() <= slot.report.stamp() {
             return Change::Stale;
@@ -129,25 +152,30 @@ impl ServerTable {
         };
         let decided_at = if slot.alive { slot.decided_at } else { index };
         // A new record, never a change in place: readers hold the old one, and see by its address that there is a new one.
-        *slot = Arc::new(ServerRecord { report, alive: true, reported_at: index, decided_at });
+        *slot = Arc::new(ServerRecord {
+            report,
+            alive: true,
+            reported_at: index,
+            reported_term: term,
+            decided_at,
+        });
         change
     }
 
-    fn apply_first_report(&mut self, index: Index, report: Report) -> Change {
+    fn apply_first_report(&mut self, index: Index, term: Term, report: Report) -> Change {
         let mut evicted = None;
-        if self.servers.len() >= SERVERS_MAX {
+        if self.servers.len() >= self.servers_max {
             // Each index decides one server, so there is exactly one that has been dead the longest.
             let dead =
                 self.servers.values().filter(|record| !record.alive).min_by_key(|record| record.decided_at);
-            let Some(dead) = dead else {
-                return Change::Ignored(format!("no room for another server: {SERVERS_MAX} are alive"));
-            };
+            let Some(dead) = dead else { return Change::NoRoom };
             let name = dead.report.server.clone();
             self.servers.remove(&name);
             evicted = Some(name);
         }
         let name = report.server.clone();
-        let record = ServerRecord { report, alive: true, reported_at: index, decided_at: index };
+        let record =
+            ServerRecord { report, alive: true, reported_at: index, reported_term: term, decided_at: index };
         self.servers.insert(name, Arc::new(record));
         Change::New { evicted }
     }
@@ -170,6 +198,11 @@ impl ServerTable {
         self.applied_index
     }
 
+    /// How many servers it holds at most.
+    pub fn servers_max(&self) -> usize {
+        self.servers_max
+    }
+
     /// How many committed commands were ignored: see [`Change::Ignored`].
     pub fn ignored(&self) -> u64 {
         self.ignored
@@ -190,23 +223,24 @@ impl ServerTable {
         self.servers.get(server).is_none_or(|record| stamp > record.report.stamp())
     }
 
-    /// Whether a report of this server would be let in: it is known, there is room, or somebody dead can make room. The leader
-    /// proposes no other.
+    /// Whether a report of this server would be let in as things stand: it is known, there is room, or somebody dead can make
+    /// room. What is under way in the log may change that.
     pub fn has_room_for(&self, server: &str) -> bool {
-        self.servers.len() < SERVERS_MAX
+        self.servers.len() < self.servers_max
             || self.servers.contains_key(server)
             || self.servers.values().any(|record| !record.alive)
     }
 
     /// The digest of the replicated state: 32 hexadecimal characters. Equal on all nodes with the same applied index.
     pub fn digest(&self) -> String {
-        digest(self.ignored, self.servers.values().map(|record| &**record))
+        digest(self.servers_max, self.ignored, self.servers.values().map(|record| &**record))
     }
 
     /// The whole state as one JSON text: the state of a Raft snapshot.
     pub fn to_snapshot(&self) -> Command {
         let servers = self.servers.values().map(|record| std::borrow::Cow::Borrowed(&**record)).collect();
-        let saved = Saved { applied_index: self.applied_index, ignored: self.ignored, servers };
+        let (applied_index, servers_max, ignored) = (self.applied_index, self.servers_max, self.ignored);
+        let saved = Saved { applied_index, servers_max, ignored, servers };
         Command::from_value(&saved).expect("a struct of strings and finite numbers always has a JSON form")
     }
 
@@ -229,28 +263,27 @@ impl ServerTable {
     pub fn from_snapshot(state: &Command) -> Result<Self, String> {
         let saved: Saved<'_> =
             serde_json::from_str(state.as_json()).map_err(|error| format!("not a server table: {error}"))?;
-        if saved.servers.len() > SERVERS_MAX {
-            return Err(format!(
-                "not a server table: {} servers, but at most {SERVERS_MAX} fit",
-                saved.servers.len()
-            ));
+        let (count, servers_max) = (saved.servers.len(), saved.servers_max);
+        if !(1..=SERVERS_MAX).contains(&servers_max) || count > servers_max {
+            return Err(format!("not a server table: {count} servers, with room for {servers_max}"));
         }
         let mut servers = BTreeMap::new();
         for record in saved.servers {
-            let ServerRecord { report, alive, reported_at, decided_at } = record.into_owned();
+            let ServerRecord { report, alive, reported_at, reported_term, decided_at } = record.into_owned();
             let report = report.check().map_err(|error| format!("not a server table: {error}"))?;
             let name = report.server.clone();
             if !(1..=saved.applied_index).contains(&reported_at)
                 || !(1..=saved.applied_index).contains(&decided_at)
+                || reported_term == 0
             {
                 return Err(format!("not a server table: {name} was decided by no applied entry"));
             }
-            let record = Arc::new(ServerRecord { report, alive, reported_at, decided_at });
+            let record = Arc::new(ServerRecord { report, alive, reported_at, reported_term, decided_at });
             if servers.insert(name, record).is_some() {
                 return Err("not a server table: a server stands in it twice".to_owned());
             }
         }
-        Ok(Self { servers, applied_index: saved.applied_index, ignored: saved.ignored })
+        Ok(Self { servers_max, servers, applied_index: saved.applied_index, ignored: saved.ignored })
     }
 }
 
@@ -258,7 +291,11 @@ impl ServerTable {
 ///
 /// The canonical form has one encoding per state: numbers big-endian in eight bytes (`cpu` by its IEEE 754 bits), texts
 /// with their length in front. The applied index is not in it: entries that change nothing leave the digest alone.
-pub(super) fn digest<'a>(ignored: u64, servers: impl ExactSizeIterator<Item = &'a ServerRecord>) -> String {
+pub(super) fn digest<'a>(
+    servers_max: usize,
+    ignored: u64,
+    servers: impl ExactSizeIterator<Item = &'a ServerRecord>,
+) -> String {
     fn number(hash: &mut Sha256, value: u64) {
         hash.update(value.to_be_bytes());
     }
@@ -268,15 +305,17 @@ pub(super) fn digest<'a>(ignored: u64, servers: impl ExactSizeIterator<Item = &'
     }
     let mut hash = Sha256::new();
     text(&mut hash, "rakit server table, version 1");
+    number(&mut hash, servers_max as u64);
     number(&mut hash, ignored);
     number(&mut hash, servers.len() as u64);
-    for ServerRecord { report, alive, reported_at, decided_at } in servers {
+    for ServerRecord { report, alive, reported_at, reported_term, decided_at } in servers {
         // Taken apart without `..`: a field added later cannot be forgotten here.
         let Report { server, worker, cpu, cores, epoch, sequence, worker_up } = report;
         text(&mut hash, server);
         text(&mut hash, &worker.to_string());
         let flags = u64::from(*worker_up) | u64::from(*alive) << 1;
-        for value in [cpu.to_bits(), u64::from(*cores), *epoch, *sequence, flags, *reported_at, *decided_at] {
+        let decided = [*reported_at, *reported_term, *decided_at];
+        for value in [cpu.to_bits(), u64::from(*cores), *epoch, *sequence, flags].into_iter().chain(decided) {
             number(&mut hash, value);
         }
     }
@@ -304,12 +343,18 @@ pub(super) mod tests {
     }
 
     /// A table to which commands are applied at the next index.
-    #[derive(Default)]
     pub(in crate::balancer) struct Log(pub(in crate::balancer) ServerTable);
+
+    impl Default for Log {
+        fn default() -> Self {
+            Self(ServerTable::new(SERVERS_MAX))
+        }
+    }
 
     impl Log {
         pub(in crate::balancer) fn apply(&mut self, command: &Command) -> Change {
-            self.0.apply(self.0.applied_index() + 1, command)
+            let index = self.0.applied_index() + 1;
+            self.0.apply(&Entry { index, term: 1, command: command.clone() })
         }
 
         pub(in crate::balancer) fn report(&mut self, report: Report) -> Change {
@@ -392,14 +437,14 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_full_table_lets_the_longest_dead_go() {
-        let mut log = Log::default();
-        for number in 0..SERVERS_MAX {
+    fn a_full_table_lets_the_longest_dead_go_and_nobody_alive() {
+        let mut log = Log(ServerTable::new(10));
+        for number in 0..10 {
             log.report(report(&format!("s{number}"), 1.0, 1, 1));
         }
-        let change = log.report(report("new", 1.0, 1, 1));
-        assert!(matches!(change, Change::Ignored(_)), "all are alive: {change:?}");
-        assert_eq!((log.0.servers().len(), log.0.ignored()), (SERVERS_MAX, 1));
+        let digest = log.0.digest();
+        assert_eq!(log.report(report("new", 1.0, 1, 1)), Change::NoRoom, "all are alive");
+        assert_eq!(log.0.digest(), digest, "what found no room changed nothing");
         assert!(!log.0.has_room_for("new") && log.0.has_room_for("s7"));
         assert_eq!(log.report(report("s7", 2.0, 1, 2)), Change::Updated, "those inside still report");
         log.apply(&dead("s9", 1, 1));
@@ -407,21 +452,39 @@ pub(super) mod tests {
         log.apply(&dead("s3", 1, 1));
         assert_eq!(log.report(report("new", 1.0, 1, 1)), Change::New { evicted: Some("s9".to_owned()) });
         assert_eq!(log.report(report("newer", 1.0, 1, 1)), Change::New { evicted: Some("s3".to_owned()) });
+        assert_eq!(log.report(report("newest", 1.0, 1, 1)), Change::NoRoom);
         assert!(log.0.get("s9").is_none() && log.0.get("newer").is_some());
         assert_eq!(ServerTable::from_snapshot(&log.0.to_snapshot()), Ok(log.0));
     }
 
     #[test]
+    fn a_record_remembers_the_term_of_its_report() {
+        let mut table = ServerTable::new(SERVERS_MAX);
+        let command = ServerCommand::Report(report("a", 1.0, 1, 1)).to_command();
+        table.apply(&Entry { index: 3, term: 7, command });
+        table.apply(&Entry { index: 4, term: 8, command: dead("a", 1, 1) });
+        let restored = ServerTable::from_snapshot(&table.to_snapshot()).expect("our own words");
+        let record = restored.get("a").expect("there");
+        assert_eq!((record.reported_at, record.reported_term, record.alive), (3, 7, false));
+    }
+
+    #[test]
     fn every_part_of_the_state_is_in_the_digest() {
-        let base =
-            ServerRecord { report: report("a", 1.0, 1, 1), alive: true, reported_at: 4, decided_at: 3 };
-        let of = |record: &ServerRecord| digest(0, std::iter::once(record));
+        let base = ServerRecord {
+            report: report("a", 1.0, 1, 1),
+            alive: true,
+            reported_at: 4,
+            reported_term: 2,
+            decided_at: 3,
+        };
+        let of = |record: &ServerRecord| digest(10, 0, std::iter::once(record));
         let mut seen = std::collections::BTreeSet::from([
             of(&base),
-            digest(1, std::iter::once(&base)),
-            digest(0, [].iter()),
+            digest(11, 0, std::iter::once(&base)),
+            digest(10, 1, std::iter::once(&base)),
+            digest(10, 0, [].iter()),
         ]);
-        let changes: [fn(&mut ServerRecord); 10] = [
+        let changes: [fn(&mut ServerRecord); 11] = [
             |r| r.report.server = "b".into(),
             |r| r.report.worker.set_port(1),
             |r| r.report.cpu = 1.0 + f64::EPSILON,
@@ -431,6 +494,7 @@ pub(super) mod tests {
             |r| r.report.worker_up = false,
             |r| r.alive = false,
             |r| r.reported_at = 5,
+            |r| r.reported_term = 3,
             |r| r.decided_at = 4,
         ];
         let all = seen.len() + changes.len();
@@ -456,6 +520,9 @@ pub(super) mod tests {
             ("from the future", good.replace("\"applied_index\":1", "\"applied_index\":0")),
             ("out of range", good.replace("\"cpu\":1.0", "\"cpu\":101.0")),
             ("unknown", good.replace("\"ignored\"", "\"more\":1,\"ignored\"")),
+            ("no room", good.replace("\"servers_max\":1024", "\"servers_max\":0")),
+            ("too much room", good.replace("\"servers_max\":1024", "\"servers_max\":1025")),
+            ("of no term", good.replace("\"reported_term\":1", "\"reported_term\":0")),
         ] {
             assert_ne!(bad, good);
             let state: Command = serde_json::from_str(&bad).expect("JSON");
@@ -466,9 +533,10 @@ pub(super) mod tests {
     #[test]
     #[should_panic(expected = "applied after")]
     fn an_entry_is_applied_once() {
-        let mut table = ServerTable::new();
-        table.apply(4, &Command::noop());
-        table.apply(4, &Command::noop());
+        let mut table = ServerTable::new(SERVERS_MAX);
+        let entry = Entry { index: 4, term: 1, command: Command::noop() };
+        table.apply(&entry);
+        table.apply(&entry);
     }
 
     /// Reports and verdicts of few servers with few stamps, so that they meet; sometimes noise.

@@ -44,6 +44,7 @@ impl ServerView {
 #[derive(Debug, Default)]
 struct Picture {
     servers: Vec<Arc<ServerView>>,
+    servers_max: usize,
     ignored: u64,
     by_load: OnceLock<Vec<Arc<ServerView>>>,
     digest: OnceLock<String>,
@@ -61,7 +62,9 @@ impl View {
     pub fn next(&self, table: &ServerTable, now: Duration) -> Self {
         let old = &self.picture.servers;
         let mut place = 0;
-        let mut changed = self.picture.ignored != table.ignored() || old.len() != table.servers().len();
+        let mut changed = self.picture.ignored != table.ignored()
+            || self.picture.servers_max != table.servers_max()
+            || old.len() != table.servers().len();
         let mut servers = Vec::with_capacity(table.servers().len());
         // Both are in the order of names: walk them side by side.
         for record in table.servers() {
@@ -78,7 +81,8 @@ impl View {
             }
         }
         let picture = if changed {
-            Arc::new(Picture { servers, ignored: table.ignored(), ..Picture::default() })
+            let (servers_max, ignored) = (table.servers_max(), table.ignored());
+            Arc::new(Picture { servers, servers_max, ignored, ..Picture::default() })
         } else {
             Arc::clone(&self.picture)
         };
@@ -115,10 +119,8 @@ impl View {
 
     /// The digest of the table, equal to [`ServerTable::digest`]. Computed by the first who asks, then kept.
     pub fn digest(&self) -> &str {
-        let servers = &self.picture.servers;
-        self.picture
-            .digest
-            .get_or_init(|| table::digest(self.picture.ignored, servers.iter().map(|view| &*view.record)))
+        let Picture { servers, servers_max, ignored, digest, .. } = &*self.picture;
+        digest.get_or_init(|| table::digest(*servers_max, *ignored, servers.iter().map(|view| &*view.record)))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! This file has the state (Figure 2, "State"), the entrance for events, the change of roles (Figure 4 of the paper), time, and the
 //! invariants. The rules of each RPC are in the files beside it: `election.rs`, `replication.rs`, `snapshot.rs`,
-//! `transfer.rs`. Called by the Raft loop in `node/`, by the simulator and by the model checker in `tests/`.
+//! `transfer.rs`. Called by the replica (`src/replica/`), and by the model checker in `tests/`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;

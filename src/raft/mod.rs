@@ -79,7 +79,7 @@
 //! docs/raft.md goes through both papers section by section and through Figure 2 line by line.
 //!
 //! # How it is driven
-//! The core owns no socket, file, clock or thread. Whoever drives it (the loop in `node/`, the simulator and the explorer in
+//! The core owns no socket, file, clock or thread. Whoever drives it (the replica in `src/replica/`, the explorer in
 //! `tests/`) calls [`Raft::step`] with whatever happened, and the time; then [`Raft::take_output`], and does what it
 //! says in the order that [`Output`] demands; and comes back at [`Raft::deadline`] at the latest. Time, random draws
 //! (from a seed), messages and the disk's completions all come in from outside: the same inputs give the same outputs,

@@ -1,11 +1,11 @@
 //! What a step of the core decides, told apart by type so that a driver cannot do it in an unsafe order.
 //!
-//! A driver (the loop in `node/`, the simulator in `tests/`) takes an [`Output`] and must:
+//! A driver (the replica in `src/replica/`, the tests of the core in `tests/raft/`) takes an [`Output`] and must:
 //! 1. hand every [`SendNow`] to the network, at any time from now on;
 //! 2. make everything in `durable` durable, in its order;
 //! 3. only then hand every [`SendOnceDurable`] to the network, and tell the core [`Event::Persisted`](super::Event);
 //! 4. apply everything in `apply` to the state machine, in its order (not before step 2);
-//! 5. answer the proposals in `resolved`, after step 4.
+//! 5. answer the proposals in `resolved`, each after its entry was applied.
 
 use std::sync::Arc;
 
@@ -115,7 +115,7 @@ pub enum Apply {
 /// What became of a proposal. Every proposal gets exactly one (trap 33).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resolution {
-    /// It is committed, and its entry is in `apply` of this output or an earlier one.
+    /// It is committed, and its entry is in `apply` of this same output.
     Committed {
         /// Its index in the log.
         index: Index,

@@ -14,7 +14,7 @@
 //! snapshot-00000000000000010000.json    one such line: the state as of entry 10000
 //! ```
 //!
-//! * [`Storage`] is the door: `open`, `append`, `compact`. The Raft loop of a node is its only caller.
+//! * [`Storage`] is the door: `open`, `make_durable`, `append`, `compact`. The Raft loop of a node is its only caller.
 //! * [`Disk`] is the handful of operations on a directory that durability needs; [`DirectoryDisk`] does them for real,
 //!   and `tests/simulation/disk.rs` does them in memory, with every fault that we could think of.
 //! * [`State`] folds records into the state they mean. It is the only place that knows what may follow what, and it

@@ -14,7 +14,7 @@ use super::recovery::{
     Reconciled, Recovered, Repair, Tail, read_log, read_snapshot, reconcile, snapshot_index, snapshot_name,
 };
 use super::{FORMAT, Identity, LOG, SUSPECT, StorageError, UNFINISHED};
-use crate::raft::{Entry, HardState, Record, Snapshot};
+use crate::raft::{Durable, Entry, HardState, Record, Snapshot};
 
 /// The buffer for lines is given back to the system when it grew beyond this, in bytes. A batch of reports is a few
 /// tens of KiB; only a snapshot is larger.
@@ -202,6 +202,24 @@ impl<D: Disk> Storage<D> {
         }
         let result = self.try_append(records);
         self.finish(result)
+    }
+
+    /// Makes everything durable that one output of the core asks for, in its order. Records in a row share one sync.
+    ///
+    /// # Errors
+    /// Those of [`append`](Self::append) and [`compact`](Self::compact).
+    pub fn make_durable(&mut self, steps: Vec<Durable>) -> Result<(), StorageError> {
+        let mut records = Vec::with_capacity(steps.len());
+        for step in steps {
+            match step {
+                Durable::Record(record) => records.push(record),
+                Durable::Compact { snapshot, hard_state, retained } => {
+                    self.append(&std::mem::take(&mut records))?;
+                    self.compact(&snapshot, hard_state, &retained)?;
+                }
+            }
+        }
+        self.append(&records)
     }
 
     fn try_append(&mut self, records: &[Record]) -> Result<(), StorageError> {

@@ -6,7 +6,7 @@ use rakit::raft::NodeId;
 
 use super::coverage::Seen;
 use super::plan::{MS, Strike, Time};
-use super::process::Mail;
+use super::process::{Mail, spurious_reset};
 use super::world::{Happening, World};
 use crate::disk::Failure;
 
@@ -70,7 +70,7 @@ pub fn strike(world: &mut World, strike: Strike) {
         Strike::Wipe => wipe(world, node),
         Strike::WrongHint => {
             if let Some(process) = world.process(node)
-                && let Some(leader) = process.raft.leader()
+                && let Some(leader) = process.replica.raft().leader()
                 && leader != node
                 && world.process(leader).is_some()
             {
@@ -96,7 +96,7 @@ pub fn strike(world: &mut World, strike: Strike) {
             if let Some(process) = leader.and_then(|leader| world.process(leader)) {
                 let (leader, life) = (process.id, process.life);
                 world.oracle.count(Seen::SpuriousReset);
-                world.deliver(leader, life, Mail::PeerReset { peer });
+                world.deliver(leader, life, spurious_reset(peer));
             }
         }
         Strike::Storm => {

@@ -1,15 +1,16 @@
 //! The one who knows everything: sees all nodes at once, remembers the whole history, and says at each step whether what
-//! must never happen has happened. It uses nothing of what it checks but the words of `rakit::raft`.
+//! must never happen has happened. It looks from outside: at the core after each call, at each effect before it is carried
+//! out, at what is published, and at each answer.
 //!
 //! The five properties are those of Figure 3 of the Raft paper, in its order.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use rakit::balancer::{Change, ServerCommand, ServerTable, Stamp};
+use rakit::balancer::{Change, Report, ServerCommand, ServerTable, Stamp, View};
 use rakit::raft::{
-    Apply, Command, Durable, Entry, Index, NodeId, Notice, Output, Raft, Record, Reply, Request, RoleName,
-    SendOnceDurable, Term,
+    Command, Durable, Entry, Index, NodeId, Notice, Raft, Record, Reply, Request, RoleName, Term,
 };
+use rakit::replica::ReportOutcome;
 
 use super::coverage::{Coverage, Seen};
 
@@ -19,12 +20,15 @@ struct Committed {
     /// The term of the node that committed it first: leaders of later terms must have it.
     committed_in: Term,
     command: Command,
+    /// What applying it changed.
+    change: Change,
 }
 
 /// What is known of a node while its process lives.
 #[derive(Clone, Copy, Debug, Default)]
 struct Life {
-    applied_index: Index,
+    commit_index: Index,
+    snapshot_index: Index,
     term: Term,
     /// Set while it leads: its term, and the last index that was seen.
     leading: Option<(Term, Index)>,
@@ -48,24 +52,28 @@ pub struct Oracle {
     pre_votes: BTreeMap<(NodeId, Term), BTreeSet<NodeId>>,
     handed_over: BTreeSet<(NodeId, Term)>,
     acknowledged: BTreeMap<String, Stamp>,
+    /// The last entry that evicted each server: what was promised of it before is void, since it was dead.
+    evicted: BTreeMap<String, Index>,
     pub coverage: Coverage,
 }
 
 impl Oracle {
-    pub fn new(nodes: u64) -> Self {
+    pub fn new(nodes: u64, servers_max: usize) -> Self {
+        let table = ServerTable::new(servers_max);
         Self {
             majority: usize::try_from(nodes).expect("at most 7") / 2 + 1,
             leaders: BTreeMap::new(),
             campaigns: BTreeSet::new(),
             entries: HashMap::new(),
             committed: Vec::new(),
-            digests: vec![ServerTable::new().digest()],
-            table: ServerTable::new(),
+            digests: vec![table.digest()],
+            table,
             lives: BTreeMap::new(),
             votes: BTreeMap::new(),
             pre_votes: BTreeMap::new(),
             handed_over: BTreeSet::new(),
             acknowledged: BTreeMap::new(),
+            evicted: BTreeMap::new(),
             coverage: Coverage::default(),
         }
     }
@@ -85,10 +93,9 @@ impl Oracle {
 
     /// A process started with what its disk remembers.
     pub fn started(&mut self, id: NodeId, wipes: u64, raft: &Raft, entries: &[Entry]) {
-        self.lives.insert(
-            id,
-            Life { applied_index: raft.applied_index(), term: raft.hard_state().term, leading: None },
-        );
+        let (commit_index, snapshot_index) = (raft.commit_index(), raft.snapshot_index());
+        self.lives
+            .insert(id, Life { commit_index, snapshot_index, term: raft.hard_state().term, leading: None });
         // Whatever it promised before, it must still know: its votes (Figure 2, "persistent state").
         let last = self.votes.range((id, wipes, 0)..=(id, wipes, Term::MAX)).next_back();
         if let Some(((_, _, term), to)) = last {
@@ -104,16 +111,32 @@ impl Oracle {
         self.restored(raft.snapshot_index(), raft.log().term_at(raft.snapshot_index()));
     }
 
-    /// After each step of a core.
+    /// After each call of a replica: what its core has come to.
     pub fn stepped(&mut self, raft: &Raft) {
         let (id, term) = (raft.id(), raft.hard_state().term);
         let life = self.lives.entry(id).or_default();
         assert!(term >= life.term, "node {id}: its term went back");
-        assert!(raft.applied_index() >= life.applied_index, "node {id}: its applied index went back");
-        (life.term, life.applied_index) = (term, raft.applied_index());
+        assert!(raft.commit_index() >= life.commit_index, "node {id}: its commit index went back");
+        assert!(raft.snapshot_index() >= life.snapshot_index, "node {id}: its snapshot went back");
+        let before = std::mem::replace(
+            life,
+            Life {
+                commit_index: raft.commit_index(),
+                snapshot_index: raft.snapshot_index(),
+                term,
+                leading: life.leading,
+            },
+        );
+        if raft.snapshot_index() > before.snapshot_index {
+            self.restored(raft.snapshot_index(), raft.log().term_at(raft.snapshot_index()));
+        }
+        if raft.commit_index() > before.commit_index {
+            self.commits(raft, before.commit_index);
+        }
         if raft.role_name() == RoleName::Candidate {
             self.campaigns.insert(term);
         }
+        let life = self.lives.entry(id).or_default();
         if !raft.is_leader() {
             life.leading = None;
             return;
@@ -172,12 +195,32 @@ impl Oracle {
         );
     }
 
-    /// Before a driver carries out what a core decided.
-    pub fn decided(&mut self, raft: &Raft, output: &Output) {
-        let id = raft.id();
-        let led_before = self.lives.get(&id).and_then(|life| life.leading);
-        for durable in &output.durable {
-            match durable {
+    /// A core commits more than before.
+    fn commits(&mut self, raft: &Raft, before: Index) {
+        let (id, commit) = (raft.id(), raft.commit_index());
+        if raft.is_leader() {
+            // 5.4.2 and Figure 8: "only log entries from the leader's current term are committed by counting replicas".
+            let term = raft.hard_state().term;
+            assert_eq!(
+                raft.log().term_at(commit),
+                Some(term),
+                "figure 8: leader {id} of term {term} commits up to {commit}, an entry of an earlier term"
+            );
+        }
+        for index in before + 1..=commit {
+            match raft.log().get(index) {
+                Some(entry) => self.committed(raft, entry),
+                None => {
+                    assert!(index <= raft.snapshot_index(), "node {id} commits {index}, which it has not")
+                }
+            }
+        }
+    }
+
+    /// Before a driver writes what a replica wants to be durable.
+    pub fn writes(&mut self, raft: &Raft, steps: &[Durable]) {
+        for step in steps {
+            match step {
                 Durable::Record(Record::Entry(entry)) => self.entry(raft, entry),
                 // Whether it may be truncated there is for the storage to judge: it asserts it before it writes. In one
                 // batch, a truncation and a snapshot that covers its place may follow each other.
@@ -191,44 +234,17 @@ impl Oracle {
                 }
             }
         }
-        if led_before.is_some_and(|(term, _)| term == raft.hard_state().term && raft.is_leader()) {
-            let own_term = raft.hard_state().term;
-            for append in output.send_now.iter().filter_map(|send| match &send.request {
-                Request::AppendEntries(append) => Some(append),
-                _ => None,
-            }) {
-                assert_eq!(append.term, own_term, "a leader speaks for its own term alone");
-            }
-        }
-        if raft.is_leader() && !output.apply.is_empty() {
-            // 5.4.2 and Figure 8: "only log entries from the leader's current term are committed by counting replicas".
-            let (commit, term) = (raft.commit_index(), raft.hard_state().term);
-            assert_eq!(
-                raft.log().term_at(commit),
-                Some(term),
-                "figure 8: leader {id} of term {term} commits up to {commit}, an entry of an earlier term"
-            );
-        }
-        for step in &output.apply {
-            match step {
-                Apply::Entry(entry) => self.applied(raft, entry),
-                Apply::Restore(snapshot) => self.restored(snapshot.last_index, Some(snapshot.last_term)),
-            }
-        }
-        for notice in &output.notices {
-            self.noticed(notice);
-        }
     }
 
     /// State Machine Safety: if a server has applied an entry at a given index, no other server will ever apply a different
-    /// entry for the same index.
-    fn applied(&mut self, raft: &Raft, entry: &Entry) {
+    /// entry for the same index. What a core commits is applied next; that it was is seen by the digest of the table.
+    fn committed(&mut self, raft: &Raft, entry: &Entry) {
         let id = raft.id();
         let position = usize::try_from(entry.index - 1).expect("a short log");
         if let Some(committed) = self.committed.get(position) {
             assert!(
                 committed.term == entry.term && committed.command == entry.command,
-                "state machine safety: node {id} applies {entry:?}, but {:?} of term {} is committed there",
+                "state machine safety: node {id} commits {entry:?}, but {:?} of term {} is committed there",
                 committed.command,
                 committed.term
             );
@@ -237,18 +253,32 @@ impl Oracle {
         assert_eq!(
             position,
             self.committed.len(),
-            "node {id} applies entry {} before its predecessor",
+            "node {id} commits entry {} before its predecessor",
             entry.index
         );
-        let (term, command) = (entry.term, entry.command.clone());
-        self.committed.push(Committed { term, committed_in: raft.hard_state().term, command });
-        match self.table.apply(entry.index, &entry.command) {
+        let alive: BTreeSet<String> = self
+            .table
+            .servers()
+            .filter(|record| record.alive)
+            .map(|record| record.report.server.clone())
+            .collect();
+        let change = self.table.apply(entry);
+        match &change {
             Change::Died => self.coverage.count(Seen::ServerDied),
             Change::Revived => self.coverage.count(Seen::ServerRevived),
+            Change::NoRoom => self.coverage.count(Seen::TableFull),
             Change::Ignored(reason) => panic!("entry {} was ignored: {reason}", entry.index),
+            Change::New { evicted: Some(evicted) } => {
+                self.coverage.count(Seen::Evicted);
+                assert!(!alive.contains(evicted), "entry {} evicts {evicted}, which lives", entry.index);
+                self.evicted.insert(evicted.clone(), entry.index);
+                self.acknowledged.remove(evicted);
+            }
             _ => {}
         }
         self.digests.push(self.table.digest());
+        let (term, command, committed_in) = (entry.term, entry.command.clone(), raft.hard_state().term);
+        self.committed.push(Committed { term, committed_in, command, change });
     }
 
     /// A snapshot holds committed entries alone.
@@ -275,7 +305,7 @@ impl Oracle {
         );
     }
 
-    fn noticed(&mut self, notice: &Notice) {
+    pub fn noticed(&mut self, notice: &Notice) {
         match notice {
             Notice::Compacted { .. } => self.coverage.count(Seen::Compacted),
             Notice::SnapshotInstalled { .. } => self.coverage.count(Seen::SnapshotInstalled),
@@ -288,19 +318,18 @@ impl Oracle {
         }
     }
 
-    /// A promise leaves a node: from now on it must be kept, over any crash.
-    pub fn promised(&mut self, id: NodeId, wipes: u64, message: &SendOnceDurable) {
-        match message {
-            SendOnceDurable::Reply { to, reply: Reply::RequestVote(reply), .. } if reply.vote_granted => {
-                self.voted(id, wipes, reply.for_term, *to);
+    /// A request leaves a node. If it is a promise, it must be kept from now on, over any crash.
+    pub fn sends(&mut self, raft: &Raft, wipes: u64, to: NodeId, request: &Request) {
+        let id = raft.id();
+        match request {
+            // A leader told a peer to campaign.
+            Request::TimeoutNow(arguments) => {
+                self.handed_over.insert((to, arguments.term));
             }
-            SendOnceDurable::Reply { to, reply: Reply::PreVote(reply), .. } if reply.vote_granted => {
-                self.pre_votes.entry((*to, reply.for_term)).or_default().insert(id);
+            Request::AppendEntries(append) if raft.is_leader() => {
+                assert_eq!(append.term, raft.hard_state().term, "a leader speaks for its own term alone");
             }
-            SendOnceDurable::Reply { to: _, reply: Reply::TimeoutNow(reply), .. } if reply.accepted => {
-                self.coverage.count(Seen::TransferElection);
-            }
-            SendOnceDurable::Request { request: Request::RequestVote(arguments), .. } => {
+            Request::RequestVote(arguments) => {
                 self.voted(id, wipes, arguments.term, id);
                 if arguments.leadership_transfer {
                     assert!(
@@ -322,9 +351,16 @@ impl Oracle {
         }
     }
 
-    /// A leader told a peer to campaign.
-    pub fn handed_over(&mut self, to: NodeId, term: Term) {
-        self.handed_over.insert((to, term));
+    /// A reply leaves a node, and is a promise.
+    pub fn replies(&mut self, id: NodeId, wipes: u64, to: NodeId, reply: &Reply) {
+        match reply {
+            Reply::RequestVote(reply) if reply.vote_granted => self.voted(id, wipes, reply.for_term, to),
+            Reply::PreVote(reply) if reply.vote_granted => {
+                self.pre_votes.entry((to, reply.for_term)).or_default().insert(id);
+            }
+            Reply::TimeoutNow(reply) if reply.accepted => self.coverage.count(Seen::TransferElection),
+            _ => {}
+        }
     }
 
     fn voted(&mut self, id: NodeId, wipes: u64, term: Term, to: NodeId) {
@@ -332,28 +368,51 @@ impl Oracle {
         assert_eq!(first, to, "durable votes: node {id} votes twice in term {term}");
     }
 
-    /// A daemon was told that its report counts: it must, for ever. The committed log only grows, and every node's table is
-    /// compared with the one kept here, so it is enough to look once.
-    pub fn acknowledged(&mut self, server: &str, stamp: Stamp, index: Index, stale: bool) {
-        self.coverage.count(if stale { Seen::AcknowledgedStale } else { Seen::Acknowledged });
-        let known = self.table.get(server).map(|record| record.report.stamp());
+    /// A daemon is told what became of its report. What it is told must be so, for ever, and `view`, which its node shows to
+    /// everybody else, must show it already.
+    pub fn answered(&mut self, id: NodeId, report: &Report, outcome: ReportOutcome, view: &View) {
+        let (server, stamp) = (&report.server, report.stamp());
+        let (index, term, promised) = match outcome {
+            ReportOutcome::Committed { index, term } => {
+                self.coverage.count(Seen::Acknowledged);
+                (index, term, stamp)
+            }
+            ReportOutcome::Stale { index, term, newest } => {
+                self.coverage.count(Seen::AcknowledgedStale);
+                assert!(newest >= stamp, "{server}: {stamp:?} is called stale, and the newest is {newest:?}");
+                (index, term, newest)
+            }
+            ReportOutcome::NotLeader { .. } => return self.coverage.count(Seen::NotLeader),
+            ReportOutcome::Unknown => return self.coverage.count(Seen::Unknown),
+            ReportOutcome::Busy => return self.coverage.count(Seen::Busy),
+            ReportOutcome::TableFull => return self.coverage.count(Seen::TurnedAwayFull),
+        };
+        let position = usize::try_from(index - 1).expect("a short log");
+        let entry = self.committed.get(position).expect("what is acknowledged is committed");
+        assert_eq!(term, entry.term, "{server} was told that entry {index} is of another term");
+        let Ok(ServerCommand::Report(in_log)) = ServerCommand::parse(&entry.command) else {
+            panic!("{server} was told of index {index}, which holds {:?}", entry.command);
+        };
         assert!(
-            known >= Some(stamp),
-            "server {server} was told that {stamp:?} is committed, but the newest is {known:?}"
+            in_log.server == *server && in_log.stamp() == promised,
+            "{server} was told that its {promised:?} is at {index}, which holds {in_log:?}"
         );
-        if !stale {
-            let position = usize::try_from(index - 1).expect("a short log");
-            let entry = self.committed.get(position).expect("what is acknowledged is committed");
-            let Ok(ServerCommand::Report(report)) = ServerCommand::parse(&entry.command) else {
-                panic!("server {server} was told of index {index}, which holds {:?}", entry.command);
-            };
-            assert!(
-                report.server == server && report.stamp() == stamp,
-                "server {server} was told that its {stamp:?} is at {index}, which holds {report:?}"
-            );
+        assert!(
+            entry.change.took_report(),
+            "{server} was told that {promised:?} at {index} counts, but applying it came to {:?}",
+            entry.change
+        );
+        // Dead, and evicted since: then nothing of it is left to be shown or kept.
+        if self.evicted.get(server).is_some_and(|evicted| *evicted > index) {
+            return;
         }
-        let newest = self.acknowledged.entry(server.to_owned()).or_default();
-        *newest = stamp.max(*newest);
+        let shown = view.get(server).map(|shown| shown.report().stamp());
+        assert!(
+            shown >= Some(promised),
+            "node {id} tells {server} that {promised:?} counts, and shows {shown:?}"
+        );
+        let newest = self.acknowledged.entry(server.clone()).or_default();
+        *newest = promised.max(*newest);
     }
 
     /// At the end, once more on a node's own table: nothing that was acknowledged is lost.

@@ -48,7 +48,7 @@ pub fn run(seed: u64, trace: Trace) -> Done {
     }
     for id in &healed {
         let process = world.process(*id).expect("healed nodes live");
-        world.oracle.nothing_lost(*id, &process.table);
+        world.oracle.nothing_lost(*id, process.replica.table());
     }
     Done {
         steps: world.steps,
@@ -60,7 +60,9 @@ pub fn run(seed: u64, trace: Trace) -> Done {
 }
 
 fn has_all(world: &World, id: NodeId) -> bool {
-    world.process(id).is_some_and(|process| process.table.applied_index() == world.oracle.commit_index())
+    world
+        .process(id)
+        .is_some_and(|process| process.replica.table().applied_index() == world.oracle.commit_index())
 }
 
 /// Heals a majority, and settles what becomes of the rest.
@@ -99,13 +101,15 @@ fn heal(world: &mut World) -> BTreeSet<NodeId> {
     world.partitions += 1;
     world.network.cut(world.partitions, links);
     world.note_isolation();
-    // Some servers are dead for good, the others live, all the time from here on.
+    // Some servers are dead for good, the others live, all the time from here on. The table has room for those that live.
     for daemon in &mut world.daemons {
         daemon.turns += 1;
         daemon.is_running = true;
     }
+    let mut places = world.plan.servers_max;
     for number in 0..world.daemons.len() {
-        let runs = number == 0 || world.random.below(3) > 0;
+        let runs = (number == 0 || world.random.below(3) > 0) && places > 0;
+        places -= usize::from(runs);
         world.daemons[number].is_running = runs;
     }
     world.trace.line(world.now, || format!("------- healed: {healed:?}"));
@@ -136,10 +140,12 @@ fn missing(world: &World, healed: &BTreeSet<NodeId>, stamps: &[rakit::balancer::
     let mut followed = BTreeSet::new();
     for id in healed {
         let Some(process) = world.process(*id) else { return Some(format!("node {id} is down")) };
-        let Some(leader) = process.raft.leader() else { return Some(format!("node {id} knows no leader")) };
-        followed.insert((leader, process.raft.hard_state().term));
+        let Some(leader) = process.replica.raft().leader() else {
+            return Some(format!("node {id} knows no leader"));
+        };
+        followed.insert((leader, process.replica.raft().hard_state().term));
         for (daemon, before) in world.daemons.iter().zip(stamps) {
-            let record = process.table.get(&daemon.name);
+            let record = process.replica.table().get(&daemon.name);
             let stamp = record.map(|record| record.report.stamp());
             let alive = record.is_some_and(|record| record.alive);
             if daemon.is_running && !(alive && stamp > Some(*before)) {
@@ -164,7 +170,7 @@ fn stay_calm(world: &mut World, healed: &BTreeSet<NodeId>) {
     world.run_until(world.old_messages_gone());
     let leader_and_term = |world: &World| {
         let process = world.process(*healed.first().expect("a majority")).expect("healed nodes live");
-        (process.raft.leader(), process.raft.hard_state().term)
+        (process.replica.raft().leader(), process.replica.raft().hard_state().term)
     };
     let before = leader_and_term(world);
     let end = world.now + CALM_PATIENCES * world.plan.patience();
@@ -174,16 +180,15 @@ fn stay_calm(world: &mut World, healed: &BTreeSet<NodeId>) {
         world.run_until(world.now + world.plan.heartbeat_us() / 4);
         for id in healed {
             let process = world.process(*id).expect("healed nodes live");
-            let late = world
-                .commit_times
-                .iter()
-                .find(|(index, at)| **index > process.table.applied_index() && **at + limit < world.now);
+            let late = world.commit_times.iter().find(|(index, at)| {
+                **index > process.replica.table().applied_index() && **at + limit < world.now
+            });
             assert!(
                 world.plan.is_narrow || late.is_none(),
                 "node {id}: entry {late:?} is committed and does not show within a heartbeat"
             );
             for daemon in world.daemons.iter().filter(|daemon| daemon.is_running) {
-                let alive = process.table.get(&daemon.name).is_some_and(|record| record.alive);
+                let alive = process.replica.table().get(&daemon.name).is_some_and(|record| record.alive);
                 assert!(alive, "node {id} takes the living {} for dead", daemon.name);
             }
         }

@@ -99,8 +99,13 @@ pub struct Plan {
     pub is_narrow: bool,
     pub snapshot_chunk_bytes: usize,
     pub uncommitted_entries_max: u64,
-    /// How many messages the loop takes at once (1,024 in the real one).
+    /// How many messages of each kind the loop takes at once (1,024 in the real one).
     pub batch_max: usize,
+    /// How many messages of consensus wait in a node's inbox (1,024 in the real one), and how many reports (4,096).
+    pub consensus_inbox_max: usize,
+    pub report_inbox_max: usize,
+    /// How many servers fit into the table (1,024 in the real one).
+    pub servers_max: usize,
     pub transport: Transport,
     pub disk_mode: DiskMode,
     /// Of 1,000 messages, so many are lost / come twice / take up to 60 ms / take up to 2.5 election time-outs.
@@ -154,6 +159,9 @@ impl Plan {
             snapshot_chunk_bytes: pick(random, &[50, 300, 256 << 10]) as usize,
             uncommitted_entries_max: pick(random, &[4, 30, if is_narrow { 60 } else { 16_384 }]),
             batch_max: pick(random, &[1, 3, 1_024, 1_024]) as usize,
+            consensus_inbox_max: pick(random, &[1, 4, 1_024, 1_024]) as usize,
+            report_inbox_max: pick(random, &[2, 8, 4_096, 4_096]) as usize,
+            servers_max: pick(random, &[2, 3, 4, 1_024, 1_024, 1_024]) as usize,
             transport: if random.below(2) == 0 { Transport::Http } else { Transport::Wild },
             disk_mode: if random.below(3) < 2 { DiskMode::Waits } else { DiskMode::Behind },
             loss: rates * random.below(30),

@@ -1,16 +1,15 @@
-//! One node's process: the real core, table, silence detector and storage, driven step by step as `node/raft_loop.rs`
-//! drives them. Where the real loop blocks (on its disk, on its inboxes) this one returns and is called again.
+//! One node's process: the node's own [`Replica`] and storage, on the simulator's disk, network and clock.
 //!
-//! Keep it beside `node/raft_loop.rs`: whatever is changed there in the order of things belongs here too.
+//! What is decided, and in which order, is the replica's business, here as in `node/raft_loop.rs`. This adapter carries its
+//! effects out, and looks at each of them: an effect that nobody may see yet is a promise broken, and the oracle says so. Where
+//! the real loop blocks (on its disk, on its inboxes) this one returns and is called again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use rakit::balancer::{Change, Report, ServerCommand, ServerTable, SilenceDetector, Stamp};
-use rakit::raft::{
-    Apply, Command, Durable, Event, Index, NodeId, Output, ProposalId, Raft, Record, Reply, ReplyToken,
-    Request, Resolution, RpcId, SendOnceDurable, Settings,
-};
+use rakit::balancer::{Dead, Published, Report, ServerCommand, Stamp};
+use rakit::raft::{self, Durable, NodeId, Record, Reply, Request, RpcId, TimeoutNowReply};
+use rakit::replica::{Effect, Input, Notice, Replica, ReportOutcome, Settings, Unread, Write};
 use rakit::storage::{Identity, Storage, StorageError};
 
 use super::coverage::Seen;
@@ -28,37 +27,6 @@ pub struct Back {
     pub exchange: u64,
 }
 
-/// What consensus waits for.
-#[derive(Clone, Debug)]
-pub enum Mail {
-    Request {
-        from: NodeId,
-        incarnation: u64,
-        request: Request,
-        back: Back,
-    },
-    Reply {
-        from: NodeId,
-        incarnation: u64,
-        rpc: RpcId,
-        reply: Reply,
-    },
-    Lost {
-        to: NodeId,
-        rpc: RpcId,
-    },
-    LeaderGone {
-        leader: NodeId,
-    },
-    Transfer {
-        to: Option<NodeId>,
-    },
-    /// Not the loop's own (that is made of incarnations): a false one, from nowhere.
-    PeerReset {
-        peer: NodeId,
-    },
-}
-
 /// A daemon's report, and how it was sent.
 #[derive(Clone, Debug)]
 pub struct ReportMail {
@@ -66,21 +34,21 @@ pub struct ReportMail {
     pub forward: bool,
 }
 
-/// What became of a report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReportOutcome {
-    Committed { index: Index, stale: bool },
-    NotLeader { leader: Option<NodeId> },
-    Unknown,
-    Busy,
+/// What consensus waits for.
+pub type Mail = Input<Back, ReportMail>;
+
+/// A false word that a peer runs on another data directory.
+pub fn spurious_reset(peer: NodeId) -> Mail {
+    let reply = Reply::TimeoutNow(TimeoutNowReply { term: 0, accepted: false });
+    Input::Reply { from: peer, incarnation: 0, rpc: 0, reply }
 }
 
 /// What a process does to the world.
 #[derive(Debug)]
-pub enum Effect {
+pub enum Deed {
     Send { to: NodeId, rpc: RpcId, request: Request },
-    Answer { back: Back, reply: Reply },
-    Outcome { mail: ReportMail, outcome: ReportOutcome },
+    Reply { back: Back, reply: Reply },
+    Answer { mail: ReportMail, outcome: ReportOutcome },
 }
 
 /// What the world lends to a process for one call.
@@ -88,43 +56,27 @@ pub struct Context<'a> {
     pub now: Time,
     pub oracle: &'a mut Oracle,
     pub trace: &'a Trace,
-    pub effects: &'a mut Vec<Effect>,
+    pub deeds: &'a mut Vec<Deed>,
     pub steps: &'a mut u64,
     /// How long the next write takes.
     pub latency: Time,
 }
-
-enum Waiting {
-    Daemons(Vec<(ReportMail, bool)>),
-    Verdict(rakit::balancer::Dead),
-}
-
-/// An output whose `durable` is being written, or waits to be.
-struct Write {
-    output: Output,
-    compaction: bool,
-}
-
-type Newest = BTreeMap<String, (Stamp, Command, Vec<(ReportMail, bool)>)>;
 
 /// A node's process. Its disk outlives it.
 pub struct Process {
     pub id: NodeId,
     pub life: u64,
     pub wipes: u64,
-    pub raft: Raft,
+    pub replica: Replica<Back, ReportMail>,
     pub storage: Storage<SimDisk>,
-    pub table: ServerTable,
-    silence: SilenceDetector,
-    pub consensus: VecDeque<Mail>,
-    pub service: VecDeque<ReportMail>,
-    waiting: BTreeMap<ProposalId, Waiting>,
-    next_proposal: ProposalId,
-    pub replies: BTreeMap<ReplyToken, Back>,
-    next_token: ReplyToken,
-    pub incarnations: BTreeMap<NodeId, u64>,
-    led: bool,
-    tick_put_off: bool,
+    published: Published,
+    /// The inbox of consensus, and who waits for room in it (`node/inbox.rs`: a message waits, and is never lost).
+    consensus: VecDeque<Mail>,
+    at_the_door: VecDeque<Mail>,
+    consensus_max: usize,
+    /// The inbox of reports, each with its time of arrival. One that finds no room is turned away.
+    reports: VecDeque<(Duration, ReportMail)>,
+    reports_max: usize,
     started: Time,
     /// How far its clock has jumped ahead.
     pub ahead: Time,
@@ -134,8 +86,16 @@ pub struct Process {
     disk_mode: DiskMode,
     batch_max: usize,
     snapshot_entries: u64,
+
+    // What is seen from outside, to check the replica by.
+    /// The incarnation of each peer, as last read.
+    pub incarnations: BTreeMap<NodeId, u64>,
+    /// Peers that wait for a reply.
+    unanswered: Vec<Back>,
+    /// Daemons that wait for an answer.
+    waiting_daemons: usize,
     server_timeout: Duration,
-    /// What the silence detector is judged by: the newest sign of life of each server, and since when this node leads.
+    /// The newest sign of life of each server, and since when this node leads.
     signs: BTreeMap<String, (Stamp, Duration)>,
     leads_since: Option<Duration>,
     idle_wakes: u32,
@@ -159,44 +119,42 @@ impl Process {
     ) -> Result<Self, StorageError> {
         let identity = Identity { cluster: "sim".to_owned(), node: id };
         let (storage, recovered) = Storage::open(disk, &identity, seed)?;
-        let table = recovered.snapshot.as_ref().map_or_else(ServerTable::new, |snapshot| {
-            ServerTable::from_snapshot(&snapshot.state).expect("the snapshot was made from a table")
-        });
-        let mut settings = Settings::new(
-            id,
-            (1..=plan.nodes).collect(),
-            plan.election_timeout,
-            plan.heartbeat,
-            seed ^ 0xe1ec,
-        );
-        settings.append_entries_max = plan.append_entries_max;
-        settings.append_bytes_max = plan.append_bytes_max;
-        settings.snapshot_chunk_bytes = plan.snapshot_chunk_bytes;
-        settings.uncommitted_entries_max = plan.uncommitted_entries_max;
-        settings.trailing_entries = plan.trailing_entries;
-        settings.state_is_valid = ServerTable::check_snapshot;
+        let voters = (1..=plan.nodes).collect();
+        let mut core = raft::Settings::new(id, voters, plan.election_timeout, plan.heartbeat, seed ^ 0xe1ec);
+        core.append_entries_max = plan.append_entries_max;
+        core.append_bytes_max = plan.append_bytes_max;
+        core.snapshot_chunk_bytes = plan.snapshot_chunk_bytes;
+        core.uncommitted_entries_max = plan.uncommitted_entries_max;
+        core.trailing_entries = plan.trailing_entries;
+        let settings = Settings {
+            raft: core,
+            server_timeout: plan.server_timeout,
+            snapshot_entries: plan.snapshot_entries,
+            servers_max: plan.servers_max,
+        };
         let entries = recovered.entries.clone();
-        let raft =
-            Raft::new(settings, recovered.hard_state, recovered.snapshot, recovered.entries, Duration::ZERO);
-        oracle.started(id, wipes, &raft, &entries);
-        oracle.table(id, &table);
+        let replica = Replica::new(
+            settings,
+            recovered.hard_state,
+            recovered.snapshot,
+            recovered.entries,
+            Duration::ZERO,
+        )
+        .expect("the snapshot was made from a table");
+        oracle.started(id, wipes, replica.raft(), &entries);
+        oracle.table(id, replica.table());
         Ok(Self {
             id,
             life,
             wipes,
-            raft,
+            replica,
             storage,
-            table,
-            silence: SilenceDetector::new(plan.server_timeout),
+            published: Published::new(),
             consensus: VecDeque::new(),
-            service: VecDeque::new(),
-            waiting: BTreeMap::new(),
-            next_proposal: 1,
-            replies: BTreeMap::new(),
-            next_token: 1,
-            incarnations: BTreeMap::new(),
-            led: false,
-            tick_put_off: false,
+            at_the_door: VecDeque::new(),
+            consensus_max: plan.consensus_inbox_max,
+            reports: VecDeque::new(),
+            reports_max: plan.report_inbox_max,
             started: now,
             ahead: 0,
             writes: VecDeque::new(),
@@ -204,6 +162,9 @@ impl Process {
             disk_mode: plan.disk_mode,
             batch_max: plan.batch_max,
             snapshot_entries: plan.snapshot_entries,
+            incarnations: BTreeMap::new(),
+            unanswered: Vec::new(),
+            waiting_daemons: 0,
             server_timeout: plan.server_timeout,
             signs: BTreeMap::new(),
             leads_since: None,
@@ -229,209 +190,146 @@ impl Process {
 
     /// When the loop wakes up by itself, in the world's time.
     pub fn wakes_at(&self, now: Time) -> Time {
-        if !self.consensus.is_empty() || !self.service.is_empty() {
+        if self.has_mail() || !self.reports.is_empty() {
             return now;
         }
-        let silence = self.silence.deadline().unwrap_or(Duration::MAX);
-        let deadline = u64::try_from(self.raft.deadline().min(silence).as_micros()).unwrap_or(u64::MAX);
+        let deadline = u64::try_from(self.replica.deadline().as_micros()).unwrap_or(u64::MAX);
         deadline.saturating_add(self.started).saturating_sub(self.ahead).max(now)
     }
+
+    // ------------------------------------------------------------------------------------------------ the inboxes
+
+    /// Whether a message of consensus is unread.
+    pub fn has_mail(&self) -> bool {
+        !self.consensus.is_empty()
+    }
+
+    /// A message of consensus arrives. Returns whether it had to wait for room.
+    pub fn deliver(&mut self, mail: Mail) -> bool {
+        if let Input::Request { caller, .. } = &mail {
+            self.unanswered.push(*caller);
+        }
+        let is_full = self.consensus.len() >= self.consensus_max;
+        if is_full {
+            self.at_the_door.push_back(mail)
+        } else {
+            self.consensus.push_back(mail)
+        }
+        is_full
+    }
+
+    /// A report arrives. Returns whether there was room.
+    pub fn offer(&mut self, mail: ReportMail, now: Time) -> bool {
+        let has_room = self.reports.len() < self.reports_max;
+        if has_room {
+            self.waiting_daemons += 1;
+            self.reports.push_back((self.clock(now), mail));
+        }
+        has_room
+    }
+
+    fn next_message(&mut self) -> Option<Mail> {
+        let mail = self.consensus.pop_front()?;
+        self.consensus.extend(self.at_the_door.pop_front());
+        Some(mail)
+    }
+
+    // ------------------------------------------------------------------------------------------------ one batch
 
     /// One turn of the loop.
     pub fn wake(&mut self, context: &mut Context<'_>) -> Result<(), StorageError> {
         assert!(!self.is_blocked(), "the loop waits for its disk");
-        let (before, had_mail) = (*context.steps, !self.consensus.is_empty() || !self.service.is_empty());
-        let mut newest = Newest::new();
+        let had_mail = self.has_mail() || !self.reports.is_empty();
+        let now = self.clock(context.now);
         for _ in 0..self.batch_max {
-            let Some(mail) = self.consensus.pop_front() else { break };
-            self.take(mail, context);
+            let Some(mail) = self.next_message() else { break };
+            self.receive(mail, context);
         }
-        while let Some(mail) = self.service.pop_front() {
-            self.report(mail, &mut newest, context);
+        for _ in 0..self.batch_max {
+            let Some((_, mail)) = self.reports.pop_front() else { break };
+            self.note_sign(&mail, now);
+            let command = ServerCommand::Report(mail.report.clone()).to_command();
+            self.receive(Input::Report { report: mail.report.clone(), command, caller: mail }, context);
         }
-        for (_, (_, command, waiting)) in newest {
-            self.propose(command, Waiting::Daemons(waiting), context);
-        }
-        self.judge_silence(context);
-        // The clock comes last, after all mail was read; but mail that never ends puts it off only once.
-        let due = self.clock(context.now) >= self.raft.deadline();
-        let put_off = due && !self.consensus.is_empty() && !self.tick_put_off;
-        if due && !put_off {
-            self.step(Event::Tick, context);
-        }
-        self.tick_put_off = put_off;
-        // Without mail, and without a step or without any time that passed.
-        let idle = !had_mail && (*context.steps == before || self.woke_at == context.now);
+        let unread = Unread { messages: self.consensus.len(), reports: self.reports.len() };
+        self.replica.end_batch(now, unread);
+        self.look(context);
+        let is_idle = !had_mail && self.woke_at == context.now;
         self.woke_at = context.now;
-        self.idle_wakes = if idle { self.idle_wakes + 1 } else { 0 };
+        self.idle_wakes = if is_idle { self.idle_wakes + 1 } else { 0 };
         assert!(self.idle_wakes < IDLE_WAKES_MAX, "node {}: the loop spins", self.id);
         self.carry_out(context)
     }
 
-    fn step(&mut self, event: Event, context: &mut Context<'_>) {
+    fn receive(&mut self, mail: Mail, context: &mut Context<'_>) {
+        if let Input::Request { from, incarnation, .. } | Input::Reply { from, incarnation, .. } = &mail {
+            let before = self.incarnations.insert(*from, *incarnation);
+            if before.is_some_and(|before| before != *incarnation) {
+                context.oracle.count(Seen::PeerReset);
+            }
+        }
+        self.replica.receive(self.clock(context.now), mail);
+        self.look(context);
+    }
+
+    /// After each call of the replica: what its core has come to.
+    fn look(&mut self, context: &mut Context<'_>) {
         *context.steps += 1;
+        context.oracle.stepped(self.replica.raft());
         let now = self.clock(context.now);
-        self.raft.step(now, event);
-        context.oracle.stepped(&self.raft);
-        self.leads_since = if self.raft.is_leader() { self.leads_since.or(Some(now)) } else { None };
+        self.leads_since =
+            if self.replica.raft().is_leader() { self.leads_since.or(Some(now)) } else { None };
     }
 
-    fn take(&mut self, mail: Mail, context: &mut Context<'_>) {
-        let event = match mail {
-            Mail::Request { from, incarnation, request, back } => {
-                self.note_incarnation(from, incarnation, context);
-                let token = self.next_token;
-                self.next_token += 1;
-                self.replies.insert(token, back);
-                Event::Request { from, token, request }
-            }
-            Mail::Reply { from, incarnation, rpc, reply } => {
-                self.note_incarnation(from, incarnation, context);
-                Event::Reply { from, rpc, reply }
-            }
-            Mail::Lost { to, rpc } => Event::Lost { to, rpc },
-            Mail::LeaderGone { leader } => Event::LeaderGone { leader },
-            Mail::Transfer { to } => Event::Transfer { to },
-            Mail::PeerReset { peer } => Event::PeerReset { peer },
-        };
-        self.step(event, context);
-    }
-
-    fn note_incarnation(&mut self, peer: NodeId, incarnation: u64, context: &mut Context<'_>) {
-        if let Some(before) = self.incarnations.insert(peer, incarnation)
-            && before != incarnation
-        {
-            context.oracle.count(Seen::PeerReset);
-            context
-                .trace
-                .line(context.now, || format!("node {}: peer {peer} has another incarnation", self.id));
-            self.step(Event::PeerReset { peer }, context);
-        }
-    }
-
-    fn report(&mut self, mail: ReportMail, newest: &mut Newest, context: &mut Context<'_>) {
-        let (stamp, now) = (mail.report.stamp(), self.clock(context.now));
-        let server = mail.report.server.clone();
-        self.silence.heard(&server, stamp, now);
-        let is_news = self.table.is_newer(&server, stamp)
-            && self.signs.get(&server).is_none_or(|(newest, _)| stamp > *newest);
-        if is_news {
-            self.signs.insert(server.clone(), (stamp, now));
-        }
-        if !self.raft.is_leader() {
-            let outcome = ReportOutcome::NotLeader { leader: self.raft.leader() };
-            return context.effects.push(Effect::Outcome { mail, outcome });
-        }
-        if let Some(record) = self.table.get(&server)
-            && !self.table.is_newer(&server, stamp)
-        {
-            let outcome = ReportOutcome::Committed { index: record.reported_at, stale: true };
-            return context.effects.push(Effect::Outcome { mail, outcome });
-        }
-        let command = ServerCommand::Report(mail.report.clone()).to_command();
-        match newest.get_mut(&server) {
-            None => {
-                newest.insert(server, (stamp, command, vec![(mail, false)]));
-            }
-            Some((best, best_command, waiting)) => {
-                let newer = stamp > *best;
-                if newer {
-                    (*best, *best_command) = (stamp, command);
-                    for (_, stale) in waiting.iter_mut() {
-                        *stale = true;
-                    }
-                }
-                waiting.push((mail, !newer));
-            }
-        }
-    }
-
-    fn propose(&mut self, command: Command, waiting: Waiting, context: &mut Context<'_>) {
-        let id = self.next_proposal;
-        self.next_proposal += 1;
-        self.waiting.insert(id, waiting);
-        self.step(Event::Propose { id, command }, context);
-    }
-
-    fn judge_silence(&mut self, context: &mut Context<'_>) {
-        let (now, leads) = (self.clock(context.now), self.raft.is_leader());
-        if leads != self.led {
-            self.led = leads;
-            self.silence.lead_since(leads.then_some(now));
-        }
-        for dead in self.silence.overdue(&self.table, now) {
-            let id = self.id;
-            context.trace.line(context.now, || format!("node {id}: proposes {dead:?}"));
-            // Traps 36 to 38: no verdict but by a leader that has led and heard nothing for the whole time.
-            let since = self.leads_since.expect("only a leader judges");
-            assert!(
-                now >= since + self.server_timeout,
-                "node {id} leads only since {since:?}, and at {now:?} declares {} dead",
-                dead.server
-            );
-            if let Some((stamp, heard)) = self.signs.get(&dead.server) {
-                assert!(
-                    now >= *heard + self.server_timeout,
-                    "node {id} heard {stamp:?} of {} at {heard:?}, and at {now:?} declares it dead",
-                    dead.server
-                );
-            }
-            assert!(self.service.is_empty(), "a verdict while reports wait to be read");
-            let command = ServerCommand::Dead(dead.clone()).to_command();
-            self.propose(command, Waiting::Verdict(dead), context);
-        }
-    }
-
-    // ---------------------------------------------------------------------------------------- what was decided
-
-    /// Carries out what the core wants, until it wants nothing more or the disk has to be waited for.
+    /// Carries out what the replica wants, until it wants nothing more or the disk has to be waited for.
     fn carry_out(&mut self, context: &mut Context<'_>) -> Result<(), StorageError> {
-        loop {
-            let output = self.raft.take_output();
-            if output.is_empty() {
-                break;
-            }
-            self.begin(output, false, context);
+        while let Some(effect) = self.replica.next_effect() {
+            self.look(context);
+            self.do_one(effect, context);
             if self.is_blocked() {
                 return Ok(());
             }
         }
-        if self.compaction_due() {
-            let (at, state) = (self.raft.applied_index(), self.table.to_snapshot());
-            self.step(Event::Compact { at, state }, context);
-            let output = self.raft.take_output();
-            self.begin(output, true, context);
-        }
-        if !self.is_blocked() {
-            self.rest();
-        }
+        self.rest();
         Ok(())
     }
 
-    fn compaction_due(&self) -> bool {
-        self.writes.is_empty()
-            && self.raft.applied_index() - self.raft.snapshot_index() >= self.snapshot_entries
-    }
-
-    /// The first half: what may leave at once leaves, and the write begins.
-    fn begin(&mut self, mut output: Output, compaction: bool, context: &mut Context<'_>) {
-        context.oracle.decided(&self.raft, &output);
-        for notice in &output.notices {
-            context.trace.line(context.now, || notice.line(self.id));
-        }
-        for message in std::mem::take(&mut output.send_now) {
-            if let Request::TimeoutNow(arguments) = &message.request {
-                context.oracle.handed_over(message.to, arguments.term);
+    fn do_one(&mut self, effect: Effect<Back, ReportMail>, context: &mut Context<'_>) {
+        match effect {
+            Effect::Send { to, rpc, request } => {
+                context.oracle.sends(self.replica.raft(), self.wipes, to, &request);
+                context.deeds.push(Deed::Send { to, rpc, request });
             }
-            context.effects.push(Effect::Send { to: message.to, rpc: message.rpc, request: message.request });
-        }
-        let write = Write { output, compaction };
-        if self.writes.is_empty() && write.output.durable.is_empty() {
-            return self.finish(write.output, context);
-        }
-        self.writes.push_back(write);
-        if self.write_done.is_none() {
-            self.write_done = Some(context.now + context.latency);
+            Effect::Write(write) => {
+                context.oracle.writes(self.replica.raft(), &write.steps);
+                self.check_verdicts(&write.steps, context);
+                self.writes.push_back(write);
+                self.write_done.get_or_insert(context.now + context.latency);
+            }
+            Effect::Reply { caller, reply } => {
+                let place = self.unanswered.iter().position(|back| back.exchange == caller.exchange);
+                self.unanswered.swap_remove(place.expect("one reply for each request"));
+                context.oracle.replies(self.id, self.wipes, caller.node, &reply);
+                context.deeds.push(Deed::Reply { back: caller, reply });
+            }
+            Effect::Publish => {
+                self.published.publish(self.replica.table(), self.clock(context.now));
+                context.oracle.table(self.id, self.replica.table());
+            }
+            Effect::Watch(leader) => {
+                context.trace.line(context.now, || format!("node {}: watches {leader:?}", self.id));
+            }
+            Effect::Answer { caller, outcome } => {
+                self.waiting_daemons -= 1;
+                context.oracle.answered(self.id, &caller.report, outcome, &self.published.view());
+                context.deeds.push(Deed::Answer { mail: caller, outcome });
+            }
+            Effect::Notice(notice) => {
+                context.trace.line(context.now, || notice.line(self.id));
+                if let Notice::Raft(notice) = &notice {
+                    context.oracle.noticed(notice);
+                }
+            }
         }
     }
 
@@ -439,173 +337,113 @@ impl Process {
     pub fn disk_done(&mut self, at_once: usize, context: &mut Context<'_>) -> Result<(), StorageError> {
         self.write_done = None;
         let count = if self.disk_mode == DiskMode::Waits { 1 } else { at_once.max(1) };
-        let mut compacted = false;
-        for _ in 0..count {
-            let Some(Write { mut output, compaction }) = self.writes.pop_front() else { break };
-            compacted |= compaction;
-            if !output.durable.is_empty() {
-                let durable = std::mem::take(&mut output.durable);
-                self.make_durable(durable)?;
-                self.step(Event::Persisted { mark: output.mark }, context);
+        let mut done = None;
+        for Write { mark, steps } in self.writes.drain(..count.min(self.writes.len())) {
+            let compaction = steps.iter().rev().find_map(|step| match step {
+                Durable::Compact { retained, .. } => Some(retained.len() as u64),
+                Durable::Record(_) => None,
+            });
+            self.storage.make_durable(steps)?;
+            done = Some(mark);
+            if let Some(retained) = compaction {
+                // Now nothing older than the snapshot takes room any more. Records after it in the same write are few.
+                let bytes = self.storage.disk().bytes();
+                let bound = DISK_BYTES_FIXED + DISK_BYTES_PER_ENTRY * retained;
+                assert!(
+                    bytes <= bound,
+                    "node {}: {bytes} bytes after a compaction, more than {bound}",
+                    self.id
+                );
             }
-            self.finish(output, context);
         }
         if !self.writes.is_empty() {
             self.write_done = Some(context.now + context.latency);
         }
-        // After a compaction, the real loop goes to sleep.
-        if compacted && self.disk_mode == DiskMode::Waits {
-            self.rest();
-            return Ok(());
+        if let Some(mark) = done {
+            self.replica.durable(self.clock(context.now), mark);
+            self.look(context);
         }
         self.carry_out(context)
     }
 
-    fn make_durable(&mut self, durable: Vec<Durable>) -> Result<(), StorageError> {
-        let mut records: Vec<Record> = Vec::with_capacity(durable.len());
-        for step in durable {
-            match step {
-                Durable::Record(record) => records.push(record),
-                Durable::Compact { snapshot, hard_state, retained } => {
-                    self.storage.append(&std::mem::take(&mut records))?;
-                    self.storage.compact(&snapshot, hard_state, &retained)?;
-                    // Now nothing older than the snapshot takes room any more.
-                    let bytes = self.storage.disk().bytes();
-                    let bound = DISK_BYTES_FIXED + DISK_BYTES_PER_ENTRY * retained.len() as u64;
-                    assert!(
-                        bytes <= bound,
-                        "node {}: {bytes} bytes after a compaction, more than {bound}",
-                        self.id
-                    );
-                }
-            }
-        }
-        self.storage.append(&records)
-    }
+    // ------------------------------------------------------------------------------------------------ checks
 
-    /// The second half: what depends on the disk.
-    fn finish(&mut self, output: Output, context: &mut Context<'_>) {
-        for message in output.send_once_durable {
-            context.oracle.promised(self.id, self.wipes, &message);
-            match message {
-                SendOnceDurable::Request { to, rpc, request } => {
-                    context.effects.push(Effect::Send { to, rpc, request });
-                }
-                SendOnceDurable::Reply { token, reply, .. } => {
-                    let back = self.replies.remove(&token).expect("one reply for each request");
-                    context.effects.push(Effect::Answer { back, reply });
-                }
-            }
-        }
-        let mut stale_at = Vec::new();
-        let changed = !output.apply.is_empty();
-        for step in output.apply {
-            match step {
-                Apply::Entry(entry) => {
-                    if self.table.apply(entry.index, &entry.command) == Change::Stale {
-                        stale_at.push(entry.index);
-                    }
-                }
-                Apply::Restore(snapshot) => {
-                    let table = ServerTable::from_snapshot(&snapshot.state).expect("a leader's table");
-                    assert!(
-                        table.applied_index() > self.table.applied_index(),
-                        "a snapshot went back (trap 28)"
-                    );
-                    self.table = table;
-                }
-            }
-        }
-        if changed {
-            context.oracle.table(self.id, &self.table);
-        }
-        for (id, resolution) in output.resolved {
-            self.resolve(id, resolution, &stale_at, context);
+    /// A report is read: is it a sign of life?
+    fn note_sign(&mut self, mail: &ReportMail, now: Duration) {
+        let (server, stamp) = (&mail.report.server, mail.report.stamp());
+        let is_news = self.replica.table().is_newer(server, stamp)
+            && self.signs.get(server).is_none_or(|(newest, _)| stamp > *newest);
+        if is_news {
+            self.signs.insert(server.clone(), (stamp, now));
         }
     }
 
-    fn resolve(
-        &mut self,
-        id: ProposalId,
-        resolution: Resolution,
-        stale_at: &[Index],
-        context: &mut Context<'_>,
-    ) {
-        let waiting = self.waiting.remove(&id);
-        match waiting.unwrap_or_else(|| panic!("node {}: proposal {id} was resolved twice", self.id)) {
-            Waiting::Verdict(dead) => {
-                if !matches!(resolution, Resolution::Committed { .. }) {
-                    self.silence.lost(&dead);
-                }
+    /// No verdict but by a leader that has led and heard nothing of that server for the whole time, and has read every report
+    /// of it that had come by then.
+    fn check_verdicts(&self, steps: &[Durable], context: &Context<'_>) {
+        let (id, raft, now) = (self.id, self.replica.raft(), self.clock(context.now));
+        for step in steps {
+            let Durable::Record(Record::Entry(entry)) = step else { continue };
+            if !raft.is_leader()
+                || entry.term != raft.hard_state().term
+                || !is_verdict(entry.command.as_json())
+            {
+                continue;
             }
-            Waiting::Daemons(daemons) => {
-                for (mail, superseded) in daemons {
-                    let outcome = match resolution {
-                        Resolution::Committed { index, .. } => {
-                            ReportOutcome::Committed { index, stale: superseded || stale_at.contains(&index) }
-                        }
-                        Resolution::NotLeader { leader } => ReportOutcome::NotLeader { leader },
-                        Resolution::Busy => ReportOutcome::Busy,
-                        Resolution::Unknown => ReportOutcome::Unknown,
-                    };
-                    context.effects.push(Effect::Outcome { mail, outcome });
-                }
-            }
+            let Ok(ServerCommand::Dead(Dead { server, .. })) = ServerCommand::parse(&entry.command) else {
+                panic!("a leader writes what it can read: {:?}", entry.command);
+            };
+            let since = self.leads_since.expect("only a leader judges");
+            let (stamp, heard) = self.signs.get(&server).copied().unwrap_or_default();
+            let due = heard.max(since) + self.server_timeout;
+            assert!(
+                now >= due,
+                "node {id} heard {stamp:?} of {server} at {heard:?}, and at {now:?} declares it dead"
+            );
+            let unread = self.reports.iter().find(|(arrived, mail)| {
+                mail.report.server == server && mail.report.stamp() > stamp && *arrived < due
+            });
+            assert!(unread.is_none(), "node {id} declares {server} dead, and {unread:?} is unread");
         }
     }
 
     /// The loop is about to block: nothing may be left over.
     fn rest(&self) {
-        let (id, raft) = (self.id, &self.raft);
-        if self.writes.is_empty() {
-            assert!(
-                raft.is_leader() || self.waiting.is_empty(),
-                "node {id}: {} proposals wait, and it does not lead (trap 33)",
-                self.waiting.len()
-            );
-            assert_eq!(self.table.applied_index(), raft.applied_index(), "node {id}: not all was applied");
-            self.assert_bounded();
+        if self.is_writing() {
+            return;
         }
-        let log = raft.log();
+        let (id, raft) = (self.id, self.replica.raft());
+        let unread = self.reports.len();
         assert!(
-            self.waiting.len() as u64 <= 1 + log.last_index() - raft.commit_index()
-                || !self.writes.is_empty(),
-            "node {id}: more proposals wait than entries"
+            raft.is_leader() || self.waiting_daemons == unread,
+            "node {id}: {} daemons wait, {unread} reports are unread, and it does not lead",
+            self.waiting_daemons
         );
-    }
-
-    /// Memory and disk, at any age.
-    fn assert_bounded(&self) {
-        let raft = &self.raft;
-        let applied = raft.applied_index();
-        // A compaction comes as soon as it is due, and leaves nothing older than the trailing entries.
+        let applied = self.replica.table().applied_index();
+        assert_eq!(applied, raft.applied_index(), "node {id}: not all was applied");
+        assert_eq!(self.published.view().applied_index(), applied, "node {id}: not all was published");
+        // Memory and disk, at any age. A compaction comes as soon as it is due.
         let since_snapshot = applied - raft.snapshot_index();
-        assert!(
-            since_snapshot < self.snapshot_entries,
-            "node {}: {since_snapshot} applied, not compacted",
-            self.id
-        );
+        assert!(since_snapshot < self.snapshot_entries, "node {id}: {since_snapshot} applied, not compacted");
         let bytes = self.storage.disk().bytes();
-        assert!(
-            bytes <= DISK_BYTES_MAX,
-            "node {}: {bytes} bytes on disk, more than {DISK_BYTES_MAX}",
-            self.id
-        );
+        assert!(bytes <= DISK_BYTES_MAX, "node {id}: {bytes} bytes on disk, more than {DISK_BYTES_MAX}");
     }
 
     /// How many entries are in memory that a compaction should have dropped.
     pub fn entries_in_memory(&self) -> u64 {
-        self.raft.log().last_index() + 1 - self.raft.log().first_index()
+        let log = self.replica.raft().log();
+        log.last_index() + 1 - log.first_index()
     }
 
     /// What was asked of this process and not answered: its connections close when it dies.
-    pub fn unanswered(&self) -> Vec<Back> {
-        let waiting = self.consensus.iter().filter_map(|mail| match mail {
-            Mail::Request { back, .. } => Some(*back),
-            _ => None,
-        });
-        self.replies.values().copied().chain(waiting).collect()
+    pub fn unanswered(&self) -> &[Back] {
+        &self.unanswered
     }
+}
+
+/// Whether a command is a verdict, without parsing every report for it.
+fn is_verdict(json: &str) -> bool {
+    json.starts_with("{\"dead\"")
 }
 
 /// What a node's directory holds right after a compaction: the snapshot (six servers of some 250 bytes), the header, term and

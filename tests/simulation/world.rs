@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rakit::raft::{Index, NodeId, Reply, Request, RpcId, Term};
+use rakit::replica::{Input, ReportOutcome};
 use rakit::storage::StorageError;
 
 use super::coverage::{Coverage, Seen};
@@ -11,7 +12,7 @@ use super::daemon::Daemon;
 use super::network::{Fate, Network, Purpose};
 use super::oracle::Oracle;
 use super::plan::{MS, Plan, Strike, Time, Transport, micros};
-use super::process::{Back, Context, Effect, Mail, Process, ReportMail, ReportOutcome};
+use super::process::{Back, Context, Deed, Mail, Process, ReportMail};
 use super::trace::Trace;
 use crate::disk::{Failure, Random, SimDisk};
 
@@ -150,7 +151,7 @@ pub struct World {
     exchanges: u64,
     pub chaos: bool,
     pub partitions: u64,
-    effects: Vec<Effect>,
+    deeds: Vec<Deed>,
     /// When each index was seen committed first, for the promise of the heartbeat. Filled while `watch_commits`.
     pub commit_times: BTreeMap<Index, Time>,
     pub watch_commits: bool,
@@ -183,13 +184,13 @@ impl World {
             next: 0,
             machines,
             network: Network::new(),
-            oracle: Oracle::new(plan.nodes),
+            oracle: Oracle::new(plan.nodes, plan.servers_max),
             trace,
             steps: 0,
             exchanges: 0,
             chaos: true,
             partitions: 0,
-            effects: Vec::new(),
+            deeds: Vec::new(),
             commit_times: BTreeMap::new(),
             watch_commits: false,
             daemons,
@@ -303,12 +304,12 @@ impl World {
         let position = usize::try_from(node - 1).expect("at most 7");
         let Some(process) = self.machines[position].process.as_mut() else { return };
         let committed = self.oracle.commit_index();
-        let mut effects = std::mem::take(&mut self.effects);
+        let mut deeds = std::mem::take(&mut self.deeds);
         let mut context = Context {
             now: self.now,
             oracle: &mut self.oracle,
             trace: &self.trace,
-            effects: &mut effects,
+            deeds: &mut deeds,
             steps: &mut self.steps,
             latency,
         };
@@ -319,10 +320,10 @@ impl World {
             }
         }
         // What left before the disk failed has left.
-        for effect in effects.drain(..) {
-            self.carry_out(node, effect);
+        for deed in deeds.drain(..) {
+            self.carry_out(node, deed);
         }
-        self.effects = effects;
+        self.deeds = deeds;
         match result {
             Ok(()) => {
                 self.check(node);
@@ -420,7 +421,7 @@ impl World {
         }
         match Process::start(&plan, node, life, wipes, disk, now, seed, &mut self.oracle) {
             Ok(process) => {
-                let raft = &process.raft;
+                let raft = process.replica.raft();
                 self.trace.line(now, || {
                     let (state, last) = (raft.hard_state(), raft.log().last_index());
                     format!(
@@ -457,7 +458,7 @@ impl World {
             .machines
             .iter()
             .filter(|machine| {
-                machine.process.as_ref().is_some_and(|process| process.raft.leader() == Some(node))
+                machine.process.as_ref().is_some_and(|process| process.replica.raft().leader() == Some(node))
             })
             .filter(|machine| machine.id != node)
             .map(|machine| (machine.id, machine.life))
@@ -483,7 +484,7 @@ impl World {
             && !power_cut
         {
             // The kernel closes its connections: who waits for an answer hears of it, and who watched it too.
-            for back in process.unanswered() {
+            for back in process.unanswered().iter().copied() {
                 if self.random.below(10) < 8 && !self.network.is_cut(node, back.node) {
                     self.after(200, Happening::Lost { to: node, back, by_timeout: false });
                 }
@@ -492,7 +493,7 @@ impl World {
                 if self.random.below(10) < 8 && !self.network.is_cut(node, follower) {
                     self.oracle.count(Seen::HintRight);
                     let delay = 100 + self.random.below(2 * MS);
-                    let mail = Mail::LeaderGone { leader: node };
+                    let mail = Input::LeaderGone { leader: node };
                     self.after(delay, Happening::Mail { to: follower, life, mail });
                 }
             }
@@ -507,11 +508,11 @@ impl World {
 
     // ------------------------------------------------------------------------------------------------ messages
 
-    fn carry_out(&mut self, node: NodeId, effect: Effect) {
-        match effect {
-            Effect::Send { to, rpc, request } => self.send(node, to, rpc, request),
-            Effect::Answer { back, reply } => self.answer(node, back, reply),
-            Effect::Outcome { mail, outcome } => self.outcome(node, mail, outcome),
+    fn carry_out(&mut self, node: NodeId, deed: Deed) {
+        match deed {
+            Deed::Send { to, rpc, request } => self.send(node, to, rpc, request),
+            Deed::Reply { back, reply } => self.reply(node, back, reply),
+            Deed::Answer { mail, outcome } => self.outcome(node, mail, outcome),
         }
     }
 
@@ -614,7 +615,7 @@ impl World {
         {
             self.oracle.count(Seen::SnapshotRestarted);
         }
-        self.deliver(to, life, Mail::Request { from, incarnation, request, back });
+        self.deliver(to, life, Input::Request { from, incarnation, request, caller: back });
     }
 
     fn note_order(&mut self, to: NodeId, from: NodeId, sent: u64) {
@@ -626,7 +627,7 @@ impl World {
         }
     }
 
-    fn answer(&mut self, from: NodeId, back: Back, reply: Reply) {
+    fn reply(&mut self, from: NodeId, back: Back, reply: Reply) {
         let Some(process) = self.process(from) else { return };
         let incarnation = process.storage.incarnation();
         let sent = self.exchanges;
@@ -655,7 +656,7 @@ impl World {
             self.oracle.count(Seen::LateReply);
             return;
         }
-        self.deliver(back.node, back.life, Mail::Reply { from, incarnation, rpc: back.rpc, reply });
+        self.deliver(back.node, back.life, Input::Reply { from, incarnation, rpc: back.rpc, reply });
         self.next_request(from, back);
     }
 
@@ -670,7 +671,7 @@ impl World {
         if is_over {
             return;
         }
-        self.deliver(back.node, back.life, Mail::Lost { to, rpc: back.rpc });
+        self.deliver(back.node, back.life, Input::Lost { to, rpc: back.rpc });
         self.next_request(to, back);
     }
 
@@ -700,8 +701,11 @@ impl World {
             return;
         }
         let Some(process) = machine.process.as_mut() else { return };
-        process.consensus.push_back(mail);
-        if process.is_blocked() {
+        let (waits, is_blocked) = (process.deliver(mail), process.is_blocked());
+        if waits {
+            self.oracle.count(Seen::ConsensusInboxFull);
+        }
+        if is_blocked {
             self.oracle.count(Seen::MailWhileWriting);
         }
         self.schedule(to);
@@ -732,33 +736,32 @@ impl World {
     }
 
     fn report_arrives(&mut self, to: NodeId, mail: ReportMail) {
+        let now = self.now;
         let Some(process) = self.machine(to).process.as_mut() else { return };
-        process.service.push_back(mail);
+        if !process.offer(mail, now) {
+            // It is told so, and reports again, as always.
+            self.oracle.count(Seen::ReportInboxFull);
+        }
         self.schedule(to);
     }
 
     fn outcome(&mut self, node: NodeId, mail: ReportMail, outcome: ReportOutcome) {
-        match outcome {
-            ReportOutcome::Committed { index, stale } => {
-                self.oracle.acknowledged(&mail.report.server, mail.report.stamp(), index, stale);
+        if let ReportOutcome::NotLeader { leader: Some(leader) } = outcome
+            && mail.forward
+            && leader != node
+        {
+            self.oracle.count(Seen::Forwarded);
+            if let Some(after) = self.travel(node, leader) {
+                let mail = ReportMail { forward: false, ..mail };
+                self.after(after, Happening::Report { to: leader, mail });
             }
-            ReportOutcome::NotLeader { leader: Some(leader) } if mail.forward && leader != node => {
-                self.oracle.count(Seen::Forwarded);
-                if let Some(after) = self.travel(node, leader) {
-                    let mail = ReportMail { forward: false, ..mail };
-                    self.after(after, Happening::Report { to: leader, mail });
-                }
-                return;
-            }
-            ReportOutcome::NotLeader { .. } => self.oracle.count(Seen::NotLeader),
-            ReportOutcome::Unknown => self.oracle.count(Seen::Unknown),
-            ReportOutcome::Busy => self.oracle.count(Seen::Busy),
+            return;
         }
         self.after(500, Happening::Outcome { mail, outcome });
     }
 
     fn outcome_arrives(&mut self, mail: &ReportMail, outcome: ReportOutcome) {
-        if matches!(outcome, ReportOutcome::Committed { .. }) {
+        if matches!(outcome, ReportOutcome::Committed { .. } | ReportOutcome::Stale { .. }) {
             let stamp = mail.report.stamp();
             if let Some(daemon) = self.daemons.iter_mut().find(|daemon| daemon.name == mail.report.server) {
                 daemon.acknowledged = daemon.acknowledged.max(stamp);
@@ -787,17 +790,19 @@ impl World {
         let Some(process) = self.process(node) else { return };
         let isolated = self.machines[usize::try_from(node - 1).expect("at most 7")].isolated;
         if let Some(term) = isolated {
-            let own = process.raft.hard_state().term;
+            let own = process.replica.raft().hard_state().term;
             assert_eq!(own, term, "node {node} is alone, and its term rose from {term} to {own} (trap 6)");
         }
         // What a node takes for durable in its own log is on its own disk, and the same (trap 16).
-        let (durable, shape) = (process.raft.durable_index(), process.storage.shape());
+        let (durable, shape) = (process.replica.raft().durable_index(), process.storage.shape());
         assert!(
             durable <= shape.last_index(),
             "node {node} takes entry {durable} for durable, and has {} on its disk",
             shape.last_index()
         );
-        if let (Some(own), Some(on_disk)) = (process.raft.log().term_at(durable), shape.term_at(durable)) {
+        if let (Some(own), Some(on_disk)) =
+            (process.replica.raft().log().term_at(durable), shape.term_at(durable))
+        {
             assert_eq!(
                 own, on_disk,
                 "node {node} takes another entry {durable} for durable than is on its disk"
@@ -805,10 +810,10 @@ impl World {
         }
         // A leader's match never above the peer's durable log (trap 14).
         for peer in self.machines.iter().filter_map(|machine| machine.process.as_ref()) {
-            let Some((match_index, _)) = process.raft.progress(peer.id) else { continue };
+            let Some((match_index, _)) = process.replica.raft().progress(peer.id) else { continue };
             let known = process.incarnations.get(&peer.id).copied();
             // What a follower acknowledged to a leader of an earlier term, a later one may have truncated.
-            let is_later = peer.raft.hard_state().term > process.raft.hard_state().term;
+            let is_later = peer.replica.raft().hard_state().term > process.replica.raft().hard_state().term;
             if match_index == 0 || is_later || known != Some(peer.storage.incarnation()) {
                 continue;
             }
@@ -820,12 +825,12 @@ impl World {
                 shape.last_index()
             );
             if let (Some(own), Some(other)) =
-                (process.raft.log().term_at(match_index), shape.term_at(match_index))
+                (process.replica.raft().log().term_at(match_index), shape.term_at(match_index))
             {
                 assert_eq!(own, other, "leader {node} counts on entry {match_index} of node {}", peer.id);
             }
         }
-        let unapplied = process.raft.log().last_index() - process.raft.applied_index();
+        let unapplied = process.replica.raft().log().last_index() - process.replica.raft().applied_index();
         let bound = self.plan.snapshot_entries + self.plan.trailing_entries + unapplied;
         let held = process.entries_in_memory();
         assert!(process.is_writing() || held <= bound, "node {node} holds {held} entries in memory");
@@ -838,8 +843,8 @@ impl World {
             let alone = network.is_isolated(machine.id, nodes);
             machine.isolated = match &machine.process {
                 // With mail in its inbox, or an output under way, the last word of the others may not be heard yet.
-                Some(process) if alone && process.consensus.is_empty() && !process.is_writing() => {
-                    machine.isolated.or(Some(process.raft.hard_state().term))
+                Some(process) if alone && !process.has_mail() && !process.is_writing() => {
+                    machine.isolated.or(Some(process.replica.raft().hard_state().term))
                 }
                 _ => None,
             };
@@ -855,7 +860,7 @@ impl World {
         let mut seen = BTreeSet::new();
         self.machines.iter().filter(|machine| machine.id != node).all(|machine| {
             machine.process.as_ref().is_some_and(|process| {
-                let raft = &process.raft;
+                let raft = process.replica.raft();
                 seen.insert((raft.leader(), raft.hard_state().term, raft.log().last_index()));
                 raft.leader().is_some_and(|leader| leader != node) && !process.is_writing() && !machine.paused
             })
@@ -868,8 +873,8 @@ impl World {
             .machines
             .iter()
             .filter_map(|machine| machine.process.as_ref())
-            .filter(|process| process.raft.is_leader())
-            .map(|process| (process.raft.hard_state().term, process.id))
+            .filter(|process| process.replica.raft().is_leader())
+            .map(|process| (process.replica.raft().hard_state().term, process.id))
             .collect();
         leaders.sort_unstable();
         leaders.into_iter().map(|(_, id)| id).collect()

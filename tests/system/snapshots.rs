@@ -349,14 +349,15 @@ fn no_line_of_an_entry_or_a_server_is_longer_than_the_bound_says() {
     let report: Report =
         rakit::balancer::IncomingReport::parse(body.as_bytes()).expect("all within range").report;
     let command = ServerCommand::Report(report).to_command();
-    let entry = Entry { index: u64::MAX, term: u64::MAX, command: command.clone() };
-    let line =
-        serde_json::to_string(&Record::Entry(entry)).expect("JSON").len() + "CCCCCCCC ".len() + "\n".len();
+    let entry = Entry { index: u64::MAX, term: u64::MAX, command };
+    let line = serde_json::to_string(&Record::Entry(entry.clone())).expect("JSON").len()
+        + "CCCCCCCC ".len()
+        + "\n".len();
     assert!(line <= LINE_BYTES_MAX, "an entry takes {line} bytes");
 
-    let mut table = rakit::balancer::ServerTable::new();
+    let mut table = rakit::balancer::ServerTable::new(rakit::balancer::SERVERS_MAX);
     let empty = table.to_snapshot().as_json().len();
-    table.apply(1, &command);
-    let server = table.to_snapshot().as_json().len() - empty + 2 * "18446744073709551615".len();
+    table.apply(&entry);
+    let server = table.to_snapshot().as_json().len() - empty;
     assert!(server <= LINE_BYTES_MAX, "a server takes {server} bytes of a snapshot");
 }

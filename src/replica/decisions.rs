@@ -1,0 +1,503 @@
+//! The replica: what one node decides, batch after batch. See [`replica`](super) for how it is driven.
+//!
+//! The file follows one batch: inputs come in, the batch ends, effects go out, what is committed is applied and answered.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use super::batch::{Batch, Reporter};
+use super::effect::{Effect, ReportOutcome, Standing, Write};
+use super::input::{Input, Unread};
+use super::mail_first::MailFirst;
+use super::notice::Notice;
+use super::recovery::Recovery;
+use crate::balancer::{Change, Dead, Report, ServerCommand, ServerTable, SilenceDetector};
+use crate::raft::{
+    self, Apply, Command, Entry, Event, HardState, Index, NodeId, Output, ProposalId, Raft, ReplyToken,
+    Resolution, SendNow, SendOnceDurable, Snapshot, Term,
+};
+
+/// What a replica needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The core's settings. `state_is_valid` is set by the replica: it knows what a state is.
+    pub raft: raft::Settings,
+    /// A server is dead after so long without a report.
+    pub server_timeout: Duration,
+    /// The log is compacted after so many applied entries.
+    pub snapshot_entries: u64,
+    /// How many servers the table holds. Equal on all nodes: it is part of the replicated rules.
+    pub servers_max: usize,
+}
+
+/// One node's replica of the server table, with the core that keeps it equal on all nodes.
+#[derive(Debug)]
+pub struct Replica<P, D> {
+    raft: Raft,
+    /// The replicated state, as of its applied index.
+    table: ServerTable,
+    recovery: Recovery,
+    silence: SilenceDetector,
+    snapshot_entries: u64,
+    /// The newest time that the driver told.
+    now: Duration,
+
+    // Who waits.
+    /// Peers that wait for a reply, by the token under which the core knows them.
+    requests: BTreeMap<ReplyToken, P>,
+    next_token: ReplyToken,
+    /// What waits for its commit.
+    proposals: BTreeMap<ProposalId, Waiting<D>>,
+    next_proposal: ProposalId,
+    /// The reports of the batch that is being read.
+    batch: Batch<D>,
+
+    // What is known of the others.
+    /// The incarnation of each peer's data directory, as last heard.
+    incarnations: BTreeMap<NodeId, u64>,
+    /// The term that this node leads, as the silence detector was told.
+    leading: Option<Term>,
+    /// The leader that is being watched.
+    watched: Option<NodeId>,
+    last_contact: Duration,
+    tick: MailFirst,
+    verdicts: MailFirst,
+
+    // What goes out, in the order of the fields: see `next_effect`.
+    /// May be carried out now.
+    ready: VecDeque<Effect<P, D>>,
+    /// Durable, and not yet applied.
+    committed: VecDeque<Committed>,
+    /// Answers that must not be given before the next picture is published.
+    answers: VecDeque<Effect<P, D>>,
+    /// Whether there may be something new to publish.
+    unpublished: bool,
+    /// Waits for the disk, oldest first.
+    held: VecDeque<Held>,
+    /// The mark of the newest write that was handed out.
+    written: u64,
+    /// The mark of the newest write that is durable.
+    durable: u64,
+}
+
+/// Who waits for a proposal.
+#[derive(Debug)]
+enum Waiting<D> {
+    /// Daemons that reported this server.
+    Reporters { server: String, reporters: Vec<Reporter<D>> },
+    /// The silence detector, with this verdict.
+    Verdict(Dead),
+}
+
+/// What one output of the core says is committed, and what became of proposals.
+#[derive(Debug)]
+struct Committed {
+    steps: Vec<Apply>,
+    resolved: Vec<(ProposalId, Resolution)>,
+}
+
+/// The part of an output that must wait until the disk has caught up.
+#[derive(Debug)]
+struct Held {
+    /// The write that it waits for.
+    mark: u64,
+    sends: Vec<SendOnceDurable>,
+    committed: Committed,
+}
+
+impl<P, D> Replica<P, D> {
+    /// A replica as it is when its process starts: with what its disk remembers.
+    ///
+    /// # Errors
+    /// One line, when the snapshot holds no server table.
+    ///
+    /// # Panics
+    /// If the settings or the recovered state contradict themselves; configuration and storage check both first.
+    pub fn new(
+        settings: Settings,
+        hard_state: HardState,
+        snapshot: Option<Snapshot>,
+        entries: Vec<Entry>,
+        now: Duration,
+    ) -> Result<Self, String> {
+        let Settings { raft: mut core, server_timeout, snapshot_entries, servers_max } = settings;
+        core.state_is_valid = ServerTable::check_snapshot;
+        let table = match &snapshot {
+            Some(snapshot) => ServerTable::from_snapshot(&snapshot.state)?,
+            None => ServerTable::new(servers_max),
+        };
+        let raft = Raft::new(core, hard_state, snapshot, entries, now);
+        let mut replica = Self {
+            recovery: Recovery::new(raft.log().last_index()),
+            raft,
+            table,
+            silence: SilenceDetector::new(server_timeout),
+            snapshot_entries,
+            now,
+            requests: BTreeMap::new(),
+            next_token: 1,
+            proposals: BTreeMap::new(),
+            next_proposal: 1,
+            batch: Batch::default(),
+            incarnations: BTreeMap::new(),
+            leading: None,
+            watched: None,
+            last_contact: Duration::ZERO,
+            tick: MailFirst::default(),
+            verdicts: MailFirst::default(),
+            ready: VecDeque::new(),
+            committed: VecDeque::new(),
+            answers: VecDeque::new(),
+            unpublished: true,
+            held: VecDeque::new(),
+            written: 0,
+            durable: 0,
+        };
+        replica.note_recovered();
+        Ok(replica)
+    }
+
+    // -------------------------------------------------------------------------------------------- inputs come in
+
+    /// Takes one input in. `now` is the time since any fixed moment on a monotonic clock.
+    pub fn receive(&mut self, now: Duration, input: Input<P, D>) {
+        self.now = self.now.max(now);
+        self.unpublished = true;
+        let event = match input {
+            Input::Report { report, command, caller } => {
+                self.verdicts.read_one();
+                return self.receive_report(report, command, caller);
+            }
+            Input::Request { from, incarnation, request, caller } => {
+                self.note_incarnation(from, incarnation);
+                let token = self.next_token;
+                self.next_token += 1;
+                self.requests.insert(token, caller);
+                Event::Request { from, token, request }
+            }
+            Input::Reply { from, incarnation, rpc, reply } => {
+                self.note_incarnation(from, incarnation);
+                Event::Reply { from, rpc, reply }
+            }
+            Input::Lost { to, rpc } => Event::Lost { to, rpc },
+            Input::LeaderGone { leader } => Event::LeaderGone { leader },
+            Input::Transfer { to } => Event::Transfer { to },
+        };
+        self.tick.read_one();
+        self.step(event);
+    }
+
+    fn step(&mut self, event: Event) {
+        self.raft.step(self.now, event);
+    }
+
+    /// A node that comes back with an empty directory under its old id may vote twice in a term. That cannot be undone. But it
+    /// is noticed and logged, and the leader fills the empty log again.
+    fn note_incarnation(&mut self, peer: NodeId, incarnation: u64) {
+        if let Some(before) = self.incarnations.insert(peer, incarnation)
+            && before != incarnation
+        {
+            self.notice(Notice::PeerReset { peer, before, now: incarnation });
+            self.step(Event::PeerReset { peer });
+        }
+    }
+
+    fn receive_report(&mut self, report: Report, command: Command, caller: D) {
+        let stamp = report.stamp();
+        // Every node keeps receipts, also a follower: whoever leads next must know who lives.
+        self.silence.heard(&report.server, stamp, self.now);
+        if !self.raft.is_leader() {
+            // This promises nothing, so it need not wait for the picture.
+            let outcome = ReportOutcome::NotLeader { leader: self.raft.leader() };
+            self.ready.push_back(Effect::Answer { caller, outcome });
+        } else if !self.table.is_newer(&report.server, stamp) {
+            // It would change nothing, so it costs no entry. The answer follows from the entry that was applied before.
+            let outcome = self.stale(&report.server);
+            self.answers.push_back(Effect::Answer { caller, outcome });
+        } else if !self.table.has_room_for(&report.server) {
+            // A refusal promises nothing, so it may be given beforehand: a server too many must not fill the log.
+            self.answers.push_back(Effect::Answer { caller, outcome: ReportOutcome::TableFull });
+        } else {
+            self.batch.add(report.server, stamp, command, caller);
+        }
+    }
+
+    /// The answer to a report that is not newer than the table: it names the one that the table holds.
+    fn stale(&self, server: &str) -> ReportOutcome {
+        let record = self.table.get(server).expect("a report is stale only beside a record of its server");
+        ReportOutcome::Stale {
+            index: record.reported_at,
+            term: record.reported_term,
+            newest: record.report.stamp(),
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------- the batch ends
+
+    /// The batch is read: its reports are proposed, then the clock is looked at. `now` was read before `unread` was counted.
+    pub fn end_batch(&mut self, now: Duration, unread: Unread) {
+        self.now = self.now.max(now);
+        self.unpublished = true;
+        for (server, proposal) in std::mem::take(&mut self.batch).into_proposals() {
+            self.propose(proposal.command, Waiting::Reporters { server, reporters: proposal.reporters });
+        }
+        self.judge_silence(unread.reports);
+        let is_due = self.now >= self.raft.deadline();
+        if self.tick.decide(self.now, is_due, unread.messages).is_some() {
+            self.step(Event::Tick);
+        }
+    }
+
+    fn propose(&mut self, command: Command, waiting: Waiting<D>) {
+        let id = self.next_proposal;
+        self.next_proposal += 1;
+        self.proposals.insert(id, waiting);
+        self.step(Event::Propose { id, command });
+    }
+
+    fn judge_silence(&mut self, unread: usize) {
+        let leading = self.raft.is_leader().then(|| self.raft.hard_state().term);
+        if leading != self.leading {
+            self.leading = leading;
+            self.silence.lead_since(leading.map(|_| self.now));
+        }
+        let is_due = self.silence.deadline().is_some_and(|deadline| self.now >= deadline);
+        let as_of = match self.verdicts.decide(self.now, is_due, unread) {
+            Some(as_of) => as_of,
+            None if is_due => return,
+            // Nobody can be overdue. The detector wants to see the time pass all the same.
+            None => self.now,
+        };
+        for dead in self.silence.overdue(&self.table, as_of) {
+            self.notice(Notice::Overdue(dead.clone()));
+            let command = ServerCommand::Dead(dead.clone()).to_command();
+            self.propose(command, Waiting::Verdict(dead));
+        }
+    }
+
+    /// When [`end_batch`](Self::end_batch) must be called at the latest, on the clock of `now`.
+    pub fn deadline(&self) -> Duration {
+        self.raft.deadline().min(self.silence.deadline().unwrap_or(Duration::MAX))
+    }
+
+    // ------------------------------------------------------------------------------------------- effects go out
+
+    /// The next thing to do; `None` when there is nothing more to do for now.
+    pub fn next_effect(&mut self) -> Option<Effect<P, D>> {
+        loop {
+            if let Some(effect) = self.ready.pop_front() {
+                return Some(effect);
+            }
+            if let Some(committed) = self.committed.pop_front() {
+                self.apply(committed);
+                continue;
+            }
+            let output = self.raft.take_output();
+            if !output.is_empty() {
+                self.order(output);
+                continue;
+            }
+            // First the picture, then the answers: whoever learns that a report is committed finds it in the picture.
+            if std::mem::take(&mut self.unpublished) {
+                self.publish();
+                self.ready.append(&mut self.answers);
+            } else if !self.compact_if_due() {
+                return None;
+            }
+        }
+    }
+
+    /// Sorts an output of the core by what it must wait for: see [`Output`].
+    fn order(&mut self, output: Output) {
+        let Output { send_now, durable, mark, send_once_durable, apply, resolved, notices } = output;
+        for notice in notices {
+            if let raft::Notice::Truncated { from, .. } = notice {
+                self.recovery.truncated(from);
+            }
+            self.notice(Notice::Raft(notice));
+        }
+        self.note_recovered();
+        self.ready.extend(send_now.into_iter().map(|SendNow { to, rpc, request }| Effect::Send {
+            to,
+            rpc,
+            request,
+        }));
+        if !durable.is_empty() {
+            self.written = mark;
+            self.ready.push_back(Effect::Write(Write { mark, steps: durable }));
+        }
+        let committed = Committed { steps: apply, resolved };
+        // Without a write of its own, it waits for the writes before it.
+        self.held.push_back(Held { mark: self.written, sends: send_once_durable, committed });
+        self.release();
+    }
+
+    /// The write of this mark is durable, and all writes before it.
+    ///
+    /// # Panics
+    /// When no such write was handed out, or this was said before.
+    pub fn durable(&mut self, now: Duration, mark: u64) {
+        assert!(self.durable < mark && mark <= self.written, "write {mark} is not under way");
+        self.now = self.now.max(now);
+        self.unpublished = true;
+        self.durable = mark;
+        self.step(Event::Persisted { mark });
+        self.release();
+    }
+
+    /// Lets go what waited for a write that is durable by now.
+    fn release(&mut self) {
+        let count = self.held.iter().take_while(|held| held.mark <= self.durable).count();
+        for Held { sends, committed, .. } in self.held.drain(..count) {
+            for send in sends {
+                let effect = match send {
+                    SendOnceDurable::Request { to, rpc, request } => Effect::Send { to, rpc, request },
+                    SendOnceDurable::Reply { token, reply, .. } => {
+                        let caller =
+                            self.requests.remove(&token).expect("the core replies once to each request");
+                        Effect::Reply { caller, reply }
+                    }
+                };
+                self.ready.push_back(effect);
+            }
+            self.committed.push_back(committed);
+        }
+    }
+
+    fn publish(&mut self) {
+        self.last_contact = self.last_contact.max(self.raft.leader_contact().unwrap_or_default());
+        // Only the process of another node is worth watching.
+        let watched = self.raft.leader().filter(|leader| *leader != self.raft.id());
+        if watched != self.watched {
+            self.watched = watched;
+            self.ready.push_back(Effect::Watch(watched));
+        }
+        self.ready.push_back(Effect::Publish);
+    }
+
+    /// Tells the core to compact its log, if it is time; returns whether it was.
+    fn compact_if_due(&mut self) -> bool {
+        let applied = self.raft.applied_index();
+        // While something waits for the disk, the table may be behind the core's applied index.
+        let is_due = self.held.is_empty() && applied - self.raft.snapshot_index() >= self.snapshot_entries;
+        if is_due {
+            let state = self.table.to_snapshot();
+            self.step(Event::Compact { at: applied, state });
+            self.unpublished = true;
+        }
+        is_due
+    }
+
+    fn note_recovered(&mut self) {
+        if self.recovery.ends(self.table.applied_index()) {
+            self.notice(Notice::recovered(&self.table));
+        }
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        self.ready.push_back(Effect::Notice(notice));
+    }
+
+    // ------------------------------------------------------------------------- what is committed is applied and answered
+
+    /// Applies what is committed. The answer to a report follows from what applying its entry changed, and from nothing else.
+    fn apply(&mut self, Committed { steps, resolved }: Committed) {
+        let mut proposed: BTreeMap<Index, Waiting<D>> = BTreeMap::new();
+        for (id, resolution) in resolved {
+            let waiting = self.proposals.remove(&id).expect("the core resolves each proposal once");
+            match resolution {
+                Resolution::Committed { index, .. } => {
+                    proposed.insert(index, waiting);
+                }
+                lost => self.not_committed(waiting, lost),
+            }
+        }
+        for step in steps {
+            match step {
+                Apply::Entry(entry) => {
+                    let change = self.table.apply(&entry);
+                    if let Some(Waiting::Reporters { server, reporters }) = proposed.remove(&entry.index) {
+                        self.answer_applied(&entry, &change, &server, reporters);
+                    }
+                    let is_worth_a_line = !matches!(change, Change::Noop | Change::Updated | Change::Stale);
+                    if is_worth_a_line && !self.recovery.is_going_on() {
+                        self.notice(Notice::Applied { entry, change });
+                    }
+                }
+                Apply::Restore(snapshot) => match ServerTable::from_snapshot(&snapshot.state) {
+                    Ok(table) => {
+                        self.table = table;
+                        self.recovery.restored(self.table.applied_index());
+                    }
+                    // Unreachable: the core asked `ServerTable::check_snapshot` before it took the snapshot
+                    // (`Settings::state_is_valid`). Serving from a wrong table would be worse than stopping.
+                    Err(reason) => panic!("the leader's snapshot holds no server table: {reason}"),
+                },
+            }
+            self.note_recovered();
+        }
+        assert!(proposed.is_empty(), "a committed entry comes together with its resolution");
+    }
+
+    fn answer_applied(&mut self, entry: &Entry, change: &Change, server: &str, reporters: Vec<Reporter<D>>) {
+        for Reporter { caller, superseded } in reporters {
+            let outcome = if change.took_report() && !superseded {
+                ReportOutcome::Committed { index: entry.index, term: entry.term }
+            } else if change.took_report() || *change == Change::Stale {
+                self.stale(server)
+            } else {
+                ReportOutcome::TableFull
+            };
+            self.answers.push_back(Effect::Answer { caller, outcome });
+        }
+    }
+
+    /// A proposal was not committed, as far as this node can know.
+    fn not_committed(&mut self, waiting: Waiting<D>, resolution: Resolution) {
+        match waiting {
+            Waiting::Verdict(dead) => {
+                self.silence.lost(&dead);
+                self.notice(Notice::VerdictLost { dead, resolution });
+            }
+            Waiting::Reporters { reporters, .. } => {
+                let outcome = match resolution {
+                    Resolution::NotLeader { leader } => ReportOutcome::NotLeader { leader },
+                    Resolution::Busy => ReportOutcome::Busy,
+                    Resolution::Unknown | Resolution::Committed { .. } => ReportOutcome::Unknown,
+                };
+                for Reporter { caller, .. } in reporters {
+                    self.answers.push_back(Effect::Answer { caller, outcome });
+                }
+            }
+        }
+    }
+
+    // ---------------------------------------------------------------------------------------------- what is shown
+
+    /// The core: its role, term and log.
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    /// The server table, as applied on this node.
+    pub fn table(&self) -> &ServerTable {
+        &self.table
+    }
+
+    /// How this node stands in the consensus.
+    pub fn standing(&self) -> Standing {
+        let (raft, hard_state) = (&self.raft, self.raft.hard_state());
+        Standing {
+            role: raft.role_name(),
+            term: hard_state.term,
+            leader: raft.leader(),
+            voted_for: hard_state.voted_for,
+            commit_index: raft.commit_index(),
+            applied_index: self.table.applied_index(),
+            settled: raft.log().term_at(self.table.applied_index()) == Some(hard_state.term),
+            last_index: raft.log().last_index(),
+            snapshot_index: raft.snapshot_index(),
+            last_contact: self.last_contact,
+        }
+    }
+}

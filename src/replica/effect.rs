@@ -1,0 +1,120 @@
+//! What a replica wants done, told apart by type. The order in which effects come out is the order in which they are safe.
+
+use std::time::Duration;
+
+use super::notice::Notice;
+use crate::balancer::Stamp;
+use crate::raft::{Durable, Index, NodeId, Reply, Request, RoleName, RpcId, Term};
+
+/// One thing to do. `P` and `D` are the callers' tokens: see [`replica`](super).
+#[derive(Clone, Debug)]
+pub enum Effect<P, D> {
+    /// Hand a request to the network. If it is a promise, it came out only after it was durable.
+    Send {
+        /// The receiver.
+        to: NodeId,
+        /// Comes back with the reply, or with word of the loss.
+        rpc: RpcId,
+        /// The request.
+        request: Request,
+    },
+    /// Make this durable, then call [`Replica::durable`](super::Replica::durable) with its mark. If that fails, the node must stop.
+    Write(Write),
+    /// Hand a reply to the peer that waits for it. It came out only after what it promises was durable.
+    Reply {
+        /// Who waits.
+        caller: P,
+        /// The reply.
+        reply: Reply,
+    },
+    /// Show [`Replica::table`](super::Replica::table) and [`Replica::standing`](super::Replica::standing) to everybody else.
+    Publish,
+    /// Watch the process of this leader from now on; `None`: nobody's.
+    Watch(Option<NodeId>),
+    /// Tell a daemon what became of its report.
+    Answer {
+        /// Who waits.
+        caller: D,
+        /// What became of it.
+        outcome: ReportOutcome,
+    },
+    /// Something that a person who reads the log file wants to know.
+    Notice(Notice),
+}
+
+/// What the disk must hold.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// Names this write. Marks grow.
+    pub mark: u64,
+    /// To be made durable in this order: `Storage::make_durable`.
+    pub steps: Vec<Durable>,
+}
+
+/// What became of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReportOutcome {
+    /// The report is committed, and the server table took it.
+    Committed {
+        /// Its index in the log.
+        index: Index,
+        /// The term of the entry at that index.
+        term: Term,
+    },
+    /// The report is not newer than one of the same server that is committed: it changed nothing.
+    Stale {
+        /// The index of the newest committed report of that server.
+        index: Index,
+        /// The term of the entry at that index.
+        term: Term,
+        /// The epoch and sequence of that report.
+        newest: Stamp,
+    },
+    /// This node does not lead. It remembers that the server reported, in case it leads soon.
+    NotLeader {
+        /// Who leads.
+        leader: Option<NodeId>,
+    },
+    /// This node lost leadership before the report was committed: the report may or may not be committed.
+    Unknown,
+    /// The report was not written: leadership is being handed over, or too many entries wait for a majority.
+    Busy,
+    /// The server table did not take the report: it is full of other, living servers.
+    TableFull,
+}
+
+/// How a node stands in the consensus: for `/status`, `/readyz` and the age of the state that requests are served from.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    /// Its role.
+    pub role: RoleName,
+    /// Its term.
+    pub term: Term,
+    /// Whom it follows (itself, if it leads).
+    pub leader: Option<NodeId>,
+    /// Whom it voted for in `term`.
+    pub voted_for: Option<NodeId>,
+    /// Up to here the log is committed, as far as it knows.
+    pub commit_index: Index,
+    /// Up to here the log is in the server table.
+    pub applied_index: Index,
+    /// The newest entry in the server table is of the current term: what earlier leaders committed is in it as well (a
+    /// leader begins with a no-op of its own). A node that has just started knows of commits only from then on.
+    pub settled: bool,
+    /// The end of its log.
+    pub last_index: Index,
+    /// The end of its snapshot.
+    pub snapshot_index: Index,
+    /// When it last had word of a working leader (as leader: of a majority), since the node's start; at first, the
+    /// start itself.
+    pub last_contact: Duration,
+}
+
+impl Standing {
+    /// For how long this node has been without a leader, if that is longer than `patience` (the upper election timeout):
+    /// what it serves from may be out of date by so much.
+    pub fn stale_for(&self, now: Duration, patience: Duration) -> Option<Duration> {
+        let age = now.saturating_sub(self.last_contact);
+        (age > patience).then_some(age)
+    }
+}
