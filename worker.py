@@ -12,11 +12,10 @@ nothing but the standard library. The nodes call it; so can anybody with curl:
 The file has four parts, and each can be read alone:
 
   1. The mathematics: p(N) by counting primes, not by listing them (the method of Lagarias, Miller and
-     Odlyzko, 1985, on the foundation of Meissel, 1870). p(10^9) takes a fifth of a second of pure Python.
-  2. The pool: one process per core computes, because the threads of one Python process share one core.
-     A computation whose client has gone is killed; a pool whose parent has died ends at once.
-  3. The HTTP server: one thread and epoll(7), so that ten thousand idle connections cost it nothing but
-     memory. HTTP/1.1 and 1.0 as RFC 9110 and 9112 have it; every buffer, queue and wait has a bound.
+     Odlyzko, 1985, on the foundation of Meissel, 1870). p(10^9) takes a third of a second of pure Python.
+  2. The computations: each runs in a process of its own, so that the kernel's scheduler shares the cores
+     between them. This part starts those processes, limits their number, and ends them.
+  3. The HTTP server: Python's http.server, with one thread for each connection and a bound on everything.
   4. The program: command line, log, signals.
 """
 
@@ -24,24 +23,33 @@ import signal
 
 STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 if __name__ == "__main__":
-    # From the first instant to the moment when main() is ready to stop cleanly, a Ctrl-C waits: the
-    # kernel keeps a blocked signal pending, so none is lost and none becomes a traceback.
+    # From the first instant the stop signals are blocked: the kernel keeps them until main() waits for
+    # them, so that none is lost and none becomes a traceback. Threads and children inherit the block: a
+    # Ctrl-C in a terminal reaches all of them, and main() alone decides.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 import argparse
+import bisect
+import contextlib
 import errno
 import fcntl
-import heapq
+import gc
+import http.server
+import io
+import itertools
 import math
 import os
 import re
 import resource
 import select
 import socket
+import socketserver
+import subprocess
+import sys
+import threading
 import time
 from array import array
 from bisect import bisect_right
-from collections import OrderedDict, deque
 from itertools import accumulate, compress
 
 VERSION = "0.1.0"
@@ -378,662 +386,489 @@ def nth_prime(n):
 
 
 # ---------------------------------------------------------------------------------------------------
-# 2. The pool: processes that compute
+# 2. The computations
 # ---------------------------------------------------------------------------------------------------
 #
-# A child gets one line, N, on its socket, and sends one line back, p(N). It knows nothing of HTTP.
+# The threads of one Python process share one core, so a computation needs a process of its own. fork(2) makes
+# one in a millisecond, but it copies only the thread that calls it: a lock that another thread holds at that
+# moment stays locked in the copy for ever. The HTTP server is full of threads. Hence a *fork server*: this
+# same file, run once more, without threads, that does nothing but fork.
 #
-# To abandon a computation the child is killed and another forked, which takes about two milliseconds: no
-# flag to poll in the inner loops, and nothing that a kill could leave half done.
+#     HTTP server ------ (N, channel) ------> fork server ------ fork ------> a process for this N
+#          ^                                                                       |
+#          +--------------------- p(N), through the channel -----------------------+
 #
-# The other way round, a child must not outlive its parent, not even one that was killed with SIGKILL while
-# the child is deep in a computation. So each child holds the reading end of a pipe, its *lifeline*, whose
-# writing end only the parent has. When the parent ends, however it ends, the kernel closes that end and,
-# because the child asked for it (O_ASYNC, F_SETOWN: fcntl(2)), sends SIGIO, whose default is to end the
-# process. No thread and no polling, and no time in which the parent's death could be missed.
+# The channel is a pair of connected sockets. It is also the leash: when the HTTP server closes its end, or
+# dies in whatever way, the kernel tells the computing process, and that process ends too.
 
-POOL_NICENESS = 5
-"""The computing yields to the server that hears clients, and to nodes and daemons on the same machine."""
-
-ATTEMPTS_MAX = 2
-"""A job whose child died under it (the kernel's out-of-memory killer, an operator) is tried once more."""
-
-FORK_RETRY_SECONDS = 1
-REPLY_BYTES_MAX = 64
+SMALL_N_MAX = 10**8  # up to here N is small: below a tenth of a second. Some places are kept for small N
+NICE_SMALL, NICE_BIG = 5, 10  # see nice(2): computing yields to who hears clients, a big N to a small one
+N_PER_SECOND = 10**10  # in the queue a small N goes first, but a second of waiting weighs as much as this
+STAYING_MAX = 4  # so many processes stay after a small N, for the next one
+ATTEMPTS_MAX = 2  # a computation whose process was killed (when memory is short, say) is tried once more
+MESSAGE_BYTES_MAX = 64
 
 
 class Job:
-    """One N that somebody waits for."""
+    """One N that a thread waits for. The answer comes on `channel`; an end of file there means: it failed."""
 
-    def __init__(self, n, done):
+    serial = itertools.count()
+
+    def __init__(self, n):
         self.n = n
-        self.done = done  # called with the text of the answer, or None when the computation failed
-        self.attempts = 0
+        self.turn = (time.monotonic() + n / N_PER_SECOND, next(Job.serial))
+        self.channel, self.far_end = socket.socketpair()
+
+    def __lt__(self, other):
+        return self.turn < other.turn
 
 
-class Child:
-    """The parent's view of one process of the pool."""
+class Places:
+    """Who computes and who waits for a place. Any thread may call enter() and leave()."""
 
-    def __init__(self, pid, channel, lifeline):
-        self.pid = pid
-        self.channel = channel
-        self.lifeline = lifeline
-        self.job = None
-        self.reply = b""
+    def __init__(self, log, processes, queue_max):
+        self.log, self.queue_max = log, queue_max
+        self.free, self.kept = processes, processes // 4
+        self.running, self.queue = set(), []  # the queue is sorted: whose turn comes first
+        self.stopping = False
+        self.lock = threading.Lock()
+        self.start_fork_server()
 
+    def start_fork_server(self):
+        # SOCK_SEQPACKET: a message arrives as it was sent, and the death of either side is an end of file.
+        self.fork_server, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with far_end:
+            fd = far_end.fileno()
+            command = [sys.executable, os.path.abspath(__file__), *sys.argv[1:], "--fork-server", str(fd)]
+            self.process = subprocess.Popen(command, pass_fds=[fd], stdout=subprocess.DEVNULL)
+        if not self.fork_server.recv(MESSAGE_BYTES_MAX):
+            raise ChildProcessError(errno.ECHILD, "it ended at once")
 
-class Pool:
-    """So many processes, and the queue of jobs before them. `loop` tells when a child has spoken."""
+    def enter(self, n):
+        """A job for n, running or in the queue; None if there is room in neither."""
+        with self.lock:
+            if self.stopping or not self.has_place(n) and len(self.queue) >= self.queue_max:
+                return None
+            job = Job(n)
+            if self.has_place(n):
+                self.start(job)
+            else:
+                self.log.write("debug", "n=%d waits for a place" % n)
+                bisect.insort(self.queue, job)
+            return job
 
-    def __init__(self, loop, log, processes, queue_max):
-        self.loop = loop
-        self.log = log
-        self.queue_max = queue_max
-        self.queue = deque()
-        self.children = []
-        self.processes = processes
-        self.deadline = self.timer = math.inf  # of the next attempt when a fork has failed
-        for _ in range(processes):
-            self.fork()
+    def leave(self, job):
+        """The answer has come, or nobody wants it any more: then closing the channel ends the process."""
+        with self.lock:
+            job.channel.close()
+            if job in self.running:
+                self.running.remove(job)
+                self.free += 1
+            else:
+                self.queue.remove(job)
+                job.far_end.close()
+            following = next((waiting for waiting in self.queue if self.has_place(waiting.n)), None)
+            if following and not self.stopping:
+                self.queue.remove(following)
+                self.start(following)
 
-    def submit(self, job):
-        """Takes a job; False if the queue is full."""
-        idle = next((child for child in self.children if child.job is None), None)
-        if idle is not None:
-            self.give(idle, job)
-        elif len(self.queue) < self.queue_max:
-            self.queue.append(job)
-        else:
-            return False
-        return True
+    def has_place(self, n):
+        return self.free > (0 if n <= SMALL_N_MAX else self.kept)
 
-    def abandon(self, job):
-        """Nobody waits for this job any more: out of the queue, or out of the world with its process."""
-        child = next((child for child in self.children if child.job is job), None)
-        if child is None:
-            self.queue.remove(job)
-        else:
-            self.replace(child)
+    def start(self, job):
+        self.free -= 1
+        self.running.add(job)
+        try:
+            try:
+                self.send(job)
+            except OSError:
+                self.log.write("warn", "the fork server has died; starting another")
+                self.process.wait()
+                self.start_fork_server()
+                self.send(job)
+        except OSError as error:
+            self.log.write("error", "no fork server: %s" % error.strerror)
+        job.far_end.close()  # if it was not sent, the channel ends here, as if the process had died
+
+    def send(self, job):
+        socket.send_fds(self.fork_server, [b"%d" % job.n], [job.far_end.fileno()])
 
     def stop(self):
-        self.queue.clear()
-        for child in self.children:
-            self.end(child)
-        self.children = []
+        """Every thread that waits for a job sees the end of its channel, and then `stopping`."""
+        with self.lock:
+            self.stopping = True
+            for job in [*self.queue, *self.running]:
+                job.channel.shutdown(socket.SHUT_RDWR)
+            self.fork_server.close()
 
-    def give(self, child, job):
-        child.job = job
-        child.reply = b""
-        job.attempts += 1
-        self.log.debug("pool: process %d computes n=%d" % (child.pid, job.n))
+
+def receive(channel):
+    """The next job: n, and the channel that waits for p(n). None when nobody is left who could send one."""
+    message, descriptors, _, _ = socket.recv_fds(channel, MESSAGE_BYTES_MAX, 1)
+    return (int(message), socket.socket(fileno=descriptors[0])) if message else None
+
+
+def serve_forks(channel, log):
+    """The fork server: forks a process for each job that it receives."""
+    staying = set()
+
+    def reap(_number, _frame):
+        with contextlib.suppress(ChildProcessError):  # there are no more children
+            while ended := os.waitpid(-1, os.WNOHANG)[0]:
+                staying.discard(ended)
+
+    # At once: the daemon counts what an ended child has used only when its parent has waited for it.
+    signal.signal(signal.SIGCHLD, reap)
+    gc.freeze()  # a garbage collection in a child would write to, and so copy, all that it shares
+    channel.send(b"ready")
+    while job := receive(channel):
+        may_stay = job[0] <= SMALL_N_MAX and len(staying) < STAYING_MAX
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # a child must not end before it is in the set
         try:
-            child.channel.send(b"%d\n" % job.n)  # far less than a socket buffer: whole or not at all
-        except OSError:
-            pass  # it died while idle; its end of file is on its way to on_event, which replaces it
-
-    def give_next(self, child):
-        child.job = None
-        if self.queue:
-            self.give(child, self.queue.popleft())
-
-    def replace(self, child):
-        """Kill (it may be dead already), fork another, and let that one go on with the queue."""
-        self.end(child)
-        self.children.remove(child)
-        self.on_deadline()
-
-    def on_deadline(self):
-        """Fork what is missing. A machine short of memory or processes may refuse for a while."""
-        while len(self.children) < self.processes:
-            try:
-                self.give_next(self.fork())
-            except OSError as error:
-                self.log.error("pool: fork: %s; next attempt in %d s" % (error.strerror, FORK_RETRY_SECONDS))
-                self.loop.set_deadline(self, FORK_RETRY_SECONDS)
-                return
-
-    def end(self, child):
-        self.loop.remove(child.channel)
-        os.kill(child.pid, signal.SIGKILL)  # until it is waited for, its pid cannot be another's
-        os.waitpid(child.pid, 0)
-        child.channel.close()
-        os.close(child.lifeline)
-
-    def fork(self):
-        lifeline_read, lifeline_write = os.pipe()
-        try:
-            ours, theirs = socket.socketpair()
-        except OSError:
-            os.close(lifeline_read)
-            os.close(lifeline_write)
-            raise
-        # No signal may find the child still dressed as the parent, with the parent's handlers.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            pid = os.fork()
-            if pid == 0:
-                compute_for_ever(theirs.fileno(), lifeline_read)
-        except OSError:
-            ours.close()
-            os.close(lifeline_write)
-            raise
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            theirs.close()
-            os.close(lifeline_read)
-        ours.setblocking(False)
-        child = Child(pid, ours, lifeline_write)
-        self.children.append(child)
-        self.loop.add(ours, select.EPOLLIN, lambda _events: self.on_event(child))
-        self.log.debug("pool: process %d started" % pid)
-        return child
-
-    def on_event(self, child):
-        try:
-            data = child.channel.recv(REPLY_BYTES_MAX)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if data:
-            child.reply += data
-            if child.reply.endswith(b"\n"):
-                job, answer = child.job, child.reply.decode().rstrip("\n")
-                self.give_next(child)
-                job.done(answer)
-            return
-        job = child.job
-        self.log.warn("pool: process %d died%s" % (child.pid, " computing n=%d" % job.n if job else ""))
-        if job and job.attempts < ATTEMPTS_MAX:
-            self.queue.appendleft(job)
-            job = None
-        self.replace(child)
-        if job:
-            job.done(None)
+            child = os.fork()
+            if child == 0:
+                run(channel, job, may_stay, log)
+            if may_stay:
+                staying.add(child)
+        except OSError as error:
+            log.write("error", "fork: %s" % error.strerror)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        job[1].close()
+    with contextlib.suppress(ChildProcessError):  # the children end with their channels
+        while True:
+            os.wait()
 
 
-def compute_for_ever(channel, lifeline):
-    """What a process of the pool does with its life. Never returns."""
-    status = 1
+def run(channel, job, may_stay, log):
+    """The life of a computing process. Never returns. After a small N it may stay, and then receives jobs as
+    the fork server does: to fork costs as much as to compute p(10^6)."""
+    fork_server, nice_at_first = os.getppid(), os.nice(0)
     try:
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-        for number in (signal.SIGTERM, signal.SIGIO):
-            signal.signal(number, signal.SIG_DFL)
-        close_others(channel, lifeline)
-        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        # Had the parent died before the kernel was asked, no signal would come: look once.
-        if not select.select([lifeline], [], [], 0)[0]:
-            os.nice(POOL_NICENESS)
-            with socket.socket(fileno=channel) as parent:
-                while True:
-                    line = parent.recv(REPLY_BYTES_MAX)
-                    if not line:
-                        break
-                    parent.sendall(b"%d\n" % nth_prime(int(line)))
-            status = 0
-    except BaseException as error:  # also KeyboardInterrupt and MemoryError: a child must never go on as a parent
-        os.write(2, ("worker.py: pool: %s: %s\n" % (type(error).__name__, error)).encode())
+        while job:
+            n, answer = job
+            small = n <= SMALL_N_MAX
+            os.nice(nice_at_first + (NICE_SMALL if small else NICE_BIG) - os.nice(0))
+            stays = small and may_stay and os.getppid() == fork_server
+            if not stays:
+                channel.close()
+            log.write("debug", "process %d computes n=%d" % (os.getpid(), n))
+            with answer:
+                compute(n, answer)
+            job = receive(channel) if stays else None
+    except Exception as error:  # MemoryError, above all
+        log.write("error", "process %d failed: %r" % (os.getpid(), error))
     finally:
-        os._exit(status)
+        os._exit(0)  # whatever happened: it must not go on as a fork server
 
 
-def close_others(*keep):
-    """A forked process holds a copy of every descriptor. A client's connection is closed only when all its
-    copies are, and a lifeline breaks only when nobody else holds its writing end."""
-    for name in os.listdir("/proc/self/fd"):
-        descriptor = int(name)
-        if descriptor > 2 and descriptor not in keep:
-            try:
-                os.close(descriptor)
-            except OSError:
-                pass  # the one that listdir itself had open
+def compute(n, answer):
+    # The leash, see fcntl(2): when the other end of the channel is closed, the kernel sends SIGIO, which ends
+    # this process at any point of its work. A thread that watches the channel would have to wait for its
+    # turn, on a busy machine for seconds.
+    fcntl.fcntl(answer, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(answer, fcntl.F_SETFL, os.O_ASYNC)
+    if not select.select((answer,), (), (), 0)[0]:  # else it was closed before the kernel was asked
+        digits = b"%d" % nth_prime(n)
+        fcntl.fcntl(answer, fcntl.F_SETFL, 0)
+        with contextlib.suppress(BrokenPipeError):  # the client has gone just now
+            answer.sendall(digits)
 
 
 # ---------------------------------------------------------------------------------------------------
 # 3. The HTTP server
 # ---------------------------------------------------------------------------------------------------
 #
-# One thread, one epoll. A connection is in one of four states:
-#
-#   READING    a request head is wanted. Idle (nothing has come) or under way, each with its deadline.
-#   COMPUTING  its job is in the pool. Nothing is read; the kernel tells when the client goes (EPOLLRDHUP).
-#   WRITING    the answer did not fit into the socket's buffer, because the client does not read.
-#   LINGERING  refused in the middle of sending: what still comes is thrown away, briefly, because closing
-#              a socket with unread bytes resets it, and the reset may overtake the answer.
+# http.server has one thread for each connection. Added here is what a program needs that runs for months: a
+# bound on the number of connections, on the size of a request head, and on every wait.
 
+CONNECTIONS_MAX = 512  # each costs a thread. Beyond it, the one that has waited longest for a request gives way
+DESCRIPTORS_PER_CONNECTION = 3  # its socket and both ends of its job's channel
+DESCRIPTORS_SPARE = 16  # for the log, the fork server and the like
+THREAD_STACK_BYTES = 256 * 1024
+BACKLOG = 1024  # connections that the kernel keeps until they are accepted (at most net.core.somaxconn)
 HEAD_BYTES_MAX = 8 * 1024
-RECEIVE_BYTES = 8 * 1024
-HEAD_SECONDS = 10
-"""From the first byte of a head to its last. A client that sends a byte a second is cut off."""
-IDLE_SECONDS = 60
-"""How long a connection may wait for its first or next request."""
+REQUESTS_MAX = 1000  # on one connection; then the client opens another
+IDLE_SECONDS = 60  # how long a connection may wait for its first or next request
+HEAD_SECONDS = 10  # from the first byte of a request head to its last
 WRITE_SECONDS = 10
 LINGER_SECONDS = 1
-GONE_SECONDS = 0.5
-"""From the client's end of file to giving up its job. `printf 'GET /N ...' | nc` ends its sending side
-after the request and still wants the answer, and TCP cannot tell that from a client that has gone; so what
-is nearly done is done, and a long computation is abandoned after this moment. A reset needs no such grace."""
-
-CONNECTIONS_MAX = 4096
-"""Beyond it, the connection that has waited longest without a request is closed for the new one."""
-DESCRIPTORS_SPARE = 64
-"""For the log and so on, besides two for each process of the pool: connections are capped so far below the limit of descriptors."""
-BACKLOG = 1024
-"""Connections that the kernel completes and keeps until they are accepted (at most net.core.somaxconn)."""
-ACCEPTS_AT_ONCE = 64
-"""Then those who are connected get their turn."""
+GIVE_WAY_SECONDS = 1
 ACCEPT_PAUSE_SECONDS = 0.1
-"""After a failure of accept(2) that closing an idle connection did not mend."""
+STOP_SECONDS = 1
 RETRY_AFTER_SECONDS = 1
-
+# From the client's end of file to giving up its job. `printf 'GET /N ...' | nc` ends its sending side after
+# the request and still wants the answer, and TCP cannot tell that from a client that has gone; so what is
+# nearly done is done, and a long computation is abandoned. A reset needs no such grace.
+GONE_SECONDS = 0.5
 # A client that vanished without a word (power, cable) is found by the kernel: probes after 15 s of silence,
 # then every 5 s, and gone after 3 without an echo.
-KEEPALIVE = (
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-)
-
-REASONS = {
-    200: "OK",
-    400: "Bad Request",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    413: "Content Too Large",
-    431: "Request Header Fields Too Large",
-    500: "Internal Server Error",
-    503: "Service Unavailable",
-    505: "HTTP Version Not Supported",
-}
+KEEPALIVE = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
 
 N_RULE = "N must be a whole number from 1 to %d, in decimal digits" % N_MAX
 USAGE = "ask for GET /N, the Nth prime, N from 1 to %d" % N_MAX
 
+# http.server forgives what two programs may understand differently (folded lines, a space before a colon).
+# Here a head is as RFC 9112 has it, or is refused.
+TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+HEAD = re.compile(TOKEN + rb" [!-~\x80-\xff]+ HTTP/[1-9]\.[0-9](?:\r?\n" + TOKEN + rb":[^\x00\r\n]*)*")
 HEAD_END = re.compile(rb"\r?\n\r?\n")
-REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])")
-FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00\r]*)")
-ORIGIN = re.compile(rb"(?i:https?)://[^/?#]*")
-NUMBER = re.compile(rb"/0*([1-9][0-9]*)")
 
 
 class Refusal(Exception):
-    """A request that gets an error for an answer. `close`: what follows it cannot be understood."""
+    """A request that gets an error for an answer."""
 
-    def __init__(self, status, text, close=False, fields=""):
+    def __init__(self, status, text, fields=()):
         super().__init__(text)
-        self.status, self.text, self.close, self.fields = status, text, close, fields
+        self.status, self.text, self.fields = status, text, fields
 
 
-class Request:
-    """A request head, understood: RFC 9112 sections 2 to 6."""
+class Connection(http.server.BaseHTTPRequestHandler):
+    """One client, in a thread of its own. http.server made `self.connection`, the socket."""
 
-    def __init__(self, head):
-        lines = [line.rstrip(b"\r") for line in head.split(b"\n")]
-        self.line = lines[0]
-        match = REQUEST_LINE.fullmatch(lines[0])
-        if not match:
-            raise Refusal(400, "the request line is not: METHOD SP /PATH SP HTTP/1.1", close=True)
-        self.method, target, major, minor = match.groups()
-        if major != b"1":
-            raise Refusal(505, "HTTP/1.1 and HTTP/1.0 are spoken here", close=True)
-        fields = {}
-        for line in lines[1:]:
-            match = FIELD.fullmatch(line)
-            if not match:
-                raise Refusal(400, "a header line is not: NAME: VALUE", close=True)
-            fields.setdefault(match[1].lower(), []).append(match[2].strip(b" \t"))
-        if minor != b"0" and len(fields.get(b"host", ())) != 1:
-            raise Refusal(400, "HTTP/1.1 wants one Host header", close=True)
-        connection = b",".join(fields.get(b"connection", ())).lower().replace(b" ", b"").split(b",")
-        self.old = minor == b"0"
-        self.keep = b"keep-alive" in connection if self.old else b"close" not in connection
-        # A body means nothing here and is not read; so where the next request would begin is not known.
-        self.has_body = b"transfer-encoding" in fields or fields.get(b"content-length", [b"0"]) != [b"0"]
-        if not target.startswith(b"/"):  # RFC 9112 section 3.2.2: GET http://host/5 must be understood too
-            target = ORIGIN.sub(b"", target, count=1)
-        self.path = target.partition(b"?")[0]
+    protocol_version = default_request_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1  # head and body leave together, at flush()
 
-    def n(self):
-        """The N that is asked for, or a refusal that says what is wrong."""
-        if not re.fullmatch(rb"/[^/]+", self.path):
-            raise Refusal(404, USAGE)
-        if self.method != b"GET":
-            raise Refusal(405, USAGE, fields="Allow: GET\r\n")
-        if self.has_body:
-            raise Refusal(413, "a request here has no body", close=True)
-        match = NUMBER.fullmatch(self.path)
-        # The digits are counted before they are converted: a number of 8,000 digits costs nothing.
-        if not match or len(match[1]) > len(str(N_MAX)) or int(match[1]) > N_MAX:
-            raise Refusal(400, N_RULE)
-        return int(match[1])
+    def handle(self):
+        self.rfile.close()  # it has no deadline for a whole head; receive_head() has
+        self.received = b""
+        self.requests_left = REQUESTS_MAX
+        with contextlib.suppress(OSError):  # the client has gone, or is too slow
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in KEEPALIVE.items():
+                self.connection.setsockopt(socket.IPPROTO_TCP, option, value)
+            self.close_connection = False
+            while not self.close_connection:
+                self.handle_one_request()
 
-
-class Connection:
-    """One client. Its methods are called by the server's loop and by the pool when a job is done."""
-
-    def __init__(self, server, sock, peer):
-        self.server, self.sock = server, sock
-        self.peer = shown(peer)
-        self.state = "READING"
-        self.buffer = bytearray()
-        self.head_begun = False
-        self.unsent = b""
-        self.request = None
-        self.job = None
-        self.began = 0.0  # when the request's head was complete
-        self.keep = True  # whether another request may follow the one being answered
-        self.deadline = math.inf
-        self.timer = math.inf  # the earliest deadline that the server's heap holds for this connection
-        self.watched = select.EPOLLIN
-        server.loop.add(sock, self.watched, self.on_event)
-        self.wait_for_request()
-
-    def watch(self, events):
-        if events != self.watched:  # most answers leave it as it is; that saves a system call
-            self.watched = events
-            self.server.loop.modify(self.sock, events)
-
-    def wait_for_request(self):
-        self.state = "READING"
-        self.head_begun = False
-        self.server.waiting[self] = None
-        self.server.loop.set_deadline(self, IDLE_SECONDS)
-
-    def on_event(self, events):
-        if self.state == "COMPUTING":
-            if events & (select.EPOLLHUP | select.EPOLLERR):
-                self.client_gone()
-            else:
-                self.watch(0)  # or it would be told again and again
-                self.server.loop.set_deadline(self, GONE_SECONDS)
-            return
+    def handle_one_request(self):
+        self.command, self.subject, self.request_version = "", "line=-", "HTTP/1.1"
+        self.close_connection = True  # until the head is understood: what follows a bad one is not
         try:
-            if self.state == "WRITING":
-                self.flush()
-                self.serve()  # what came behind the request whose answer had to wait
-                return
-            data = self.sock.recv(RECEIVE_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            self.close()
-            return
-        if not data:
-            self.close()
-        elif self.state == "READING":
-            self.buffer += data
-            self.serve()
-
-    def serve(self):
-        """Take every request that is complete, in order, until one has to be waited for."""
-        while self.state == "READING":
-            # RFC 9112 section 2.2: an empty line before a request is passed over.
-            while self.buffer[:2] == b"\r\n" or self.buffer[:1] == b"\n":
-                del self.buffer[: 2 if self.buffer[:1] == b"\r" else 1]
-            end = HEAD_END.search(self.buffer)
-            if (end.end() if end else len(self.buffer)) > HEAD_BYTES_MAX:
-                self.began = time.monotonic()
-                self.refuse(Refusal(431, "a request head may have %d bytes" % HEAD_BYTES_MAX, close=True))
-                return
-            if not end:
-                if self.buffer and not self.head_begun:
-                    self.head_begun = True
-                    self.server.loop.set_deadline(self, HEAD_SECONDS)
-                return
-            head = bytes(self.buffer[: end.start()])
-            del self.buffer[: end.end()]
-            self.handle(head)
-
-    def handle(self, head):
-        self.began = time.monotonic()
-        self.request = None
-        try:
-            self.request = Request(head)
-            self.keep = self.request.keep and not self.request.has_body
-            n = self.request.n()
+            head = self.receive_head()
+            self.raw_requestline, _, fields = head.partition(b"\n")
+            self.subject = "line=" + escape(self.raw_requestline)
+            if not HEAD.fullmatch(head):
+                raise Refusal(400, "a request is: METHOD SP /PATH SP HTTP/1.1, then lines NAME: VALUE")
+            self.rfile = io.BytesIO(fields + b"\r\n\r\n")
+            self.parse_request()  # http.server's; a Refusal if it cannot, see send_error()
+            self.answer(200, self.prime(self.wanted_n()))
         except Refusal as refusal:
-            self.refuse(refusal, head)
-            return
+            self.answer(refusal.status, refusal.text, refusal.fields)
+            if self.close_connection:
+                self.linger()
+
+    def receive_head(self):
+        """The next request head, without the empty line that ends it."""
+        self.server.waiting[self.connection] = None
+        self.began, begun = time.monotonic(), False
+        deadline = self.began + IDLE_SECONDS
+        try:
+            while True:
+                now = time.monotonic()
+                self.received = self.received.lstrip(b"\r\n")  # RFC 9112 section 2.2
+                if self.received and not begun:
+                    self.began, begun = now, True
+                    deadline = now + HEAD_SECONDS
+                end = HEAD_END.search(self.received)
+                if (end.end() if end else len(self.received)) > HEAD_BYTES_MAX:
+                    raise Refusal(431, "a request head may have %d bytes" % HEAD_BYTES_MAX)
+                if end:
+                    head, self.received = self.received[: end.start()], self.received[end.end() :]
+                    return head
+                if now >= deadline:
+                    raise socket.timeout
+                self.connection.settimeout(deadline - now)
+                data = self.connection.recv(HEAD_BYTES_MAX)
+                if not data:
+                    raise ConnectionAbortedError
+                self.received += data
+        except socket.timeout:
+            if begun:
+                self.log("closed: no whole request head in %d s" % HEAD_SECONDS)
+            raise
+        finally:
+            self.server.waiting.pop(self.connection, None)
+            self.connection.settimeout(WRITE_SECONDS)
+
+    def wanted_n(self):
+        """The N that is asked for, or a refusal that says what is wrong."""
+        self.requests_left -= 1
+        old = self.request_version == "HTTP/1.0"
+        hostless = not old and len(self.headers.get_all("Host", ())) != 1
+        # A body means nothing here and is not read; so where the next request would begin is not known.
+        body = "Transfer-Encoding" in self.headers or self.headers.get_all("Content-Length", ["0"]) != ["0"]
+        # RFC 9112 section 9.3; http.server looks only at the first header, and expects one word.
+        words = {word.strip() for word in ",".join(self.headers.get_all("Connection", ())).lower().split(",")}
+        self.close_connection = (
+            hostless or body or "close" in words or old and "keep-alive" not in words or self.requests_left <= 0)
+        if hostless:
+            raise Refusal(400, "HTTP/1.1 wants one Host header")
+        # RFC 9112 section 3.2.2: GET http://host/5 must be understood too.
+        path = re.sub("^https?://[^/?#]*", "", self.requestline.split(" ")[1], flags=re.I).partition("?")[0]
+        if not re.fullmatch("/[^/]+", path):
+            raise Refusal(404, USAGE)
+        if self.command != "GET":
+            raise Refusal(405, USAGE, [("Allow", "GET")])
+        if body:
+            raise Refusal(413, "a request here has no body")
+        digits = re.fullmatch("/0*([1-9][0-9]*)", path)
+        # The digits are counted before they are converted: a number of 8,000 digits costs nothing.
+        if not digits or len(digits[1]) > len(str(N_MAX)) or int(digits[1]) > N_MAX:
+            raise Refusal(400, N_RULE)
+        self.subject = "n=%s" % digits[1]
+        return int(digits[1])
+
+    def prime(self, n):
+        """p(n) in digits: from the table, or from a process of its own."""
         if n <= TABLE_PRIMES:
-            self.answer(200, "%d" % nth_prime(n), "n=%d" % n)
-            return
-        self.server.waiting.pop(self, None)
-        self.job = Job(n, self.on_job_done)
-        if not self.server.pool.submit(self.job):
-            self.job = None
-            self.answer_busy(n, "all processes are busy and the queue is full; try again or elsewhere")
-            return
-        self.state = "COMPUTING"
-        self.deadline = math.inf
-        self.watch(select.EPOLLRDHUP)
+            return str(nth_prime(n))
+        places = self.server.places
+        retry_after = [("Retry-After", str(RETRY_AFTER_SECONDS))]
+        for _ in range(ATTEMPTS_MAX):
+            job = places.enter(n)
+            if not job and not places.stopping:
+                raise Refusal(503, "every place is taken and the queue is full; try again or elsewhere", retry_after)
+            try:
+                answer = job and self.wait_for(job)
+            finally:
+                if job:
+                    places.leave(job)
+            if answer:
+                return answer.decode()
+            if places.stopping:
+                raise Refusal(503, "this worker is stopping; try elsewhere", retry_after)
+            self.log("the process died computing n=%d" % n, "warn")
+        raise Refusal(500, "the computation failed; the log says more")
 
-    def on_job_done(self, text):
-        n, self.job = self.job.n, None
-        if text is None:
-            self.answer(500, "the computation failed; the log says more", "n=%d" % n)
-        else:
-            self.answer(200, text, "n=%d" % n)
-        self.serve()  # the next request may have come in the same packet as this one
+    def wait_for(self, job):
+        """What the computing process says: p(n), or nothing if it died. Meanwhile the client is watched."""
+        poll = select.poll()
+        poll.register(job.channel, select.POLLIN)
+        poll.register(self.connection, select.POLLRDHUP)
+        grace = None
+        while True:
+            events = dict(poll.poll(grace))
+            if job.channel.fileno() in events:
+                return job.channel.recv(MESSAGE_BYTES_MAX)
+            if grace or events[self.connection.fileno()] & (select.POLLHUP | select.POLLERR):
+                self.log("abandoned n=%d: the client has gone" % job.n)
+                raise ConnectionAbortedError
+            grace = GONE_SECONDS * 1000
+            poll.modify(self.connection, 0)  # a reset is still told
 
-    def refuse(self, refusal, head=b""):
-        if refusal.close:
-            self.keep = False
-        subject = "line=%s" % escape(head.partition(b"\n")[0].rstrip(b"\r")) if head else "line=-"
-        self.answer(refusal.status, refusal.text, subject, refusal.fields)
+    def answer(self, status, text, fields=()):
+        """Send one answer and log one line."""
+        self.close_connection |= self.server.places.stopping
+        body = (text + "\n").encode()
+        kept = [("Connection", "keep-alive"), ("Keep-Alive", "timeout=%d, max=%d" % (IDLE_SECONDS, self.requests_left))]
+        self.send_response(status)
+        for name, value in [("Content-Type", "text/plain"), ("Content-Length", str(len(body))), *fields,
+                            *([("Connection", "close")] if self.close_connection else kept)]:
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(b"" if self.command == "HEAD" else body)
+        self.wfile.flush()
+        self.log("request %s status=%d" % (self.subject, status))
 
-    def answer_busy(self, n, text):
-        self.answer(503, text, "n=%d" % n, "Retry-After: %d\r\n" % RETRY_AFTER_SECONDS)
+    def send_error(self, code, message=None, explain=None):
+        """http.server calls this for a head that it cannot parse."""
+        self.close_connection = True
+        raise Refusal(code, message or self.responses[code][0])
 
-    def answer(self, status, text, subject, fields=""):
-        """Send one answer, in one write, and log one line."""
-        self.server.waiting.pop(self, None)
-        body = text + "\n"
-        if not self.keep:
-            fields += "Connection: close\r\n"
-        elif self.request and self.request.old:
-            fields += "Connection: keep-alive\r\n"
-        head = "HTTP/1.1 %d %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n%s\r\n" % (
-            status, REASONS[status], len(body), fields)
-        # The answer to HEAD has no body, whatever its Content-Length says.
-        if self.request and self.request.method == b"HEAD":
-            body = ""
-        self.server.log.info("request %s status=%d ms=%d client=%s" % (
-            subject, status, (time.monotonic() - self.began) * 1000, self.peer))
-        self.unsent = (head + body).encode("latin-1")
-        self.state = "WRITING"
-        try:
-            self.flush()
-        except OSError:
-            self.close()
-
-    def flush(self):
-        """Send what is left of the answer; then the next state."""
-        try:
-            self.unsent = self.unsent[self.sock.send(self.unsent):]
-        except BlockingIOError:
+    def linger(self):
+        """Throw away what still comes, briefly: to close a socket with unread bytes resets it, and the reset
+        may overtake the answer."""
+        self.connection.shutdown(socket.SHUT_WR)
+        self.connection.settimeout(LINGER_SECONDS)
+        while time.monotonic() < self.began + LINGER_SECONDS and self.connection.recv(HEAD_BYTES_MAX):
             pass
-        if self.unsent:
-            self.watch(select.EPOLLOUT)
-            self.server.loop.set_deadline(self, WRITE_SECONDS)
-            return
-        self.watch(select.EPOLLIN)
-        if self.keep:
-            self.wait_for_request()
-            return
-        self.state = "LINGERING"
-        self.buffer.clear()
-        self.sock.shutdown(socket.SHUT_WR)
-        self.server.loop.set_deadline(self, LINGER_SECONDS)
 
-    def client_gone(self):
-        job, self.job = self.job, None
-        self.server.log.info("abandoned n=%d ms=%d client=%s: the client has gone" % (
-            job.n, (time.monotonic() - self.began) * 1000, self.peer))
-        self.close()
-        self.server.pool.abandon(job)
+    def log(self, text, level="info"):
+        ms = (time.monotonic() - self.began) * 1000
+        self.server.log.write(level, "%s ms=%d client=%s" % (text, ms, shown(self.client_address)))
 
-    def on_deadline(self):
-        if self.state == "COMPUTING":
-            self.client_gone()
-            return
-        if self.state == "READING" and self.head_begun:
-            self.server.log.info("closed client=%s: no whole request head in %d s" % (self.peer, HEAD_SECONDS))
-        self.close()
+    def log_request(self, code="-", size="-"):
+        pass  # answer() logs, when it knows how long it took
 
-    def close(self):
-        self.state = "CLOSED"
-        self.deadline = math.inf
-        self.server.waiting.pop(self, None)
-        self.server.connections.discard(self)
-        self.server.loop.remove(self.sock)
-        self.sock.close()
+    def version_string(self):
+        return "worker.py/" + VERSION
 
 
-class Loop:
-    """epoll(7) and the deadlines: who is to be called for each descriptor, and when time is up.
+class Server(http.server.ThreadingHTTPServer):
+    """The listening socket and the connections. serve_forever() accepts them, in a thread of its own."""
 
-    Whoever has deadlines has the fields `deadline` and `timer`, both infinite at first, and `on_deadline`."""
+    request_queue_size = BACKLOG
+    daemon_threads = True
+    allow_reuse_port = False  # else two workers could share one port, and nobody would be told
 
-    def __init__(self):
-        self.epoll = select.epoll()
-        self.handlers = {}
-        self.heap = []  # (deadline, tie-break, whose)
-        self.heap_count = 0
+    def __init__(self, family, address, log):
+        self.address_family, self.log = family, log
+        self.connections_max = connections_max(log)
+        self.slots = threading.BoundedSemaphore(self.connections_max)
+        self.waiting = {}  # the sockets on which no request is under way, the longest waiting first
+        super().__init__(address, Connection)
 
-    def add(self, source, events, handler):
-        self.handlers[source.fileno()] = handler
-        self.epoll.register(source, events)
+    def server_bind(self):
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        socketserver.TCPServer.server_bind(self)  # http.server's own would ask the DNS for this machine's name
 
-    def modify(self, source, events):
-        self.epoll.modify(source, events)
+    def close_longest_waiting(self):
+        """False if there is none."""
+        for connection in list(self.waiting)[:1]:
+            self.waiting.pop(connection, None)
+            with contextlib.suppress(OSError):  # the client was faster
+                connection.shutdown(socket.SHUT_RDWR)  # its thread wakes up and ends
+            return True
+        return False
 
-    def remove(self, source):
-        if self.handlers.pop(source.fileno(), None):
-            self.epoll.unregister(source)
+    def get_request(self):
+        """Accepts one connection. An OSError tells serve_forever() that there is none."""
+        if self.places.stopping:
+            sys.exit()  # ends this thread
+        try:
+            request, peer = self.socket.accept()
+        except OSError as error:
+            self.log.write("warn", "accept: %s; pausing" % error.strerror)
+            self.close_longest_waiting()
+            time.sleep(ACCEPT_PAUSE_SECONDS)
+            raise
+        if not self.slots.acquire(blocking=False):
+            if not self.close_longest_waiting() or not self.slots.acquire(timeout=GIVE_WAY_SECONDS):
+                request.close()  # at a reset, a balancer asks another server at once
+                raise OSError("every connection has a request under way")
+        return request, peer
 
-    def set_deadline(self, whose, seconds):
-        """The heap holds one entry for each `whose`, rarely two: a deadline that moves away is looked at
-        when the old one comes, so that a busy connection costs no heap operation per request."""
-        whose.deadline = time.monotonic() + seconds
-        if whose.deadline < whose.timer:
-            self.push(whose)
+    def close_request(self, request):
+        super().close_request(request)
+        self.slots.release()
 
-    def push(self, whose):
-        whose.timer = whose.deadline
-        self.heap_count += 1
-        heapq.heappush(self.heap, (whose.deadline, self.heap_count, whose))
-
-    def step(self):
-        """Blocks until something happens or a deadline passes, and calls who is meant."""
-        seconds = max(0, self.heap[0][0] - time.monotonic()) if self.heap else None
-        for descriptor, events in self.epoll.poll(seconds):
-            # One event's handler may have closed the descriptor of a later event.
-            handler = self.handlers.get(descriptor)
-            if handler:
-                handler(events)
-        now = time.monotonic()
-        while self.heap and self.heap[0][0] <= now:
-            when, _, whose = heapq.heappop(self.heap)
-            if when == whose.timer:
-                whose.timer = math.inf
-            if whose.deadline <= now:
-                whose.deadline = math.inf
-                whose.on_deadline()
-            elif whose.deadline < whose.timer:
-                self.push(whose)
-
-
-class Server:
-    """The listening socket, the connections and their deadlines."""
-
-    def __init__(self, log, listener, processes, queue_max):
-        self.log, self.listener = log, listener
-        self.loop = Loop()
-        self.connections = set()
-        self.waiting = OrderedDict()  # the connections in READING, who has waited longest first
-        self.stop_signal = None
-        self.deadline = self.timer = math.inf  # of the pause after a failed accept
-        self.connections_max = connections_max(processes)
-        self.pool = Pool(self.loop, log, processes, queue_max)
-        self.loop.add(listener, select.EPOLLIN, self.on_accept)
-
-    def run(self, wakeup):
-        """Serves until a signal number arrives on `wakeup`, the socket that Python writes them to."""
-        self.loop.add(wakeup, select.EPOLLIN, lambda _events: self.on_signal(wakeup.recv(64)))
-        while self.stop_signal is None:
-            self.loop.step()
-        self.stop()
-
-    def on_signal(self, numbers):
-        self.stop_signal = signal.Signals(numbers[0]).name
+    def handle_error(self, request, client_address):
+        self.log.write("error", "client=%s: %r" % (shown(client_address), sys.exc_info()[1]))
 
     def stop(self):
         """At once: a prime may be minutes away, and the balancer asks another server when it hears 503."""
-        self.log.info("stopping: %s, %d connections" % (self.stop_signal, len(self.connections)))
-        self.loop.remove(self.listener)
-        self.listener.close()
-        for connection in list(self.connections):
-            if connection.state == "COMPUTING":
-                n, connection.job = connection.job.n, None
-                connection.keep = False
-                connection.answer_busy(n, "this worker is stopping; try elsewhere")
-        self.pool.stop()
-        for connection in list(self.connections):
-            connection.close()
-        self.log.info("stopped")
-
-    def on_accept(self, _events):
-        for _ in range(ACCEPTS_AT_ONCE):
-            try:
-                sock, peer = self.listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    if self.close_longest_waiting():
-                        continue
-                    self.log.warn("accept: %s; pausing" % error.strerror)
-                    self.loop.modify(self.listener, 0)
-                    self.loop.set_deadline(self, ACCEPT_PAUSE_SECONDS)
-                    return
-                continue  # the client went away before it was accepted
-            if len(self.connections) >= self.connections_max and not self.close_longest_waiting():
-                sock.close()
-                continue
-            sock.setblocking(False)
-            try:
-                for option in KEEPALIVE:
-                    sock.setsockopt(*option)
-            except OSError:
-                sock.close()  # reset already
-                continue
-            self.connections.add(Connection(self, sock, peer))
-
-    def on_deadline(self):
-        self.loop.modify(self.listener, select.EPOLLIN)
-
-    def close_longest_waiting(self):
-        if not self.waiting:
-            return False
-        next(iter(self.waiting)).close()
-        return True
+        self.places.stop()
+        self.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
+        deadline = time.monotonic() + STOP_SECONDS
+        for _ in range(self.connections_max):
+            self.close_longest_waiting()
+            self.slots.acquire(timeout=max(0, deadline - time.monotonic()))
+        self.places.process.wait()
 
 
-def connections_max(processes):
-    """As many descriptors as this process may have, less what it needs itself."""
+def connections_max(log):
+    """As many connections as the limit of descriptors allows; that is raised as far as it may be."""
+    wanted = DESCRIPTORS_SPARE + DESCRIPTORS_PER_CONNECTION * CONNECTIONS_MAX
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    spare = DESCRIPTORS_SPARE + 2 * processes
-    wanted = CONNECTIONS_MAX + spare
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return CONNECTIONS_MAX if soft == resource.RLIM_INFINITY else max(1, min(CONNECTIONS_MAX, soft - spare))
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    count = max(1, (allowed - DESCRIPTORS_SPARE) // DESCRIPTORS_PER_CONNECTION)
+    if count < CONNECTIONS_MAX:
+        log.write("warn", "only %d descriptors (ulimit -n): at most %d connections at a time" % (allowed, count))
+    return count
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -1041,30 +876,34 @@ def connections_max(processes):
 # ---------------------------------------------------------------------------------------------------
 
 LEVELS = ("off", "error", "warn", "info", "debug", "trace")
-QUEUE_DEFAULT = 128
+PROCESSES_PER_CORE = 4
 PROCESSES_MAX = 256
-QUEUE_MAX = 100_000
+QUEUE_DEFAULT = 128
+QUEUE_MAX = 10_000
 LOG_TEXT_MAX = 120
 
 
 def escape(raw):
-    """Bytes from a client as one printable, quoted word for the log: no control character, no new line."""
-    text = raw[:LOG_TEXT_MAX].decode("latin-1").encode("unicode_escape").decode("ascii").replace('"', '\\"')
+    """Bytes of a client as one printable, quoted word for the log: no control character, no new line."""
+    text = raw[:LOG_TEXT_MAX].rstrip(b"\r").decode("latin-1").encode("unicode_escape").decode().replace('"', '\\"')
     return '"%s%s"' % (text, "..." if len(raw) > LOG_TEXT_MAX else "")
 
 
+def shown(address):
+    return ("[%s]:%d" if ":" in address[0] else "%s:%d") % address[:2]
+
+
 class Log:
-    """One line per event, each in one write(2), on standard error and in the file."""
+    """One line per event, on standard error and in the file."""
 
     def __init__(self, level, path):
         self.level = LEVELS.index(level)
-        self.file = None
-        # O_APPEND: whoever else writes or truncates the file (logrotate), no line overwrites another.
+        self.lock = threading.Lock()
+        self.files = [2]
         if path:
             os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-            self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        self.poll = select.poll()
-        self.poll.register(2, select.POLLOUT)
+            # O_APPEND: whoever else writes or truncates the file (logrotate), no line overwrites another.
+            self.files.append(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644))
 
     def write(self, level, text):
         if LEVELS.index(level) > self.level:
@@ -1072,30 +911,12 @@ class Log:
         now = time.time()
         line = "%s.%03dZ %-5s %s\n" % (
             time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)), now % 1 * 1000, level.upper(), text)
-        raw = line.encode("utf-8", "replace")
-        try:
-            # A pipe that nobody reads is full after 64 KiB; waiting for its reader would stop the server.
-            if self.poll.poll(0):
-                os.write(2, raw)
-        except OSError:
-            pass  # nobody listens there any more; the file may
-        if self.file is not None:
-            try:
-                os.write(self.file, raw)
-            except OSError:
-                pass  # a full disk must not stop the primes
-
-    def error(self, text):
-        self.write("error", text)
-
-    def warn(self, text):
-        self.write("warn", text)
-
-    def info(self, text):
-        self.write("info", text)
-
-    def debug(self, text):
-        self.write("debug", text)
+        with self.lock:
+            for file in self.files:
+                with contextlib.suppress(OSError):  # neither a full disk nor a closed terminal stops the primes
+                    # Nor does a pipe that nobody reads, which is full after 64 KiB: the line is lost.
+                    if select.select((), (file,), (), 0)[1]:
+                        os.write(file, line.encode("utf-8", "replace"))
 
 
 class Arguments(argparse.ArgumentParser):
@@ -1113,65 +934,30 @@ def whole(low, high):
     return check
 
 
-def level_name(text):
-    if text.lower() not in LEVELS:
-        raise argparse.ArgumentTypeError("%r is not one of %s" % (text, ", ".join(LEVELS)))
-    return text.lower()
-
-
 def arguments():
-    cores = len(os.sched_getaffinity(0))
+    processes = min(PROCESSES_PER_CORE * len(os.sched_getaffinity(0)), PROCESSES_MAX)
     parser = Arguments(
         prog="worker.py", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Finds the Nth prime. GET /N answers with it, N from 1 to %d." % N_MAX,
         epilog="example:  python3 worker.py &  curl http://127.0.0.1:13337/1000000\n\n"
         "exit status:  0 stopped by SIGTERM, SIGINT or SIGHUP; 2 bad usage; 1 any other failure\n\n"
         "It answers whoever reaches it: let a firewall keep strangers out, or --bind an inner address.")
-    parser.add_argument("--bind", metavar="ADDRESS", default="0.0.0.0",
-                        help="address to listen on (default 0.0.0.0: all of IPv4; :: for IPv6 too)")
-    parser.add_argument("--port", type=whole(0, 65535), default=13337,
-                        help="port to listen on (default 13337; 0: a free one, see the first line of output)")
-    parser.add_argument("--processes", type=whole(1, PROCESSES_MAX), default=min(cores, PROCESSES_MAX),
-                        help="primes computed at once (default: one per core, here %d)" % cores)
-    parser.add_argument("--queue", type=whole(0, QUEUE_MAX), default=QUEUE_DEFAULT,
-                        help="requests that may wait for a process; beyond it 503 (default %d)" % QUEUE_DEFAULT)
-    parser.add_argument("--log-level", metavar="LEVEL", type=level_name, default="info",
-                        help="%s (default info)" % ", ".join(LEVELS))
-    parser.add_argument("--log-file", metavar="FILE", help="append the log to FILE too (it always goes to stderr)")
-    parser.add_argument("--version", action="version", version="worker.py %s" % VERSION)
+    option = parser.add_argument
+    option("--bind", metavar="ADDRESS", default="0.0.0.0",
+           help="address to listen on (default 0.0.0.0: all of IPv4; :: for IPv6 too)")
+    option("--port", type=whole(0, 65535), default=13337,
+           help="port to listen on (default 13337; 0: a free one, see the first line of output)")
+    option("--processes", type=whole(1, PROCESSES_MAX), default=processes,
+           help="primes computed at once; a quarter of these places is kept for N up to %d (default: %d per core, "
+           "here %d)" % (SMALL_N_MAX, PROCESSES_PER_CORE, processes))
+    option("--queue", type=whole(0, QUEUE_MAX), default=QUEUE_DEFAULT,
+           help="requests that may wait for a place; beyond it 503 (default %d)" % QUEUE_DEFAULT)
+    option("--log-level", metavar="LEVEL", type=str.lower, choices=LEVELS, default="info",
+           help="%s (default info)" % ", ".join(LEVELS))
+    option("--log-file", metavar="FILE", help="append the log to FILE too (it always goes to stderr)")
+    option("--fork-server", type=int, help=argparse.SUPPRESS)  # how this program starts itself, see part 2
+    option("--version", action="version", version="worker.py %s" % VERSION)
     return parser, parser.parse_args()
-
-
-def listen(parser, bind, port):
-    """The listening socket, or the end of the program with one line that says why not."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            bind, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    except (OSError, UnicodeError) as error:
-        parser.error("argument --bind: %r is no address of this machine (%s)" % (bind, error))
-    listener = socket.socket(family, kind, protocol)
-    # Else, after a crash, connections in TIME_WAIT would keep the port for a minute. It does not let two
-    # programs listen on one port: that stays an error on Linux.
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if family == socket.AF_INET6:
-        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    try:
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        mend = {
-            errno.EADDRINUSE: "stop what listens there (`ss -ltnp` shows it) or choose another --port",
-            errno.EADDRNOTAVAIL: "choose a --bind address that this machine has (`ip address` shows them)",
-            errno.EACCES: "choose a --port from 1024 on",
-        }.get(error.errno, "choose another --bind or --port")
-        parser.exit(1, "worker.py: cannot listen on %s: %s; %s\n" % (
-            shown((bind, port)), error.strerror.lower(), mend))
-    listener.setblocking(False)
-    return listener
-
-
-def shown(address):
-    return ("[%s]:%d" if ":" in address[0] else "%s:%d") % address[:2]
 
 
 def main():
@@ -1179,37 +965,45 @@ def main():
     while os.open(os.devnull, os.O_RDWR) <= 2:
         pass
     parser, options = arguments()
-    listener = listen(parser, options.bind, options.port)
     try:
         log = Log(options.log_level, options.log_file)
     except OSError as error:
         parser.exit(2, "worker.py: cannot open the log file %s: %s; choose another --log-file\n" % (
             options.log_file, error.strerror.lower()))
-
-    # Python writes the number of each signal that arrives into this pair; to the loop it is one more event.
-    wakeup, wakeup_write = socket.socketpair()
-    for end in (wakeup, wakeup_write):
-        end.setblocking(False)
-    signal.set_wakeup_fd(wakeup_write.fileno(), warn_on_full_buffer=False)
-    for number in STOP_SIGNALS:
-        # nohup(1) has SIGHUP ignored, and a shell ignores SIGINT for what it starts with & in a script; but
-        # a SIGINT sent on purpose to a server is meant, and the contract says that it stops on it.
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, lambda _number, _frame: None)
+    if options.fork_server is not None:
+        serve_forks(socket.socket(fileno=options.fork_server), log)
+        return
 
     try:
-        server = Server(log, listener, options.processes, options.queue)
+        family, _, _, _, address = socket.getaddrinfo(
+            options.bind, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except (OSError, UnicodeError) as error:
+        parser.error("argument --bind: %r is no address of this machine (%s)" % (options.bind, error))
+    threading.stack_size(THREAD_STACK_BYTES)
+    try:
+        server = Server(family, address, log)
     except OSError as error:
-        parser.exit(1, "worker.py: cannot start its processes: %s; try fewer --processes\n" % error.strerror.lower())
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    address = shown(listener.getsockname())
-    log.info("started: version=%s pid=%d address=%s processes=%d queue=%d" % (
+        parser.exit(1, "worker.py: cannot listen on %s: %s; choose another --port or --bind (`ss -ltnp` shows who "
+                    "listens, `ip address` what can be bound)\n" % (shown(address), os.strerror(error.errno).lower()))
+    try:
+        server.places = Places(log, options.processes, options.queue)
+    except OSError as error:
+        parser.exit(1, "worker.py: cannot start its fork server: %s\n" % error.strerror.lower())
+    threading.Thread(target=server.serve_forever, args=(None,), daemon=True).start()
+    address = shown(server.server_address)
+    log.write("info", "started: version=%s pid=%d address=%s processes=%d queue=%d" % (
         VERSION, os.getpid(), address, options.processes, options.queue))
     try:
         print("worker listening on %s" % address, flush=True)
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads it; then Python's own flush at the end must not fail
-    server.run(wakeup)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads it; Python's own flush at the end must not fail
+
+    # nohup(1) has SIGHUP ignored, and means it.
+    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
+    number = signal.sigwait(STOP_SIGNALS - ignored)
+    log.write("info", "stopping: %s" % signal.Signals(number).name)
+    server.stop()
+    log.write("info", "stopped")
 
 
 if __name__ == "__main__":

@@ -35,14 +35,14 @@ impl Programs {
     /// There is no Python 3.
     pub fn find() -> Result<Programs, Failure> {
         let python = Command::new(PYTHON)
-            .args(["-c", "import sys; sys.exit(sys.version_info < (3, 8))"])
+            .args(["-c", "import sys; sys.exit(sys.version_info < (3, 9))"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status();
         if !python.is_ok_and(|status| status.success()) {
             return Err(Failure::other(
-                "python3, version 3.8 or later, is needed for the workers and was not found; install it (Debian, \
+                "python3, version 3.9 or later, is needed for the workers and was not found; install it (Debian, \
                  Ubuntu: apt install python3; Fedora: dnf install python3)"
                     .to_string(),
             ));

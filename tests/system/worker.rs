@@ -2,7 +2,7 @@
 //! over plain sockets. What it must do is in its own head and in docs/protocol.md.
 //!
 //! Nothing here sleeps: a test waits for a byte, a log line, an exit, or the end of the program's standard
-//! error, which comes only when the last process that holds it (each of the pool does) is gone.
+//! error, which comes only when the last process that holds it (each that computes does) is gone.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails by panicking")]
 
@@ -16,7 +16,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 /// How long anything that must happen may take. Generous: the machine may be busy with other tests.
 const EVENTUALLY: Duration = Duration::from_secs(120);
@@ -24,7 +25,7 @@ const EVENTUALLY: Duration = Duration::from_secs(120);
 /// An N that keeps a process busy for longer than a test needs: half a minute of a core.
 const ENDLESS_N: u64 = 1_000_000_000_000;
 
-/// The end of a worker and its pool: generous, and yet too short for a process to end only because it has
+/// The end of a worker and all its processes: generous, and yet too short for a process to end only because it has
 /// come to the end of `ENDLESS_N`.
 const AT_ONCE: Duration = Duration::from_secs(12);
 
@@ -103,7 +104,7 @@ impl Worker {
         }
     }
 
-    /// Sends a GET for `n` and returns when a process of the pool computes it: the client and that process.
+    /// Sends a GET for `n` and returns when a process computes it: the client and that process.
     fn start_computing(&self, n: u64) -> (Client, u32) {
         let mut client = self.connect();
         client.send_get(&format!("/{n}"));
@@ -113,7 +114,7 @@ impl Worker {
         (client, pid)
     }
 
-    /// Waits until the worker and every process of its pool are gone: the log's pipe has then no writer left.
+    /// Waits until the worker and all its processes are gone: the log's pipe has then no writer left.
     /// Returns the exit status and the rest of the log.
     fn wait_for_end(&mut self) -> (ExitStatus, Vec<String>) {
         let end = Instant::now() + AT_ONCE;
@@ -133,7 +134,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // Its pool follows by itself: `killed_outright_it_leaves_no_process_behind` shows it.
+        // Its processes follow by themselves: `killed_outright_it_leaves_no_process_behind` shows it.
         let _gone_already = self.process.kill();
         let _status = self.process.wait();
     }
@@ -211,6 +212,16 @@ fn script() -> PathBuf {
 
 fn send_signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal).unwrap();
+}
+
+/// Waits until a process has ended, whoever's child it is: pidfd_open(2).
+fn wait_for_exit(pid: u32) {
+    let Ok(pidfd) = pidfd_open(Pid::from_raw(pid.try_into().unwrap()).unwrap(), PidfdFlags::empty()) else {
+        return; // it has ended and its parent knows
+    };
+    let mut ended = [PollFd::new(&pidfd, PollFlags::IN)];
+    let patience = Timespec::try_from(AT_ONCE).unwrap();
+    assert_eq!(poll(&mut ended, Some(&patience)).unwrap(), 1, "process {pid} is still there");
 }
 
 /// The live children of a process, as the daemon finds them: by the parent's pid in /proc/PID/stat.
@@ -302,27 +313,68 @@ fn counted_primes_are_those_of_a_sieve() {
 
 #[test]
 fn memory_does_not_grow_with_n() {
-    let worker = Worker::start(&["--processes", "1"]);
-    assert_eq!(worker.get("/1000000").status, 200);
-    let before = memory_peak_kib(children(worker.pid())[0]);
-    assert_eq!(worker.get("/10000000000").body, "252097800623\n");
-    let after = memory_peak_kib(children(worker.pid())[0]);
+    let peak_kib = |n: u64| -> u64 {
+        let program = format!(
+            "import resource, worker; print(worker.nth_prime({n}), \
+             resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        );
+        let output = Command::new("python3")
+            .args(["-B", "-c", &program])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .unwrap();
+        let words = String::from_utf8(output.stdout).unwrap();
+        words.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    let (small, big) = (peak_kib(1_000_000), peak_kib(10_000_000_000));
     // A list of the primes so far would be 40 GB; what grows is the sieve up to the square root.
-    assert!(after < before + 16 * 1024, "{before} KiB, then {after} KiB");
-    assert!(memory_peak_kib(worker.pid()) < 64 * 1024);
+    assert!(big < small + 16 * 1024, "{small} KiB, then {big} KiB");
 }
 
+/// A fork server is the worker's only child, and each computation is a child of that one: the daemon, which
+/// measures the worker with its descendants, sees all of them.
 #[test]
 fn several_requests_at_once_use_several_processes() {
-    let worker = Worker::start(&["--processes", "3"]);
-    assert_eq!(children(worker.pid()).len(), 3);
-    // The clients stay: for one that goes, its process would be replaced by another.
+    let worker = Worker::start(&["--processes", "4"]);
     let (_clients, mut busy): (Vec<_>, Vec<_>) =
         (0..3).map(|i| worker.start_computing(ENDLESS_N - i)).unzip();
-    let mut all = children(worker.pid());
+    let fork_servers = children(worker.pid());
+    assert_eq!(fork_servers.len(), 1);
+    let mut all = children(fork_servers[0]);
     busy.sort_unstable();
     all.sort_unstable();
     assert_eq!(busy, all);
+}
+
+// ---- who computes and who waits ----
+
+#[test]
+fn big_computations_leave_places_for_a_small_one() {
+    let worker = Worker::start(&["--processes", "4"]);
+    let _running: Vec<_> = (0..3).map(|_| worker.start_computing(ENDLESS_N)).collect();
+    let mut waiting = worker.connect();
+    waiting.send_get(&format!("/{ENDLESS_N}"));
+    worker.wait_for_log("n=1000000000000 waits for a place");
+    assert_eq!(worker.get("/1000000").body, "15485863\n");
+    // The next process was for the small one: the big one still waits.
+    assert!(worker.wait_for_log(" computes ").ends_with("n=1000000"));
+}
+
+#[test]
+fn of_those_that_wait_the_smallest_is_next() {
+    let worker = Worker::start(&["--processes", "1"]);
+    let (running, _pid) = worker.start_computing(ENDLESS_N);
+    let mut waiting = Vec::new();
+    for n in [ENDLESS_N - 1, 1_000_000, 1_000_000_000] {
+        let mut client = worker.connect();
+        client.send_get(&format!("/{n}"));
+        worker.wait_for_log(&format!("n={n} waits for a place"));
+        waiting.push(client);
+    }
+    drop(running);
+    for n in ["n=1000000", "n=1000000000", "n=999999999999"] {
+        assert!(worker.wait_for_log(" computes ").ends_with(n));
+    }
 }
 
 // ---- HTTP ----
@@ -425,11 +477,39 @@ fn http_1_0_closes_unless_asked_to_keep() {
 fn http_1_1_keeps_unless_asked_to_close() {
     let worker = Worker::start(&[]);
     let mut client = worker.connect();
-    client.send_get("/5");
-    assert_eq!(client.answer().header("connection"), None);
-    client.send(b"GET /6 HTTP/1.1\r\nHost: a\r\nConnection: Close\r\n\r\n");
-    let answer = client.answer();
-    assert_eq!((answer.body.as_str(), answer.header("connection")), ("13\n", Some("close")));
+    for left in [999, 998] {
+        client.send_get("/5");
+        let answer = client.answer();
+        let offer = format!("timeout=60, max={left}");
+        assert_eq!(
+            (answer.header("connection"), answer.header("keep-alive")),
+            (Some("keep-alive"), Some(&*offer))
+        );
+    }
+    for wish in [
+        "Connection: Close",
+        "Connection: keep-alive, close",
+        "Connection: keep-alive\r\nConnection: x,close",
+    ] {
+        let mut client = worker.connect();
+        client.send(format!("GET /6 HTTP/1.1\r\nHost: a\r\n{wish}\r\n\r\n").as_bytes());
+        let answer = client.answer();
+        assert_eq!((answer.body.as_str(), answer.header("connection")), ("13\n", Some("close")), "{wish}");
+        assert_eq!(answer.header("keep-alive"), None);
+        client.assert_closed();
+    }
+}
+
+#[test]
+fn the_last_request_that_was_offered_is_answered_and_the_connection_closed() {
+    let worker = Worker::start(&[]);
+    let mut client = worker.connect();
+    for left in (0..1000).rev() {
+        client.send_get("/5");
+        let answer = client.answer();
+        let expected = if left == 0 { "close" } else { "keep-alive" };
+        assert_eq!((answer.body.as_str(), answer.header("connection")), ("11\n", Some(expected)));
+    }
     client.assert_closed();
 }
 
@@ -476,17 +556,36 @@ fn a_head_that_does_not_end_is_cut_off_and_blocks_nobody() {
 
 /// More idle connections than the worker has descriptors for: the longest idle ones make room.
 #[test]
-fn without_a_free_descriptor_it_still_serves() {
+fn with_few_descriptors_it_says_so_and_serves() {
     let mut command = Command::new("sh");
-    let line = "ulimit -n 100; exec python3 \"$0\" --bind 127.0.0.1 --port 0 --processes 1";
+    let line = "ulimit -n 64; exec python3 \"$0\" --bind 127.0.0.1 --port 0";
     command.args(["-c", line]).arg(script());
     let worker = Worker::start_command(command);
-    let mut idle: Vec<_> = (0..300).map(|_| worker.connect()).collect();
+    worker.wait_for_log("only 64 descriptors (ulimit -n): at most 16 connections at a time");
+    let mut idle: Vec<_> = (0..100).map(|_| worker.connect()).collect();
     assert_eq!(worker.get("/1000000").body, "15485863\n");
     idle[0].assert_closed();
     let newest = idle.last_mut().unwrap();
     newest.send_get("/5");
     assert_eq!(newest.answer().body, "11\n");
+}
+
+#[test]
+fn many_short_connections_cost_no_memory() {
+    let worker = Worker::start(&["--log-level", "off"]);
+    let ask = |times| {
+        for _ in 0..times {
+            let mut client = worker.connect();
+            client.send(b"GET /5 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+            assert_eq!(client.answer().body, "11\n");
+            client.assert_closed();
+        }
+    };
+    ask(100);
+    let before = memory_peak_kib(worker.pid());
+    ask(5000);
+    let after = memory_peak_kib(worker.pid());
+    assert!(after < before + 4 * 1024, "{before} KiB, then {after} KiB");
 }
 
 // ---- the queue, and clients that go ----
@@ -539,7 +638,7 @@ fn the_work_for_a_client_that_has_gone_is_abandoned() {
     drop(client);
     worker.wait_for_log("abandoned n=1000000000000");
     assert_eq!(worker.get("/1000000").body, "15485863\n");
-    assert!(!children(worker.pid()).contains(&pid), "the process that computed for nobody is gone");
+    wait_for_exit(pid);
 }
 
 /// `printf 'GET /N HTTP/1.0\r\n\r\n' | nc` ends its side after the request, and waits for the answer.
@@ -560,7 +659,7 @@ fn a_job_whose_process_was_killed_is_done_by_another() {
     let worker = Worker::start(&["--processes", "1"]);
     let (mut client, pid) = worker.start_computing(1_000_000_000);
     send_signal(pid, Signal::KILL);
-    worker.wait_for_log(&format!("process {pid} died computing n=1000000000"));
+    worker.wait_for_log("the process died computing n=1000000000");
     assert_eq!(client.answer().body, "22801763489\n");
 }
 
@@ -575,6 +674,18 @@ fn a_job_that_kills_its_process_twice_is_a_500_and_the_next_is_served() {
     assert_eq!(client.answer().status, 500);
     client.send_get("/1000000");
     assert_eq!(client.answer().body, "15485863\n");
+}
+
+#[test]
+fn a_fork_server_that_was_killed_is_replaced() {
+    let worker = Worker::start(&[]);
+    let (mut client, _pid) = worker.start_computing(1_000_000_000);
+    let fork_server = children(worker.pid())[0];
+    send_signal(fork_server, Signal::KILL);
+    wait_for_exit(fork_server);
+    assert_eq!(worker.get("/1000000").body, "15485863\n");
+    worker.wait_for_log("the fork server has died; starting another");
+    assert_eq!(client.answer().body, "22801763489\n", "what computed then has gone on");
 }
 
 #[test]
