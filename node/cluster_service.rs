@@ -271,7 +271,7 @@ impl ClusterService {
         if path_of(&request) != path {
             return text(400, &format!("this request belongs to {}", path_of(&request)));
         }
-        let (caller, waits) = one_answer::<raft::Reply>();
+        let (caller, waits) = one_answer::<raft::RpcReply>();
         let input = Input::Request { from, incarnation, request, caller };
         if self.inbox.deliver_within(OUTCOME_TIMEOUT, input).is_err() {
             return unavailable("this node is stopping, or its disk hangs");

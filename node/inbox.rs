@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use crate::raft::{Entry, Index, Reply};
+use crate::raft::{Entry, Index, RpcReply};
 use crate::replica::{Input, ReportOutcome};
 
 /// How many messages of consensus may wait. Each peer has at most a few under way, so it never fills by honest means.
@@ -21,7 +21,7 @@ pub const REPORT_INBOX_MAX: usize = 4_096;
 
 /// What the replica is told, with the channels by which this node answers. Each has one place and is used once, so that
 /// sending never blocks.
-pub type NodeInput = Input<Sender<Reply>, Sender<ReportOutcome>>;
+pub type NodeInput = Input<Sender<RpcReply>, Sender<ReportOutcome>>;
 
 /// What daemons and readers wait for.
 pub enum ServiceInput {

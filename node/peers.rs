@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::inbox::Inbox;
 use super::slot::Slot;
 use crate::http::client::{Client, ClientTimeouts};
-use crate::raft::{NodeId, Reply, Request, RpcId};
+use crate::raft::{NodeId, RpcId, RpcReply, RpcRequest};
 use crate::replica::Input;
 use crate::signing::{Purpose, Recipient, Seal};
 
@@ -36,7 +36,7 @@ pub struct RequestEnvelope {
     /// The incarnation of the sender's data directory.
     pub incarnation: u64,
     /// The request.
-    pub request: Request,
+    pub request: RpcRequest,
 }
 
 /// What comes back.
@@ -46,17 +46,17 @@ pub struct ReplyEnvelope {
     /// The incarnation of the replier's data directory.
     pub incarnation: u64,
     /// The reply.
-    pub reply: Reply,
+    pub reply: RpcReply,
 }
 
 /// The path of a request: it says what its body holds, so that an access log or a packet dump can be read.
-pub fn path_of(request: &Request) -> &'static str {
+pub fn path_of(request: &RpcRequest) -> &'static str {
     match request {
-        Request::PreVote(_) => "/raft/pre-vote",
-        Request::RequestVote(_) => "/raft/request-vote",
-        Request::AppendEntries(_) => "/raft/append-entries",
-        Request::InstallSnapshot(_) => "/raft/install-snapshot",
-        Request::TimeoutNow(_) => "/raft/timeout-now",
+        RpcRequest::PreVote(_) => "/raft/pre-vote",
+        RpcRequest::RequestVote(_) => "/raft/request-vote",
+        RpcRequest::AppendEntries(_) => "/raft/append-entries",
+        RpcRequest::InstallSnapshot(_) => "/raft/install-snapshot",
+        RpcRequest::TimeoutNow(_) => "/raft/timeout-now",
     }
 }
 
@@ -71,7 +71,7 @@ pub fn node_id(name: &str) -> Option<NodeId> {
 }
 
 /// One request on its way to a sender.
-type Job = (RpcId, Request);
+type Job = (RpcId, RpcRequest);
 
 /// The senders to one peer.
 struct Peer {
@@ -137,11 +137,11 @@ impl Peers {
     }
 
     /// Hands a request to the right sender; never blocks.
-    pub fn send(&self, to: NodeId, rpc: RpcId, request: Request) {
+    pub fn send(&self, to: NodeId, rpc: RpcId, request: RpcRequest) {
         let Some(peer) = self.peers.iter().find(|peer| peer.id == to) else { return };
         let slot = match request {
-            Request::AppendEntries(_) | Request::InstallSnapshot(_) => &peer.log,
-            Request::PreVote(_) | Request::RequestVote(_) | Request::TimeoutNow(_) => &peer.election,
+            RpcRequest::AppendEntries(_) | RpcRequest::InstallSnapshot(_) => &peer.log,
+            RpcRequest::PreVote(_) | RpcRequest::RequestVote(_) | RpcRequest::TimeoutNow(_) => &peer.election,
         };
         slot.put((rpc, request));
     }
@@ -177,7 +177,7 @@ impl PeerSender {
         }
     }
 
-    fn exchange(&mut self, request: &Request) -> Result<ReplyEnvelope, String> {
+    fn exchange(&mut self, request: &RpcRequest) -> Result<ReplyEnvelope, String> {
         let path = path_of(request);
         let envelope = RequestEnvelope { incarnation: self.sending.incarnation, request: request.clone() };
         let body =

@@ -23,7 +23,7 @@ use super::peers::Peers;
 use super::standing::StandingBoard;
 use crate::balancer::{Change, Published};
 use crate::logging::RateLimit;
-use crate::raft::{self, NodeId, Reply};
+use crate::raft::{self, NodeId, RpcReply};
 use crate::replica::{Effect, Notice, Replica, ReportOutcome, Unread};
 use crate::storage::{Disk, Storage, StorageError};
 
@@ -37,7 +37,7 @@ const SUSPICIOUS_LINE_INTERVAL: Duration = Duration::from_secs(5);
 const VOTE_LINES_MAX: u64 = 100;
 
 /// The replica, answering through this node's channels.
-pub type NodeReplica = Replica<Sender<Reply>, Sender<ReportOutcome>>;
+pub type NodeReplica = Replica<Sender<RpcReply>, Sender<ReportOutcome>>;
 
 /// Everything the loop owns.
 pub struct RaftLoop<D: Disk> {

@@ -15,8 +15,8 @@ use super::random::Random;
 use super::snapshot::IncomingSnapshot;
 use super::transfer::Transfer;
 use super::{
-    Command, Durable, Entry, HardState, Index, NodeId, Notice, Output, ProposalId, Record, Reply, ReplyToken,
-    Request, Resolution, RpcId, SendNow, SendOnceDurable, Snapshot, Term,
+    Command, Durable, Entry, HardState, Index, NodeId, Notice, Output, ProposalId, Record, ReplyToken,
+    Resolution, RpcId, RpcReply, RpcRequest, SendNow, SendOnceDurable, Snapshot, Term,
 };
 
 /// A message whose term is further ahead than this is refused: a corrupt or hostile one must not bring the term near
@@ -99,7 +99,7 @@ pub enum Event {
         /// Given back with the reply.
         token: ReplyToken,
         /// What it asks.
-        request: Request,
+        request: RpcRequest,
     },
     /// The reply to a request of this node came in.
     Reply {
@@ -108,7 +108,7 @@ pub enum Event {
         /// As it was sent.
         rpc: RpcId,
         /// The answer.
-        reply: Reply,
+        reply: RpcReply,
     },
     /// A request of this node got no reply and will get none: refused, reset, timed out.
     Lost {
@@ -348,32 +348,36 @@ impl Raft {
         }
     }
 
-    fn receive_request(&mut self, from: NodeId, token: ReplyToken, request: Request) {
+    fn receive_request(&mut self, from: NodeId, token: ReplyToken, request: RpcRequest) {
         let reply = match request {
-            Request::PreVote(arguments) => Reply::PreVote(self.receive_pre_vote(from, arguments)),
-            Request::RequestVote(arguments) => Reply::RequestVote(self.receive_request_vote(from, arguments)),
-            Request::AppendEntries(arguments) => {
-                Reply::AppendEntries(self.receive_append_entries(from, arguments))
+            RpcRequest::PreVote(arguments) => RpcReply::PreVote(self.receive_pre_vote(from, arguments)),
+            RpcRequest::RequestVote(arguments) => {
+                RpcReply::RequestVote(self.receive_request_vote(from, arguments))
             }
-            Request::InstallSnapshot(arguments) => {
-                Reply::InstallSnapshot(self.receive_install_snapshot(from, arguments))
+            RpcRequest::AppendEntries(arguments) => {
+                RpcReply::AppendEntries(self.receive_append_entries(from, arguments))
             }
-            Request::TimeoutNow(arguments) => Reply::TimeoutNow(self.receive_timeout_now(from, arguments)),
+            RpcRequest::InstallSnapshot(arguments) => {
+                RpcReply::InstallSnapshot(self.receive_install_snapshot(from, arguments))
+            }
+            RpcRequest::TimeoutNow(arguments) => {
+                RpcReply::TimeoutNow(self.receive_timeout_now(from, arguments))
+            }
         };
         self.output.send_once_durable.push(SendOnceDurable::Reply { to: from, token, reply });
     }
 
-    fn receive_reply(&mut self, from: NodeId, rpc: RpcId, reply: Reply) {
+    fn receive_reply(&mut self, from: NodeId, rpc: RpcId, reply: RpcReply) {
         if !self.is_peer(from) {
             return self.suspicious(format!("a reply from node {from}, which is no peer"));
         }
         // Figure 2, "All Servers": if RPC request or response contains term T > currentTerm, set currentTerm = T,
         // convert to follower.
         let term = match &reply {
-            Reply::PreVote(reply) | Reply::RequestVote(reply) => reply.term,
-            Reply::AppendEntries(reply) => reply.term,
-            Reply::InstallSnapshot(reply) => reply.term,
-            Reply::TimeoutNow(reply) => reply.term,
+            RpcReply::PreVote(reply) | RpcReply::RequestVote(reply) => reply.term,
+            RpcReply::AppendEntries(reply) => reply.term,
+            RpcReply::InstallSnapshot(reply) => reply.term,
+            RpcReply::TimeoutNow(reply) => reply.term,
         };
         if term > self.hard_state.term {
             if self.plausible_term(from, term) {
@@ -382,11 +386,11 @@ impl Raft {
             return;
         }
         match reply {
-            Reply::PreVote(reply) => self.receive_pre_vote_reply(from, reply),
-            Reply::RequestVote(reply) => self.receive_vote_reply(from, reply),
-            Reply::AppendEntries(reply) => self.receive_append_reply(from, rpc, reply),
-            Reply::InstallSnapshot(reply) => self.receive_install_reply(from, rpc, reply),
-            Reply::TimeoutNow(_) => {}
+            RpcReply::PreVote(reply) => self.receive_pre_vote_reply(from, reply),
+            RpcReply::RequestVote(reply) => self.receive_vote_reply(from, reply),
+            RpcReply::AppendEntries(reply) => self.receive_append_reply(from, rpc, reply),
+            RpcReply::InstallSnapshot(reply) => self.receive_install_reply(from, rpc, reply),
+            RpcReply::TimeoutNow(_) => {}
         }
     }
 
@@ -547,13 +551,13 @@ impl Raft {
         self.output.notices.push(Notice::Truncated { from, count });
     }
 
-    pub(super) fn send_now(&mut self, to: NodeId, request: Request) -> RpcId {
+    pub(super) fn send_now(&mut self, to: NodeId, request: RpcRequest) -> RpcId {
         let rpc = self.take_rpc();
         self.output.send_now.push(SendNow { to, rpc, request });
         rpc
     }
 
-    pub(super) fn send_once_durable(&mut self, to: NodeId, request: Request) {
+    pub(super) fn send_once_durable(&mut self, to: NodeId, request: RpcRequest) {
         let rpc = self.take_rpc();
         self.output.send_once_durable.push(SendOnceDurable::Request { to, rpc, request });
     }

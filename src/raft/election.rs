@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::core::{Raft, Role};
-use super::{HardState, NodeId, Notice, Request, RequestVote, RoleName, Term, VoteReply};
+use super::{HardState, NodeId, Notice, RequestVote, RoleName, RpcRequest, Term, VoteReply};
 
 /// After a hint that the leader died, a node waits for a random time in this range before it asks for pre-votes, so that
 /// one of them is usually first. A vote takes about a millisecond on a local network and one fsync.
@@ -75,7 +75,7 @@ impl Raft {
         self.output.notices.push(Notice::Role { role: RoleName::PreCandidate, term, reason });
         let arguments = self.vote_arguments(term + 1, false);
         for peer in self.peers() {
-            self.send_now(peer, Request::PreVote(arguments));
+            self.send_now(peer, RpcRequest::PreVote(arguments));
         }
         // Its own pre-vote is no promise and needs no disk.
         self.count_pre_vote(self.settings.id);
@@ -106,7 +106,7 @@ impl Raft {
         self.output.notices.push(Notice::Role { role: RoleName::Candidate, term, reason });
         let arguments = self.vote_arguments(term, transfer);
         for peer in self.peers() {
-            self.send_once_durable(peer, Request::RequestVote(arguments));
+            self.send_once_durable(peer, RpcRequest::RequestVote(arguments));
         }
         // Its own vote counts when it is durable: see `persisted`. A cluster of one, too, waits for its disk (trap 18).
     }

@@ -156,7 +156,7 @@ pub enum Record {
 /// A request from one node to another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Request {
+pub enum RpcRequest {
     /// "Would you vote for me?" Asked before the term is raised (thesis 9.6).
     PreVote(RequestVote),
     /// "Vote for me." (Figure 2)
@@ -169,10 +169,10 @@ pub enum Request {
     TimeoutNow(TimeoutNow),
 }
 
-/// The answer to a [`Request`] of the same name.
+/// The answer to an [`RpcRequest`] of the same name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Reply {
+pub enum RpcReply {
     /// To `PreVote`.
     PreVote(VoteReply),
     /// To `RequestVote`.

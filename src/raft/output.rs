@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use super::{Entry, HardState, Index, NodeId, Record, Reply, Request, RoleName, Snapshot, Term};
+use super::{Entry, HardState, Index, NodeId, Record, RoleName, RpcReply, RpcRequest, Snapshot, Term};
 
 /// Names one request that this core sent: its reply, or word of its loss, comes back with it.
 pub type RpcId = u64;
@@ -60,7 +60,7 @@ pub struct SendNow {
     /// Comes back with the reply.
     pub rpc: RpcId,
     /// What to send.
-    pub request: Request,
+    pub request: RpcRequest,
 }
 
 /// A message that is a promise, or that depends on one: it may leave only when the disk remembers it.
@@ -73,7 +73,7 @@ pub enum SendOnceDurable {
         /// Comes back with the reply.
         rpc: RpcId,
         /// What to send.
-        request: Request,
+        request: RpcRequest,
     },
     /// The answer to a request: a vote, an acknowledgement.
     Reply {
@@ -82,7 +82,7 @@ pub enum SendOnceDurable {
         /// As it came with the request.
         token: ReplyToken,
         /// The answer.
-        reply: Reply,
+        reply: RpcReply,
     },
 }
 

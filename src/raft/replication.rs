@@ -7,7 +7,7 @@ use super::core::{Leader, Raft, Role};
 use super::progress::Progress;
 use super::{
     AppendEntries, AppendReply, AppendResult, Command, Durable, Entry, Index, NodeId, ProposalId, Record,
-    Request, Resolution, RpcId, Term,
+    Resolution, RpcId, RpcRequest, Term,
 };
 
 impl Raft {
@@ -69,7 +69,7 @@ impl Raft {
             let settings = &self.settings;
             self.log.slice(next_index, settings.append_entries_max, settings.append_bytes_max)
         };
-        let request = Request::AppendEntries(AppendEntries {
+        let request = RpcRequest::AppendEntries(AppendEntries {
             term: self.hard_state.term,
             leader_id: self.settings.id,
             prev_log_index,

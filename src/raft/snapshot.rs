@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use super::core::{INDEX_JUMP_MAX, Raft, Role};
 use super::{
-    Apply, Command, Durable, Index, InstallReply, InstallSnapshot, NodeId, Notice, Request, RpcId, Snapshot,
-    Term,
+    Apply, Command, Durable, Index, InstallReply, InstallSnapshot, NodeId, Notice, RpcId, RpcRequest,
+    Snapshot, Term,
 };
 
 /// The part of a leader's snapshot that has arrived so far.
@@ -65,7 +65,7 @@ impl Raft {
         while !text.is_char_boundary(end) {
             end += 1; // The text is UTF-8, and a chunk is a string: never cut within a character.
         }
-        let request = Request::InstallSnapshot(InstallSnapshot {
+        let request = RpcRequest::InstallSnapshot(InstallSnapshot {
             term: self.hard_state.term,
             leader_id: self.settings.id,
             last_included_index: snapshot.last_index,

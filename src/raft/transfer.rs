@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use super::core::{Raft, Role};
-use super::{NodeId, Notice, Request, TimeoutNow, TimeoutNowReply};
+use super::{NodeId, Notice, RpcRequest, TimeoutNow, TimeoutNowReply};
 
 /// A transfer under way.
 #[derive(Clone, Debug)]
@@ -66,7 +66,7 @@ impl Raft {
         };
         if transfer.to == peer && !transfer.told && progress.match_index == last_index {
             transfer.told = true;
-            self.send_now(peer, Request::TimeoutNow(TimeoutNow { term, leader_id }));
+            self.send_now(peer, RpcRequest::TimeoutNow(TimeoutNow { term, leader_id }));
         }
     }
 

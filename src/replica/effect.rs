@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::notice::Notice;
 use crate::balancer::Stamp;
-use crate::raft::{Durable, Index, NodeId, Reply, Request, RoleName, RpcId, Term};
+use crate::raft::{Durable, Index, NodeId, RoleName, RpcId, RpcReply, RpcRequest, Term};
 
 /// One thing to do. `P` and `D` are the callers' tokens: see [`replica`](super).
 #[derive(Clone, Debug)]
@@ -16,7 +16,7 @@ pub enum Effect<P, D> {
         /// Comes back with the reply, or with word of the loss.
         rpc: RpcId,
         /// The request.
-        request: Request,
+        request: RpcRequest,
     },
     /// Make this durable, then call [`Replica::durable`](super::Replica::durable) with its mark. If that fails, the node must stop.
     Write(Write),
@@ -25,7 +25,7 @@ pub enum Effect<P, D> {
         /// Who waits.
         caller: P,
         /// The reply.
-        reply: Reply,
+        reply: RpcReply,
     },
     /// Show [`Replica::table`](super::Replica::table) and [`Replica::standing`](super::Replica::standing) to everybody else.
     Publish,

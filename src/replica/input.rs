@@ -1,7 +1,7 @@
 //! What a replica is told. The driver makes these of its messages.
 
 use crate::balancer::Report;
-use crate::raft::{Command, NodeId, Reply, Request, RpcId};
+use crate::raft::{Command, NodeId, RpcId, RpcReply, RpcRequest};
 
 /// One message for the replica. `P` answers a peer, `D` answers a daemon: see [`replica`](super).
 #[derive(Clone, Debug)]
@@ -13,7 +13,7 @@ pub enum Input<P, D> {
         /// The incarnation of the peer's data directory.
         incarnation: u64,
         /// What it asks.
-        request: Request,
+        request: RpcRequest,
         /// Who waits for the reply.
         caller: P,
     },
@@ -26,7 +26,7 @@ pub enum Input<P, D> {
         /// Which request it was.
         rpc: RpcId,
         /// The reply.
-        reply: Reply,
+        reply: RpcReply,
     },
     /// No reply came, and none will.
     Lost {

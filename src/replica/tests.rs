@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::{Effect, Input, Notice, Replica, ReportOutcome, Settings, Unread, Write};
 use crate::balancer::{Change, Dead, Report, ServerCommand, Stamp};
 use crate::raft::{
-    self, AppendEntries, AppendReply, AppendResult, Durable, Entry, HardState, Index, NodeId, Record, Reply,
-    Request, RpcId, VoteReply,
+    self, AppendEntries, AppendReply, AppendResult, Durable, Entry, HardState, Index, NodeId, Record, RpcId,
+    RpcReply, RpcRequest, VoteReply,
 };
 
 /// A daemon or a peer, by any number.
@@ -62,7 +62,7 @@ impl Node {
         let term = node.term() + 1;
         let vote = |pre: bool, for_term| {
             let vote = VoteReply { term: for_term - u64::from(pre), for_term, vote_granted: true };
-            if pre { Reply::PreVote(vote) } else { Reply::RequestVote(vote) }
+            if pre { RpcReply::PreVote(vote) } else { RpcReply::RequestVote(vote) }
         };
         node.batch([reply(2, vote(true, term))]);
         node.batch([reply(2, vote(false, term))]);
@@ -92,7 +92,7 @@ impl Node {
     fn until_write(&mut self) -> (Vec<Effect<Who, Who>>, Option<Write>) {
         let mut effects = Vec::new();
         while let Some(effect) = self.replica.next_effect() {
-            if let Effect::Send { to: 2, rpc, request: Request::AppendEntries(append) } = &effect {
+            if let Effect::Send { to: 2, rpc, request: RpcRequest::AppendEntries(append) } = &effect {
                 self.appended = (*rpc, append.prev_log_index + append.entries.len() as u64);
             }
             match effect {
@@ -127,7 +127,7 @@ impl Node {
     fn acknowledged(&self) -> Input<Who, Who> {
         let (rpc, match_index) = self.appended;
         let result = AppendResult::Success { match_index };
-        let reply = Reply::AppendEntries(AppendReply { term: self.term(), result });
+        let reply = RpcReply::AppendEntries(AppendReply { term: self.term(), result });
         Input::Reply { from: 2, incarnation: 2, rpc, reply }
     }
 
@@ -138,7 +138,7 @@ impl Node {
             let command = ServerCommand::Report((*report).clone()).to_command();
             Entry { index, term, command }
         });
-        let request = Request::AppendEntries(AppendEntries {
+        let request = RpcRequest::AppendEntries(AppendEntries {
             term,
             leader_id: 2,
             prev_log_index: log.last_index(),
@@ -150,7 +150,7 @@ impl Node {
     }
 }
 
-fn reply(from: NodeId, reply: Reply) -> Input<Who, Who> {
+fn reply(from: NodeId, reply: RpcReply) -> Input<Who, Who> {
     Input::Reply { from, incarnation: from, rpc: u64::MAX, reply }
 }
 
@@ -435,7 +435,7 @@ fn a_peer_with_another_data_directory_is_noticed_and_its_log_is_filled_again() {
         from: 2,
         incarnation: 99,
         rpc: u64::MAX,
-        reply: Reply::AppendEntries(AppendReply { term: node.term(), result }),
+        reply: RpcReply::AppendEntries(AppendReply { term: node.term(), result }),
     };
     let effects = node.batch([from_another]);
     let noticed = |effect: &Effect<Who, Who>| {

@@ -21,7 +21,7 @@ use std::hash::{Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use crate::harness::{Cluster, Message, Payload, entries_of_terms, words};
-use rakit::raft::{Event, HardState, NodeId, Request, Settings, Term};
+use rakit::raft::{Event, HardState, NodeId, RpcRequest, Settings, Term};
 
 /// Both ends of the election timeout: nothing is left to the dice.
 const TIMEOUT: Duration = Duration::from_millis(400);
@@ -547,7 +547,7 @@ fn transfers_are_safe() {
     let budget = Budget { timeouts: 2, transfers: 1, proposals: 1, lost: 1, ..Budget::default() };
     let told = |cluster: &Cluster| {
         let request = |message: &Message| match &message.payload {
-            Payload::Request { request: Request::RequestVote(arguments), .. } => {
+            Payload::Request { request: RpcRequest::RequestVote(arguments), .. } => {
                 arguments.leadership_transfer
             }
             _ => false,

@@ -11,7 +11,7 @@ use crate::harness::lone::{Lone, appends, terms_of, vote};
 use crate::harness::{Cluster, ELECTION_TIMEOUT, HEARTBEAT, Payload, command, entries_of_terms};
 use rakit::raft::{
     AppendReply, AppendResult, Command, Durable, Entry, Event, HardState, Index, Notice, Output, Raft,
-    Record, Reply, Request, RequestVote, Resolution, RoleName, SendOnceDurable, Settings, Snapshot,
+    Record, RequestVote, Resolution, RoleName, RpcReply, RpcRequest, SendOnceDurable, Settings, Snapshot,
     TERM_JUMP_MAX, Term, VoteReply,
 };
 
@@ -50,13 +50,13 @@ fn s5_1_a_newer_term_in_any_message_is_adopted_by_every_role() {
                 // A leader protects itself (thesis 4.2.3), unless a leader asked for this election.
                 let leadership_transfer = lone.raft.is_leader();
                 let arguments = RequestVote { leadership_transfer, ..vote(2, 9, (9, 9)) };
-                lone.request(2, Request::RequestVote(arguments));
+                lone.request(2, RpcRequest::RequestVote(arguments));
                 return;
             }
-            2 => Reply::RequestVote(refused),
-            3 => Reply::PreVote(refused),
-            4 => Reply::AppendEntries(AppendReply { term: 9, result: AppendResult::StaleTerm }),
-            _ => Reply::TimeoutNow(rakit::raft::TimeoutNowReply { term: 9, accepted: false }),
+            2 => RpcReply::RequestVote(refused),
+            3 => RpcReply::PreVote(refused),
+            4 => RpcReply::AppendEntries(AppendReply { term: 9, result: AppendResult::StaleTerm }),
+            _ => RpcReply::TimeoutNow(rakit::raft::TimeoutNowReply { term: 9, accepted: false }),
         };
         lone.step(Event::Reply { from: 2, rpc: 0, reply });
     };
@@ -91,7 +91,7 @@ fn s5_1_a_late_refusal_of_an_earlier_terms_append_raises_no_alarm() {
     let mut leader = Lone::new(3, 1, &[]).elected(&[2]);
     let own = leader.under_way[&3];
     for (rpc, alarm) in [(own + 1000, false), (own, true)] {
-        let reply = Reply::AppendEntries(AppendReply { term: 2, result: AppendResult::StaleTerm });
+        let reply = RpcReply::AppendEntries(AppendReply { term: 2, result: AppendResult::StaleTerm });
         let output = leader.step(Event::Reply { from: 3, rpc, reply });
         let suspicious = |notice: &Notice| matches!(notice, Notice::Suspicious { .. });
         assert_eq!(output.notices.iter().any(suspicious), alarm);
@@ -107,7 +107,7 @@ fn s5_1_an_absurd_term_is_refused_by_every_role() {
             lone.append(2, absurd, (0, 0), &[], 0);
             lone.vote(2, absurd, (9, 9));
             let result = AppendResult::StaleTerm;
-            let reply = Reply::AppendEntries(AppendReply { term: absurd, result });
+            let reply = RpcReply::AppendEntries(AppendReply { term: absurd, result });
             lone.step(Event::Reply { from: 2, rpc: 0, reply });
             assert_eq!((lone.raft.role_name(), lone.raft.hard_state().term), (role, 3));
         }
@@ -158,7 +158,7 @@ fn s5_2_whoever_is_no_leader_begins_an_election_after_the_timeout() {
         assert_eq!(lone.raft.role_name(), RoleName::Candidate, "{role}");
         assert_eq!(lone.raft.hard_state().voted_for, Some(1), "{role}");
         let asked = |send: &SendOnceDurable| match send {
-            SendOnceDurable::Request { to, request: Request::RequestVote(arguments), .. } => {
+            SendOnceDurable::Request { to, request: RpcRequest::RequestVote(arguments), .. } => {
                 assert_eq!(*arguments, vote(1, term, (1, 1)));
                 Some(*to)
             }
@@ -212,7 +212,7 @@ fn s5_2_duplicate_and_late_votes_do_not_count() {
     lone.granted(4, first, true);
     // Even if the voter has reached the new term meanwhile, its answer was about the old one.
     let late = VoteReply { term: second, for_term: first, vote_granted: true };
-    lone.step(Event::Reply { from: 5, rpc: 0, reply: Reply::RequestVote(late) });
+    lone.step(Event::Reply { from: 5, rpc: 0, reply: RpcReply::RequestVote(late) });
     assert_eq!(lone.raft.role_name(), RoleName::Candidate, "late votes");
     lone.granted(99, second, true);
     lone.granted(1, second, true);
@@ -229,7 +229,7 @@ fn s5_2_late_pre_votes_do_not_count() {
     lone.campaign(&[]);
     let mut pre_vote = |from, for_term| {
         let reply = VoteReply { term: 3, for_term, vote_granted: true };
-        lone.step(Event::Reply { from, rpc: 0, reply: Reply::PreVote(reply) });
+        lone.step(Event::Reply { from, rpc: 0, reply: RpcReply::PreVote(reply) });
         (lone.raft.role_name(), lone.raft.hard_state().term)
     };
     for from in 2..=5 {
@@ -338,7 +338,7 @@ fn s5_2_the_election_timer_is_reset_by_leader_and_granted_vote_alone() {
     assert_eq!(lone.raft.deadline(), deadline, "a stale leader does not");
 
     let (mut lone, deadline) = fresh();
-    lone.request(3, Request::PreVote(vote(3, 4, (9, 9))));
+    lone.request(3, RpcRequest::PreVote(vote(3, 4, (9, 9))));
     assert_eq!(lone.raft.deadline(), deadline, "nor a pre-vote");
 
     let (mut lone, deadline) = fresh();
@@ -597,8 +597,8 @@ fn s5_4_1_the_voter_matrix_of_log_freshness() {
                     // The later term; or the same, and not shorter.
                     let fresh = term > own_last.1 || (term == own_last.1 && index >= own_last.0);
                     let mut lone = Lone::new(3, 4, &own_log);
-                    let reply = lone.request(2, Request::PreVote(vote(2, 5, (index, term))));
-                    let Reply::PreVote(reply) = reply else { panic!("{reply:?}") };
+                    let reply = lone.request(2, RpcRequest::PreVote(vote(2, 5, (index, term))));
+                    let RpcReply::PreVote(reply) = reply else { panic!("{reply:?}") };
                     assert_eq!(reply.vote_granted, fresh, "pre-vote {index}/{term} by {own_last:?}");
                     assert_eq!(lone.raft.hard_state().term, 4, "a pre-vote raises no term");
                     let reply = lone.vote(2, 5, (index, term));
@@ -619,10 +619,10 @@ fn s5_4_1_a_candidate_tells_its_last_entry() {
     let mut lone = Lone { raft, now: Duration::ZERO, last: Output::default(), under_way: BTreeMap::new() };
     lone.now = lone.raft.deadline();
     let output = lone.step(Event::Tick);
-    assert_eq!(output.send_now[0].request, Request::PreVote(vote(1, 5, (7, 3))));
+    assert_eq!(output.send_now[0].request, RpcRequest::PreVote(vote(1, 5, (7, 3))));
     let mut lone = Lone::new(3, 4, &[1, 2, 4]);
     lone.now = lone.raft.deadline();
-    assert_eq!(lone.step(Event::Tick).send_now[0].request, Request::PreVote(vote(1, 5, (3, 4))));
+    assert_eq!(lone.step(Event::Tick).send_now[0].request, RpcRequest::PreVote(vote(1, 5, (3, 4))));
 }
 
 /// 5.4.2 and Figure 8: "Raft never commits log entries from previous terms by counting replicas."

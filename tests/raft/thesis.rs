@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::harness::lone::{Lone, vote};
 use crate::harness::{Cluster, ELECTION_TIMEOUT, HEARTBEAT, Payload};
-use rakit::raft::{Event, Reply, Request, RequestVote, RoleName, TimeoutNow};
+use rakit::raft::{Event, RequestVote, RoleName, RpcReply, RpcRequest, TimeoutNow};
 
 /// Section 6 / thesis 4.2.3: "servers disregard RequestVote RPCs when they believe a current leader exists", to the microsecond;
 /// but not one that a leader itself asked for (thesis 3.10).
@@ -19,7 +19,7 @@ fn thesis_4_2_3_votes_are_refused_while_the_leader_was_heard_within_the_minimum_
         lone.append(2, 1, (0, 0), &[], 0);
         lone.now += Duration::from_micros(elapsed);
         let arguments = RequestVote { leadership_transfer: transfer, ..vote(3, 2, (0, 0)) };
-        let Reply::RequestVote(reply) = lone.request(3, Request::RequestVote(arguments)) else {
+        let RpcReply::RequestVote(reply) = lone.request(3, RpcRequest::RequestVote(arguments)) else {
             panic!("another kind of reply")
         };
         assert_eq!(
@@ -38,8 +38,8 @@ fn thesis_3_10_timeout_now_is_obeyed_from_the_own_leader_alone() {
     {
         let mut lone = Lone::new(3, 1, &[]);
         lone.append(2, 1, (0, 0), &[], 0);
-        let Reply::TimeoutNow(reply) =
-            lone.request(from, Request::TimeoutNow(TimeoutNow { term, leader_id }))
+        let RpcReply::TimeoutNow(reply) =
+            lone.request(from, RpcRequest::TimeoutNow(TimeoutNow { term, leader_id }))
         else {
             panic!("another kind of reply")
         };
@@ -65,7 +65,7 @@ fn thesis_3_10_leadership_goes_to_the_furthest_of_the_living() {
     cluster.run_for(2 * HEARTBEAT);
     cluster.step(1, Event::Transfer { to: None });
     let told = |message: &crate::harness::Message| match &message.payload {
-        Payload::Request { request: Request::TimeoutNow(_), .. } => Some(message.to),
+        Payload::Request { request: RpcRequest::TimeoutNow(_), .. } => Some(message.to),
         _ => None,
     };
     let told: Vec<u64> = cluster.in_flight.iter().filter_map(told).collect();

@@ -31,7 +31,7 @@ use std::time::Duration;
 use crate::harness::{Cluster, Message, Payload, command, entries_of_terms, words};
 use goldenscript::{ArgumentConsumer, Command, Context};
 use rakit::raft::{
-    AppendEntries, Entry, Event, HardState, Index, InstallSnapshot, NodeId, Request, RequestVote, Term,
+    AppendEntries, Entry, Event, HardState, Index, InstallSnapshot, NodeId, RequestVote, RpcRequest, Term,
     TimeoutNow,
 };
 
@@ -98,7 +98,7 @@ impl Script {
                     last_log_term: last.1,
                     leadership_transfer: key(arguments, "transfer")?.unwrap_or(false),
                 };
-                if kind == "vote" { Request::RequestVote(vote) } else { Request::PreVote(vote) }
+                if kind == "vote" { RpcRequest::RequestVote(vote) } else { RpcRequest::PreVote(vote) }
             }
             "append" => {
                 let prev = arguments.take_key("prev").map(place).transpose()?.unwrap_or((0, 0));
@@ -110,7 +110,7 @@ impl Script {
                         command: command(&format!("{index}@{term}")),
                     })
                 });
-                Request::AppendEntries(AppendEntries {
+                RpcRequest::AppendEntries(AppendEntries {
                     term,
                     leader_id: from,
                     prev_log_index: prev.0,
@@ -131,7 +131,7 @@ impl Script {
                 let checksum = crc32fast_of(&text) ^ u32::from(damage);
                 let offset: usize = key(arguments, "offset")?.unwrap_or(0);
                 let end = key(arguments, "bytes")?.map_or(text.len(), |bytes: usize| offset + bytes);
-                Request::InstallSnapshot(InstallSnapshot {
+                RpcRequest::InstallSnapshot(InstallSnapshot {
                     term,
                     leader_id: from,
                     last_included_index: last.0,
@@ -142,7 +142,7 @@ impl Script {
                     checksum,
                 })
             }
-            "timeout" => Request::TimeoutNow(TimeoutNow { term, leader_id: from }),
+            "timeout" => RpcRequest::TimeoutNow(TimeoutNow { term, leader_id: from }),
             other => return Err(format!("unknown message `{other}`").into()),
         };
         // From here on, the nodes are not all honest.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rakit::raft::{NodeId, Request, RpcId};
+use rakit::raft::{NodeId, RpcId, RpcRequest};
 
 use super::plan::{MS, Plan, Time};
 use crate::disk::Random;
@@ -15,10 +15,10 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    pub fn of(request: &Request) -> Self {
+    pub fn of(request: &RpcRequest) -> Self {
         match request {
-            Request::AppendEntries(_) | Request::InstallSnapshot(_) => Self::Log,
-            Request::PreVote(_) | Request::RequestVote(_) | Request::TimeoutNow(_) => Self::Election,
+            RpcRequest::AppendEntries(_) | RpcRequest::InstallSnapshot(_) => Self::Log,
+            RpcRequest::PreVote(_) | RpcRequest::RequestVote(_) | RpcRequest::TimeoutNow(_) => Self::Election,
         }
     }
 }
@@ -27,7 +27,7 @@ impl Purpose {
 #[derive(Clone, Debug, Default)]
 pub struct Slot {
     pub under_way: Option<u64>,
-    pub waiting: Option<(RpcId, Request)>,
+    pub waiting: Option<(RpcId, RpcRequest)>,
 }
 
 /// How long a message takes, if it arrives.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rakit::balancer::{Change, Report, ServerCommand, ServerTable, Stamp, View};
 use rakit::raft::{
-    Command, Durable, Entry, Index, NodeId, Notice, Raft, Record, Reply, Request, RoleName, Term,
+    Command, Durable, Entry, Index, NodeId, Notice, Raft, Record, RoleName, RpcReply, RpcRequest, Term,
 };
 use rakit::replica::ReportOutcome;
 
@@ -319,17 +319,17 @@ impl Oracle {
     }
 
     /// A request leaves a node. If it is a promise, it must be kept from now on, over any crash.
-    pub fn sends(&mut self, raft: &Raft, wipes: u64, to: NodeId, request: &Request) {
+    pub fn sends(&mut self, raft: &Raft, wipes: u64, to: NodeId, request: &RpcRequest) {
         let id = raft.id();
         match request {
             // A leader told a peer to campaign.
-            Request::TimeoutNow(arguments) => {
+            RpcRequest::TimeoutNow(arguments) => {
                 self.handed_over.insert((to, arguments.term));
             }
-            Request::AppendEntries(append) if raft.is_leader() => {
+            RpcRequest::AppendEntries(append) if raft.is_leader() => {
                 assert_eq!(append.term, raft.hard_state().term, "a leader speaks for its own term alone");
             }
-            Request::RequestVote(arguments) => {
+            RpcRequest::RequestVote(arguments) => {
                 self.voted(id, wipes, arguments.term, id);
                 if arguments.leadership_transfer {
                     assert!(
@@ -352,13 +352,13 @@ impl Oracle {
     }
 
     /// A reply leaves a node, and is a promise.
-    pub fn replies(&mut self, id: NodeId, wipes: u64, to: NodeId, reply: &Reply) {
+    pub fn replies(&mut self, id: NodeId, wipes: u64, to: NodeId, reply: &RpcReply) {
         match reply {
-            Reply::RequestVote(reply) if reply.vote_granted => self.voted(id, wipes, reply.for_term, to),
-            Reply::PreVote(reply) if reply.vote_granted => {
+            RpcReply::RequestVote(reply) if reply.vote_granted => self.voted(id, wipes, reply.for_term, to),
+            RpcReply::PreVote(reply) if reply.vote_granted => {
                 self.pre_votes.entry((to, reply.for_term)).or_default().insert(id);
             }
-            Reply::TimeoutNow(reply) if reply.accepted => self.coverage.count(Seen::TransferElection),
+            RpcReply::TimeoutNow(reply) if reply.accepted => self.coverage.count(Seen::TransferElection),
             _ => {}
         }
     }

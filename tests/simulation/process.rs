@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use rakit::balancer::{Dead, Published, Report, ServerCommand, Stamp};
-use rakit::raft::{self, Durable, NodeId, Record, Reply, Request, RpcId, TimeoutNowReply};
+use rakit::raft::{self, Durable, NodeId, Record, RpcId, RpcReply, RpcRequest, TimeoutNowReply};
 use rakit::replica::{Effect, Input, Notice, Replica, ReportOutcome, Settings, Unread, Write};
 use rakit::storage::{Identity, Storage, StorageError};
 
@@ -39,15 +39,15 @@ pub type Mail = Input<Back, ReportMail>;
 
 /// A false word that a peer runs on another data directory.
 pub fn spurious_reset(peer: NodeId) -> Mail {
-    let reply = Reply::TimeoutNow(TimeoutNowReply { term: 0, accepted: false });
+    let reply = RpcReply::TimeoutNow(TimeoutNowReply { term: 0, accepted: false });
     Input::Reply { from: peer, incarnation: 0, rpc: 0, reply }
 }
 
 /// What a process does to the world.
 #[derive(Debug)]
 pub enum Deed {
-    Send { to: NodeId, rpc: RpcId, request: Request },
-    Reply { back: Back, reply: Reply },
+    Send { to: NodeId, rpc: RpcId, request: RpcRequest },
+    Reply { back: Back, reply: RpcReply },
     Answer { mail: ReportMail, outcome: ReportOutcome },
 }
 

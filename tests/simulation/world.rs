@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rakit::raft::{Index, NodeId, Reply, Request, RpcId, Term};
+use rakit::raft::{Index, NodeId, RpcId, RpcReply, RpcRequest, Term};
 use rakit::replica::{Input, ReportOutcome};
 use rakit::storage::StorageError;
 
@@ -38,7 +38,7 @@ pub enum Happening {
         to: NodeId,
         from: NodeId,
         incarnation: u64,
-        request: Request,
+        request: RpcRequest,
         back: Back,
         sent: u64,
     },
@@ -47,7 +47,7 @@ pub enum Happening {
         back: Back,
         from: NodeId,
         incarnation: u64,
-        reply: Reply,
+        reply: RpcReply,
         sent: u64,
     },
     /// Word that a request was lost (or a time-out that comes to the same).
@@ -516,7 +516,7 @@ impl World {
         }
     }
 
-    fn send(&mut self, from: NodeId, to: NodeId, rpc: RpcId, request: Request) {
+    fn send(&mut self, from: NodeId, to: NodeId, rpc: RpcId, request: RpcRequest) {
         if self.plan.transport == Transport::Wild {
             return self.transmit(from, to, rpc, request);
         }
@@ -529,7 +529,7 @@ impl World {
         }
     }
 
-    fn transmit(&mut self, from: NodeId, to: NodeId, rpc: RpcId, request: Request) {
+    fn transmit(&mut self, from: NodeId, to: NodeId, rpc: RpcId, request: RpcRequest) {
         self.exchanges += 1;
         let exchange = self.exchanges;
         let Some(process) = self.process(from) else { return };
@@ -595,7 +595,7 @@ impl World {
         to: NodeId,
         from: NodeId,
         incarnation: u64,
-        request: Request,
+        request: RpcRequest,
         back: Back,
         sent: u64,
     ) {
@@ -610,7 +610,7 @@ impl World {
         };
         let life = process.life;
         self.note_order(to, from, sent);
-        if let Request::InstallSnapshot(_) = &request
+        if let RpcRequest::InstallSnapshot(_) = &request
             && self.machine(to).snapshot_from.replace(from).is_some_and(|before| before != from)
         {
             self.oracle.count(Seen::SnapshotRestarted);
@@ -627,7 +627,7 @@ impl World {
         }
     }
 
-    fn reply(&mut self, from: NodeId, back: Back, reply: Reply) {
+    fn reply(&mut self, from: NodeId, back: Back, reply: RpcReply) {
         let Some(process) = self.process(from) else { return };
         let incarnation = process.storage.incarnation();
         let sent = self.exchanges;
@@ -645,7 +645,7 @@ impl World {
         }
     }
 
-    fn reply_arrives(&mut self, back: Back, from: NodeId, incarnation: u64, reply: Reply, _sent: u64) {
+    fn reply_arrives(&mut self, back: Back, from: NodeId, incarnation: u64, reply: RpcReply, _sent: u64) {
         if self.network.is_cut(from, back.node) {
             return self.maybe_tell(from, back);
         }
@@ -927,9 +927,9 @@ impl World {
     }
 }
 
-fn brief(request: &Request) -> String {
+fn brief(request: &RpcRequest) -> String {
     match request {
-        Request::AppendEntries(append) => format!(
+        RpcRequest::AppendEntries(append) => format!(
             "AppendEntries term {} after {}/{} {} entries, commit {}",
             append.term,
             append.prev_log_index,
@@ -937,7 +937,7 @@ fn brief(request: &Request) -> String {
             append.entries.len(),
             append.leader_commit
         ),
-        Request::InstallSnapshot(chunk) => format!(
+        RpcRequest::InstallSnapshot(chunk) => format!(
             "InstallSnapshot term {} up to {} offset {} done {}",
             chunk.term, chunk.last_included_index, chunk.offset, chunk.done
         ),

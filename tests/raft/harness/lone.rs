@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rakit::raft::{
-    AppendEntries, AppendReply, AppendResult, Entry, Event, HardState, Index, Output, Raft, Reply, Request,
-    RequestVote, RoleName, RpcId, SendOnceDurable, Settings, Term, VoteReply,
+    AppendEntries, AppendReply, AppendResult, Entry, Event, HardState, Index, Output, Raft, RequestVote,
+    RoleName, RpcId, RpcReply, RpcRequest, SendOnceDurable, Settings, Term, VoteReply,
 };
 
 use super::{ELECTION_TIMEOUT, HEARTBEAT, command, entries_of_terms};
@@ -44,9 +44,9 @@ impl Lone {
         self.step(Event::Persisted { mark: u64::MAX })
     }
 
-    pub fn request(&mut self, from: u64, request: Request) -> Reply {
+    pub fn request(&mut self, from: u64, request: RpcRequest) -> RpcReply {
         let output = self.step(Event::Request { from, token: 7, request });
-        let replies: Vec<Reply> = output
+        let replies: Vec<RpcReply> = output
             .send_once_durable
             .iter()
             .filter_map(|send| match send {
@@ -59,8 +59,8 @@ impl Lone {
     }
 
     pub fn vote(&mut self, from: u64, term: Term, last: (Index, Term)) -> VoteReply {
-        match self.request(from, Request::RequestVote(vote(from, term, last))) {
-            Reply::RequestVote(reply) => reply,
+        match self.request(from, RpcRequest::RequestVote(vote(from, term, last))) {
+            RpcReply::RequestVote(reply) => reply,
             other => panic!("{other:?}"),
         }
     }
@@ -74,7 +74,7 @@ impl Lone {
         commit: Index,
     ) -> AppendReply {
         match self.request(from, append(from, term, prev, terms, commit)) {
-            Reply::AppendEntries(reply) => reply,
+            RpcReply::AppendEntries(reply) => reply,
             other => panic!("{other:?}"),
         }
     }
@@ -87,7 +87,7 @@ impl Lone {
         for &from in supporters {
             if self.raft.role_name() == RoleName::PreCandidate {
                 let reply = VoteReply { term, for_term: term + 1, vote_granted: true };
-                self.step(Event::Reply { from, rpc: 0, reply: Reply::PreVote(reply) });
+                self.step(Event::Reply { from, rpc: 0, reply: RpcReply::PreVote(reply) });
             }
         }
         self.raft.hard_state().term
@@ -95,7 +95,7 @@ impl Lone {
 
     pub fn granted(&mut self, from: u64, term: Term, vote_granted: bool) {
         let reply = VoteReply { term, for_term: term, vote_granted };
-        self.step(Event::Reply { from, rpc: 0, reply: Reply::RequestVote(reply) });
+        self.step(Event::Reply { from, rpc: 0, reply: RpcReply::RequestVote(reply) });
     }
 
     /// Elected by these nodes; its no-op is durable here.
@@ -112,7 +112,8 @@ impl Lone {
 
     pub fn acknowledge(&mut self, from: u64, match_index: Index) {
         let term = self.raft.hard_state().term;
-        let reply = Reply::AppendEntries(AppendReply { term, result: AppendResult::Success { match_index } });
+        let reply =
+            RpcReply::AppendEntries(AppendReply { term, result: AppendResult::Success { match_index } });
         let rpc = self.under_way.get(&from).copied().unwrap_or(0);
         self.step(Event::Reply { from, rpc, reply });
     }
@@ -128,10 +129,10 @@ pub fn vote(candidate_id: u64, term: Term, last: (Index, Term)) -> RequestVote {
     }
 }
 
-pub fn append(from: u64, term: Term, prev: (Index, Term), terms: &[Term], commit: Index) -> Request {
+pub fn append(from: u64, term: Term, prev: (Index, Term), terms: &[Term], commit: Index) -> RpcRequest {
     let entry =
         |(index, &term): (Index, &Term)| Entry { index, term, command: command(&format!("{index}@{term}")) };
-    Request::AppendEntries(AppendEntries {
+    RpcRequest::AppendEntries(AppendEntries {
         term,
         leader_id: from,
         prev_log_index: prev.0,
@@ -149,7 +150,7 @@ pub fn terms_of(raft: &Raft) -> Vec<Term> {
 
 pub fn appends(output: &Output) -> BTreeMap<u64, AppendEntries> {
     let append = |send: &rakit::raft::SendNow| match &send.request {
-        Request::AppendEntries(arguments) => Some((send.to, arguments.clone())),
+        RpcRequest::AppendEntries(arguments) => Some((send.to, arguments.clone())),
         _ => None,
     };
     output.send_now.iter().filter_map(append).collect()

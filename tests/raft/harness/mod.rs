@@ -24,8 +24,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use rakit::raft::{
-    Apply, Command, Durable, Entry, Event, HardState, Index, NodeId, Output, ProposalId, Raft, Reply,
-    Request, Resolution, RpcId, SendOnceDurable, Settings, Snapshot, Term,
+    Apply, Command, Durable, Entry, Event, HardState, Index, NodeId, Output, ProposalId, Raft, Resolution,
+    RpcId, RpcReply, RpcRequest, SendOnceDurable, Settings, Snapshot, Term,
 };
 
 pub use disk::Disk;
@@ -41,9 +41,9 @@ pub const HEARTBEAT: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 pub enum Payload {
     /// A request, with the number its sender gave it.
-    Request { rpc: RpcId, request: Request },
+    Request { rpc: RpcId, request: RpcRequest },
     /// The reply to the request of that number.
-    Reply { rpc: RpcId, reply: Reply },
+    Reply { rpc: RpcId, reply: RpcReply },
     /// Word from the transport that the request of that number will get no reply.
     Lost { rpc: RpcId },
 }
@@ -414,7 +414,7 @@ impl Cluster {
         if let Payload::Request { request, .. } = &payload {
             self.counts.requests += 1;
             match request {
-                Request::AppendEntries(arguments) => {
+                RpcRequest::AppendEntries(arguments) => {
                     self.counts.appends += 1;
                     self.counts.entries += arguments.entries.len() as u64;
                     self.counts.bytes += arguments
@@ -423,9 +423,9 @@ impl Cluster {
                         .map(|entry| entry.command.as_json().len() as u64)
                         .sum::<u64>();
                 }
-                Request::PreVote(_) | Request::RequestVote(_) => self.counts.votes += 1,
-                Request::InstallSnapshot(_) => self.counts.installs += 1,
-                Request::TimeoutNow(_) => {}
+                RpcRequest::PreVote(_) | RpcRequest::RequestVote(_) => self.counts.votes += 1,
+                RpcRequest::InstallSnapshot(_) => self.counts.installs += 1,
+                RpcRequest::TimeoutNow(_) => {}
             }
         }
         let network = &mut self.network;

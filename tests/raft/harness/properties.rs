@@ -21,8 +21,8 @@ use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 
 use rakit::raft::{
-    AppendResult, Apply, Command, Durable, Entry, Index, NodeId, Output, ProposalId, Raft, Record, Reply,
-    Request, Resolution, SendOnceDurable, Term,
+    AppendResult, Apply, Command, Durable, Entry, Index, NodeId, Output, ProposalId, Raft, Record,
+    Resolution, RpcReply, RpcRequest, SendOnceDurable, Term,
 };
 
 use super::{Cluster, Machine};
@@ -260,13 +260,13 @@ impl Properties {
     pub fn promise(cluster: &mut Cluster, id: NodeId, send: &SendOnceDurable) {
         let disk = &cluster.node(id).disk;
         let vote = match send {
-            SendOnceDurable::Request { request: Request::RequestVote(arguments), .. } => {
+            SendOnceDurable::Request { request: RpcRequest::RequestVote(arguments), .. } => {
                 Some((arguments.term, arguments.candidate_id))
             }
-            SendOnceDurable::Reply { to, reply: Reply::RequestVote(reply), .. } if reply.vote_granted => {
+            SendOnceDurable::Reply { to, reply: RpcReply::RequestVote(reply), .. } if reply.vote_granted => {
                 Some((reply.for_term, *to))
             }
-            SendOnceDurable::Reply { reply: Reply::AppendEntries(reply), .. } => {
+            SendOnceDurable::Reply { reply: RpcReply::AppendEntries(reply), .. } => {
                 if let AppendResult::Success { match_index } = reply.result {
                     let last = disk.last_index();
                     assert!(
@@ -276,7 +276,7 @@ impl Properties {
                 }
                 None
             }
-            SendOnceDurable::Reply { reply: Reply::InstallSnapshot(reply), .. } if reply.installed => {
+            SendOnceDurable::Reply { reply: RpcReply::InstallSnapshot(reply), .. } if reply.installed => {
                 assert!(
                     reply.last_included_index <= disk.last_index(),
                     "node {id} acknowledges a snapshot that its disk does not have"

@@ -1,7 +1,7 @@
 //! Messages in short notation, for transcripts: `AppendEntries term=2 prev=3/1 entries=4/2:x commit=3`. A position in the
 //! log is written index/term, as in the paper's figures, which put the term into the box and the index above it.
 
-use rakit::raft::{AppendResult, Entry, Reply, Request, RequestVote, Resolution, VoteReply};
+use rakit::raft::{AppendResult, Entry, RequestVote, Resolution, RpcReply, RpcRequest, VoteReply};
 
 use super::Payload;
 
@@ -15,11 +15,11 @@ pub fn payload(payload: &Payload) -> String {
 }
 
 /// A request.
-pub fn request(request: &Request) -> String {
+pub fn request(request: &RpcRequest) -> String {
     match request {
-        Request::PreVote(arguments) => format!("PreVote {}", vote(arguments)),
-        Request::RequestVote(arguments) => format!("RequestVote {}", vote(arguments)),
-        Request::AppendEntries(arguments) => {
+        RpcRequest::PreVote(arguments) => format!("PreVote {}", vote(arguments)),
+        RpcRequest::RequestVote(arguments) => format!("RequestVote {}", vote(arguments)),
+        RpcRequest::AppendEntries(arguments) => {
             let entries: Vec<String> = arguments.entries.iter().map(entry).collect();
             let entries =
                 if entries.is_empty() { String::new() } else { format!(" entries={}", entries.join(",")) };
@@ -28,7 +28,7 @@ pub fn request(request: &Request) -> String {
                 arguments.term, arguments.prev_log_index, arguments.prev_log_term, arguments.leader_commit
             )
         }
-        Request::InstallSnapshot(arguments) => format!(
+        RpcRequest::InstallSnapshot(arguments) => format!(
             "InstallSnapshot term={} last={}/{} offset={} bytes={}{}",
             arguments.term,
             arguments.last_included_index,
@@ -37,16 +37,16 @@ pub fn request(request: &Request) -> String {
             arguments.data.len(),
             if arguments.done { " done" } else { "" }
         ),
-        Request::TimeoutNow(arguments) => format!("TimeoutNow term={}", arguments.term),
+        RpcRequest::TimeoutNow(arguments) => format!("TimeoutNow term={}", arguments.term),
     }
 }
 
 /// A reply.
-pub fn reply(reply: &Reply) -> String {
+pub fn reply(reply: &RpcReply) -> String {
     match reply {
-        Reply::PreVote(reply) => format!("PreVote reply {}", vote_reply(reply)),
-        Reply::RequestVote(reply) => format!("RequestVote reply {}", vote_reply(reply)),
-        Reply::AppendEntries(reply) => {
+        RpcReply::PreVote(reply) => format!("PreVote reply {}", vote_reply(reply)),
+        RpcReply::RequestVote(reply) => format!("RequestVote reply {}", vote_reply(reply)),
+        RpcReply::AppendEntries(reply) => {
             let result = match reply.result {
                 AppendResult::Success { match_index } => format!("success match={match_index}"),
                 AppendResult::StaleTerm => "stale".into(),
@@ -59,12 +59,12 @@ pub fn reply(reply: &Reply) -> String {
             };
             format!("AppendEntries reply term={} {result}", reply.term)
         }
-        Reply::InstallSnapshot(reply) => {
+        RpcReply::InstallSnapshot(reply) => {
             let next =
                 if reply.installed { "installed".into() } else { format!("next={}", reply.next_offset) };
             format!("InstallSnapshot reply term={} last={} {next}", reply.term, reply.last_included_index)
         }
-        Reply::TimeoutNow(reply) => {
+        RpcReply::TimeoutNow(reply) => {
             let accepted = if reply.accepted { "accepted" } else { "refused" };
             format!("TimeoutNow reply term={} {accepted}", reply.term)
         }
