@@ -47,7 +47,8 @@ SIMULATOR_SEEDS = 600
 SIMULATOR_SECONDS_MAX = 300
 
 CORE, ELECTION, REPLICATION = "src/raft/core.rs", "src/raft/election.rs", "src/raft/replication.rs"
-SNAPSHOT, TRANSFER = "src/raft/snapshot.rs", "src/raft/transfer.rs"
+SNAPSHOT, INCOMING, TRANSFER = "src/raft/snapshot.rs", "src/raft/incoming.rs", "src/raft/transfer.rs"
+TRANSITIONS = "src/raft/transitions.rs"
 STORE, RECOVERY = "src/storage/store.rs", "src/storage/recovery.rs"
 TABLE, SILENCE = "src/balancer/table.rs", "src/balancer/silence.rs"
 DECISIONS, BATCH, MAIL_FIRST = "src/replica/decisions.rs", "src/replica/batch.rs", "src/replica/mail_first.rs"
@@ -76,14 +77,14 @@ MUTANTS = [
     ("6", "no leader stickiness", ELECTION,
      "if !arguments.leadership_transfer {", "if false && !arguments.leadership_transfer {"),
     ("6b", "no PreVote", ELECTION,
-     "        self.become_pre_candidate(reason);\n    }\n", "        self.become_candidate(false, reason.into());\n    }\n"),
+     "        self.begin_pre_vote(reason);\n    }\n", "        self.begin_election(false, reason.into());\n    }\n"),
     ("7", "the first timeout after a start is a whole one", CORE,
      "raft.random.between((low, raft.settings.election_timeout.0))",
      "raft.random.between((low.max(raft.settings.election_timeout.0), raft.settings.election_timeout.1))"),
     ("8", "a transfer is never given up", TRANSFER,
      "take_if(|transfer| now >= transfer.deadline)", "take_if(|transfer| false && now >= transfer.deadline)"),
     ("8b", "a transfer does not wait for the target's log", TRANSFER,
-     "!transfer.told && progress.match_index == last_index", "!transfer.told && progress.match_index <= last_index"),
+     "!transfer.timeout_now_sent && progress.match_index == last_index", "!transfer.timeout_now_sent && progress.match_index <= last_index"),
     ("9", "any term is believed", CORE,
      "let plausible = term.saturating_sub(self.hard_state.term) <= TERM_JUMP_MAX;", "let plausible = true;"),
     ("10a", "votes for another term count", ELECTION,
@@ -115,12 +116,12 @@ MUTANTS = [
      "let next_index = hint.clamp(match_index + 1, prev_log_index.max(match_index + 1));",
      "let next_index = (hint * 0 + prev_log_index).max(match_index + 1);"),
     ("18", "a candidate's own vote counts before its disk", ELECTION,
-     "            self.send_once_durable(peer, Request::RequestVote(arguments));\n        }\n",
-     "            self.send_once_durable(peer, Request::RequestVote(arguments));\n        }\n"
+     "            self.send_once_durable(peer, RpcRequest::RequestVote(arguments));\n        }\n",
+     "            self.send_once_durable(peer, RpcRequest::RequestVote(arguments));\n        }\n"
      "        self.count_vote(self.settings.id);\n"),
     ("19", "a lost reply stops replication", REPLICATION,
      "if now >= last_sent + 2 * heartbeat {", "if false && now >= last_sent + 2 * heartbeat {"),
-    ("20", "no no-op at the start of a term", CORE,
+    ("20", "no no-op at the start of a term", TRANSITIONS,
      "        self.append(Command::noop());\n", ""),
     ("21", "a failed fsync is ignored", STORE,
      "self.disk.sync(name).map_err(|error| self.io(\"sync\", name, error))",
@@ -145,15 +146,15 @@ MUTANTS = [
     ("29", "a snapshot at the commit index is never acknowledged", SNAPSHOT,
      "            self.incoming_snapshot = None;\n            return reply(self, 0, true);\n",
      "            self.incoming_snapshot = None;\n            return reply(self, 0, false);\n"),
-    ("30", "chunks of two snapshots mix", SNAPSHOT,
-     "(incoming.last_index, incoming.last_term, incoming.checksum)\n                == (last_index, arguments.last_included_term, arguments.checksum)",
-     "incoming.last_index > 0"),
+    ("30", "chunks of two snapshots mix", INCOMING,
+     "(self.last_index, self.last_term, self.checksum)\n            == (chunk.last_included_index, chunk.last_included_term, chunk.checksum)",
+     "chunk.last_included_index > 0"),
     ("31", "a compacted previous entry is a conflict", REPLICATION,
      "if prev_log_index + 1 >= self.log.first_index() {", "if prev_log_index < u64::MAX {"),
-    ("33", "proposals are forgotten when leadership is lost", CORE,
+    ("33", "proposals are forgotten when leadership is lost", TRANSITIONS,
      "self.output.resolved.extend(proposals.into_values().map(|id| (id, Resolution::Unknown)));",
      "drop(proposals);"),
-    ("35", "an uncertain outcome is called a refusal", CORE,
+    ("35", "an uncertain outcome is called a refusal", TRANSITIONS,
      "(id, Resolution::Unknown)", "(id, Resolution::NotLeader { leader: None })"),
     ("36", "a pause of the leader counts as silence of the servers", SILENCE,
      "            self.counted_from = self.counted_from.max(now);\n", "            let _ = now;\n"),

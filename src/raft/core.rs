@@ -1,208 +1,23 @@
 //! The core: one node's whole consensus state, stepped with events, handing out decisions.
 //!
-//! This file has the state (Figure 2, "State"), the entrance for events, the change of roles (Figure 4 of the paper), time, and the
-//! invariants. The rules of each RPC are in the files beside it: `election.rs`, `replication.rs`, `snapshot.rs`,
+//! This file has the state (Figure 2, "State"), the entrance for events, time, and the invariants. The changes of role
+//! (Figure 4) are in `transitions.rs`, the rules of each RPC in `election.rs`, `replication.rs`, `snapshot.rs` and
 //! `transfer.rs`. Called by the replica (`src/replica/`), and by the model checker in `tests/`.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fmt;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::event::Event;
+use super::incoming::IncomingSnapshot;
 use super::log::Log;
-use super::progress::Progress;
 use super::random::Random;
-use super::snapshot::IncomingSnapshot;
-use super::transfer::Transfer;
+use super::role::{Role, RoleName};
+use super::settings::{Settings, TERM_JUMP_MAX};
 use super::{
-    Command, Durable, Entry, HardState, Index, NodeId, Notice, Output, ProposalId, Record, ReplyToken,
-    Resolution, RpcId, RpcReply, RpcRequest, SendNow, SendOnceDurable, Snapshot, Term,
+    Command, Durable, Entry, HardState, Index, NodeId, Notice, Output, Record, ReplyToken, Resolution, RpcId,
+    RpcReply, RpcRequest, SendNow, SendOnceDurable, Snapshot, Term,
 };
-
-/// A message whose term is further ahead than this is refused: a corrupt or hostile one must not bring the term near
-/// the end of its range, where it could not be raised any more (trap 9). Honest terms grow by one for each election.
-pub const TERM_JUMP_MAX: Term = 1 << 32;
-
-/// The same for indexes: a snapshot that reaches further beyond the log's end than this is refused. Else one hostile
-/// message could leave no room for further entries. At a million entries a second, an honest log needs days for it.
-pub const INDEX_JUMP_MAX: Index = 1 << 40;
-
-/// Judges the state in a received snapshot, which ends with the given index: see [`Settings::state_is_valid`].
-pub type StateCheck = fn(Index, &Command) -> Result<(), String>;
-
-/// What the core needs to know, all of it from cluster.toml but the bounds, which have their defaults here.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// This node.
-    pub id: NodeId,
-    /// All nodes, this one included. Fixed: membership is the configuration file's.
-    pub voters: BTreeSet<NodeId>,
-    /// Each election timeout is drawn from this range (both ends included).
-    pub election_timeout: (Duration, Duration),
-    /// A leader speaks to each follower at least this often.
-    pub heartbeat: Duration,
-    /// At most so many entries in one AppendEntries.
-    pub append_entries_max: usize,
-    /// At most so many bytes of entries in one AppendEntries (but always at least one entry).
-    pub append_bytes_max: usize,
-    /// At most so many bytes of a snapshot in one InstallSnapshot.
-    pub snapshot_chunk_bytes: usize,
-    /// A follower takes no larger snapshot.
-    pub snapshot_bytes_max: usize,
-    /// Whether the state machine understands a state. Asked before a received snapshot takes the log's place: what it does
-    /// not understand must never become durable, where it would stop this node at every start. It must be a pure function.
-    pub state_is_valid: StateCheck,
-    /// A leader takes no proposal while so many entries are not committed.
-    pub uncommitted_entries_max: u64,
-    /// So many entries before the snapshot are kept in memory, for followers that are a little behind.
-    pub trailing_entries: u64,
-    /// Seeds the election timeouts; different on each node and at each start.
-    pub seed: u64,
-}
-
-impl Settings {
-    /// Settings with the default bounds.
-    pub fn new(
-        id: NodeId,
-        voters: BTreeSet<NodeId>,
-        election_timeout: (Duration, Duration),
-        heartbeat: Duration,
-        seed: u64,
-    ) -> Self {
-        Self {
-            id,
-            voters,
-            election_timeout,
-            heartbeat,
-            append_entries_max: 4096,
-            append_bytes_max: 1 << 20,
-            snapshot_chunk_bytes: 256 << 10,
-            snapshot_bytes_max: 64 << 20,
-            state_is_valid: |_, _| Ok(()),
-            uncommitted_entries_max: 16_384,
-            trailing_entries: 1_000,
-            seed,
-        }
-    }
-}
-
-/// Something that happened, as the driver tells it.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// Time passed: at the latest at [`Raft::deadline`], and only after what had already arrived was stepped (a process
-    /// that was paused must first read its mail, else it would take its own sleep for its leader's).
-    Tick,
-    /// A request from a peer came in. Exactly one reply with this token will be in an output.
-    Request {
-        /// The sender, as the transport knows it.
-        from: NodeId,
-        /// Given back with the reply.
-        token: ReplyToken,
-        /// What it asks.
-        request: RpcRequest,
-    },
-    /// The reply to a request of this node came in.
-    Reply {
-        /// Who replies.
-        from: NodeId,
-        /// As it was sent.
-        rpc: RpcId,
-        /// The answer.
-        reply: RpcReply,
-    },
-    /// A request of this node got no reply and will get none: refused, reset, timed out.
-    Lost {
-        /// To whom it was sent.
-        to: NodeId,
-        /// As it was sent.
-        rpc: RpcId,
-    },
-    /// A client wants this command in the log. Exactly one [`Resolution`] will follow.
-    Propose {
-        /// Given back with the outcome.
-        id: ProposalId,
-        /// The command.
-        command: Command,
-    },
-    /// Everything in `durable` of the output with this mark, and of all before it, is durable.
-    Persisted {
-        /// [`Output::mark`].
-        mark: u64,
-    },
-    /// The state machine's state as of the applied index `at`: the log up to there may go.
-    Compact {
-        /// The applied index at which the state was taken.
-        at: Index,
-        /// The state.
-        state: Command,
-    },
-    /// A hint, not proof, that the leader's process has died (design: "Failover").
-    LeaderGone {
-        /// The leader that was watched.
-        leader: NodeId,
-    },
-    /// The peer runs on another data directory than before (trap 26): what was known of its log is void.
-    PeerReset {
-        /// The peer.
-        peer: NodeId,
-    },
-    /// Hand leadership over: to this node, or to the one that is furthest along.
-    Transfer {
-        /// The wished successor.
-        to: Option<NodeId>,
-    },
-}
-
-/// The name of a role, as people write it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum RoleName {
-    /// Follows a leader, or waits for one.
-    Follower,
-    /// Asks whether an election could be won (thesis 9.6).
-    PreCandidate,
-    /// Asks for votes.
-    Candidate,
-    /// Leads.
-    Leader,
-}
-
-impl fmt::Display for RoleName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Follower => "follower",
-            Self::PreCandidate => "pre-candidate",
-            Self::Candidate => "candidate",
-            Self::Leader => "leader",
-        })
-    }
-}
-
-/// A role, with what exists in that role alone.
-#[derive(Clone, Debug)]
-pub(super) enum Role {
-    Follower,
-    /// Who would vote for this node. A set, not a counter: duplicates count once (trap 10).
-    PreCandidate {
-        granted: BTreeSet<NodeId>,
-        refused: BTreeSet<NodeId>,
-    },
-    /// Who votes for this node; itself only once its own vote is durable.
-    Candidate {
-        granted: BTreeSet<NodeId>,
-    },
-    Leader(Leader),
-}
-
-/// What a leader keeps (Figure 2, "Volatile state on leaders").
-#[derive(Clone, Debug)]
-pub(super) struct Leader {
-    /// One for each other node.
-    pub(super) progress: BTreeMap<NodeId, Progress>,
-    /// The proposals that wait for their entry to be committed, by index.
-    pub(super) proposals: BTreeMap<Index, ProposalId>,
-    /// The handing over of leadership that is under way, if any.
-    pub(super) transfer: Option<Transfer>,
-}
 
 /// What was in the log when an output with `durable` was handed out.
 #[derive(Clone, Copy, Debug)]
@@ -445,77 +260,6 @@ impl Raft {
             self.log.compact(kept_from);
         }
         self.output.notices.push(Notice::Compacted { index: at });
-    }
-
-    // ------------------------------------------------------------------------------------------ changes of role
-
-    /// Figure 4: any role → follower. Also the only place where the term is raised by somebody else's word.
-    pub(super) fn become_follower(&mut self, term: Term, leader: Option<NodeId>, reason: String) {
-        assert!(term >= self.hard_state.term, "terms never decrease");
-        let was = self.role_name();
-        let was_term = self.hard_state.term;
-        if term > self.hard_state.term {
-            self.set_hard_state(HardState { term, voted_for: None });
-        }
-        if let Some(old) = self.leader
-            && (was_term != term || leader != Some(old))
-        {
-            self.leader = None;
-            if was != RoleName::Leader {
-                self.output.notices.push(Notice::LeaderLost {
-                    leader: old,
-                    term: was_term,
-                    reason: reason.clone(),
-                });
-            }
-        }
-        if was != RoleName::Follower {
-            self.drop_leadership();
-            self.role = Role::Follower;
-            // A leader or candidate had no timer as a follower; a follower keeps the one it has (trap 2).
-            self.reset_election_timer();
-        }
-        if was != RoleName::Follower || was_term != term {
-            self.output.notices.push(Notice::Role { role: RoleName::Follower, term, reason });
-        }
-        if let Some(leader) = leader
-            && self.leader != Some(leader)
-        {
-            self.leader = Some(leader);
-            self.output.notices.push(Notice::LeaderFound { leader, term });
-        }
-    }
-
-    /// Figure 4: candidate → leader, "receives votes from majority of servers".
-    pub(super) fn become_leader(&mut self, votes: usize, elected_by: &str) {
-        assert!(matches!(self.role, Role::Candidate { .. }), "only a candidate becomes leader");
-        assert!(votes >= self.majority(), "a leader has a majority");
-        assert_eq!(self.hard_state.voted_for, Some(self.settings.id), "a leader voted for itself");
-        let term = self.hard_state.term;
-        let (last_index, now) = (self.log.last_index(), self.now);
-        let progress = self.peers().map(|peer| (peer, Progress::new(last_index, now))).collect();
-        self.role = Role::Leader(Leader { progress, proposals: BTreeMap::new(), transfer: None });
-        self.leader = Some(self.settings.id);
-        self.leader_contact = Some(self.now);
-        self.quick_rounds = 0;
-        self.output.notices.push(Notice::Role {
-            role: RoleName::Leader,
-            term,
-            reason: format!("elected by {elected_by}"),
-        });
-        // Section 8 of the paper: a no-op at the start of the term, so that what earlier terms left behind commits
-        // without waiting for a client (trap 20; 5.4.2 forbids to count replicas for it).
-        self.append(Command::noop());
-    }
-
-    /// What a leader leaves behind: every waiting proposal is told that its fate is unknown (traps 33 and 35).
-    fn drop_leadership(&mut self) {
-        if let Role::Leader(leader) = &mut self.role {
-            let proposals = std::mem::take(&mut leader.proposals);
-            self.output.resolved.extend(proposals.into_values().map(|id| (id, Resolution::Unknown)));
-            self.leader_contact = None;
-            self.leader = None;
-        }
     }
 
     // ---------------------------------------------------------------------------------------------- small tools

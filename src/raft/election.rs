@@ -4,8 +4,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::core::{Raft, Role};
-use super::{HardState, NodeId, Notice, RequestVote, RoleName, RpcRequest, Term, VoteReply};
+use super::core::Raft;
+use super::role::Role;
+use super::{HardState, NodeId, Notice, RequestVote, RpcRequest, Term, VoteReply};
 
 /// After a hint that the leader died, a node waits for a random time in this range before it asks for pre-votes, so that
 /// one of them is usually first. A vote takes about a millisecond on a local network and one fsync.
@@ -41,7 +42,7 @@ impl Raft {
             (Role::Candidate { .. }, ..) => "it did not win its election in time".into(),
             (Role::Leader(_), ..) => unreachable!("a leader has no election timeout"),
         };
-        self.become_pre_candidate(reason);
+        self.begin_pre_vote(reason);
     }
 
     /// The connection that watched the leader's process was closed, and nobody listens there any more. A hint, not proof: the
@@ -61,19 +62,11 @@ impl Raft {
         self.election_deadline = self.election_deadline.min(self.now + pause);
     }
 
-    fn become_pre_candidate(&mut self, reason: String) {
-        assert!(!matches!(self.role, Role::Leader(_)), "a leader steps down first");
-        let term = self.hard_state.term;
-        // A leader that was silent for the whole timeout is given up. After a mere hint, it is kept until a majority
-        // confirms its loss: a closed connection to a living leader must change nothing.
-        let silent = self.quick_rounds == 0;
-        if silent && let Some(leader) = self.leader.take() {
-            self.output.notices.push(Notice::LeaderLost { leader, term, reason: reason.clone() });
-        }
-        self.role = Role::PreCandidate { granted: BTreeSet::new(), refused: BTreeSet::new() };
+    /// Thesis 9.6: asks all others whether they would vote for this node.
+    fn begin_pre_vote(&mut self, reason: String) {
+        self.become_pre_candidate(reason);
         self.next_round_timer(QUICK_RETRY);
-        self.output.notices.push(Notice::Role { role: RoleName::PreCandidate, term, reason });
-        let arguments = self.vote_arguments(term + 1, false);
+        let arguments = self.vote_arguments(self.hard_state.term + 1, false);
         for peer in self.peers() {
             self.send_now(peer, RpcRequest::PreVote(arguments));
         }
@@ -90,21 +83,11 @@ impl Raft {
         }
     }
 
-    /// 5.2: "To begin an election, a follower increments its current term and transitions to candidate state. It then
-    /// votes for itself and issues RequestVote RPCs in parallel to each of the other servers".
-    pub(super) fn become_candidate(&mut self, transfer: bool, reason: String) {
-        assert!(!matches!(self.role, Role::Leader(_)), "a leader steps down first");
-        if let Some(leader) = self.leader.take() {
-            let term = self.hard_state.term;
-            self.output.notices.push(Notice::LeaderLost { leader, term, reason: reason.clone() });
-        }
-        self.leader_contact = None;
-        let term = self.hard_state.term.checked_add(1).expect("TERM_JUMP_MAX keeps terms far from their end");
-        self.set_hard_state(HardState { term, voted_for: Some(self.settings.id) });
-        self.role = Role::Candidate { granted: BTreeSet::new() };
+    /// 5.2: a candidate "votes for itself and issues RequestVote RPCs in parallel to each of the other servers".
+    pub(super) fn begin_election(&mut self, transfer: bool, reason: String) {
+        self.become_candidate(reason);
         self.next_round_timer(QUICK_ELECTION);
-        self.output.notices.push(Notice::Role { role: RoleName::Candidate, term, reason });
-        let arguments = self.vote_arguments(term, transfer);
+        let arguments = self.vote_arguments(self.hard_state.term, transfer);
         for peer in self.peers() {
             self.send_once_durable(peer, RpcRequest::RequestVote(arguments));
         }
@@ -214,15 +197,10 @@ impl Raft {
             _ if self.quick_rounds == 0 => return,
             Role::Follower => {}
             Role::PreCandidate { .. } if behind || arguments.candidate_id < self.settings.id => {
-                self.role = Role::Follower;
-                self.output.notices.push(Notice::Role {
-                    role: RoleName::Follower,
-                    term: self.hard_state.term,
-                    reason: format!(
-                        "node {} asked for pre-votes, too, and goes first",
-                        arguments.candidate_id
-                    ),
-                });
+                self.give_up_pre_vote(format!(
+                    "node {} asked for pre-votes, too, and goes first",
+                    arguments.candidate_id
+                ));
             }
             Role::PreCandidate { .. } | Role::Candidate { .. } | Role::Leader(_) => return,
         }
@@ -306,7 +284,7 @@ impl Raft {
         }
         if votes >= majority {
             let reason = format!("{} would vote for it", named(granted));
-            self.become_candidate(false, reason);
+            self.begin_election(false, reason);
         }
     }
 
@@ -336,12 +314,7 @@ impl Raft {
         if refused.len() > refusals_max
             && let Some(leader) = self.leader
         {
-            self.role = Role::Follower;
-            self.output.notices.push(Notice::Role {
-                role: RoleName::Follower,
-                term: self.hard_state.term,
-                reason: format!("a majority of the nodes still hears node {leader}, the leader"),
-            });
+            self.give_up_pre_vote(format!("a majority of the nodes still hears node {leader}, the leader"));
         }
     }
 }

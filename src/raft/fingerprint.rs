@@ -9,7 +9,8 @@ use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use super::RpcId;
-use super::core::{Raft, Role};
+use super::core::Raft;
+use super::role::Role;
 
 impl Raft {
     /// Feeds the state to `hasher`. `rpc_name` gives the name under which the explorer knows a request of this node that

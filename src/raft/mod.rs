@@ -46,7 +46,7 @@
 //!    changes by this question: no term, no vote. A node that heard its leader a moment ago refuses. So a node whose own cable is
 //!    loose cannot disturb the others.
 //! 3. *It asks for votes.* Three of five said yes, node 4 included. Now node 4 becomes a *candidate* for term 8. It votes for
-//!    itself, writes this to its disk, and then sends RequestVote (`become_candidate`).
+//!    itself, writes this to its disk, and then sends RequestVote (`begin_election`).
 //! 4. *The others vote.* `receive_request_vote` asks two questions. Did I give my vote of term 8 to somebody else? Is the
 //!    candidate's log older than mine? Twice "no" means: the vote goes to node 4. It is written to the disk before the answer leaves,
 //!    so that a restart does not make the node vote twice.
@@ -67,10 +67,13 @@
 //! | file | holds | source |
 //! | --- | --- | --- |
 //! | `message.rs` | the RPCs' arguments and results, entries, what must be remembered | Figures 2 and 13 |
-//! | `core.rs` | the state, the entrance for events, the change of roles, invariants | Figures 2 and 4 |
+//! | `event.rs` | what can happen to a node | |
+//! | `core.rs` | the state, the entrance for events, invariants | Figure 2 |
+//! | `role.rs` | the four roles, with what exists in each alone | Figure 2, "Volatile state" |
+//! | `transitions.rs` | every change of a role | Figure 4 |
 //! | `election.rs` | elections, PreVote, leader stickiness, the quick start after a death | 5.2, 5.4.1; thesis 9.6, 4.2.3 |
 //! | `replication.rs` | AppendEntries on both sides, the commit rule, heartbeats, CheckQuorum | 5.3, 5.4.2; thesis 6.2 |
-//! | `snapshot.rs` | InstallSnapshot on both sides | 7, Figure 13 |
+//! | `snapshot.rs`, `incoming.rs` | InstallSnapshot on both sides | 7, Figure 13 |
 //! | `transfer.rs` | handing leadership over before a clean stop | thesis 3.10 |
 //! | `log.rs` | the log in memory | 5.3, 7 |
 //! | `progress.rs` | what a leader knows of each follower | Figure 2 |
@@ -97,17 +100,25 @@
 
 mod core;
 mod election;
+mod event;
 mod fingerprint;
+mod incoming;
 mod log;
 mod message;
 mod output;
 mod progress;
 mod random;
 mod replication;
+mod role;
+mod settings;
 mod snapshot;
 mod transfer;
+mod transitions;
 
-pub use core::{Event, INDEX_JUMP_MAX, Raft, RoleName, Settings, StateCheck, TERM_JUMP_MAX};
+pub use core::Raft;
+pub use event::Event;
 pub use log::Log;
 pub use message::*;
 pub use output::*;
+pub use role::RoleName;
+pub use settings::{INDEX_JUMP_MAX, Settings, StateCheck, TERM_JUMP_MAX};

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use super::core::{Leader, Raft, Role};
+use super::core::Raft;
 use super::progress::Progress;
+use super::role::{Leader, Role};
 use super::{
     AppendEntries, AppendReply, AppendResult, Command, Durable, Entry, Index, NodeId, ProposalId, Record,
     Resolution, RpcId, RpcRequest, Term,

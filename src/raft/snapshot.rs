@@ -3,30 +3,13 @@
 //! The snapshot's JSON text goes over in chunks, each asked for by its offset. Every chunk names the snapshot (index,
 //! term and checksum of the whole), so chunks of two snapshots, or of two leaders, never mix (trap 30).
 
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use super::core::{INDEX_JUMP_MAX, Raft, Role};
-use super::{
-    Apply, Command, Durable, Index, InstallReply, InstallSnapshot, NodeId, Notice, RpcId, RpcRequest,
-    Snapshot, Term,
-};
-
-/// The part of a leader's snapshot that has arrived so far.
-#[derive(Clone, Debug)]
-pub(super) struct IncomingSnapshot {
-    last_index: Index,
-    last_term: Term,
-    checksum: u32,
-    data: String,
-}
-
-impl IncomingSnapshot {
-    /// See `fingerprint.rs`.
-    pub(super) fn fingerprint(&self, hasher: &mut impl Hasher) {
-        (self.last_index, self.last_term, self.checksum, &self.data).hash(hasher);
-    }
-}
+use super::core::Raft;
+use super::incoming::IncomingSnapshot;
+use super::role::Role;
+use super::settings::INDEX_JUMP_MAX;
+use super::{Apply, Durable, InstallReply, InstallSnapshot, NodeId, Notice, RpcId, RpcRequest, Snapshot};
 
 impl Raft {
     // ------------------------------------------------------------------------------------------- as a leader
@@ -159,38 +142,26 @@ impl Raft {
         }
         // 2. to 4. Gather the chunks. A chunk of another snapshot than the one begun, or at another place, is answered with
         //    where to go on.
-        let same = self.incoming_snapshot.as_ref().is_some_and(|incoming| {
-            (incoming.last_index, incoming.last_term, incoming.checksum)
-                == (last_index, arguments.last_included_term, arguments.checksum)
-        });
-        if !same {
-            self.incoming_snapshot = Some(IncomingSnapshot {
-                last_index,
-                last_term: arguments.last_included_term,
-                checksum: arguments.checksum,
-                data: String::new(),
-            });
-        }
         let bytes_max = self.settings.snapshot_bytes_max;
-        let incoming = self.incoming_snapshot.as_mut().expect("it was begun above if it was not there");
-        if arguments.offset != incoming.data.len() as u64 {
-            let next_offset = incoming.data.len() as u64;
+        let incoming = match &mut self.incoming_snapshot {
+            Some(begun) if begun.continues_with(&arguments) => begun,
+            other => other.insert(IncomingSnapshot::begin(&arguments)),
+        };
+        if arguments.offset != incoming.next_offset() {
+            let next_offset = incoming.next_offset();
             return reply(self, next_offset, false);
         }
-        if incoming.data.len() + arguments.data.len() > bytes_max {
+        if !incoming.push(&arguments.data, bytes_max) {
             self.incoming_snapshot = None;
             self.suspicious(format!("node {from} sends a snapshot of more than {bytes_max} bytes; refused"));
             return reply(self, 0, false);
         }
-        incoming.data.push_str(&arguments.data);
         if !arguments.done {
-            let next_offset = incoming.data.len() as u64;
+            let next_offset = incoming.next_offset();
             return reply(self, next_offset, false);
         }
-        let incoming = self.incoming_snapshot.take().expect("it was there a line ago");
-        let state = (crc32fast::hash(incoming.data.as_bytes()) == incoming.checksum)
-            .then(|| Command::from_json(incoming.data).ok())
-            .flatten();
+        let incoming = self.incoming_snapshot.take().expect("the last chunk was just put into it");
+        let state = incoming.finish();
         let Some(state) = state else {
             self.suspicious(format!("the snapshot that node {from} sent arrived damaged; starting over"));
             return reply(self, 0, false);
@@ -203,7 +174,7 @@ impl Raft {
             ));
             return reply(self, 0, false);
         }
-        self.install(Snapshot { last_index, last_term: incoming.last_term, state });
+        self.install(Snapshot { last_index, last_term: arguments.last_included_term, state });
         reply(self, 0, true)
     }
 

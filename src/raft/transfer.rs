@@ -1,27 +1,9 @@
 //! Handing leadership over: section 3.10 of the thesis. Before a leader stops on purpose, it brings a follower fully up
 //! to date and tells it to campaign at once, so that nobody waits for an election timeout.
 
-use std::hash::{Hash, Hasher};
-use std::time::Duration;
-
-use super::core::{Raft, Role};
+use super::core::Raft;
+use super::role::{Role, Transfer};
 use super::{NodeId, Notice, RpcRequest, TimeoutNow, TimeoutNowReply};
-
-/// A transfer under way.
-#[derive(Clone, Debug)]
-pub(super) struct Transfer {
-    to: NodeId,
-    /// When the leader gives up and takes proposals again: "if after about an election timeout".
-    pub(super) deadline: Duration,
-    told: bool,
-}
-
-impl Transfer {
-    /// See `fingerprint.rs`.
-    pub(super) fn fingerprint(&self, now: Duration, hasher: &mut impl Hasher) {
-        (self.to, self.told, self.deadline.saturating_sub(now)).hash(hasher);
-    }
-}
 
 impl Raft {
     /// "1. The prior leader stops accepting new client requests."
@@ -51,7 +33,7 @@ impl Raft {
             return self
                 .transfer_notice(format!("node {own} hands nothing over: there is no such other node"));
         };
-        leader.transfer = Some(Transfer { to, deadline, told: false });
+        leader.transfer = Some(Transfer { to, deadline, timeout_now_sent: false });
         self.transfer_notice(format!("node {own} hands leadership over to node {to}"));
         self.continue_transfer(to);
     }
@@ -64,8 +46,8 @@ impl Raft {
         let (Some(transfer), Some(progress)) = (&mut leader.transfer, leader.progress.get(&peer)) else {
             return;
         };
-        if transfer.to == peer && !transfer.told && progress.match_index == last_index {
-            transfer.told = true;
+        if transfer.to == peer && !transfer.timeout_now_sent && progress.match_index == last_index {
+            transfer.timeout_now_sent = true;
             self.send_now(peer, RpcRequest::TimeoutNow(TimeoutNow { term, leader_id }));
         }
     }
@@ -90,7 +72,7 @@ impl Raft {
             && self.leader == Some(from)
             && !matches!(self.role, Role::Leader(_));
         if current {
-            self.become_candidate(true, format!("node {from}, the leader, hands over to it"));
+            self.begin_election(true, format!("node {from}, the leader, hands over to it"));
         }
         TimeoutNowReply { term: self.hard_state.term, accepted: current }
     }

@@ -1,0 +1,73 @@
+//! What the core is told once, when its process starts; and how far a message may be from what this node knows.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::{Command, Index, NodeId, Term};
+
+/// A message whose term is further ahead than this is refused: a corrupt or hostile one must not bring the term near
+/// the end of its range, where it could not be raised any more (trap 9). Honest terms grow by one for each election.
+pub const TERM_JUMP_MAX: Term = 1 << 32;
+
+/// The same for indexes: a snapshot that reaches further beyond the log's end than this is refused. Else one hostile
+/// message could leave no room for further entries. At a million entries a second, an honest log needs days for it.
+pub const INDEX_JUMP_MAX: Index = 1 << 40;
+
+/// Judges the state in a received snapshot, which ends with the given index: see [`Settings::state_is_valid`].
+pub type StateCheck = fn(Index, &Command) -> Result<(), String>;
+
+/// What the core needs to know, all of it from cluster.toml but the bounds, which have their defaults here.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// This node.
+    pub id: NodeId,
+    /// All nodes, this one included. Fixed: membership is the configuration file's.
+    pub voters: BTreeSet<NodeId>,
+    /// Each election timeout is drawn from this range (both ends included).
+    pub election_timeout: (Duration, Duration),
+    /// A leader speaks to each follower at least this often.
+    pub heartbeat: Duration,
+    /// At most so many entries in one AppendEntries.
+    pub append_entries_max: usize,
+    /// At most so many bytes of entries in one AppendEntries (but always at least one entry).
+    pub append_bytes_max: usize,
+    /// At most so many bytes of a snapshot in one InstallSnapshot.
+    pub snapshot_chunk_bytes: usize,
+    /// A follower takes no larger snapshot.
+    pub snapshot_bytes_max: usize,
+    /// Whether the state machine understands a state. Asked before a received snapshot takes the log's place: what it does
+    /// not understand must never become durable, where it would stop this node at every start. It must be a pure function.
+    pub state_is_valid: StateCheck,
+    /// A leader takes no proposal while so many entries are not committed.
+    pub uncommitted_entries_max: u64,
+    /// So many entries before the snapshot are kept in memory, for followers that are a little behind.
+    pub trailing_entries: u64,
+    /// Seeds the election timeouts; different on each node and at each start.
+    pub seed: u64,
+}
+
+impl Settings {
+    /// Settings with the default bounds.
+    pub fn new(
+        id: NodeId,
+        voters: BTreeSet<NodeId>,
+        election_timeout: (Duration, Duration),
+        heartbeat: Duration,
+        seed: u64,
+    ) -> Self {
+        Self {
+            id,
+            voters,
+            election_timeout,
+            heartbeat,
+            append_entries_max: 4096,
+            append_bytes_max: 1 << 20,
+            snapshot_chunk_bytes: 256 << 10,
+            snapshot_bytes_max: 64 << 20,
+            state_is_valid: |_, _| Ok(()),
+            uncommitted_entries_max: 16_384,
+            trailing_entries: 1_000,
+            seed,
+        }
+    }
+}
