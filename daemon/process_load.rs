@@ -2,7 +2,7 @@
 //!
 //! Used when several servers share a machine (`rakit up`): there, the machine's load would be the same for all.
 //!
-//! Two readings of the same tree of processes are compared. The traps are in the children that come and go: when a child ends
+//! Two readings of the same tree of processes are compared. Children that come and go need care: when a child ends
 //! and its parent waits for it, all the ticks of its life move into the parent's `cutime` and `cstime`, also those that
 //! were counted while it lived. So what has vanished from the tree is taken off what has appeared there.
 use std::collections::BTreeMap;

@@ -221,7 +221,7 @@ impl ClusterService {
             Ok(ReportOutcome::TableFull) => {
                 unavailable(&format!("the table holds {SERVERS_MAX} living servers, and no more fit"))
             }
-            // Trap 35: this is not a failure. Reporting again is safe: what is not newer changes nothing.
+            // This is not a failure: the report may still be committed. Reporting again is safe: what is not newer changes nothing.
             Ok(ReportOutcome::Unknown) | Err(_) => {
                 unavailable("unknown: leadership was lost before the commit; the report may or may not count")
             }

@@ -29,7 +29,7 @@ const REPLY_BYTES_MAX: usize = 64 * 1024;
 /// A sender's stack: serialising a request needs little.
 const STACK_BYTES: usize = 512 * 1024;
 
-/// What goes over the wire: the request, and which data directory the sender runs on (trap 26).
+/// What goes over the wire: the request, and which data directory the sender runs on.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RequestEnvelope {

@@ -21,7 +21,7 @@ use crate::raft::Command;
 pub struct Dead {
     /// Who.
     pub server: String,
-    /// With `sequence`: the newest committed report that the leader knew. A newer one beats the verdict (trap 37).
+    /// With `sequence`: the newest committed report that the leader knew. A newer one beats the verdict.
     pub epoch: u64,
     /// See `epoch`.
     pub sequence: u64,

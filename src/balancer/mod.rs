@@ -9,7 +9,7 @@
 //!   never written to the log, and is forgotten at a restart.
 //!
 //! Everything is pure logic: no socket, no file, no thread. Time is passed in as `now`, the time since any fixed moment on
-//! this process's monotonic clock (trap 36: never a wall clock, never another machine's). Called by the replica
+//! this process's monotonic clock (never a wall clock, never another machine's). Called by the replica
 //! (apply, verdicts) and by the node's threads (publish, choice). docs/balancing.md tells the whole story.
 
 pub mod choice;

@@ -4,12 +4,12 @@
 //! too (every daemon reports to every node); the rest on the leader. It only *proposes* verdicts: a server is dead when
 //! one is committed, on all nodes at the same index.
 //!
-//! - Silence is counted on the monotonic clock of one node, the leader (trap 36), from the moment when this node first
+//! - Silence is counted on the monotonic clock of one node, the leader, from the moment when this node first
 //!   heard the newest report it knows of. A report that is not newer than what was heard or committed before is no sign of
 //!   life: replayed or delayed, it must not keep a dead server alive. A daemon that lives sends a newer one soon.
-//! - A fresh leader counts from its own receipts, but at the earliest from its election (trap 38): it may have been cut
+//! - A fresh leader counts from its own receipts, but at the earliest from its election: it may have been cut
 //!   off before.
-//! - The verdict names the newest committed report (trap 37), and is told once: again only if the node says that the proposal
+//! - The verdict names the newest committed report, and is proposed once: again only if the node says that the proposal
 //!   was [`lost`](SilenceDetector::lost), or if nothing came of it for another whole timeout.
 //! - A node that did not run for a while (stopped, starved, its machine suspended) heard nobody in that time, and the
 //!   reports of the living still wait in its sockets. Seen from the inside: far more time than it should lies between two

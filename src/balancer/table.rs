@@ -2,12 +2,12 @@
 //! commands in the same order and so holds the same table; `GET /status` shows its digest, so that anybody can see that.
 //!
 //! Called by the replica (`src/replica/`) for every committed entry, and nobody else changes it. Nothing here
-//! may depend on a clock, on chance, or on the order of a hash map (trap 32). The rules, all of them:
+//! may depend on a clock, on chance, or on the order of a hash map. The rules, all of them:
 //!
 //! 1. Of the reports of a server the newest `(epoch, sequence)` counts; one that is not newer changes nothing.
 //! 2. A newer report makes its server alive, whatever it was before.
 //! 3. "Dead" names the report that its leader knew. If the table holds just that one, the server is dead; if a newer one
-//!    came in between, the verdict was overtaken and changes nothing (trap 37).
+//!    came in between, the verdict was overtaken and changes nothing.
 //! 4. The table holds at most `servers_max` servers. A new one takes the place of the one that has been dead the longest. If
 //!    all are alive, the new one is not let in: a living server is never evicted. The bound itself is replicated: it stands
 //!    in the snapshot and in the digest.

@@ -103,7 +103,7 @@ impl Raft {
             output: Output::default(),
         };
         // After a restart of all nodes nobody has anything to wait for but the others' start: the first timeout is
-        // drawn from a range that is shorter (trap 7), yet leaves a living leader time for two heartbeats. If there is
+        // drawn from a range that is shorter, yet leaves a living leader time for two heartbeats. If there is
         // one, it is not disturbed: PreVote is refused by all who hear it.
         let low = (2 * raft.settings.heartbeat).min(raft.settings.election_timeout.0);
         let first = raft.random.between((low, raft.settings.election_timeout.0));
@@ -229,7 +229,7 @@ impl Raft {
         }
         let Some(pending) = newest else { return };
         // Word of the disk carries (term, index): if the entry at that index has another term by now, it was truncated
-        // and rewritten meanwhile, and the new one may not be durable yet (trap 16).
+        // and rewritten meanwhile, and the new one may not be durable yet.
         if self.log.term_at(pending.last_index) == Some(pending.last_term) {
             self.durable_index = self.durable_index.max(pending.last_index);
         }

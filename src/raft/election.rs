@@ -31,7 +31,7 @@ impl Raft {
 
     /// 5.2: "If a follower receives no communication over a period of time called the election timeout, then it assumes
     /// there is no viable leader and begins an election". Here it first asks whether it could win one (thesis 9.6): a
-    /// node that was cut off raises no terms and deposes nobody when it comes back (trap 6).
+    /// node that was cut off raises no terms and deposes nobody when it comes back.
     pub(super) fn election_timed_out(&mut self) {
         let reason = match (&self.role, self.quick_rounds, self.leader) {
             (Role::Follower, 1.., Some(leader)) => {
@@ -91,7 +91,7 @@ impl Raft {
         for peer in self.peers() {
             self.send_once_durable(peer, RpcRequest::RequestVote(arguments));
         }
-        // Its own vote counts when it is durable: see `persisted`. A cluster of one, too, waits for its disk (trap 18).
+        // Its own vote counts when it is durable: see `persisted`. A cluster of one, too, waits for its disk.
     }
 
     fn vote_arguments(&self, term: Term, leadership_transfer: bool) -> RequestVote {
@@ -161,7 +161,7 @@ impl Raft {
     fn refuse(&mut self, arguments: &RequestVote, pre: bool, reason: String) -> VoteReply {
         let (to, term) = (arguments.candidate_id, arguments.term);
         self.output.notices.push(Notice::VoteRefused { to, term, pre, reason });
-        // The refusal carries this node's term: else a pre-candidate that is behind would ask for ever (trap 4).
+        // The refusal carries this node's term: else a pre-candidate that is behind would ask for ever.
         VoteReply { term: self.hard_state.term, for_term: arguments.term, vote_granted: false }
     }
 
@@ -242,7 +242,7 @@ impl Raft {
         if self.hard_state.voted_for.is_none() {
             self.set_hard_state(HardState { term: arguments.term, voted_for: Some(from) });
         }
-        // Only a granted vote resets the timer (5.2; trap 2). The quick rounds have served their purpose.
+        // Only a granted vote resets the timer (5.2). The quick rounds have served their purpose.
         self.quick_rounds = 0;
         self.reset_election_timer();
         self.output.notices.push(Notice::VoteGranted { to: from, term: arguments.term, pre: false });
@@ -252,7 +252,7 @@ impl Raft {
     // --------------------------------------------------------------------------------------- as a candidate
 
     pub(super) fn receive_pre_vote_reply(&mut self, from: NodeId, reply: VoteReply) {
-        // A late reply to an earlier round speaks of another term (trap 10).
+        // A late reply to an earlier round speaks of another term.
         if reply.for_term != self.hard_state.term + 1 {
             return;
         }

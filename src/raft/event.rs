@@ -57,7 +57,7 @@ pub enum Event {
         /// The leader that was watched.
         leader: NodeId,
     },
-    /// The peer runs on another data directory than before (trap 26): what was known of its log is void.
+    /// The peer runs on another data directory than before: what was known of its log is void.
     PeerReset {
         /// The peer.
         peer: NodeId,

@@ -246,7 +246,7 @@ pub struct AppendReply {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum AppendResult {
     /// The follower's log, durably, equals the leader's up to and including this index: just what *this* request
-    /// verified or brought, never "my last index now" (trap 14).
+    /// verified or brought, never "my last index now".
     Success {
         /// prev_log_index plus the number of entries.
         match_index: Index,
@@ -282,7 +282,7 @@ pub struct InstallSnapshot {
     pub data: String,
     /// True if this is the last chunk.
     pub done: bool,
-    /// CRC-32 of the whole snapshot's JSON text: chunks of two snapshots never mix (trap 30).
+    /// CRC-32 of the whole snapshot's JSON text: chunks of two snapshots never mix.
     pub checksum: u32,
 }
 

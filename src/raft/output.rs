@@ -112,7 +112,7 @@ pub enum Apply {
     Restore(Arc<Snapshot>),
 }
 
-/// What became of a proposal. Every proposal gets exactly one (trap 33).
+/// What became of a proposal. Every proposal gets exactly one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resolution {
     /// It is committed, and its entry is in `apply` of this same output.
@@ -130,7 +130,7 @@ pub enum Resolution {
     /// This node leads, but cannot take more now (leadership is being handed over, or too much is uncommitted);
     /// nothing was written.
     Busy,
-    /// This node lost its leadership before the entry was committed: it may or may not commit (trap 35).
+    /// This node lost its leadership before the entry was committed: it may or may not commit.
     Unknown,
 }
 

@@ -77,7 +77,7 @@ impl Progress {
         position.is_some()
     }
 
-    /// The follower's log is durable and equal up to `index`. Never goes backwards (trap 14).
+    /// The follower's log is durable and equal up to `index`. Never goes backwards.
     pub(super) fn matched(&mut self, index: Index) {
         self.match_index = self.match_index.max(index);
         self.next_index = self.next_index.max(self.match_index + 1);

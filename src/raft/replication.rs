@@ -126,7 +126,7 @@ impl Raft {
 
     /// End of section 5.3: "the follower can include the term of the conflicting entry and the first index it stores for
     /// that term. With this information, the leader can decrement nextIndex to bypass all of the conflicting entries in
-    /// that term" (trap 17).
+    /// that term".
     fn receive_conflict(
         &mut self,
         from: NodeId,
@@ -137,7 +137,7 @@ impl Raft {
         let Some(progress) = self.progress_of(from) else { return };
         let (match_index, next_index) = (progress.match_index, progress.next_index);
         if prev_log_index != next_index - 1 {
-            return; // The refusal of an earlier probe, late (trap 12's mirror image).
+            return; // The refusal of an earlier probe, late.
         }
         if prev_log_index <= match_index {
             // Its disk has forgotten what it acknowledged: a tail that was cut off looks to it like a record torn by a crash.
@@ -172,8 +172,8 @@ impl Raft {
     }
 
     /// Figure 2, "Leaders": "If there exists an N such that N > commitIndex, a majority of matchIndex[i] >= N, and
-    /// log[N].term == currentTerm: set commitIndex = N (5.3, 5.4)". The leader itself counts with what its own disk has
-    /// (traps 15 and 18). The condition on the term is the lesson of Figure 8 (trap 11).
+    /// log[N].term == currentTerm: set commitIndex = N (5.3, 5.4)". The leader itself counts with what its own disk has.
+    /// The condition on the term is the lesson of Figure 8: an entry of an earlier term may still be replaced.
     pub(super) fn advance_commit(&mut self) {
         let Role::Leader(leader) = &self.role else { return };
         let mut matches: Vec<Index> = leader.progress.values().map(|progress| progress.match_index).collect();
@@ -210,7 +210,7 @@ impl Raft {
             }
         }
         // CheckQuorum (thesis 6.2): "a leader steps down if an election timeout elapses without a successful round of
-        // heartbeats to a majority of its cluster". Else it would hold on to its clients for ever (trap 5).
+        // heartbeats to a majority of its cluster". Else it would hold on to its clients for ever.
         let Role::Leader(leader) = &self.role else { return };
         let silent_since = self.quorum_contact(leader);
         if now >= silent_since + self.settings.election_timeout.1 {
@@ -275,7 +275,7 @@ impl Raft {
         let last_verified = prev_log_index + entries.len() as u64;
 
         // 2. Reply false if log doesn't contain an entry at prevLogIndex whose term matches prevLogTerm (5.3). What was
-        //    compacted away is committed, and so it matches (trap 31).
+        //    compacted away is committed, and so it matches.
         if prev_log_index + 1 >= self.log.first_index() {
             let own_term = self.log.term_at(prev_log_index);
             if own_term != Some(prev_log_term) {
@@ -294,7 +294,7 @@ impl Raft {
                 // Compacted: committed long ago. Of the last of these the term is still known, and compared like the rest:
                 // what a stranger makes up must not come after an entry of a later term.
                 _ if entry.index + 1 < self.log.first_index() => {}
-                Some(term) if term == entry.term => {} // Already there: a stale append truncates nothing (trap 12).
+                Some(term) if term == entry.term => {} // Already there: a stale append truncates nothing.
                 Some(_) if entry.index <= self.commit_index => {
                     self.suspicious(format!(
                         "node {from} contradicts the committed entry {}; refused",
@@ -313,7 +313,7 @@ impl Raft {
             }
         }
         // 5. If leaderCommit > commitIndex, set commitIndex = min(leaderCommit, index of last new entry): what follows
-        //    that one may still be another leader's (trap 13).
+        //    that one may still be another leader's.
         self.commit_to(leader_commit.min(last_verified));
         let result = AppendResult::Success { match_index: last_verified };
         AppendReply { term: self.hard_state.term, result }

@@ -38,7 +38,7 @@ impl fmt::Display for RoleName {
 pub(super) enum Role {
     /// Follows a leader, or waits for one.
     Follower,
-    /// Who would vote for this node. A set, not a counter: duplicates count once (trap 10).
+    /// Who would vote for this node. A set, not a counter: duplicates count once.
     PreCandidate {
         granted: BTreeSet<NodeId>,
         refused: BTreeSet<NodeId>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Command, Index, NodeId, Term};
 
 /// A message whose term is further ahead than this is refused: a corrupt or hostile one must not bring the term near
-/// the end of its range, where it could not be raised any more (trap 9). Honest terms grow by one for each election.
+/// the end of its range, where it could not be raised any more. Honest terms grow by one for each election.
 pub const TERM_JUMP_MAX: Term = 1 << 32;
 
 /// The same for indexes: a snapshot that reaches further beyond the log's end than this is refused. Else one hostile

@@ -1,7 +1,7 @@
 //! InstallSnapshot: section 7 and Figure 13 of the paper. For a follower that lacks entries which its leader has compacted.
 //!
 //! The snapshot's JSON text goes over in chunks, each asked for by its offset. Every chunk names the snapshot (index,
-//! term and checksum of the whole), so chunks of two snapshots, or of two leaders, never mix (trap 30).
+//! term and checksum of the whole), so chunks of two snapshots, or of two leaders, never mix.
 
 use std::sync::Arc;
 
@@ -79,7 +79,7 @@ impl Raft {
             let index = snapshot.last_index;
             progress.snapshot = None;
             progress.probing = false;
-            progress.matched(index); // Even if it is just the commit index: the peer leaves probing (trap 29).
+            progress.matched(index); // Even if it is just the commit index: the peer leaves probing.
             progress.heartbeat_due = true;
             self.advance_commit();
             self.continue_transfer(from);
@@ -126,7 +126,7 @@ impl Raft {
             ));
             return reply(self, 0, false);
         }
-        // What is committed here already covers it: nothing goes backwards (trap 28).
+        // What is committed here already covers it: nothing goes backwards.
         if last_index <= self.commit_index {
             self.incoming_snapshot = None;
             return reply(self, 0, true);

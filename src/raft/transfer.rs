@@ -53,7 +53,7 @@ impl Raft {
     }
 
     /// "If the target does not become leader within about an election timeout, the prior leader aborts the transfer and
-    /// resumes accepting client requests" (trap 8).
+    /// resumes accepting client requests".
     pub(super) fn transfer_tick(&mut self) {
         let now = self.now;
         let Role::Leader(leader) = &mut self.role else { return };

@@ -46,7 +46,7 @@ impl Raft {
         if was != RoleName::Follower {
             self.drop_leadership();
             self.role = Role::Follower;
-            // A leader or candidate had no timer as a follower; a follower keeps the one it has (trap 2).
+            // A leader or candidate had no timer as a follower; a follower keeps the one it has.
             self.reset_election_timer();
         }
         if was != RoleName::Follower || was_term != term {
@@ -124,13 +124,13 @@ impl Raft {
             reason: format!("elected by {elected_by}"),
         });
         // Section 8 of the paper: a no-op at the start of the term, so that what earlier terms left behind commits
-        // without waiting for a client (trap 20; 5.4.2 forbids to count replicas for it).
+        // without waiting for a client (5.4.2 forbids to count replicas for it).
         self.append(Command::noop());
         assert_eq!(self.log.last_term(), term, "a leader's log ends with an entry of its own term");
         assert_eq!(self.hard_state.term, term, "to win an election raises no term");
     }
 
-    /// What a leader leaves behind: every waiting proposal is told that its fate is unknown (traps 33 and 35).
+    /// What a leader leaves behind: every waiting proposal is told that its fate is unknown.
     fn drop_leadership(&mut self) {
         if let Role::Leader(leader) = &mut self.role {
             let proposals = std::mem::take(&mut leader.proposals);

@@ -28,7 +28,7 @@ pub(super) struct Header {
     pub cluster: String,
     pub node: NodeId,
     /// A random number from the day this directory was made. Peers that see another one under the same id know that
-    /// the node has lost its memory (trap 26).
+    /// the node has lost its memory.
     pub incarnation: u64,
     /// The log's first entry is the one after this. 0: the log begins at the beginning. Otherwise a snapshot that
     /// reaches at least so far must lie beside the log, and if somebody removes it, this line gives it away even if

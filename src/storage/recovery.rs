@@ -10,7 +10,7 @@
 //!
 //! **What it cannot leave.** A complete line with a wrong checksum in the middle of the log is no crash: the disk, a
 //! cable or a person has changed what was durable, and perhaps acknowledged. Cutting there would "repair" the log by
-//! forgetting promises (trap 22). Such a directory is refused, with file and byte offset.
+//! forgetting promises. Such a directory is refused, with file and byte offset.
 
 use serde::Deserialize;
 

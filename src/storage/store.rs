@@ -26,7 +26,7 @@ const PIECE_BYTES: usize = 1 << 18;
 /// The durable memory of one node.
 ///
 /// After any error it is *poisoned*: each later call fails, without touching the disk. What a failed write or fsync
-/// left behind is unknown, and a second fsync that "succeeds" says nothing about the first one's data (trap 21: Linux
+/// left behind is unknown, and a second fsync that "succeeds" says nothing about the first one's data (Linux
 /// marks the pages clean after the failure). A node whose storage is poisoned must neither vote nor acknowledge again,
 /// and stops.
 #[derive(Debug)]

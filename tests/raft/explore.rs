@@ -517,7 +517,7 @@ fn figure_8_is_reached_from_empty_logs() {
     assert!(report.met > 0, "not reached within the bound: RAKIT_EXPLORE_STATES=1000000 is enough");
 }
 
-/// A follower acknowledges, crashes and has lost what was not synced; the entry must not count. Trap 16 too.
+/// A follower acknowledges, crashes and has lost what was not synced; the entry must not count. Nor may it count for another entry that took its place.
 #[test]
 fn lost_unsynced_suffixes_are_safe() {
     let budget = Budget { timeouts: 2, crashes: 1, proposals: 1, ..Budget::default() };

@@ -82,7 +82,7 @@ fn each_entry_is_sent_to_each_peer_just_once() {
 }
 
 /// Lab: "leader backs up quickly over incorrect follower logs": groups that diverge by 50 entries, again and again. Bounded
-/// here: the requests until all logs are equal (trap 17).
+/// here: the requests until all logs are equal.
 #[test]
 fn repeated_divergences_of_50_entries_are_mended_in_few_requests() {
     let mut cluster = Cluster::new(5);

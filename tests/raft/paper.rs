@@ -99,7 +99,7 @@ fn s5_1_a_late_refusal_of_an_earlier_terms_append_raises_no_alarm() {
     }
 }
 
-/// Beyond the paper (trap 9): a term that no election can have led to is refused, in whatever message it comes.
+/// Beyond the paper: a term that no election can have led to is refused, in whatever message it comes.
 #[test]
 fn s5_1_an_absurd_term_is_refused_by_every_role() {
     for absurd in [3 + TERM_JUMP_MAX + 1, u64::MAX] {
@@ -175,7 +175,7 @@ fn s5_2_whoever_is_no_leader_begins_an_election_after_the_timeout() {
 }
 
 /// 5.2: "A candidate wins an election if it receives votes from a majority of the servers in the full cluster for the same
-/// term". All outcomes for all sizes from 1 to 9 (trap 15): its own vote is one of them, and counts when it is durable.
+/// term". All outcomes for all sizes from 1 to 9: its own vote is one of them, and counts when it is durable.
 #[test]
 fn s5_2_a_candidate_wins_with_exactly_a_majority() {
     for count in 1..=9_u64 {
@@ -196,7 +196,7 @@ fn s5_2_a_candidate_wins_with_exactly_a_majority() {
     }
 }
 
-/// Trap 10: replies are counted by voter, and only for the term that was asked about.
+/// Replies are counted by voter, and only for the term that was asked about.
 #[test]
 fn s5_2_duplicate_and_late_votes_do_not_count() {
     let mut lone = Lone::new(5, 1, &[]);
@@ -222,7 +222,7 @@ fn s5_2_duplicate_and_late_votes_do_not_count() {
     assert!(lone.raft.is_leader());
 }
 
-/// Trap 10, for pre-votes (thesis 9.6): a late one, for the round of an earlier term, starts no campaign.
+/// The same for pre-votes (thesis 9.6): a late one, for the round of an earlier term, starts no campaign.
 #[test]
 fn s5_2_late_pre_votes_do_not_count() {
     let mut lone = Lone::new(5, 3, &[]);
@@ -318,7 +318,7 @@ fn s5_2_election_timeouts_rarely_collide() {
     assert!(collisions < 30, "{collisions} of 300");
 }
 
-/// Trap 2: the timer is reset by a valid leader's message and by a granted vote, by nothing else.
+/// The election timer is reset by a valid leader's message and by a granted vote, by nothing else.
 #[test]
 fn s5_2_the_election_timer_is_reset_by_leader_and_granted_vote_alone() {
     let fresh = || {
@@ -455,7 +455,7 @@ fn s5_3_the_commit_index_travels_with_every_append() {
 }
 
 /// 5.3: "Once a follower learns that a log entry is committed, it applies the entry to its local state machine (in log order)",
-/// up to what this append has verified (trap 13): all commit indexes, all lengths.
+/// up to what this append has verified: all commit indexes, all lengths.
 #[test]
 fn s5_3_a_follower_applies_what_is_committed_and_verified() {
     for held in 0..4_u64 {
@@ -519,7 +519,7 @@ fn s5_3_a_follower_overwrites_exactly_what_conflicts() {
                 let prev_term = if prev == 0 { 0 } else { leader_log[prev - 1] };
                 let reply = lone.append(2, 4, (prev as u64, prev_term), &leader_log[prev..end], 0);
                 assert_eq!(reply.result, AppendResult::Success { match_index: end as u64 });
-                // Without a conflict, what is longer stays (trap 12).
+                // Without a conflict, what is longer stays.
                 let expected = if end <= agreed { log.to_vec() } else { leader_log[..end].to_vec() };
                 assert_eq!(terms_of(&lone.raft), expected, "{log:?} {prev}..{end}");
                 // What the disk is told leads to the same log.
@@ -562,7 +562,7 @@ fn s5_3_figure_7_every_follower_is_brought_to_the_leaders_log() {
 }
 
 /// 5.3: "If followers crash or run slowly, or if network packets are lost, the leader retries AppendEntries RPCs indefinitely":
-/// a lost append is sent again without a new proposal (trap 19).
+/// a lost append is sent again without a new proposal.
 #[test]
 fn s5_3_a_lost_append_is_sent_again_in_a_quiet_cluster() {
     for told in [false, true] {

@@ -295,7 +295,7 @@ impl Oracle {
         }
     }
 
-    /// Equal applied index, equal digest (trap 32).
+    /// Equal applied index, equal digest.
     pub fn table(&self, id: NodeId, table: &ServerTable) {
         let index = usize::try_from(table.applied_index()).expect("a short log");
         assert_eq!(
@@ -338,7 +338,7 @@ impl Oracle {
                         arguments.term - 1
                     );
                 } else {
-                    // PreVote (thesis 9.6): no term is raised that a majority would not have voted in (trap 6).
+                    // PreVote (thesis 9.6): no term is raised that a majority would not have voted in.
                     let granted = self.pre_votes.get(&(id, arguments.term)).map_or(0, BTreeSet::len);
                     assert!(
                         granted + 1 >= self.majority,

@@ -791,9 +791,9 @@ impl World {
         let isolated = self.machines[usize::try_from(node - 1).expect("at most 7")].isolated;
         if let Some(term) = isolated {
             let own = process.replica.raft().hard_state().term;
-            assert_eq!(own, term, "node {node} is alone, and its term rose from {term} to {own} (trap 6)");
+            assert_eq!(own, term, "node {node} is alone, and its term rose from {term} to {own}");
         }
-        // What a node takes for durable in its own log is on its own disk, and the same (trap 16).
+        // What a node takes for durable in its own log is on its own disk, and the same.
         let (durable, shape) = (process.replica.raft().durable_index(), process.storage.shape());
         assert!(
             durable <= shape.last_index(),
@@ -808,7 +808,7 @@ impl World {
                 "node {node} takes another entry {durable} for durable than is on its disk"
             );
         }
-        // A leader's match never above the peer's durable log (trap 14).
+        // A leader's match never above the peer's durable log.
         for peer in self.machines.iter().filter_map(|machine| machine.process.as_ref()) {
             let Some((match_index, _)) = process.replica.raft().progress(peer.id) else { continue };
             let known = process.incarnations.get(&peer.id).copied();

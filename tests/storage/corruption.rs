@@ -1,5 +1,5 @@
 //! Every cut and every flipped byte of a directory: the storage recovers all that was acknowledged, or refuses and names
-//! file and byte offset. It never starts with a part of the truth (trap 22).
+//! file and byte offset. It never starts with a part of the truth.
 
 use crate::disk::SimDisk;
 use rakit::raft::{Command, Entry, HardState, Record, Snapshot};

@@ -555,7 +555,7 @@ fn write_alone(cluster: &mut Cluster, report: &Report) -> (NodeId, Vec<NodeId>) 
         let answer = cluster.post_report(leader, report).expect("an answer");
         assert_eq!(answer.0, 503, "not committed, so not acknowledged: {answer:?}");
         if cluster.status(leader)["last_index"].as_u64() > before {
-            // It was written, so the answer must not sound like a refusal (trap 35).
+            // It was written, so the answer must not sound like a refusal.
             let said = answer.1.as_str().unwrap_or_default();
             assert!(said.starts_with("unknown"), "{said}");
         }

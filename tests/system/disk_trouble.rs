@@ -151,7 +151,7 @@ fn a_changed_byte_stops_the_node_with_file_offset_and_mend_and_the_cluster_goes_
     cluster.wait_for_equal_digests();
 }
 
-/// A node whose directory was wiped comes back under its old id with nothing of what it had promised (trap 26). The leader fills its
+/// A node whose directory was wiped comes back under its old id with nothing of what it had promised. The leader fills its
 /// log again, and says so: somebody may have to know.
 #[test]
 fn a_wiped_directory_is_noticed_by_the_leader_and_filled_again() {

@@ -1,4 +1,4 @@
-//! Planned work on a cluster that is in use (thesis 3.10; trap 8): every node is stopped with SIGTERM and started again, one
+//! Planned work on a cluster that is in use (thesis 3.10): every node is stopped with SIGTERM and started again, one
 //! after the other, while clients ask and daemons report; and `rakit transfer` hands leadership to whom one wishes.
 //!
 //! What is demanded: no acknowledged report is lost, no request fails that was sent to a node before it was told to stop, each

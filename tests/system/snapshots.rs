@@ -1,4 +1,4 @@
-//! Snapshots, compaction and InstallSnapshot with the real programs (section 7 of the paper; traps 24 and 28 to 31): the log
+//! Snapshots, compaction and InstallSnapshot with the real programs (section 7 of the paper): the log
 //! stays short, a node that fell behind gets the leader's snapshot, and a kill -9 at any moment of it loses nothing.
 //!
 //! The core's own rules are in `tests/raft/scripts/snapshot_*`; every crash point of the disk in `tests/storage/crash.rs`.

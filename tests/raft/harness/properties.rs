@@ -113,7 +113,7 @@ impl Properties {
         history.commits(cluster, id, raft, shown);
         history.completeness(cluster, id, raft, shown);
         history.matches(cluster, id, raft);
-        // Trap 16: word of the disk is about the entry that was written, not about one that took its place since.
+        // The disk reports that an entry was written. This says nothing about another entry that took its place since.
         if let Some(term) = raft.log().term_at(raft.durable_index()) {
             let durable = cluster.node(id).disk.covers(raft.durable_index(), term);
             assert!(durable, "node {id} believes index {} durable on its own disk", raft.durable_index());
@@ -237,7 +237,7 @@ impl Properties {
         }
     }
 
-    /// Traps 14 and 16: what a leader believes of a peer's log is true of the peer's disk.
+    /// What a leader believes of a peer's log is true of the peer's disk.
     fn matches(&self, cluster: &Cluster, id: NodeId, raft: &Raft) {
         if !raft.is_leader() {
             return;
