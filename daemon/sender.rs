@@ -13,8 +13,9 @@ use super::acknowledged::Acknowledged;
 use crate::config::{Config, Node};
 use crate::http::client::{Client, ClientTimeouts};
 use crate::logging::OneLine;
+use crate::protocol::{Purpose, ReportAnswer, daemon_name, node_name, path};
 use crate::raft::NodeId;
-use crate::signing::{Purpose, Recipient, Seal, SealedCallError, Secret};
+use crate::signing::{Recipient, Seal, SealedCallError, Secret};
 
 /// The parts of the interval between reports that each phase of a request may take; together less than the interval, so
 /// that a node that hangs costs it at most every report, never the freshness of one. Most of it is for the
@@ -104,7 +105,7 @@ impl<T> Newest<T> {
     }
 }
 
-/// What a node did with a report.
+/// What came of sending a report to a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Outcome {
     /// It leads (or asked the leader), and the report is committed.
@@ -123,12 +124,13 @@ impl Outcome {
     /// Reads an answer; see docs/protocol.md.
     fn of(status: u16, body: &[u8]) -> Self {
         match status {
-            200 => match serde_json::from_slice::<serde_json::Value>(body) {
-                Ok(answer) if answer["stale"] == true => Self::Stale,
-                Ok(answer) if answer["committed"].is_u64() => Self::Committed,
-                _ => Self::Refused(format!("an answer that is not understood: {}", shown(body))),
+            200 | 202 => match ReportAnswer::parse(status, body) {
+                Some(ReportAnswer::Committed { .. }) => Self::Committed,
+                Some(ReportAnswer::Stale { .. }) => Self::Stale,
+                Some(ReportAnswer::NotLeader { .. }) => Self::Heard,
+                None => Self::Refused(format!("an answer that is not understood: {}", shown(body))),
             },
-            202 | 503 => Self::Heard,
+            503 => Self::Heard,
             _ => Self::Refused(format!("{status}: {}", shown(body))),
         }
     }
@@ -210,8 +212,8 @@ impl Line {
         let secret = config.secret.as_deref().map(Secret::parse).transpose().map_err(io::Error::other)?;
         // A seal of its own, so a stream of nonces of its own: a node tells replays by the order within a stream,
         // which two threads with one stream would mix up.
-        let seal = Seal::new(&config.cluster_name, &format!("daemon:{server}"), secret.as_ref())?;
-        let to = Recipient { name: format!("node-{}", node.id), address: node.cluster };
+        let seal = Seal::new(&config.cluster_name, &daemon_name(server), secret.as_ref())?;
+        let to = Recipient { name: node_name(node.id), address: node.cluster };
         Ok(Self { client: Client::new(timeouts), seal, to })
     }
 
@@ -219,7 +221,7 @@ impl Line {
     /// not answered is not: the next report is newer.
     fn post(&mut self, body: &[u8]) -> Outcome {
         let answer =
-            self.seal.post(&mut self.client, &self.to, Purpose::Report, "/report", body, ANSWER_BYTES_MAX);
+            self.seal.post(&mut self.client, &self.to, Purpose::Report, path::REPORT, body, ANSWER_BYTES_MAX);
         match answer {
             Ok(answer) => Outcome::of(answer.status, &answer.body),
             Err(SealedCallError::Refused(_, refusal)) => Outcome::Refused(refusal.to_string()),
@@ -255,13 +257,19 @@ mod tests {
     #[test]
     fn answers_are_told_apart() {
         assert_eq!(Outcome::of(200, br#"{"committed":5,"term":2}"#), Outcome::Committed);
-        assert_eq!(Outcome::of(200, br#"{"committed":5,"term":2,"stale":true}"#), Outcome::Stale);
-        assert_eq!(Outcome::of(200, br#"{"stale":true}"#), Outcome::Stale);
+        let stale = br#"{"committed":5,"term":2,"stale":true,"epoch":7,"sequence":9}"#;
+        assert_eq!(Outcome::of(200, stale), Outcome::Stale);
         assert_eq!(Outcome::of(202, br#"{"leader":3}"#), Outcome::Heard);
         assert_eq!(Outcome::of(503, b"no leader\n"), Outcome::Heard);
-        for (status, body) in
-            [(200, &b"hello"[..]), (200, b""), (200, b"{}"), (404, b""), (301, b""), (500, b"x")]
-        {
+        for (status, body) in [
+            (200, &b"hello"[..]),
+            (200, b""),
+            (200, b"{}"),
+            (202, b"{}"),
+            (404, b""),
+            (301, b""),
+            (500, b"x"),
+        ] {
             assert!(matches!(Outcome::of(status, body), Outcome::Refused(_)), "{status}");
         }
         let refused = Outcome::of(400, "cpu: out\u{1b}[2J of range\nsecond line".as_bytes());

@@ -11,22 +11,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
-use serde::{Deserialize, Serialize};
-use serde_json::json;
 use tiny_http::Method;
 
 use super::inbox::{Inbox, Refused, ServiceInput, one_answer};
-use super::leader_watch::{WATCH_ANSWER_AFTER, WATCH_PATH};
-use super::peers::{ReplyEnvelope, RequestEnvelope, node_id, node_name, path_of};
+use super::leader_watch::WATCH_ANSWER_AFTER;
 use super::standing::StandingBoard;
 use crate::balancer::report::REPORT_BODY_BYTES_MAX;
-use crate::balancer::{IncomingReport, Report, SERVERS_MAX, ServerCommand};
+use crate::balancer::{Report, SERVERS_MAX, ServerCommand};
 use crate::http::Service;
 use crate::http::client::{Client, ClientTimeouts};
 use crate::http::message::{Request, Response, header, json, text, with_headers};
+use crate::protocol::{
+    IncomingReport, KnownLeader, Purpose, ReplyEnvelope, ReportAnswer, RequestEnvelope, TransferBegun,
+    TransferRequest, node_id, node_name, path,
+};
 use crate::raft::{self, NodeId};
 use crate::replica::{Input, ReportOutcome};
-use crate::signing::{Gate, Opened, Purpose, Recipient, Refusal, Seal};
+use crate::signing::{Gate, Opened, Recipient, Refusal, Seal, version_header};
 
 /// The longest body of AppendEntries and InstallSnapshot. The core's own limits stay far below.
 pub const APPEND_BYTES_MAX: usize = 16 << 20;
@@ -63,15 +64,6 @@ pub struct ClusterCounters {
     pub reports: AtomicU64,
     /// Reports that were answered 503 since too many waited.
     pub reports_turned_away: AtomicU64,
-}
-
-/// The body of a transfer request.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TransferRequest {
-    /// The wished successor; the one that is furthest along if it is left out.
-    #[serde(default)]
-    pub to: Option<NodeId>,
 }
 
 /// The cluster address's service.
@@ -127,9 +119,9 @@ impl Service for ClusterService {
         };
         let answer = match (route, request.path()) {
             (Err(answer), _) => answer,
-            (Ok(_), "/report") => self.report(&request.body),
-            (Ok(_), "/raft/transfer") => self.transfer(&request.body),
-            (Ok(_), WATCH_PATH) => self.watch(),
+            (Ok(_), path::REPORT) => self.report(&request.body),
+            (Ok(_), path::TRANSFER) => self.transfer(&request.body),
+            (Ok(_), path::WATCH) => self.watch(),
             (Ok(_), path) => self.rpc(path, &opened, &request.body),
         };
         self.sealed(&opened, answer)
@@ -138,36 +130,28 @@ impl Service for ClusterService {
 
 /// How long a body may be there, and what it is for; or the answer, if nothing is there.
 fn route(method: &Method, path: &str) -> Result<(usize, Purpose), Response> {
-    let found = match path {
-        "/report" => (REPORT_BODY_BYTES_MAX, Purpose::Report),
-        "/raft/transfer" => (RPC_BYTES_MAX, Purpose::Admin),
-        "/raft/append-entries" | "/raft/install-snapshot" => (APPEND_BYTES_MAX, Purpose::Raft),
-        "/raft/pre-vote" | "/raft/request-vote" | "/raft/timeout-now" | WATCH_PATH => {
-            (RPC_BYTES_MAX, Purpose::Raft)
-        }
-        _ => {
-            return Err(text(
-                404,
-                "there is POST /report here, and what nodes say to each other under /raft/",
-            ));
-        }
+    let Some(purpose) = path::purpose(path) else {
+        return Err(text(404, "there is POST /report here, and what nodes say to each other under /raft/"));
     };
     if *method != Method::Post {
         return Err(text(405, "only POST").with_header(header("Allow", "POST")));
     }
-    Ok(found)
+    let limit = match path {
+        path::REPORT => REPORT_BODY_BYTES_MAX,
+        path::APPEND_ENTRIES | path::INSTALL_SNAPSHOT => APPEND_BYTES_MAX,
+        _ => RPC_BYTES_MAX,
+    };
+    Ok((limit, purpose))
 }
 
 fn refused(refusal: &Refusal) -> Response {
-    text(refusal.status(), &refusal.to_string())
+    let (name, version) = version_header();
+    text(refusal.status(), &refusal.to_string()).with_header(header(name, &version))
 }
 
 impl ClusterService {
-    /// Signs an answer: a forged vote or acknowledgement would break safety as surely as a forged request.
+    /// Marks an answer with the version, and signs it: a forged vote or acknowledgement would break safety as surely as a forged request.
     fn sealed(&self, opened: &Opened, answer: Response) -> Response {
-        if !self.gate.is_signed() {
-            return answer;
-        }
         let (status, mut headers) = (answer.status_code().0, answer.headers().to_vec());
         // The body is in memory: taken out to be hashed, and put back as it was.
         let body = answer.into_reader().into_inner();
@@ -203,19 +187,15 @@ impl ClusterService {
         }
         match waits.recv_timeout(OUTCOME_TIMEOUT) {
             Ok(ReportOutcome::Committed { index, term }) => {
-                json(200, &json!({"committed": index, "term": term}))
+                answered(&ReportAnswer::Committed { committed: index, term })
             }
             Ok(ReportOutcome::Stale { index, term, newest }) => {
-                let (epoch, sequence) = (newest.epoch, newest.sequence);
-                let body = json!({
-                    "committed": index, "term": term, "stale": true, "epoch": epoch, "sequence": sequence
-                });
-                json(200, &body)
+                answered(&ReportAnswer::stale(index, term, newest))
             }
             Ok(ReportOutcome::NotLeader { leader: None }) => unavailable("no leader is known; try again"),
             Ok(ReportOutcome::NotLeader { leader: Some(leader) }) => match to_hand_on {
                 Some(report) => self.hand_on(leader, report),
-                None => json(202, &json!({"leader": leader})),
+                None => answered(&ReportAnswer::NotLeader { leader }),
             },
             Ok(ReportOutcome::Busy) => unavailable("leadership is being handed over; try again"),
             Ok(ReportOutcome::TableFull) => {
@@ -239,7 +219,7 @@ impl ClusterService {
         let answer = CLIENT.with_borrow_mut(|client| {
             SEAL.with_borrow_mut(|seal| {
                 let seal = seal.get_or_insert_with(|| self.seal.clone());
-                seal.post(client, &to, Purpose::Report, "/report", &body, ANSWER_BYTES_MAX)
+                seal.post(client, &to, Purpose::Report, path::REPORT, &body, ANSWER_BYTES_MAX)
             })
         });
         match answer {
@@ -268,8 +248,8 @@ impl ClusterService {
             Ok(envelope) => envelope,
             Err(error) => return text(400, &format!("not a request of Raft: {error}")),
         };
-        if path_of(&request) != path {
-            return text(400, &format!("this request belongs to {}", path_of(&request)));
+        if path::of_rpc(&request) != path {
+            return text(400, &format!("this request belongs to {}", path::of_rpc(&request)));
         }
         let (caller, waits) = one_answer::<raft::RpcReply>();
         let input = Input::Request { from, incarnation, request, caller };
@@ -286,18 +266,17 @@ impl ClusterService {
     fn watch(&self) -> Response {
         // Disconnected means that the node stops: answered at once, since a stop is no death.
         let _ = self.stopping.recv_timeout(WATCH_ANSWER_AFTER);
-        json(200, &json!({"leader": self.standing.get().leader}))
+        json(200, &KnownLeader { leader: self.standing.get().leader })
     }
 
     fn transfer(&self, body: &[u8]) -> Response {
-        // By way of a map, since serde would take a list for the fields in their order.
-        let wish = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(body);
-        let wish: TransferRequest = match wish.and_then(|wish| serde_json::from_value(wish.into())) {
+        let wish = match TransferRequest::parse(body) {
             Ok(wish) => wish,
             Err(error) => return text(400, &format!("not a transfer request: {error}")),
         };
-        if self.standing.get().leader != Some(self.id) {
-            return json(409, &json!({"leader": self.standing.get().leader}));
+        let leader = self.standing.get().leader;
+        if leader != Some(self.id) {
+            return json(409, &KnownLeader { leader });
         }
         if let Some(to) = wish.to
             && !self.peers.iter().any(|(id, _)| *id == to)
@@ -305,10 +284,14 @@ impl ClusterService {
             return text(400, &format!("there is no other node {to} in this cluster"));
         }
         match self.inbox.deliver_within(OUTCOME_TIMEOUT, Input::Transfer { to: wish.to }) {
-            Ok(()) => json(202, &json!({"from": self.id, "to": wish.to})),
+            Ok(()) => json(202, &TransferBegun { from: self.id, to: wish.to }),
             Err(_) => unavailable("this node is stopping, or its disk hangs"),
         }
     }
+}
+
+fn answered(answer: &ReportAnswer) -> Response {
+    json(answer.status(), answer)
 }
 
 fn unavailable(why: &str) -> Response {

@@ -28,15 +28,12 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use log::{debug, info};
 
 use super::inbox::Inbox;
-use super::peers::node_name;
 use super::slot::Slot;
 use crate::http::client::{CallErrorKind, CancelHandle, Client, ClientTimeouts};
+use crate::protocol::{Purpose, WatchRequest, node_name, path, to_json};
 use crate::raft::NodeId;
 use crate::replica::Input;
-use crate::signing::{Purpose, Recipient, Seal, SealedCallError};
-
-/// Where the request is kept open.
-pub const WATCH_PATH: &str = "/raft/watch";
+use crate::signing::{Recipient, Seal, SealedCallError};
 
 /// A leader answers a watch after so long, if nothing happened, and the follower asks again: a connection that the other
 /// side has forgotten is found out that way.
@@ -200,7 +197,8 @@ impl LeaderWatch {
         let mut client = Client::for_one_call(timeouts, cancel.clone());
         let began = Instant::now();
         let to = Recipient { name: node_name(id), address };
-        let answer = self.seal.post(&mut client, &to, Purpose::Raft, WATCH_PATH, b"{}", ANSWER_BYTES_MAX);
+        let body = to_json(&WatchRequest {});
+        let answer = self.seal.post(&mut client, &to, Purpose::Raft, path::WATCH, &body, ANSWER_BYTES_MAX);
         match answer {
             _ if cancel.is_cancelled() => Watched::Superseded,
             // It said that it goes on; or that it stops, and then the loop will hear of a new leader.

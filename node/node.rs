@@ -15,7 +15,7 @@
 //! | thread | blocks on | file |
 //! | --- | --- | --- |
 //! | main | signals, the loop's end | this one |
-//! | public listener, one per open connection | its socket | `public_service.rs`, `forwarding.rs` |
+//! | public listener, one per open connection | its socket | `public_service.rs` (`primes.rs`, `status.rs`, `metrics.rs`), `forwarding.rs` |
 //! | cluster listener, one per open connection | its socket, the loop's outcome | `cluster_service.rs` |
 //! | Raft loop, one | inboxes, deadline | `raft_loop.rs` |
 //! | peer senders, two per peer | their slot, one RPC in flight | `peers.rs` |
@@ -39,6 +39,7 @@ use crate::balancer::{Chooser, Published, SERVERS_MAX};
 use crate::config::Config;
 use crate::http::{Limits, Server};
 use crate::program::{self, EXIT_OK, LogFlags, ParentFlags, Stop};
+use crate::protocol::node_name;
 use crate::raft::{self, NodeId};
 use crate::replica::{Input, Replica, Settings};
 use crate::signing::{Gate, Seal, Secret};
@@ -48,23 +49,28 @@ mod cluster_service;
 mod forwarding;
 mod inbox;
 mod leader_watch;
+mod metrics;
 mod peers;
+mod primes;
 mod public_service;
 mod raft_loop;
+mod refusals;
 mod slot;
 mod standing;
-
-pub use cluster_service::TransferRequest;
-pub use peers::{ReplyEnvelope, RequestEnvelope};
+mod status;
 
 use cluster_service::{ClusterCounters, ClusterService};
 use forwarding::Forwarder;
 use inbox::{CONSENSUS_INBOX_MAX, Inbox, REPORT_INBOX_MAX, inbox};
 use leader_watch::{LeaderWatch, leader_news};
-use peers::{Peers, Sending, node_name};
-use public_service::{PublicCounters, PublicService};
+use metrics::Metrics;
+use peers::{Peers, Sending};
+use primes::{PrimeCounters, Primes};
+use public_service::PublicService;
 use raft_loop::{NodeReplica, RaftLoop};
+use refusals::PeerRefusals;
 use standing::StandingBoard;
+use status::NodeStatus;
 
 /// The program's name in messages.
 const PROGRAM: &str = "rakit-node";
@@ -189,6 +195,8 @@ fn run(
     let standing = Arc::new(StandingBoard::default());
     let chooser = Chooser::new(config.stall);
     let cluster_counters = Arc::new(ClusterCounters::default());
+    let prime_counters = Arc::new(PrimeCounters::default());
+    let refusals = Arc::new(PeerRefusals::default());
     let forwarder = Forwarder::new(
         Arc::clone(&chooser),
         Arc::clone(&published),
@@ -227,19 +235,36 @@ fn run(
         node.public,
         public_limits,
         Arc::new(PublicService {
-            id,
-            cluster: config.cluster_name.clone(),
-            policy: config.policy,
-            patience,
-            started,
-            forwarder: Arc::clone(&forwarder),
-            chooser,
-            published: Arc::clone(&published),
-            standing: Arc::clone(&standing),
-            inbox: inbox.clone(),
-            gate,
-            cluster_counters,
-            counters: PublicCounters::default(),
+            primes: Primes {
+                id,
+                patience,
+                started,
+                forwarder: Arc::clone(&forwarder),
+                standing: Arc::clone(&standing),
+                counters: Arc::clone(&prime_counters),
+            },
+            status: NodeStatus {
+                id,
+                cluster: config.cluster_name.clone(),
+                policy: config.policy,
+                started,
+                chooser: Arc::clone(&chooser),
+                published: Arc::clone(&published),
+                standing: Arc::clone(&standing),
+                refusals: Arc::clone(&refusals),
+                inbox: inbox.clone(),
+            },
+            metrics: Metrics {
+                id,
+                started,
+                primes: prime_counters,
+                forwarder: Arc::clone(&forwarder),
+                cluster: cluster_counters,
+                gate,
+                standing: Arc::clone(&standing),
+                chooser,
+                published: Arc::clone(&published),
+            },
         }),
     )
     .map_err(|error| cannot_bind("public", node.public, &error))?;
@@ -255,6 +280,7 @@ fn run(
         incarnation,
         reply_timeout: config.election_timeout.1,
         inbox: inbox.clone(),
+        refusals,
     };
     let no_thread = |error: std::io::Error| format!("the system gives no thread: {error}");
     let peers = Peers::start(&peer_addresses, &sending).map_err(no_thread)?;

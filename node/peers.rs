@@ -6,18 +6,21 @@
 //! request that leaves ends with exactly one message to the loop: the reply, or that it was lost.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use log::{info, warn};
-use serde::{Deserialize, Serialize};
 
 use super::inbox::Inbox;
+use super::refusals::PeerRefusals;
 use super::slot::Slot;
 use crate::http::client::{Client, ClientTimeouts};
-use crate::raft::{NodeId, RpcId, RpcReply, RpcRequest};
+use crate::logging::RateLimit;
+use crate::protocol::{Purpose, ReplyEnvelope, RequestEnvelope, node_name, path, to_json};
+use crate::raft::{NodeId, RpcId, RpcRequest};
 use crate::replica::Input;
-use crate::signing::{Purpose, Recipient, Seal};
+use crate::signing::{Recipient, Seal, SealedCallError};
 
 /// How long opening a connection to a peer may take. On a local network it takes less than a millisecond; a peer whose
 /// machine is gone answers nothing at all.
@@ -29,46 +32,8 @@ const REPLY_BYTES_MAX: usize = 64 * 1024;
 /// A sender's stack: serialising a request needs little.
 const STACK_BYTES: usize = 512 * 1024;
 
-/// What goes over the wire: the request, and which data directory the sender runs on.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RequestEnvelope {
-    /// The incarnation of the sender's data directory.
-    pub incarnation: u64,
-    /// The request.
-    pub request: RpcRequest,
-}
-
-/// What comes back.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ReplyEnvelope {
-    /// The incarnation of the replier's data directory.
-    pub incarnation: u64,
-    /// The reply.
-    pub reply: RpcReply,
-}
-
-/// The path of a request: it says what its body holds, so that an access log or a packet dump can be read.
-pub fn path_of(request: &RpcRequest) -> &'static str {
-    match request {
-        RpcRequest::PreVote(_) => "/raft/pre-vote",
-        RpcRequest::RequestVote(_) => "/raft/request-vote",
-        RpcRequest::AppendEntries(_) => "/raft/append-entries",
-        RpcRequest::InstallSnapshot(_) => "/raft/install-snapshot",
-        RpcRequest::TimeoutNow(_) => "/raft/timeout-now",
-    }
-}
-
-/// The name under which a node signs and is spoken to.
-pub fn node_name(id: NodeId) -> String {
-    format!("node-{id}")
-}
-
-/// The id in such a name.
-pub fn node_id(name: &str) -> Option<NodeId> {
-    name.strip_prefix("node-")?.parse().ok()
-}
+/// Lines about a peer that refuses this node, or is refused: one per sender in this time.
+const REFUSAL_LINE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// One request on its way to a sender.
 type Job = (RpcId, RpcRequest);
@@ -97,6 +62,8 @@ pub struct Sending {
     pub reply_timeout: Duration,
     /// To the loop.
     pub inbox: Inbox,
+    /// Where it is shown who does not work with this node.
+    pub refusals: Arc<PeerRefusals>,
 }
 
 impl Peers {
@@ -118,6 +85,7 @@ impl Peers {
                     receive: sending.reply_timeout,
                 }),
                 reachable: None,
+                refusal_lines: RateLimit::new(REFUSAL_LINE_INTERVAL),
             };
             std::thread::Builder::new()
                 .name(format!("peer-{id}-{purpose}"))
@@ -156,6 +124,7 @@ struct PeerSender {
     client: Client,
     /// As of the last request; nothing is known before the first.
     reachable: Option<bool>,
+    refusal_lines: RateLimit,
 }
 
 impl PeerSender {
@@ -166,8 +135,11 @@ impl PeerSender {
                     self.note_reachable(None);
                     Input::Reply { from: self.id, incarnation, rpc, reply }
                 }
-                Err(why) => {
-                    self.note_reachable(Some(&why));
+                Err(failure) => {
+                    match failure {
+                        Failure::Lost(why) => self.note_reachable(Some(&why)),
+                        Failure::Refused(why) => self.note_refusal(&why),
+                    }
                     Input::Lost { to: self.id, rpc }
                 }
             };
@@ -177,26 +149,30 @@ impl PeerSender {
         }
     }
 
-    fn exchange(&mut self, request: &RpcRequest) -> Result<ReplyEnvelope, String> {
-        let path = path_of(request);
+    fn exchange(&mut self, request: &RpcRequest) -> Result<ReplyEnvelope, Failure> {
+        let path = path::of_rpc(request);
         let envelope = RequestEnvelope { incarnation: self.sending.incarnation, request: request.clone() };
-        let body =
-            serde_json::to_vec(&envelope).map_err(|error| format!("cannot be said in JSON: {error}"))?;
         let answer = self
             .sending
             .seal
-            .post(&mut self.client, &self.to, Purpose::Raft, path, &body, REPLY_BYTES_MAX)
-            .map_err(|error| error.to_string())?;
+            .post(&mut self.client, &self.to, Purpose::Raft, path, &to_json(&envelope), REPLY_BYTES_MAX)
+            .map_err(|error| match error {
+                SealedCallError::Call(error) => Failure::Lost(error.to_string()),
+                SealedCallError::Refused(..) => Failure::Refused(error.to_string()),
+            })?;
+        let address = self.to.address;
         if answer.status != 200 {
             let said = String::from_utf8_lossy(&answer.body);
-            return Err(format!("{} answered {} to {path}: {}", self.to.address, answer.status, said.trim()));
+            let why = format!("{address} answered {} to {path}: {}", answer.status, said.trim());
+            return Err(if answer.status == 401 { Failure::Refused(why) } else { Failure::Lost(why) });
         }
         serde_json::from_slice(&answer.body)
-            .map_err(|error| format!("{} gave no reply to {path}: {error}", self.to.address))
+            .map_err(|error| Failure::Lost(format!("{address} gave no reply to {path}: {error}")))
     }
 
     /// One line when a peer is lost, one when it is back; none in between.
     fn note_reachable(&mut self, failure: Option<&str>) {
+        self.sending.refusals.not_refused(self.id);
         let reachable = failure.is_none();
         if self.purpose == "log" && self.reachable != Some(reachable) {
             match failure {
@@ -207,15 +183,23 @@ impl PeerSender {
             self.reachable = Some(reachable);
         }
     }
+
+    /// A peer that is there and does not work with this node: a line, at a bounded rate, as long as it lasts.
+    fn note_refusal(&mut self, why: &str) {
+        self.sending.refusals.refused(self.id, why);
+        self.reachable = Some(false);
+        if let Some(left_out) = self.refusal_lines.allow(Instant::now()) {
+            let more =
+                if left_out == 0 { String::new() } else { format!(" ({left_out} more since the last line)") };
+            warn!("peer node {}: does not work with this node: {why}{more}", self.id);
+        }
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_and_ids_of_nodes_convert_into_each_other() {
-        assert_eq!(node_id(&node_name(12)), Some(12));
-        assert_eq!((node_id("daemon:1"), node_id("node-x"), node_id("node-")), (None, None, None));
-    }
+/// Why an exchange brought no reply.
+enum Failure {
+    /// No answer, or not now.
+    Lost(String),
+    /// The peer refused what this node said, or this node refuses the answer.
+    Refused(String),
 }

@@ -1,14 +1,16 @@
 //! Rakit: a load balancer made of several nodes that agree, by their own Raft, on how busy each server is and
 //! whether it lives. This library holds everything that more than one program or test needs.
 //!
-//! The arrows point one way: the programs (`rakit`, `rakit-node`, `rakit-daemon`) use [`replica`], [`balancer`], [`storage`],
-//! [`http`] and [`signing`], which stands on [`http`]; `replica` stands on `balancer`; these use [`raft`], which knows nobody.
+//! The arrows point one way: the programs (`rakit`, `rakit-node`, `rakit-daemon`) use [`replica`], [`storage`], [`signing`]
+//! (which stands on [`http`] and [`protocol`]) and these two; [`replica`] and [`protocol`] stand on [`balancer`], and all of
+//! them on [`raft`], which knows nobody.
 
 pub mod balancer;
 pub mod config;
 pub mod http;
 pub mod logging;
 pub mod program;
+pub mod protocol;
 pub mod raft;
 pub mod replica;
 pub mod signing;

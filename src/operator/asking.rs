@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rakit::http::client::{CallError, CallErrorKind, Client, ClientTimeouts};
+use rakit::protocol::{Status, path};
 
-use super::belief::{Answer, Belief};
+use super::comparison::Asked;
 
 /// How long a node may take to accept the connection, and then to answer. On a busy machine a second is no sign of death;
 /// longer than this, a person would look at an old table.
@@ -28,12 +29,12 @@ fn client() -> Client {
 }
 
 /// Asks one node once.
-pub fn ask(address: SocketAddr) -> Answer {
-    Answer { address, belief: question(&mut client(), address) }
+pub fn ask(address: SocketAddr) -> Asked {
+    Asked { address, status: question(&mut client(), address) }
 }
 
-fn question(client: &mut Client, address: SocketAddr) -> Result<Belief, String> {
-    let answer = client.get(address, "/status", &[], STATUS_BYTES_MAX).map_err(|error| reason(&error))?;
+fn question(client: &mut Client, address: SocketAddr) -> Result<Status, String> {
+    let answer = client.get(address, path::STATUS, &[], STATUS_BYTES_MAX).map_err(|error| reason(&error))?;
     if answer.status != 200 {
         return Err(format!("not a Rakit node: GET /status gave {}", answer.status));
     }
@@ -55,16 +56,16 @@ fn reason(error: &CallError) -> String {
 }
 
 /// Asks all addresses at once, once.
-pub fn ask_all(addresses: &[SocketAddr]) -> Vec<Answer> {
+pub fn ask_all(addresses: &[SocketAddr]) -> Vec<Asked> {
     thread::scope(|scope| {
         let asked: Vec<_> =
             addresses.iter().map(|address| (address, scope.spawn(|| ask(*address)))).collect();
         asked
             .into_iter()
             .map(|(address, thread)| {
-                thread.join().unwrap_or_else(|_| Answer {
+                thread.join().unwrap_or_else(|_| Asked {
                     address: *address,
-                    belief: Err("asking it failed".to_string()),
+                    status: Err("asking it failed".to_string()),
                 })
             })
             .collect()
@@ -84,7 +85,7 @@ impl Poller {
     pub fn start(
         addresses: &[SocketAddr],
         interval: Duration,
-        deliver: impl Fn(usize, Answer) -> bool + Clone + Send + 'static,
+        deliver: impl Fn(usize, Asked) -> bool + Clone + Send + 'static,
     ) -> std::io::Result<Poller> {
         let (running, stopped) = bounded(0);
         for (position, address) in addresses.iter().copied().enumerate() {
@@ -102,13 +103,13 @@ fn poll(
     address: SocketAddr,
     interval: Duration,
     stopped: &Receiver<()>,
-    deliver: impl Fn(usize, Answer) -> bool,
+    deliver: impl Fn(usize, Asked) -> bool,
 ) {
     let mut client = client();
     loop {
-        let belief = question(&mut client, address);
-        let silent = belief.as_ref().is_err_and(|reason| reason == SILENT);
-        if !deliver(position, Answer { address, belief }) {
+        let status = question(&mut client, address);
+        let silent = status.as_ref().is_err_and(|reason| reason == SILENT);
+        if !deliver(position, Asked { address, status }) {
             return;
         }
         let pause = if silent { PAUSE_AFTER_SILENCE.max(interval) } else { interval };
@@ -128,7 +129,7 @@ mod tests {
         let listener = TcpListener::bind("127.83.9.5:0").expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
         drop(listener);
-        assert_eq!(ask(address).belief, Err("connection refused".to_string()));
+        assert_eq!(ask(address).status, Err("connection refused".to_string()));
     }
 
     /// A listener that never accepts is what a paused process looks like from outside.
@@ -136,7 +137,7 @@ mod tests {
     fn a_paused_node_keeps_nobody_waiting_for_ever() {
         let listener = TcpListener::bind("127.83.9.5:0").expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
-        assert_eq!(ask(address).belief, Err("no answer".to_string()));
+        assert_eq!(ask(address).status, Err("no answer".to_string()));
     }
 
     #[test]
@@ -150,9 +151,9 @@ mod tests {
                 request.respond(answer).expect("answered");
             }
         });
-        let said = ask(address).belief.expect_err("not a node");
+        let said = ask(address).status.expect_err("not a node");
         assert!(said.contains("404"), "{said}");
-        let said = ask(address).belief.expect_err("not a node");
+        let said = ask(address).status.expect_err("not a node");
         assert!(said.contains("missing field"), "{said}");
         serving.join().expect("served both");
     }

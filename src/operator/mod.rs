@@ -9,15 +9,15 @@
 //! | `children`, `ports`, `lock`, `durable` | processes, sockets, the directory's lock, whole files |
 //! | `status` | `rakit status` |
 //! | `transfer` | `rakit transfer` |
-//! | `asking`, `belief`, `changes` | `GET /status`, what it says, what differs, what has changed |
+//! | `asking`, `comparison`, `changes` | `GET /status`, what it says, what differs, what has changed |
 //! | `table`, `screen` | text in columns, on a terminal or not |
 //!
 //! `rakit node` and `rakit daemon` are the other two programs of the project, whole (see [`programs`]).
 
 mod asking;
-mod belief;
 mod changes;
 mod children;
+mod comparison;
 mod configuration;
 mod durable;
 mod layout;

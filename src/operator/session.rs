@@ -15,13 +15,14 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use rakit::raft::RoleName;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGWINCH};
 use signal_hook::iterator::Signals;
 
 use super::asking::Poller;
-use super::belief::Answer;
 use super::changes::Story;
 use super::children::{Children, how};
+use super::comparison::Asked;
 use super::layout::{Layout, Part, server_name, shown};
 use super::programs::Programs;
 use super::screen::Screen;
@@ -49,7 +50,7 @@ const LAST_WORDS_BYTES: u64 = 4096;
 #[derive(Debug)]
 enum Event {
     Signal(i32),
-    Answer(usize, Answer),
+    Answer(usize, Box<Asked>),
 }
 
 /// The cluster while it runs.
@@ -143,7 +144,7 @@ impl Session {
     /// Runs the cluster until the user stops it, and leaves no process behind.
     pub fn run(mut self) -> ExitCode {
         let (sender, addresses) = (self.sender.clone(), self.addresses());
-        let deliver = move |position, answer| sender.send(Event::Answer(position, answer)).is_ok();
+        let deliver = move |position, answer| sender.send(Event::Answer(position, Box::new(answer))).is_ok();
         let end = match Poller::start(&addresses, INTERVAL, deliver) {
             Ok(_poller) => match self.starting() {
                 Some(end) => end,
@@ -238,25 +239,25 @@ impl Session {
         }
         let answers = self.story.answers();
         for (id, answer) in self.layout.node_ids().zip(answers) {
-            let belief = match &answer.belief {
-                Ok(belief) => belief,
+            let status = match &answer.status {
+                Ok(status) => status,
                 Err(reason) => {
                     sentences.push(format!("node {id} does not answer ({reason}): {}", see(Part::Node(id))));
                     continue;
                 }
             };
-            let leader = belief.leader.and_then(|leader| {
+            let leader = status.leader.and_then(|leader| {
                 answers
                     .iter()
-                    .filter_map(|answer| answer.belief.as_ref().ok())
+                    .filter_map(|answer| answer.status.as_ref().ok())
                     .find(|other| other.node == leader)
             });
-            if leader.is_none_or(|leader| leader.role != "leader" || leader.term != belief.term) {
+            if leader.is_none_or(|leader| leader.role != RoleName::Leader || leader.term != status.term) {
                 sentences.push(format!("node {id} knows no leader: {}", see(Part::Node(id))));
             }
             for j in self.layout.server_numbers() {
                 // What an earlier run in this directory has committed is still in the table: it is no sign of life.
-                let alive = belief.servers.iter().any(|server| {
+                let alive = status.servers.iter().any(|server| {
                     server.id == server_name(j) && server.alive && server.epoch >= self.began_ms
                 });
                 if !alive {
@@ -306,7 +307,7 @@ impl Session {
             Ok(Event::Signal(SIGWINCH)) => self.draw(),
             Ok(Event::Signal(signal)) => return Some(End::Stop(signal)),
             Ok(Event::Answer(position, answer)) => {
-                for sentence in self.story.take(position, answer) {
+                for sentence in self.story.take(position, *answer) {
                     log::info!("{sentence}");
                     // On a terminal, the table shows it.
                     if !self.screen.is_terminal() {
@@ -350,7 +351,7 @@ impl Session {
         ));
         let words = last_words(&path).unwrap_or_else(|error| vec![format!("(it can't be read: {error})")]);
         for line in words {
-            self.tell(&format!("  {}", super::belief::clean(&line)));
+            self.tell(&format!("  {}", super::comparison::clean(&line)));
         }
     }
 
@@ -389,8 +390,8 @@ impl Session {
         let worker_pid = process(Part::Worker(j), &|| ports::listening(&[self.layout.worker(j)]) == [true]);
         // A daemon that was started after ours had died is the user's.
         let daemon_pid = process(Part::Daemon(j), &|| {
-            let reported = super::belief::freshest(self.story.answers())
-                .and_then(|belief| belief.servers.iter().find(|server| server.id == name));
+            let reported = super::comparison::freshest(self.story.answers())
+                .and_then(|status| status.servers.iter().find(|server| server.id == name));
             let died_ms = self.died_ms.get(&Part::Daemon(j));
             reported.is_some_and(|server| server.alive && Some(&server.epoch) > died_ms)
         });

@@ -11,8 +11,8 @@ use crossbeam_channel::{bounded, select};
 use rakit::program::{self, EXIT_FAILURE, EXIT_OK, LogFlags, ParentFlags};
 
 use super::asking::{Poller, ask_all};
-use super::belief::{Answer, differences};
 use super::changes::Story;
+use super::comparison::{Asked, differences};
 use super::layout::DIRECTORY_DEFAULT;
 use super::screen::Screen;
 use super::{Failure, NAME, load_config, table};
@@ -64,7 +64,7 @@ pub fn run(flags: &Flags, log: &LogFlags) -> Result<ExitCode, Failure> {
 }
 
 /// Both tables and the verdict.
-fn lines(answers: &[Answer], width: usize) -> Vec<String> {
+fn lines(answers: &[Asked], width: usize) -> Vec<String> {
     let mut lines = table::nodes(answers, &[], width);
     lines.push(String::new());
     let servers = table::servers(answers, |_| None, width);
@@ -151,7 +151,7 @@ fn address(url: &str) -> Result<SocketAddr, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::belief::tests::{answers, belief};
+    use super::super::comparison::tests::{answers, status};
     use super::*;
 
     #[test]
@@ -169,9 +169,9 @@ mod tests {
 
     #[test]
     fn the_verdict_stands_below_the_tables() {
-        let all = lines(&answers(vec![Ok(belief(1)), Ok(belief(2))]), 200);
+        let all = lines(&answers(vec![Ok(status(1)), Ok(status(2))]), 200);
         assert_eq!(all.last().map(String::as_str), Some("all 2 nodes agree"));
-        let all = lines(&answers(vec![Ok(belief(1)), Err("no answer".to_string())]), 200);
+        let all = lines(&answers(vec![Ok(status(1)), Err("no answer".to_string())]), 200);
         assert_eq!(
             all.last().map(String::as_str),
             Some("the node at 127.0.0.1:8002 does not answer: no answer")

@@ -3,7 +3,9 @@
 //! Columns stand in the order of their importance; on a narrow terminal each line is cut at the right edge, so that what
 //! is lost is what matters least. No colour and no box drawing: it must survive a projector, `tee` and a copy into mail.
 
-use super::belief::{Answer, Belief, clean, freshest, in_flight};
+use rakit::protocol::Status;
+
+use super::comparison::{Asked, clean, freshest, in_flight};
 
 /// Between two columns.
 const GAP: &str = "  ";
@@ -65,7 +67,7 @@ pub struct NodeNote {
 }
 
 /// The nodes, one row each. `notes` is empty or has one entry per answer.
-pub fn nodes(answers: &[Answer], notes: &[NodeNote], width: usize) -> Vec<String> {
+pub fn nodes(answers: &[Asked], notes: &[NodeNote], width: usize) -> Vec<String> {
     let mut headings = vec![">node", "role", ">term", ">leader", ">commit", ">applied"];
     if !notes.is_empty() {
         headings.push(">pid");
@@ -74,8 +76,8 @@ pub fn nodes(answers: &[Answer], notes: &[NodeNote], width: usize) -> Vec<String
     let mut table = Table::new(&headings);
     for (position, answer) in answers.iter().enumerate() {
         let note = notes.get(position);
-        let mut cells = match &answer.belief {
-            Ok(belief) => believing(belief),
+        let mut cells = match &answer.status {
+            Ok(status) => believing(status),
             Err(reason) => {
                 let (known_id, why) = match note {
                     // `rakit status` gives the reason below its tables.
@@ -89,7 +91,7 @@ pub fn nodes(answers: &[Answer], notes: &[NodeNote], width: usize) -> Vec<String
             }
         };
         cells.extend(note.map(|note| note.pid.clone()));
-        cells.push(answer.belief.as_ref().map_or("-".to_string(), digest));
+        cells.push(answer.status.as_ref().map_or("-".to_string(), digest));
         cells.push(answer.address.to_string());
         table.row(cells);
     }
@@ -97,19 +99,19 @@ pub fn nodes(answers: &[Answer], notes: &[NodeNote], width: usize) -> Vec<String
 }
 
 /// Enough of the digest to tell two apart by eye.
-fn digest(belief: &Belief) -> String {
+fn digest(status: &Status) -> String {
     const DIGEST_CHARACTERS: usize = 8;
-    cut(&belief.state_digest, DIGEST_CHARACTERS)
+    cut(&status.state_digest, DIGEST_CHARACTERS)
 }
 
-fn believing(belief: &Belief) -> Vec<String> {
+fn believing(status: &Status) -> Vec<String> {
     vec![
-        belief.node.to_string(),
-        belief.role.clone(),
-        belief.term.to_string(),
-        belief.leader.map_or("-".to_string(), |id| id.to_string()),
-        belief.commit_index.to_string(),
-        belief.applied_index.to_string(),
+        status.node.to_string(),
+        status.role.to_string(),
+        status.term.to_string(),
+        status.leader.map_or("-".to_string(), |id| id.to_string()),
+        status.commit_index.to_string(),
+        status.applied_index.to_string(),
     ]
 }
 
@@ -124,15 +126,15 @@ pub struct ServerNote {
 
 /// The servers as the freshest node has them, one row each, with what `note` knows of the one of this name. Empty if no node
 /// answers.
-pub fn servers(answers: &[Answer], note: impl Fn(&str) -> Option<ServerNote>, width: usize) -> Vec<String> {
-    let Some(belief) = freshest(answers) else { return Vec::new() };
-    let notes: Vec<Option<ServerNote>> = belief.servers.iter().map(|server| note(&server.id)).collect();
+pub fn servers(answers: &[Asked], note: impl Fn(&str) -> Option<ServerNote>, width: usize) -> Vec<String> {
+    let Some(status) = freshest(answers) else { return Vec::new() };
+    let notes: Vec<Option<ServerNote>> = status.servers.iter().map(|server| note(&server.id)).collect();
     let mut headings = vec!["server", "state", ">cpu %", ">cores", ">in flight", "worker"];
     if notes.iter().any(Option::is_some) {
         headings.extend([">pid", ">daemon pid"]);
     }
     let mut table = Table::new(&headings);
-    for (server, note) in belief.servers.iter().zip(notes) {
+    for (server, note) in status.servers.iter().zip(notes) {
         let mut cells = vec![
             server.id.clone(),
             match (server.alive, server.worker_up) {
@@ -144,7 +146,7 @@ pub fn servers(answers: &[Answer], note: impl Fn(&str) -> Option<ServerNote>, wi
             format!("{:.1}", server.cpu),
             server.cores.to_string(),
             in_flight(answers, &server.id).to_string(),
-            server.worker.clone(),
+            server.worker.to_string(),
         ];
         cells.extend(note.into_iter().flat_map(|note| [note.worker_pid, note.daemon_pid]));
         table.row(cells);
@@ -154,7 +156,7 @@ pub fn servers(answers: &[Answer], note: impl Fn(&str) -> Option<ServerNote>, wi
 
 #[cfg(test)]
 mod tests {
-    use super::super::belief::tests::{answers, belief};
+    use super::super::comparison::tests::{answers, status};
     use super::*;
 
     /// The widest process id of Linux (proc_sys_kernel(5), pid_max), and a daemon that has died.
@@ -164,7 +166,7 @@ mod tests {
 
     #[test]
     fn nodes_and_servers_stand_in_columns() {
-        let all = answers(vec![Ok(belief(1)), Err("connection refused".to_string())]);
+        let all = answers(vec![Ok(status(1)), Err("connection refused".to_string())]);
         assert_eq!(
             nodes(&all, &[], 200),
             [
@@ -184,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_server_that_gets_no_request_does_not_look_like_one_that_does() {
-        let mut down = belief(1);
+        let mut down = status(1);
         down.servers[0].worker_up = false;
         let row = servers(&answers(vec![Ok(down.clone())]), |_| None, 200).remove(1);
         assert!(row.starts_with("server-1  alive, no worker  "), "{row}");
@@ -195,7 +197,7 @@ mod tests {
 
     #[test]
     fn no_line_is_wider_than_the_terminal_at_any_width() {
-        let all = answers(vec![Ok(belief(1)), Err("connection refused".to_string())]);
+        let all = answers(vec![Ok(status(1)), Err("connection refused".to_string())]);
         let notes = vec![NodeNote::default(); 2];
         for width in 0..120 {
             for line in nodes(&all, &notes, width).iter().chain(&servers(&all, note, width)) {
@@ -206,8 +208,8 @@ mod tests {
 
     #[test]
     fn nothing_that_a_node_says_can_move_the_cursor() {
-        let mut hostile = belief(1);
-        hostile.role = "leader\u{1b}[2J".to_string();
+        let mut hostile = status(1);
+        hostile.state_digest = "a\u{1b}[2J".to_string();
         hostile.servers[0].id = "\r\nserver".to_string();
         let all = answers(vec![Ok(hostile)]);
         let lines = [nodes(&all, &[], 200), servers(&all, |_| None, 200)].concat();

@@ -11,19 +11,16 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 use rakit::config::{Config, Node};
 use rakit::http::client::{Client, ClientTimeouts};
-use rakit::node::TransferRequest;
 use rakit::program::{EXIT_OK, LogFlags};
+use rakit::protocol::{OPERATOR, Purpose, TransferRequest, node_name, path, to_json};
 use rakit::raft::{NodeId, Term};
-use rakit::signing::{Purpose, Recipient, Seal, Secret};
+use rakit::signing::{Recipient, Seal, Secret};
 
 use super::asking::{Poller, ask_all};
-use super::belief::Answer;
+use super::comparison::Asked;
 use super::layout::DIRECTORY_DEFAULT;
 use super::screen::Screen;
 use super::{Failure, load_config};
-
-/// The name under which the operator signs.
-const SENDER: &str = "operator";
 
 /// How long each phase of the request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -99,9 +96,9 @@ pub fn run(flags: &Flags, log: &LogFlags) -> Result<ExitCode, Failure> {
 }
 
 /// Whom the newest term of those who answer names, and that term.
-fn leader<'a>(config: &'a Config, answers: &[Answer]) -> Option<(&'a Node, Term)> {
-    let believed = answers.iter().filter_map(|answer| answer.belief.as_ref().ok());
-    let newest = believed.filter(|belief| belief.leader.is_some()).max_by_key(|belief| belief.term)?;
+fn leader<'a>(config: &'a Config, answers: &[Asked]) -> Option<(&'a Node, Term)> {
+    let believed = answers.iter().filter_map(|answer| answer.status.as_ref().ok());
+    let newest = believed.filter(|status| status.leader.is_some()).max_by_key(|status| status.term)?;
     let node = config.nodes.iter().find(|node| Some(node.id) == newest.leader)?;
     Some((node, newest.term))
 }
@@ -111,18 +108,17 @@ fn order(config: &Config, leader: &Node, to: Option<NodeId>) -> Result<(), Failu
     let secret = secret
         .and_then(|secret| secret.map(Secret::whole).transpose())
         .map_err(|error| Failure::usage(format!("{}: secret_file: {error}", config.path.display())))?;
-    let seal = Seal::new(&config.cluster_name, SENDER, secret.as_ref())
+    let seal = Seal::new(&config.cluster_name, OPERATOR, secret.as_ref())
         .map_err(|error| Failure::other(format!("no randomness for signing: {error}")))?;
-    let body = serde_json::to_vec(&TransferRequest { to })
-        .map_err(|error| Failure::other(format!("the request has no JSON form: {error}")))?;
+    let body = to_json(&TransferRequest { to });
     let mut client = Client::new(ClientTimeouts {
         connect: REQUEST_TIMEOUT,
         send: REQUEST_TIMEOUT,
         receive: REQUEST_TIMEOUT,
     });
-    let to = Recipient { name: format!("node-{}", leader.id), address: leader.cluster };
+    let to = Recipient { name: node_name(leader.id), address: leader.cluster };
     let answer = seal
-        .post(&mut client, &to, Purpose::Admin, "/raft/transfer", &body, ANSWER_BYTES_MAX)
+        .post(&mut client, &to, Purpose::Admin, path::TRANSFER, &body, ANSWER_BYTES_MAX)
         .map_err(|error| Failure::other(error.to_string()))?;
     if answer.status == 202 {
         return Ok(());

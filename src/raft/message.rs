@@ -14,6 +14,16 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
+/// The version of everything that two builds must have in common: what goes over the wire, what stands on disk, and the
+/// rules by which every node makes the same table of the same log. Requests, answers, logs and snapshots carry it, and
+/// another one is refused by name (docs/protocol.md, "The version").
+///
+/// To be raised by one whenever a build of before could read something wrongly, or make another table of the same log: a
+/// change of a path, a key or its meaning, a header, the frame of a signature, the form of a record, the check of a
+/// report, or a rule of the server table. Not for what only one node decides for itself, such as time-outs, log lines or
+/// the choice of a server.
+pub const PROTOCOL_VERSION: u32 = 1;
+
 /// Names a node: the `id` of its `[[node]]` in cluster.toml. At least 1.
 pub type NodeId = u64;
 

@@ -6,11 +6,14 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::progress::Progress;
 use super::{Index, NodeId, ProposalId};
 
 /// The name of a role, as people write it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum RoleName {
     /// Follows a leader, or waits for one.
     Follower,

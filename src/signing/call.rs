@@ -6,8 +6,9 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use super::{Purpose, Refusal, RefusalKind, Seal};
+use super::{Refusal, RefusalKind, Seal};
 use crate::http::client::{Answer, CallError, Client};
+use crate::protocol::Purpose;
 
 /// Of the body of a refusal, so many bytes are quoted.
 const QUOTE_BYTES_MAX: usize = 200;

@@ -10,9 +10,13 @@ use log::warn;
 use super::keys::{Keys, Secret};
 use super::replays::{Rejected, Replays};
 use super::{
-    AnswerFields, CLOCK_APART_MS_MAX, HEADER_ANSWER_SIGNATURE, HEADER_CLUSTER, HEADER_NONCE, HEADER_PURPOSE,
-    HEADER_RECIPIENT, HEADER_SENDER, HEADER_SIGNATURE, HEADER_TIME, Purpose, Refusal, RefusalKind,
-    RequestFields, STREAMS_MAX, header_form, is_name_byte, signature, unhex, unix_ms, verify,
+    AnswerFields, CLOCK_APART_MS_MAX, Refusal, RefusalKind, RequestFields, STREAMS_MAX, check_version,
+    header_form, is_name_byte, signature, unhex, unix_ms, verify, version,
+};
+use crate::logging::RateLimit;
+use crate::protocol::{
+    HEADER_ANSWER_SIGNATURE, HEADER_CLUSTER, HEADER_NONCE, HEADER_PURPOSE, HEADER_RECIPIENT, HEADER_SENDER,
+    HEADER_SIGNATURE, HEADER_TIME, HEADER_VERSION, Purpose,
 };
 
 /// Of each kind of refusal, one line in so much time; it says how many were left out.
@@ -29,17 +33,12 @@ pub struct Gate {
     replays: Mutex<Replays>,
     /// Per kind, in the order of [`RefusalKind::ALL`].
     refused: [Refused; RefusalKind::ALL.len()],
-    born: Instant,
 }
 
-/// How often one kind of refusal happened, and how often a line was written about it.
-#[derive(Default)]
+/// How often one kind of refusal happened, and when a line may be written about it.
 struct Refused {
     count: AtomicU64,
-    /// Of these, so many are covered by the lines written so far.
-    told: AtomicU64,
-    /// No line before this time, in milliseconds since the gate was made.
-    quiet_until_ms: AtomicU64,
+    lines: RateLimit,
 }
 
 /// A request that was accepted.
@@ -79,8 +78,8 @@ impl Gate {
             cluster,
             me: header_form(me),
             replays: Mutex::new(Replays::new(now_ms)),
-            refused: Default::default(),
-            born: Instant::now(),
+            refused: RefusalKind::ALL
+                .map(|_| Refused { count: AtomicU64::new(0), lines: RateLimit::new(REFUSAL_LINE_PAUSE) }),
         })
     }
 
@@ -135,6 +134,9 @@ impl Gate {
         purposes: &[Purpose],
         now_ms: u64,
     ) -> Result<Opened, Refusal> {
+        // First of all: another version may sign in another way.
+        let version = header(HEADER_VERSION);
+        check_version("the sender", version, true)?;
         let signature = header(HEADER_SIGNATURE);
         if self.keys.is_some() && signature.is_none() {
             let why =
@@ -183,6 +185,7 @@ impl Gate {
         }
         // From here on all must be there. (Without a secret too: a page in somebody's browser can make it send a POST
         // to a loopback address, but not with headers of this kind.)
+        version.ok_or_else(|| missing(HEADER_VERSION))?;
         let cluster = cluster.ok_or_else(|| missing(HEADER_CLUSTER))?;
         let sender = sender.ok_or_else(|| missing(HEADER_SENDER))?;
         let recipient = recipient.ok_or_else(|| missing(HEADER_RECIPIENT))?;
@@ -237,10 +240,10 @@ impl Gate {
         }
     }
 
-    /// The headers for the answer to a request that was accepted: none without a secret.
+    /// The headers for the answer to a request that was accepted: the version, and with a secret the signature.
     pub fn seal_answer(&self, request: &Opened, status: u16, body: &[u8]) -> Vec<(&'static str, String)> {
         let Some(key) = self.keys.as_ref().and_then(|keys| keys.of(request.purpose)) else {
-            return Vec::new();
+            return vec![version_header()];
         };
         let answer = AnswerFields {
             cluster: &self.cluster,
@@ -251,7 +254,7 @@ impl Gate {
             status,
             body,
         };
-        vec![(HEADER_ANSWER_SIGNATURE, signature(answer.mac(key)))]
+        vec![version_header(), (HEADER_ANSWER_SIGNATURE, signature(answer.mac(key)))]
     }
 
     /// How many requests were refused since the start, per kind.
@@ -262,26 +265,17 @@ impl Gate {
     /// Counts a refusal and writes a line, unless one of this kind was written just before.
     fn note(&self, refusal: &Refusal, method: &str, path: &str, peer: SocketAddr) {
         let of_kind = &self.refused[refusal.kind as usize];
-        let count = of_kind.count.fetch_add(1, Ordering::Relaxed) + 1;
-        let now_ms = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let quiet_until_ms = of_kind.quiet_until_ms.load(Ordering::Relaxed);
-        let pause_ms = REFUSAL_LINE_PAUSE.as_millis() as u64;
-        let next_ms = now_ms.saturating_add(pause_ms);
-        // Of several threads here at once, one wins the exchange and writes.
-        if now_ms < quiet_until_ms
-            || of_kind
-                .quiet_until_ms
-                .compare_exchange(quiet_until_ms, next_ms, Ordering::Relaxed, Ordering::Relaxed)
-                .is_err()
-        {
-            return;
-        }
-        let told = of_kind.told.swap(count, Ordering::Relaxed);
-        let left_out = count.saturating_sub(told).saturating_sub(1);
+        of_kind.count.fetch_add(1, Ordering::Relaxed);
+        let Some(left_out) = of_kind.lines.allow(Instant::now()) else { return };
         let more =
             if left_out == 0 { String::new() } else { format!(" ({left_out} more since the last line)") };
         warn!("refused {method} {path} from {peer}: {refusal}{more}");
     }
+}
+
+/// The header that every answer bears, also the answer to a request that was refused: the version of this build.
+pub fn version_header() -> (&'static str, String) {
+    (HEADER_VERSION, version())
 }
 
 /// A name from a header: absent, or fit to be compared, signed and printed.

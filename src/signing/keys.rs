@@ -5,12 +5,14 @@ use std::fmt;
 
 use hmac::{KeyInit, Mac};
 
-use super::{HmacSha256, Purpose, frame, header_form, hex, unhex};
+use super::{HmacSha256, frame, header_form, hex, unhex};
+use crate::protocol::Purpose;
 
 /// A secret must have so many bytes at least. What docs/security.md makes has 44.
 const SECRET_BYTES_MIN: usize = 16;
 
-const KEY_VERSION: &[u8] = b"rakit key v1";
+/// The first field of the frame from which a key is derived. It holds no version: a key outlives it.
+const KEY_FRAME: &[u8] = b"rakit key";
 const REPORT_KEY_PREFIX: &str = "report-key:";
 
 /// What the secret file holds: the cluster's secret, or the report key alone. Never printed.
@@ -110,7 +112,7 @@ fn keyed(key: &[u8]) -> HmacSha256 {
 
 pub(super) fn derive(secret: &[u8], cluster: &str, purpose: Purpose) -> [u8; 32] {
     let mut mac = keyed(secret);
-    mac.update(&frame(&[KEY_VERSION, cluster.as_bytes(), purpose.name().as_bytes()]));
+    mac.update(&frame(&[KEY_FRAME, cluster.as_bytes(), purpose.name().as_bytes()]));
     mac.finalize().into_bytes().into()
 }
 

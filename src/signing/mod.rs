@@ -6,11 +6,15 @@
 //! docs/security.md says what this protects from, what it does not, and how an operator sets it up.
 //!
 //! # What is signed
-//! HMAC-SHA-256 (RFC 2104) over a *frame* of fields: version, cluster, sender, recipient, purpose, method, path with
+//! HMAC-SHA-256 (RFC 2104) over a *frame* of fields: `rakit request`, version, cluster, sender, recipient, purpose, method, path with
 //! query, SHA-256 of the body, time (Unix, milliseconds), nonce. Each field goes in with its length in front, so that
-//! no two lists of fields give the same bytes. An answer's frame holds version, cluster, the one who answers, the one
-//! who asked, purpose, the request's nonce, the status, and SHA-256 of the body. Versions of the two differ, so that
-//! no answer is ever taken for a request.
+//! no two lists of fields give the same bytes. An answer's frame holds `rakit answer`, version, cluster, the one who
+//! answers, the one who asked, purpose, the request's nonce, the status, and SHA-256 of the body.
+//!
+//! # Versions
+//! Another version of the protocol is refused before anything else is looked at, since it may sign in another way. The
+//! node names both versions in its refusal, and its own in a header of every answer, which the sender compares with its
+//! own.
 //!
 //! # Keys
 //! Each purpose has its own key, derived from the secret and the cluster's name: with the `report` key nobody can
@@ -37,6 +41,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 
+use crate::protocol::{HEADER_VERSION, PROTOCOL_VERSION, Purpose};
+
+use gate::name_header;
+
 mod call;
 mod gate;
 mod keys;
@@ -44,26 +52,9 @@ mod replays;
 mod seal;
 
 pub use call::{Recipient, SealedCallError};
-pub use gate::{Gate, Opened};
+pub use gate::{Gate, Opened, version_header};
 pub use keys::Secret;
 pub use seal::{Seal, SealedRequest};
-
-/// Who sends: `node-1`, `daemon:lab-01`, `operator`.
-pub const HEADER_SENDER: &str = "X-Rakit-Sender";
-/// The cluster's name.
-pub const HEADER_CLUSTER: &str = "X-Rakit-Cluster";
-/// The node that is meant.
-pub const HEADER_RECIPIENT: &str = "X-Rakit-Recipient";
-/// See [`Purpose`].
-pub const HEADER_PURPOSE: &str = "X-Rakit-Purpose";
-/// When the request was sealed: Unix time in milliseconds, decimal.
-pub const HEADER_TIME: &str = "X-Rakit-Time";
-/// Stream and counter: 32 digits, hexadecimal, lower case.
-pub const HEADER_NONCE: &str = "X-Rakit-Nonce";
-/// `v1:` and the HMAC of the request: 64 digits, hexadecimal, lower case.
-pub const HEADER_SIGNATURE: &str = "X-Rakit-Signature";
-/// The same for the answer.
-pub const HEADER_ANSWER_SIGNATURE: &str = "X-Rakit-Answer-Signature";
 
 /// How far the clocks of sender and receiver may be apart, in milliseconds.
 pub const CLOCK_APART_MS_MAX: u64 = 30_000;
@@ -75,39 +66,11 @@ pub const WINDOW: u64 = 1024;
 /// process. Beyond it, further streams are refused: one that is still inside the clock window is never forgotten.
 pub const STREAMS_MAX: usize = 65_536;
 
-const REQUEST_VERSION: &[u8] = b"rakit request v1";
-const ANSWER_VERSION: &[u8] = b"rakit answer v1";
-const SIGNATURE_PREFIX: &str = "v1:";
+/// The first field of a request's frame, and that of an answer's: so no answer is ever taken for a request.
+const REQUEST_FRAME: &[u8] = b"rakit request";
+const ANSWER_FRAME: &[u8] = b"rakit answer";
 
 type HmacSha256 = Hmac<Sha256>;
-
-/// What a request is for. Each has a key of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Purpose {
-    /// Raft's RPCs, peer to peer.
-    Raft,
-    /// A server's report: daemon to node, and node to leader when it relays one.
-    Report,
-    /// The operator's commands, such as a transfer of leadership.
-    Admin,
-}
-
-impl Purpose {
-    pub(crate) const ALL: [Self; 3] = [Self::Raft, Self::Report, Self::Admin];
-
-    /// As it stands in [`HEADER_PURPOSE`].
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Raft => "raft",
-            Self::Report => "report",
-            Self::Admin => "admin",
-        }
-    }
-
-    fn of_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|purpose| purpose.name() == name)
-    }
-}
 
 /// Why a request or an answer is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -126,6 +89,8 @@ pub enum RefusalKind {
     WrongPurpose,
     /// Meant for another node.
     WrongRecipient,
+    /// Of another version of the protocol.
+    WrongVersion,
     /// Of another cluster.
     WrongCluster,
     /// Headers that are missing or are not what they should be.
@@ -136,7 +101,7 @@ pub enum RefusalKind {
 
 impl RefusalKind {
     /// All of them, in the order of [`Gate::refusals`].
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Unsigned,
         Self::Altered,
         Self::Replayed,
@@ -144,6 +109,7 @@ impl RefusalKind {
         Self::ClockApart,
         Self::WrongPurpose,
         Self::WrongRecipient,
+        Self::WrongVersion,
         Self::WrongCluster,
         Self::Malformed,
         Self::NonceCacheFull,
@@ -159,6 +125,7 @@ impl RefusalKind {
             Self::ClockApart => "clock-apart",
             Self::WrongPurpose => "wrong-purpose",
             Self::WrongRecipient => "wrong-recipient",
+            Self::WrongVersion => "wrong-version",
             Self::WrongCluster => "wrong-cluster",
             Self::Malformed => "malformed",
             Self::NonceCacheFull => "nonce-cache-full",
@@ -196,6 +163,29 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+/// The version of this build, as it stands in a header and in a frame.
+fn version() -> String {
+    PROTOCOL_VERSION.to_string()
+}
+
+/// Compares the version in a header with ours. `by` is who said it; `optional` is whether it may be left out.
+///
+/// # Errors
+/// `WrongVersion`, with both versions and the mend; `Malformed`, if a log line could not show it.
+fn check_version(by: &str, theirs: Option<&str>, optional: bool) -> Result<(), Refusal> {
+    let ours = version();
+    let theirs = match name_header(HEADER_VERSION, theirs)? {
+        Some(theirs) if theirs == ours => return Ok(()),
+        Some(theirs) => format!("version {theirs}"),
+        None if optional => return Ok(()),
+        None => "no version that it names".to_owned(),
+    };
+    let detail = format!(
+        "{by} speaks {theirs} of the protocol, this program version {ours}; run the same build of rakit on all machines"
+    );
+    Err(Refusal::new(RefusalKind::WrongVersion, detail))
+}
 
 /// Puts fields into one string of bytes from which they could be told apart again: how many, and before each its
 /// length, as 32 bits in network order.
@@ -275,16 +265,13 @@ fn mac(key: &HmacSha256, fields: &[&[u8]]) -> HmacSha256 {
 }
 
 fn signature(mac: HmacSha256) -> String {
-    format!("{SIGNATURE_PREFIX}{}", hex(&mac.finalize().into_bytes()))
+    hex(&mac.finalize().into_bytes())
 }
 
 /// Compares in constant time.
 fn verify(mac: HmacSha256, signature: &str) -> Result<(), Refusal> {
-    let claimed: [u8; 32] = signature.strip_prefix(SIGNATURE_PREFIX).and_then(unhex).ok_or_else(|| {
-        Refusal::new(
-            RefusalKind::Malformed,
-            "the signature is not `v1:` and 64 hexadecimal digits; is it another version of rakit?",
-        )
+    let claimed: [u8; 32] = unhex(signature).ok_or_else(|| {
+        Refusal::new(RefusalKind::Malformed, "the signature is not 64 hexadecimal digits, in lower case")
     })?;
     mac.verify_slice(&claimed).map_err(|_| {
         Refusal::new(
@@ -312,7 +299,8 @@ impl RequestFields<'_> {
         mac(
             key,
             &[
-                REQUEST_VERSION,
+                REQUEST_FRAME,
+                version().as_bytes(),
                 self.cluster.as_bytes(),
                 self.sender.as_bytes(),
                 self.recipient.as_bytes(),
@@ -343,7 +331,8 @@ impl AnswerFields<'_> {
         mac(
             key,
             &[
-                ANSWER_VERSION,
+                ANSWER_FRAME,
+                version().as_bytes(),
                 self.cluster.as_bytes(),
                 self.answerer.as_bytes(),
                 self.asker.as_bytes(),

@@ -1,13 +1,14 @@
 //! What a receiver remembers so that no request is accepted twice.
 //!
-//! Who calls it: [`Gate`](super::sign::Gate), with requests whose signature was found good, so that only holders of
+//! Who calls it: [`Gate`](super::Gate), with requests whose signature was found good, so that only holders of
 //! the key can make it remember anything. The idea (streams, counters, a window, the horizon) is explained at the
-//! head of `sign.rs`; the window is that of RFC 4303, 3.4.3.
+//! head of `mod.rs`; the window is that of RFC 4303, 3.4.3.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use super::{CLOCK_APART_MS_MAX, Purpose, STREAMS_MAX, WINDOW};
+use super::{CLOCK_APART_MS_MAX, STREAMS_MAX, WINDOW};
+use crate::protocol::Purpose;
 
 /// Forgotten streams are looked for at most so often, in milliseconds: it takes a walk over all of them.
 const SWEEP_MS: u64 = 1_000;

@@ -6,14 +6,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::keys::{Keys, Secret};
 use super::{
-    AnswerFields, HEADER_ANSWER_SIGNATURE, HEADER_CLUSTER, HEADER_NONCE, HEADER_PURPOSE, HEADER_RECIPIENT,
-    HEADER_SENDER, HEADER_SIGNATURE, HEADER_TIME, Purpose, Refusal, RefusalKind, RequestFields, header_form,
-    hex, signature, unix_ms, verify,
+    AnswerFields, Refusal, RefusalKind, RequestFields, check_version, header_form, hex, signature, unix_ms,
+    verify, version,
+};
+use crate::protocol::{
+    HEADER_ANSWER_SIGNATURE, HEADER_CLUSTER, HEADER_NONCE, HEADER_PURPOSE, HEADER_RECIPIENT, HEADER_SENDER,
+    HEADER_SIGNATURE, HEADER_TIME, HEADER_VERSION, Purpose,
 };
 
 /// Seals requests and opens their answers. Give every sending thread a clone of its own: see "Replays" above.
 ///
-/// Without a secret the requests carry cluster, sender, recipient and purpose, unsigned: enough to find a wrong
+/// Without a secret the requests carry version, cluster, sender, recipient and purpose, unsigned: enough to find a wrong
 /// address in a configuration, and no protection.
 #[derive(Debug)]
 pub struct Seal {
@@ -77,7 +80,8 @@ impl Seal {
         now_ms: u64,
     ) -> SealedRequest {
         let recipient = header_form(recipient);
-        let mut headers = Vec::with_capacity(7);
+        let mut headers = Vec::with_capacity(8);
+        headers.push((HEADER_VERSION, version()));
         headers.push((HEADER_CLUSTER, self.cluster.to_string()));
         headers.push((HEADER_SENDER, self.me.to_string()));
         headers.push((HEADER_RECIPIENT, recipient.clone()));
@@ -109,10 +113,11 @@ impl Seal {
     }
 
     /// Whether this answer was given by the recipient to this request. `header` looks up a header of the answer.
-    /// Covered are status and body; the answer's other headers are not. Without a secret, everything is accepted.
+    /// Covered are status and body; the answer's other headers are not. Without a secret, everything of this version is
+    /// accepted. (The answer to a report may name no version: so a stand-in for a node need not know it.)
     ///
     /// # Errors
-    /// `Unsigned`, `Malformed` or `Altered`. In each case nothing in the answer is to be believed.
+    /// `WrongVersion`, `Unsigned`, `Malformed` or `Altered`. In each case nothing in the answer is to be believed.
     pub fn open_answer<'a>(
         &self,
         request: &SealedRequest,
@@ -120,8 +125,11 @@ impl Seal {
         header: impl Fn(&'static str) -> Option<&'a str>,
         body: &[u8],
     ) -> Result<(), Refusal> {
-        let Some(keys) = &self.keys else { return Ok(()) };
         let purpose = request.purpose;
+        // A refusal may come from the edge of the node, which knows nothing of versions.
+        let optional = purpose == Purpose::Report || !(200..300).contains(&status) || self.keys.is_some();
+        check_version(&request.recipient, header(HEADER_VERSION), optional)?;
+        let Some(keys) = &self.keys else { return Ok(()) };
         let key = keys.of(purpose).ok_or_else(|| {
             let why = format!("this machine's secret file holds no key for purpose {}", purpose.name());
             Refusal::new(RefusalKind::WrongPurpose, why)

@@ -10,6 +10,9 @@ use std::time::Instant;
 use super::gate::{NAME_BYTES_MAX, name_header};
 use super::keys::derive;
 use super::*;
+use crate::protocol::{
+    HEADER_ANSWER_SIGNATURE, HEADER_CLUSTER, HEADER_PURPOSE, HEADER_RECIPIENT, HEADER_SIGNATURE,
+};
 
 const NOW: u64 = 1_795_000_000_000;
 const BORN: u64 = NOW - 100_000;
@@ -66,6 +69,11 @@ fn open_for(gate: &Gate, message: &Message, purposes: &[Purpose], now_ms: u64) -
 
 fn open(gate: &Gate, message: &Message, now_ms: u64) -> Result<Opened, Refusal> {
     open_for(gate, message, &[Purpose::Raft], now_ms)
+}
+
+/// The value of a header, to be changed.
+fn value<'a>(message: &'a mut Message, name: &str) -> &'a mut String {
+    message.headers.iter_mut().find(|(known, _)| *known == name).map(|(_, value)| value).unwrap()
 }
 
 fn kind<T: fmt::Debug>(outcome: Result<T, Refusal>) -> RefusalKind {
@@ -144,9 +152,14 @@ fn each_refusal() {
     let other_cluster = Seal::new("lab2", "node-2", Some(&secret())).unwrap();
     let stranger = Seal::new("lab", "node-2", Some(&other_secret)).unwrap();
     let mut relabelled = of(&seal("daemon:lab-01"), "node-1", Purpose::Report, NOW);
-    relabelled.headers[3] = (HEADER_PURPOSE, "raft".to_owned());
+    *value(&mut relabelled, HEADER_PURPOSE) = "raft".to_owned();
+    let mut garbled = vote(NOW);
+    value(&mut garbled, HEADER_SIGNATURE).push('0');
     let mut other_version = vote(NOW);
-    other_version.headers[6].1.replace_range(..3, "v2:");
+    *value(&mut other_version, HEADER_VERSION) = "2".to_owned();
+    // Whatever else a later version does: it is refused by name.
+    let mut later = other_version.clone();
+    later.headers.retain(|(name, _)| *name == HEADER_VERSION);
     for (message, expected, words) in [
         (of(&unsigned, "node-1", Purpose::Raft, NOW), RefusalKind::Unsigned, "secret_file"),
         (of(&stranger, "node-1", Purpose::Raft, NOW), RefusalKind::Altered, "secret_file"),
@@ -155,7 +168,13 @@ fn each_refusal() {
         (of(&me, "node-1", Purpose::Report, NOW), RefusalKind::WrongPurpose, "report"),
         (of(&me, "node-1", Purpose::Admin, NOW), RefusalKind::WrongPurpose, "admin"),
         (relabelled, RefusalKind::Altered, "does not match"),
-        (other_version, RefusalKind::Malformed, "another version"),
+        (garbled, RefusalKind::Malformed, "64 hexadecimal digits"),
+        (
+            other_version,
+            RefusalKind::WrongVersion,
+            "speaks version 2 of the protocol, this program version 1; run",
+        ),
+        (later, RefusalKind::WrongVersion, "version 2"),
         (of(&me, "node-1", Purpose::Raft, NOW - 30_001), RefusalKind::ClockApart, "30001 ms behind"),
         (of(&me, "node-1", Purpose::Raft, NOW + 30_001), RefusalKind::ClockApart, "30001 ms ahead"),
     ] {
@@ -202,7 +221,7 @@ fn a_request_to_one_node_is_not_good_for_another_nor_after_a_restart() {
     let node_3 = Gate::new_at("lab", "node-3", Some(&secret()), BORN).unwrap();
     assert_eq!(kind(open(&node_3, &message, NOW)), RefusalKind::WrongRecipient);
     let mut readdressed = message.clone();
-    readdressed.headers[2].1 = "node-3".to_owned();
+    *value(&mut readdressed, HEADER_RECIPIENT) = "node-3".to_owned();
     assert_eq!(kind(open(&node_3, &readdressed, NOW)), RefusalKind::Altered);
     let restarted = Gate::new_at("lab", "node-1", Some(&secret()), NOW + 1).unwrap();
     assert_eq!(kind(open(&restarted, &message, NOW + 2)), RefusalKind::TooOld);
@@ -241,17 +260,44 @@ fn answers() {
     );
     let by_daemon = gate.seal_answer(&Opened { purpose: Purpose::Report, ..opened.clone() }, 200, granted);
     assert_eq!(check(&request, 200, &by_daemon, granted), RefusalKind::Altered);
-    let echo = vec![(HEADER_ANSWER_SIGNATURE, request.headers[6].1.clone())];
+    let own_signature = lookup(&request.headers)(HEADER_SIGNATURE).unwrap().to_owned();
+    let echo = vec![(HEADER_ANSWER_SIGNATURE, own_signature)];
     assert_eq!(check(&request, 200, &echo, BODY), RefusalKind::Altered);
-    for garbage in ["", "v1:", "v1:00", "v2:00"] {
+    for garbage in ["", "00", "v1:00"] {
         let headers = vec![(HEADER_ANSWER_SIGNATURE, garbage.to_owned())];
         assert_eq!(check(&request, 200, &headers, granted), RefusalKind::Malformed);
     }
-    for byte in SIGNATURE_PREFIX.len()..headers[0].1.len() {
-        let mut forged = headers.clone();
-        let new = if &forged[0].1[byte..=byte] == "0" { "1" } else { "0" };
+    let signature = lookup(&headers)(HEADER_ANSWER_SIGNATURE).unwrap();
+    for byte in 0..signature.len() {
+        let new = if &signature[byte..=byte] == "0" { "1" } else { "0" };
+        let mut forged = vec![(HEADER_ANSWER_SIGNATURE, signature.to_owned())];
         forged[0].1.replace_range(byte..=byte, new);
         assert_eq!(check(&request, 200, &forged, granted), RefusalKind::Altered);
+    }
+}
+
+#[test]
+fn an_answer_of_another_version_is_refused_by_name() {
+    for secret in [None, Some(secret())] {
+        let seal = Seal::new("lab", "node-2", secret.as_ref()).unwrap();
+        let judge = |purpose, status, headers: &[(&'static str, String)]| {
+            let request = seal.request_at("node-1", purpose, "POST", "/", BODY, NOW);
+            seal.open_answer(&request, status, lookup(headers), BODY)
+        };
+        // Whatever the status is, and with or without a signature.
+        for status in [200, 202, 401] {
+            let refusal = judge(Purpose::Report, status, &[(HEADER_VERSION, "2".to_owned())]).unwrap_err();
+            assert_eq!(refusal.kind, RefusalKind::WrongVersion);
+            assert!(refusal.detail.starts_with("node-1 speaks version 2"), "{refusal}");
+        }
+        let spoilt = judge(Purpose::Raft, 200, &[(HEADER_VERSION, "2\n".to_owned())]);
+        assert_eq!(kind(spoilt), RefusalKind::Malformed);
+        if secret.is_none() {
+            assert_eq!(kind(judge(Purpose::Raft, 200, &[])), RefusalKind::WrongVersion);
+            // The edge refuses without a version; and who plays a node for a daemon need not name one.
+            judge(Purpose::Raft, 503, &[]).unwrap();
+            judge(Purpose::Report, 200, &[]).unwrap();
+        }
     }
 }
 
@@ -303,11 +349,12 @@ fn without_a_secret_the_headers_still_find_a_wrong_address() {
     };
     let both = [Purpose::Report, Purpose::Raft];
     let (request, message) = plain("lab", "node-1", Purpose::Raft);
-    assert_eq!(request.headers.len(), 4);
+    assert_eq!(request.headers.len(), 5);
     let opened = open(&gate, &message, NOW).unwrap();
     assert_eq!(opened.sender, "node-2");
-    assert_eq!(gate.seal_answer(&opened, 200, b"x"), []);
-    Seal::new("lab", "node-2", None).unwrap().open_answer(&request, 200, |_| None, b"x").unwrap();
+    let headers = gate.seal_answer(&opened, 200, b"x");
+    assert_eq!(headers, [version_header()]);
+    Seal::new("lab", "node-2", None).unwrap().open_answer(&request, 200, lookup(&headers), b"x").unwrap();
     for (message, expected) in [
         (plain("lab2", "node-1", Purpose::Raft).1, RefusalKind::WrongCluster),
         (plain("lab2", "node-1", Purpose::Report).1, RefusalKind::WrongCluster),
@@ -323,7 +370,7 @@ fn without_a_secret_the_headers_still_find_a_wrong_address() {
     for purpose in [Purpose::Raft, Purpose::Admin] {
         assert_eq!(kind(open_for(&gate, &bare, &[purpose], NOW)), RefusalKind::Malformed);
     }
-    for missing in 0..4 {
+    for missing in 0..5 {
         let mut message = message.clone();
         message.headers.remove(missing);
         assert_eq!(kind(open(&gate, &message, NOW)), RefusalKind::Malformed, "without header {missing}");
@@ -339,14 +386,14 @@ fn names_that_are_not_ascii_travel() {
     let seal = Seal::new("Prüfung 3", "daemon:größe", Some(&secret())).unwrap();
     let gate = Gate::new_at("Prüfung 3", "node-1", Some(&secret()), BORN).unwrap();
     let message = sealed(&seal, "node-1", Purpose::Raft, NOW).1;
-    assert_eq!(message.headers[0].1, "Pr%C3%BCfung%203");
+    assert_eq!(lookup(&message.headers)(HEADER_CLUSTER), Some("Pr%C3%BCfung%203"));
     assert_eq!(open(&gate, &message, NOW).unwrap().sender, "daemon:gr%C3%B6%C3%9Fe");
 }
 
 #[test]
 fn headers_that_could_spoil_a_log_line_are_refused() {
     for bad in ["node-2\nINFO all is well", "", "node 2", "n\u{1b}[31m", &"x".repeat(NAME_BYTES_MAX + 1)] {
-        for at in 0..3 {
+        for at in 0..4 {
             let mut message = vote(NOW);
             message.headers[at].1 = bad.to_owned();
             let refusal = open(&gate(), &message, NOW).unwrap_err();

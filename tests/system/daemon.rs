@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, unbounded};
-use rakit::signing::{Gate, Purpose, Secret};
+use rakit::protocol::{Purpose, ReportAnswer, path, to_json};
+use rakit::signing::{Gate, Secret};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -40,17 +41,20 @@ impl StandIn {
         let (serving, told) = (Arc::clone(&server), Arc::clone(&status));
         std::thread::spawn(move || {
             for mut request in serving.incoming_requests() {
-                assert_eq!((request.method(), request.url()), (&tiny_http::Method::Post, "/report"));
+                assert_eq!((request.method(), request.url()), (&tiny_http::Method::Post, path::REPORT));
                 let mut body = String::new();
                 request.as_reader().read_to_string(&mut body).expect("a body");
                 let report: Value = serde_json::from_str(&body).expect("JSON");
                 let status = told.load(Ordering::SeqCst);
                 let answer = match status {
-                    200 => json!({"committed": report["sequence"], "term": 1}),
-                    _ => json!({"leader": 9}),
+                    200 => {
+                        let committed = report["sequence"].as_u64().expect("a number");
+                        ReportAnswer::Committed { committed, term: 1 }
+                    }
+                    _ => ReportAnswer::NotLeader { leader: 9 },
                 };
-                let answer = answer.to_string();
-                let mut response = tiny_http::Response::from_string(answer.clone()).with_status_code(status);
+                let answer = to_json(&answer);
+                let mut response = tiny_http::Response::from_data(answer.clone()).with_status_code(status);
                 if let Some(gate) = &gate {
                     let header = |name: &'static str| {
                         let found = request.headers().iter().find(|header| header.field.equiv(name));
@@ -59,14 +63,14 @@ impl StandIn {
                     let peer = *request.remote_addr().expect("a TCP connection");
                     let opened = gate.open_request(
                         "POST",
-                        "/report",
+                        path::REPORT,
                         header,
                         body.as_bytes(),
                         &[Purpose::Report],
                         peer,
                     );
                     let opened = opened.expect("a sealed report");
-                    for (name, value) in gate.seal_answer(&opened, status, answer.as_bytes()) {
+                    for (name, value) in gate.seal_answer(&opened, status, &answer) {
                         response.add_header(tiny_http::Header::from_bytes(name, value).expect("a header"));
                     }
                 }

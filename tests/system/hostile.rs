@@ -14,7 +14,8 @@ use crate::programs::reports::Report;
 use crate::programs::workers::Worker;
 use crate::programs::{PATIENCE, http};
 use rakit::http::client::{Client, ClientTimeouts};
-use rakit::signing::{Purpose, Recipient, Seal};
+use rakit::protocol::{Purpose, node_name};
+use rakit::signing::{Recipient, Seal};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value, json};
 
@@ -399,10 +400,10 @@ impl Forger {
         name: &str,
         arguments: &Value,
     ) -> (u16, Value) {
-        let seal = Seal::new(CLUSTER_NAME, &format!("node-{from}"), None).expect("randomness");
+        let seal = Seal::new(CLUSTER_NAME, &node_name(from), None).expect("randomness");
         let body = json!({ "incarnation": 99, "request": { name: arguments } }).to_string();
         let path = format!("/raft/{}", name.replace('_', "-"));
-        let recipient = Recipient { name: format!("node-{to}"), address: cluster.cluster_address(to) };
+        let recipient = Recipient { name: node_name(to), address: cluster.cluster_address(to) };
         let answer = seal
             .post(&mut self.client, &recipient, Purpose::Raft, &path, body.as_bytes(), 65_536)
             .unwrap_or_else(|error| {

@@ -12,7 +12,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::programs::cluster::{CLUSTER_NAME, Cluster, ClusterOptions, NodeId};
 use crate::programs::http;
 use crate::programs::workers::Worker;
-use rakit::signing::{CLOCK_APART_MS_MAX, HEADER_SENDER, Purpose, Seal, SealedRequest, Secret};
+use rakit::protocol::{
+    HEADER_ANSWER_SIGNATURE, HEADER_NONCE, HEADER_SENDER, HEADER_SIGNATURE, HEADER_TIME, HEADER_VERSION,
+    PROTOCOL_VERSION, Purpose, ReplyEnvelope, RequestEnvelope, to_json,
+};
+use rakit::raft::{AppendReply, AppendResult, RpcReply, RpcRequest, VoteReply};
+use rakit::signing::{CLOCK_APART_MS_MAX, Seal, SealedRequest, Secret};
 use serde_json::{Value, json};
 
 const SECRET: &str = "the secret of the whole cluster, 32 bytes or more";
@@ -153,9 +158,10 @@ fn every_route_refuses_what_is_not_signed_for_it_and_changes_nothing() {
                 ("altered", sealed(&good, &me, purpose, path, &format!("{body} "))),
                 ("altered", sealed(&good, &me, purpose, other_path, body)),
                 ("altered", with(fresh(), HEADER_SENDER, "node-9")),
-                ("altered", with(fresh(), "X-Rakit-Time", &(now_ms() - 7_000).to_string())),
-                ("altered", with(fresh(), "X-Rakit-Nonce", &"0".repeat(32))),
-                ("altered", with(fresh(), "X-Rakit-Signature", &format!("v1:{}", "0".repeat(64)))),
+                ("altered", with(fresh(), HEADER_TIME, &(now_ms() - 7_000).to_string())),
+                ("altered", with(fresh(), HEADER_NONCE, &"0".repeat(32))),
+                ("altered", with(fresh(), HEADER_SIGNATURE, &"0".repeat(64))),
+                ("wrong-version", with(fresh(), HEADER_VERSION, "2")),
                 ("wrong-purpose", sealed(&good, &me, wrong_purpose, path, body)),
                 ("wrong-recipient", sealed(&good, &other, purpose, path, body)),
                 ("wrong-cluster", sealed(&seal("other", Some(&whole)), &me, purpose, path, body)),
@@ -173,7 +179,7 @@ fn every_route_refuses_what_is_not_signed_for_it_and_changes_nothing() {
                 assert_eq!(refused(&cluster, id, reason), count + 1, "{path} {reason} is not counted");
             }
             let count = refused(&cluster, id, "malformed");
-            let malformed = with(fresh(), "X-Rakit-Signature", "v2:00");
+            let malformed = with(fresh(), HEADER_SIGNATURE, "00");
             assert_eq!(post(address, path, &malformed, body).0, 401, "{path}");
             assert_eq!(refused(&cluster, id, "malformed"), count + 1, "{path}");
         }
@@ -293,25 +299,29 @@ fn grant_all(mut stream: std::net::TcpStream, granted: &AtomicUsize) -> Option<(
                 read => seen.extend_from_slice(&buffer[..read]),
             }
         };
-        let envelope: Value = serde_json::from_slice(&seen[body_at..body_at + length]).ok()?;
+        let envelope: RequestEnvelope = serde_json::from_slice(&seen[body_at..body_at + length]).ok()?;
         seen.drain(..body_at + length);
-        let request = &envelope["request"];
-        let reply = if let Some((name, vote)) =
-            ["pre_vote", "request_vote"].iter().find_map(|name| Some((*name, request.get(*name)?)))
-        {
+        let grant = |own_term, for_term| {
             granted.fetch_add(1, Ordering::SeqCst);
-            let term = vote["term"].as_u64()?;
-            let own = if name == "pre_vote" { term - 1 } else { term };
-            json!({ name: {"term": own, "for_term": term, "vote_granted": true} })
-        } else {
-            let append = request.get("append_entries")?;
-            let match_index = append["prev_log_index"].as_u64()? + append["entries"].as_array()?.len() as u64;
-            json!({"append_entries": {"term": append["term"], "result": {"success": {"match_index": match_index}}}})
+            VoteReply { term: own_term, for_term, vote_granted: true }
         };
-        let body = json!({"incarnation": 3, "reply": reply}).to_string();
-        let signature = format!("X-Rakit-Answer-Signature: v1:{}\r\n", "0".repeat(64));
+        let reply = match envelope.request {
+            RpcRequest::PreVote(vote) => RpcReply::PreVote(grant(vote.term - 1, vote.term)),
+            RpcRequest::RequestVote(vote) => RpcReply::RequestVote(grant(vote.term, vote.term)),
+            RpcRequest::AppendEntries(append) => {
+                let match_index = append.prev_log_index + append.entries.len() as u64;
+                let result = AppendResult::Success { match_index };
+                RpcReply::AppendEntries(AppendReply { term: append.term, result })
+            }
+            RpcRequest::InstallSnapshot(_) | RpcRequest::TimeoutNow(_) => return None,
+        };
+        let body = String::from_utf8(to_json(&ReplyEnvelope { incarnation: 3, reply })).ok()?;
+        let signature = format!("{HEADER_ANSWER_SIGNATURE}: {}\r\n", "0".repeat(64));
         let signature = if granted.load(Ordering::SeqCst).is_multiple_of(2) { &signature } else { "" };
-        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{signature}\r\n{body}", body.len());
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{HEADER_VERSION}: {PROTOCOL_VERSION}\r\n{signature}\r\n{body}",
+            body.len()
+        );
         stream.write_all(answer.as_bytes()).ok()?;
     }
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use rakit::http::client::{Client, ClientTimeouts};
-use rakit::signing::{Purpose, Recipient, Seal, SealedCallError, Secret};
+use rakit::protocol::{Purpose, ReportAnswer, node_name, path};
+use rakit::signing::{Recipient, Seal, SealedCallError, Secret};
 use serde_json::{Value, json};
 
 use super::dice::Dice;
@@ -228,13 +229,13 @@ impl Reporter {
             "server": self.server, "worker": self.worker.to_string(), "cpu": 1.0, "cores": 1, "epoch": EPOCH,
             "sequence": self.sequence, "worker_up": false, "forward": true,
         });
-        let (to, body) = (Recipient { name: format!("node-{id}"), address }, body.to_string());
+        let (to, body) = (Recipient { name: node_name(id.into()), address }, body.to_string());
         let before = conditions[&id].get();
         let answer = self.seal.post(
             &mut self.client,
             &to,
             Purpose::Report,
-            "/report",
+            path::REPORT,
             body.as_bytes(),
             ANSWER_BYTES_MAX,
         );
@@ -251,20 +252,16 @@ impl Reporter {
                 return false;
             }
         };
-        let Ok(said) = serde_json::from_slice::<Value>(&answer.body) else { return false };
-        let (Some(index), Some(term)) = (said["committed"].as_u64(), said["term"].as_u64()) else {
-            return false;
-        };
-        if answer.status != 200 {
-            return false;
-        }
-        if said["stale"] == true {
+        match ReportAnswer::parse(answer.status, &answer.body) {
+            Some(ReportAnswer::Committed { committed, term }) => {
+                let (server, sequence) = (self.server.clone(), self.sequence);
+                lock(&shared.promises).push(Promise { server, sequence, index: committed, term });
+                true
+            }
             // Only this reporter speaks for this server, and it never repeats itself. But its client may: a request that
             // met a closed connection is sent twice, and the first may have counted. Then the promise is the same.
-            return true;
+            Some(ReportAnswer::Stale { .. }) => true,
+            Some(ReportAnswer::NotLeader { .. }) | None => false,
         }
-        let (server, sequence) = (self.server.clone(), self.sequence);
-        lock(&shared.promises).push(Promise { server, sequence, index, term });
-        true
     }
 }

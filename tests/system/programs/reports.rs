@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, TrySendError, bounded};
 use rakit::http::client::{Client, ClientTimeouts};
-use rakit::signing::{Purpose, Recipient, Seal, Secret};
+use rakit::protocol::{Purpose, ReportAnswer, daemon_name, node_name, path};
+use rakit::signing::{Recipient, Seal, Secret};
 use serde_json::{Value, json};
 
 use super::cluster::{CLUSTER_NAME, Cluster, NodeId};
@@ -82,9 +83,10 @@ pub struct Acknowledged {
 impl Acknowledged {
     /// The promise in an answer to a report, if it is one about this very report.
     fn of(status: u16, body: &Value, sequence: u64) -> Option<Self> {
-        let fresh = status == 200 && body.get("stale").is_none();
-        let (index, term) = (body["committed"].as_u64()?, body["term"].as_u64()?);
-        fresh.then_some(Self { index, term, sequence })
+        match ReportAnswer::parse(status, body.to_string().as_bytes())? {
+            ReportAnswer::Committed { committed, term } => Some(Self { index: committed, term, sequence }),
+            ReportAnswer::Stale { .. } | ReportAnswer::NotLeader { .. } => None,
+        }
     }
 
     /// Fails unless this entry is in the node's log, with this report in it.
@@ -110,9 +112,9 @@ impl Way {
     fn new(cluster: &Cluster, id: NodeId, server: &str, receive: Duration) -> Self {
         let secret = cluster.options.secret.as_deref();
         let secret = secret.map(|text| Secret::parse(text.as_bytes()).expect("a good secret"));
-        let seal = Seal::new(CLUSTER_NAME, &format!("daemon:{server}"), secret.as_ref()).expect("randomness");
+        let seal = Seal::new(CLUSTER_NAME, &daemon_name(server), secret.as_ref()).expect("randomness");
         let client = Client::new(ClientTimeouts { receive, ..TIMEOUTS });
-        let to = Recipient { name: format!("node-{id}"), address: cluster.cluster_address(id) };
+        let to = Recipient { name: node_name(id), address: cluster.cluster_address(id) };
         Self { client, seal, to }
     }
 
@@ -122,7 +124,7 @@ impl Way {
             &mut self.client,
             &self.to,
             Purpose::Report,
-            "/report",
+            path::REPORT,
             body.as_bytes(),
             ANSWER_BYTES_MAX,
         );

@@ -1,85 +1,41 @@
-//! What a node believes, as its `GET /status` says it, and where several nodes believe different things.
+//! Where several nodes believe different things, by the answers to `GET /status`.
 //!
 //! `rakit up` asks its own nodes, `rakit status` any. Comparing is pure: answers in, sentences out.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use serde::Deserialize;
+use rakit::protocol::Status;
+use rakit::raft::RoleName;
 
-/// `GET /status`; docs/protocol.md. Fields that are not shown anywhere are left out, unknown ones are passed over, so that this
-/// program can ask nodes of a later version.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct Belief {
-    /// The cluster's name.
-    pub cluster: String,
-    /// The node's own id.
-    pub node: u64,
-    /// `follower`, `pre-candidate`, `candidate` or `leader`.
-    pub role: String,
-    /// Its current term.
-    pub term: u64,
-    /// Whom it believes to lead.
-    pub leader: Option<u64>,
-    /// The last index that it knows to be committed.
-    pub commit_index: u64,
-    /// The last index that is in its table.
-    pub applied_index: u64,
-    /// The hash over the replicated state at `applied_index`.
-    pub state_digest: String,
-    /// The server table.
-    pub servers: Vec<Server>,
-}
-
-/// One row of the server table.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct Server {
-    /// Its name.
-    pub id: String,
-    /// Where its worker listens.
-    pub worker: String,
-    /// Percent of its processors that were busy at its last committed report.
-    pub cpu: f64,
-    /// How many processors it has.
-    pub cores: u64,
-    /// Whether it lives, by consensus.
-    pub alive: bool,
-    /// Whether its worker listened at its last committed report: without, no request goes there.
-    pub worker_up: bool,
-    /// When its daemon started, milliseconds since 1970.
-    pub epoch: u64,
-    /// Requests of this node that it has not answered yet.
-    pub in_flight: u64,
-}
-
-/// One node's answer to the question, or why there is none.
+/// One node that was asked for its status, and what it said.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Answer {
+pub struct Asked {
     /// The node's public address.
     pub address: SocketAddr,
-    /// The reason is for a person: "connection refused".
-    pub belief: Result<Belief, String>,
+    /// Its answer, or for a person the reason why there is none: "connection refused".
+    pub status: Result<Status, String>,
 }
 
-impl Answer {
+impl Asked {
     /// How a sentence calls the node: by its id where it has told us.
     fn name(&self) -> String {
-        match &self.belief {
-            Ok(belief) => format!("node {}", belief.node),
+        match &self.status {
+            Ok(status) => format!("node {}", status.node),
             Err(_) => format!("the node at {}", self.address),
         }
     }
 }
 
-/// The belief of the node that has applied most: the freshest server table there is.
-pub fn freshest(answers: &[Answer]) -> Option<&Belief> {
-    answers.iter().filter_map(|answer| answer.belief.as_ref().ok()).max_by_key(|belief| belief.applied_index)
+/// The status of the node that has applied most: the freshest server table there is.
+pub fn freshest(answers: &[Asked]) -> Option<&Status> {
+    answers.iter().filter_map(|answer| answer.status.as_ref().ok()).max_by_key(|status| status.applied_index)
 }
 
 /// Requests in flight to a server, over all nodes that answered: each node knows only its own.
-pub fn in_flight(answers: &[Answer], server: &str) -> u64 {
-    let beliefs = answers.iter().filter_map(|answer| answer.belief.as_ref().ok());
-    let of_server = beliefs.flat_map(|belief| belief.servers.iter().filter(|one| one.id == server));
+pub fn in_flight(answers: &[Asked], server: &str) -> usize {
+    let statuses = answers.iter().filter_map(|answer| answer.status.as_ref().ok());
+    let of_server = statuses.flat_map(|status| status.servers.iter().filter(|one| one.id == server));
     of_server.fold(0, |sum, one| sum.saturating_add(one.in_flight))
 }
 
@@ -88,23 +44,36 @@ pub fn in_flight(answers: &[Answer], server: &str) -> u64 {
 /// How far each has committed and applied is not compared: it differs for a moment whenever something is committed, and is
 /// shown in the table. The tables are compared by their digest, where two nodes have applied equally far; and by
 /// who lives, at any time, as that is what a person asks.
-pub fn differences(answers: &[Answer]) -> Vec<String> {
+pub fn differences(answers: &[Asked]) -> Vec<String> {
     let mut sentences: Vec<String> = Vec::new();
     for answer in answers {
-        if let Err(reason) = &answer.belief {
+        if let Err(reason) = &answer.status {
             sentences.push(format!("{} does not answer: {reason}", answer.name()));
         }
     }
-    let beliefs: Vec<&Belief> = answers.iter().filter_map(|answer| answer.belief.as_ref().ok()).collect();
+    let statuses: Vec<&Status> = answers.iter().filter_map(|answer| answer.status.as_ref().ok()).collect();
 
-    let by_cluster = grouped(&beliefs, |belief| belief.cluster.clone());
+    let by_protocol = grouped(&statuses, |status| status.protocol);
+    if by_protocol.len() > 1 {
+        let version = |version: &u32| format!("version {version}");
+        sentences.push(format!(
+            "they speak different versions of the protocol, so they do not work together: {}",
+            told(&by_protocol, version)
+        ));
+    }
+    for status in &statuses {
+        sentences.extend(status.refusals.iter().map(|peer| {
+            format!("node {} does not work with node {}: {}", status.node, peer.node, clean(&peer.reason))
+        }));
+    }
+    let by_cluster = grouped(&statuses, |status| status.cluster.clone());
     if by_cluster.len() > 1 {
         sentences.push(format!(
             "they are of different clusters: {}",
             told(&by_cluster, |name| format!("\"{name}\""))
         ));
     }
-    let by_leader = grouped(&beliefs, |belief| belief.leader);
+    let by_leader = grouped(&statuses, |status| status.leader);
     match by_leader.len() {
         0 => {}
         1 if by_leader.contains_key(&None) => sentences.push("no node knows a leader".to_string()),
@@ -117,22 +86,23 @@ pub fn differences(answers: &[Answer]) -> Vec<String> {
             sentences.push(format!("they follow different leaders: {}", told(&by_leader, whom)));
         }
     }
-    let by_term = grouped(&beliefs, |belief| belief.term);
+    let by_term = grouped(&statuses, |status| status.term);
     if by_term.len() > 1 {
         sentences
             .push(format!("they are in different terms: {}", told(&by_term, |term| format!("term {term}"))));
     }
     // Election Safety and State Machine Safety (Raft paper, Figure 3) forbid the next two. The nodes are not asked at one
     // instant, but a leader's term and an applied index don't change their meaning between two questions.
-    let leaders: Vec<&Belief> = beliefs.iter().copied().filter(|belief| belief.role == "leader").collect();
-    for (term, ids) in grouped(&leaders, |belief| belief.term).into_iter().filter(|(_, ids)| ids.len() > 1) {
+    let leaders: Vec<&Status> =
+        statuses.iter().copied().filter(|status| status.role == RoleName::Leader).collect();
+    for (term, ids) in grouped(&leaders, |status| status.term).into_iter().filter(|(_, ids)| ids.len() > 1) {
         sentences
             .push(format!("TWO LEADERS IN ONE TERM, which must never be: {} in term {term}", nodes(&ids)));
     }
-    for applied_index in grouped(&beliefs, |belief| belief.applied_index).into_keys() {
-        let equally_far: Vec<&Belief> =
-            beliefs.iter().copied().filter(|belief| belief.applied_index == applied_index).collect();
-        let by_digest = grouped(&equally_far, |belief| belief.state_digest.clone());
+    for applied_index in grouped(&statuses, |status| status.applied_index).into_keys() {
+        let equally_far: Vec<&Status> =
+            statuses.iter().copied().filter(|status| status.applied_index == applied_index).collect();
+        let by_digest = grouped(&equally_far, |status| status.state_digest.clone());
         if by_digest.len() > 1 {
             sentences.push(format!(
                 "DIFFERENT TABLES AT ONE INDEX, which must never be: at index {applied_index}, {}",
@@ -141,12 +111,12 @@ pub fn differences(answers: &[Answer]) -> Vec<String> {
         }
     }
     let mut names: Vec<&str> =
-        beliefs.iter().flat_map(|belief| belief.servers.iter().map(|server| server.id.as_str())).collect();
+        statuses.iter().flat_map(|status| status.servers.iter().map(|server| server.id.as_str())).collect();
     names.sort_unstable();
     names.dedup();
     for name in names {
-        let by_life = grouped(&beliefs, |belief| {
-            belief.servers.iter().find(|server| server.id == name).map(|server| server.alive)
+        let by_life = grouped(&statuses, |status| {
+            status.servers.iter().find(|server| server.id == name).map(|server| server.alive)
         });
         if by_life.len() > 1 {
             let life = |alive: &Option<bool>| match alive {
@@ -161,10 +131,10 @@ pub fn differences(answers: &[Answer]) -> Vec<String> {
 }
 
 /// The ids of the nodes, by what each believes.
-fn grouped<K: Ord>(beliefs: &[&Belief], key: impl Fn(&Belief) -> K) -> BTreeMap<K, Vec<u64>> {
+fn grouped<K: Ord>(statuses: &[&Status], key: impl Fn(&Status) -> K) -> BTreeMap<K, Vec<u64>> {
     let mut groups: BTreeMap<K, Vec<u64>> = BTreeMap::new();
-    for belief in beliefs {
-        groups.entry(key(belief)).or_default().push(belief.node);
+    for status in statuses {
+        groups.entry(key(status)).or_default().push(status.node);
     }
     groups
 }
@@ -190,89 +160,113 @@ pub fn clean(text: &str) -> String {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use rakit::protocol::{PROTOCOL_VERSION, PeerRefusal, ServerStatus};
 
     /// Node `node` of three, in term 2 under node 1, with one living server.
-    pub fn belief(node: u64) -> Belief {
-        Belief {
+    pub fn status(node: u64) -> Status {
+        Status {
             cluster: "lab".to_string(),
             node,
-            role: if node == 1 { "leader" } else { "follower" }.to_string(),
+            role: if node == 1 { RoleName::Leader } else { RoleName::Follower },
             term: 2,
             leader: Some(1),
+            voted_for: Some(1),
             commit_index: 9,
             applied_index: 9,
+            last_index: 9,
+            snapshot_index: 0,
             state_digest: "abc".to_string(),
-            servers: vec![Server {
+            policy: "projected".to_string(),
+            uptime_ms: 1_000,
+            version: "0.1.0".to_string(),
+            protocol: PROTOCOL_VERSION,
+            refusals: Vec::new(),
+            servers: vec![ServerStatus {
                 id: "server-1".to_string(),
-                worker: "127.0.0.1:10001".to_string(),
+                worker: ([127, 0, 0, 1], 10_001).into(),
                 cpu: 12.5,
                 cores: 2,
                 alive: true,
                 worker_up: true,
                 epoch: 1,
-                in_flight: node,
+                sequence: 1,
+                in_flight: usize::try_from(node).expect("a small number"),
+                stalled: false,
+                avoided: false,
             }],
         }
     }
 
-    /// These beliefs as the answers of nodes at 127.0.0.1:8001 and so on.
-    pub fn answers(beliefs: Vec<Result<Belief, String>>) -> Vec<Answer> {
-        let addressed = beliefs.into_iter().zip(8001..);
-        addressed.map(|(belief, port)| Answer { address: ([127, 0, 0, 1], port).into(), belief }).collect()
+    /// These statuses as the answers of nodes at 127.0.0.1:8001 and so on.
+    pub fn answers(statuses: Vec<Result<Status, String>>) -> Vec<Asked> {
+        let addressed = statuses.into_iter().zip(8001..);
+        addressed.map(|(status, port)| Asked { address: ([127, 0, 0, 1], port).into(), status }).collect()
     }
 
-    fn changed(node: u64, change: impl FnOnce(&mut Belief)) -> Result<Belief, String> {
-        let mut belief = belief(node);
-        change(&mut belief);
-        Ok(belief)
+    fn changed(node: u64, change: impl FnOnce(&mut Status)) -> Result<Status, String> {
+        let mut status = status(node);
+        change(&mut status);
+        Ok(status)
     }
 
     #[test]
     fn equal_beliefs_differ_nowhere_even_if_one_lags() {
-        let lagging = changed(3, |belief| {
-            belief.applied_index = 8;
-            belief.commit_index = 8;
-            belief.state_digest = "of index 8".to_string();
+        let lagging = changed(3, |status| {
+            status.applied_index = 8;
+            status.commit_index = 8;
+            status.state_digest = "of index 8".to_string();
         });
-        assert!(differences(&answers(vec![Ok(belief(1)), Ok(belief(2)), lagging])).is_empty());
+        assert!(differences(&answers(vec![Ok(status(1)), Ok(status(2)), lagging])).is_empty());
     }
 
     #[test]
     fn every_kind_of_difference_is_told_with_who_believes_what() {
-        let cases: [(Result<Belief, String>, &str); 8] = [
+        let cases: [(Result<Status, String>, &str); 10] = [
             (
                 Err("connection refused".into()),
                 "the node at 127.0.0.1:8003 does not answer: connection refused",
             ),
             (
-                changed(3, |belief| belief.leader = Some(2)),
+                changed(3, |status| status.protocol = PROTOCOL_VERSION + 1),
+                "they speak different versions of the protocol, so they do not work together: version 1 (nodes 1, 2), \
+                 version 2 (node 3)",
+            ),
+            (
+                changed(3, |status| {
+                    let reason = "speaks\nversion 2".to_string();
+                    status.refusals = vec![PeerRefusal { node: 1, reason }];
+                }),
+                "node 3 does not work with node 1: speaks?version 2",
+            ),
+            (
+                changed(3, |status| status.leader = Some(2)),
                 "they follow different leaders: node 1 (nodes 1, 2), node 2 (node 3)",
             ),
             (
-                changed(3, |belief| belief.leader = None),
+                changed(3, |status| status.leader = None),
                 "they follow different leaders: nobody (node 3), node 1 (nodes 1, 2)",
             ),
             (
-                changed(3, |belief| belief.term = 7),
+                changed(3, |status| status.term = 7),
                 "they are in different terms: term 2 (nodes 1, 2), term 7 (node 3)",
             ),
             (
-                changed(3, |belief| belief.role = "leader".to_string()),
+                changed(3, |status| status.role = RoleName::Leader),
                 "TWO LEADERS IN ONE TERM, which must never be: nodes 1, 3 in term 2",
             ),
             (
-                changed(3, |belief| belief.state_digest = "x\u{1b}y".to_string()),
+                changed(3, |status| status.state_digest = "x\u{1b}y".to_string()),
                 "DIFFERENT TABLES AT ONE INDEX, which must never be: at index 9, digest abc (nodes 1, 2), digest x?y \
                  (node 3)",
             ),
             (
-                changed(3, |belief| belief.servers[0].alive = false),
+                changed(3, |status| status.servers[0].alive = false),
                 "server-1: dead (node 3), alive (nodes 1, 2)",
             ),
-            (changed(3, |belief| belief.servers.clear()), "server-1: unknown (node 3), alive (nodes 1, 2)"),
+            (changed(3, |status| status.servers.clear()), "server-1: unknown (node 3), alive (nodes 1, 2)"),
         ];
         for (third, sentence) in cases {
-            let said = differences(&answers(vec![Ok(belief(1)), Ok(belief(2)), third]));
+            let said = differences(&answers(vec![Ok(status(1)), Ok(status(2)), third]));
             assert_eq!(said, [sentence]);
         }
     }
@@ -280,9 +274,9 @@ pub mod tests {
     #[test]
     fn a_cluster_that_agrees_to_have_no_leader_is_not_well() {
         let leaderless = |node| {
-            changed(node, |belief| {
-                belief.leader = None;
-                belief.role = "follower".to_string();
+            changed(node, |status| {
+                status.leader = None;
+                status.role = RoleName::Follower;
             })
         };
         assert_eq!(differences(&answers(vec![leaderless(1), leaderless(2)])), ["no node knows a leader"]);
@@ -290,9 +284,9 @@ pub mod tests {
 
     #[test]
     fn requests_in_flight_are_summed_and_the_freshest_table_is_shown() {
-        let fresher = changed(3, |belief| belief.applied_index = 10);
-        let all = answers(vec![Ok(belief(1)), Err("away".into()), fresher]);
+        let fresher = changed(3, |status| status.applied_index = 10);
+        let all = answers(vec![Ok(status(1)), Err("away".into()), fresher]);
         assert_eq!(in_flight(&all, "server-1"), 4);
-        assert_eq!(freshest(&all).map(|belief| belief.node), Some(3));
+        assert_eq!(freshest(&all).map(|status| status.node), Some(3));
     }
 }

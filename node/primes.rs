@@ -1,0 +1,197 @@
+//! `GET /N` on the public address: parses N, has the request forwarded, and says how it ended: to the client, in the log, in
+//! the counters. Called by `public_service.rs`; `forwarding.rs` does the work.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use log::info;
+
+use super::forwarding::{Delivered, Failure, Forwarder};
+use super::standing::StandingBoard;
+use crate::http::message::{Request, Response, header, text, with_body, with_headers};
+use crate::http::worker_client::Answer;
+use crate::protocol::{HEADER_NODE, HEADER_REQUEST_ID, HEADER_SERVER, HEADER_STALE_MS};
+use crate::raft::NodeId;
+
+/// The longest `X-Request-Id` that is taken from a client.
+const REQUEST_ID_CHARS_MAX: usize = 64;
+
+/// What N must be, for whoever sent something else.
+const N_RULE: &str = "N must be a whole number from 1 to 18446744073709551615, in decimal digits, as in /10001 for the 10001st prime";
+
+/// Counts since the start, for `/metrics`.
+#[derive(Debug, Default)]
+pub struct PrimeCounters {
+    /// Requests for primes, by how they ended: (status, count).
+    answered: [AtomicU64; STATUSES.len()],
+    /// All time that requests for primes took, in microseconds.
+    micros: AtomicU64,
+    /// Numbers the requests that came without an id.
+    next_request: AtomicU64,
+}
+
+/// The statuses that a request for a prime can end with; `0` stands for any other 4xx of a worker.
+const STATUSES: [u16; 6] = [200, 400, 502, 503, 504, 0];
+
+impl PrimeCounters {
+    fn count(&self, status: u16, took: Duration) {
+        let place = STATUSES.iter().position(|known| *known == status).unwrap_or(STATUSES.len() - 1);
+        self.answered[place].fetch_add(1, Ordering::Relaxed);
+        self.micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+impl PrimeCounters {
+    /// How many requests ended with each status; `None` stands for any other 4xx of a worker.
+    pub fn answered(&self) -> impl Iterator<Item = (Option<u16>, u64)> {
+        let counts = self.answered.iter().map(|counter| counter.load(Ordering::Relaxed));
+        STATUSES.iter().map(|status| (*status != 0).then_some(*status)).zip(counts)
+    }
+
+    /// All time that requests for primes took, in seconds.
+    pub fn seconds(&self) -> f64 {
+        self.micros.load(Ordering::Relaxed) as f64 / 1e6
+    }
+}
+
+/// The route of the primes.
+pub struct Primes {
+    /// This node.
+    pub id: NodeId,
+    /// After so long without a leader, what is served is marked with its age.
+    pub patience: Duration,
+    /// The clock's beginning.
+    pub started: Instant,
+    /// Sends requests to servers.
+    pub forwarder: Arc<Forwarder>,
+    /// How this node stands.
+    pub standing: Arc<StandingBoard>,
+    /// For `/metrics`.
+    pub counters: Arc<PrimeCounters>,
+}
+
+impl Primes {
+    /// Answers `GET /segment`.
+    pub fn prime(&self, segment: &str, request: &Request) -> Response {
+        let began = Instant::now();
+        let request_id = self.request_id(request);
+        let answer = match parse_n(segment) {
+            None => {
+                self.counters.count(400, began.elapsed());
+                text(400, N_RULE)
+            }
+            Some(n) => {
+                let outcome = self.forwarder.prime(n, &request_id, request.client());
+                let took = began.elapsed();
+                let answer = self.deliver(n, &request_id, outcome, took);
+                self.counters.count(answer.status_code().0, took);
+                answer
+            }
+        };
+        let answer = answer
+            .with_header(header(HEADER_NODE, &self.id.to_string()))
+            .with_header(header(HEADER_REQUEST_ID, &request_id));
+        match self.standing.get().stale_for(self.started.elapsed(), self.patience) {
+            Some(age) => answer.with_header(header(HEADER_STALE_MS, &age.as_millis().to_string())),
+            None => answer,
+        }
+    }
+
+    fn deliver(
+        &self,
+        n: u64,
+        request_id: &str,
+        outcome: Result<Delivered, Failure>,
+        took: Duration,
+    ) -> Response {
+        let ms = took.as_secs_f64() * 1e3;
+        match outcome {
+            Ok(Delivered { answer, server, load, retries, hedged }) => {
+                let how = if hedged { ", another server had stalled" } else { "" };
+                info!(
+                    "request {request_id}: N={n} answered by {server} (load when chosen {load:.1} %) in {ms:.1} ms, \
+                     retries {retries}{how}"
+                );
+                let response = match answer {
+                    Answer::Prime(digits) => with_body(200, "text/plain", digits),
+                    Answer::ClientError { status, body, content_type } => {
+                        let kind = content_type.as_deref().unwrap_or("text/plain");
+                        with_headers(status, vec![header("Content-Type", kind)], body)
+                    }
+                };
+                response.with_header(header(HEADER_SERVER, &server))
+            }
+            Err(Failure::NoServer) => {
+                info!("request {request_id}: N={n} answered 503: no server is alive with its worker up");
+                text(503, "no server is alive with its worker up; try again when one reports")
+                    .with_header(header("Retry-After", &self.retry_after()))
+            }
+            Err(Failure::AllFailed(failures)) => {
+                let each: Vec<_> =
+                    failures.iter().map(|(server, error)| format!("{server} {error}")).collect();
+                let each = each.join("; ");
+                info!(
+                    "request {request_id}: N={n} answered 502 after {ms:.1} ms, every server failed: {each}"
+                );
+                text(502, &format!("every server that was tried failed: {each}"))
+            }
+            Err(Failure::DeadlinePassed) => {
+                info!(
+                    "request {request_id}: N={n} answered 504 after {ms:.1} ms: no server answered in time"
+                );
+                text(504, "no server answered within request_timeout_ms")
+            }
+            Err(Failure::ClientGone) => {
+                info!(
+                    "request {request_id}: N={n} given up after {ms:.1} ms: its client closed the connection"
+                );
+                // For one that has closed its sending side only.
+                text(504, "you closed your side of the connection, and this took long")
+            }
+        }
+    }
+
+    /// Seconds until a dead server could have reported again.
+    fn retry_after(&self) -> String {
+        "1".into()
+    }
+
+    /// The client's own id if it is harmless to echo and to log; else a new one that tells the node and the time.
+    fn request_id(&self, request: &Request) -> String {
+        let valid = |id: &&str| {
+            (1..=REQUEST_ID_CHARS_MAX).contains(&id.len())
+                && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        };
+        match request.header(HEADER_REQUEST_ID).filter(valid) {
+            Some(id) => id.to_owned(),
+            None => {
+                let number = self.counters.next_request.fetch_add(1, Ordering::Relaxed);
+                format!("{}-{:x}-{number}", self.id, self.started.elapsed().as_millis())
+            }
+        }
+    }
+}
+
+/// N, if the segment is decimal digits that stand for a number from 1 to 2^64 - 1.
+fn parse_n(segment: &str) -> Option<u64> {
+    let digits = !segment.is_empty() && segment.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| segment.parse().ok()).flatten().filter(|n| *n >= 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn n_is_decimal_digits_from_one_on_and_nothing_else() {
+        assert_eq!(parse_n("1"), Some(1));
+        assert_eq!(parse_n("007"), Some(7));
+        assert_eq!(parse_n("18446744073709551615"), Some(u64::MAX));
+        for bad in
+            ["", "0", "000", "-1", "+1", "1.5", "abc", "1e3", "%31", " 1", "1 ", "18446744073709551616", "٣"]
+        {
+            assert_eq!(parse_n(bad), None, "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! What a node says of itself on its public address: status, log, readiness, usage. Called by `public_service.rs`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::inbox::{Inbox, ServiceInput, one_answer};
+use super::refusals::PeerRefusals;
+use super::standing::StandingBoard;
+use crate::balancer::{Chooser, Policy, Published};
+use crate::http::message::{Response, header, json, text};
+use crate::protocol::{LOG_LIMIT_MAX, LogQuery, PROTOCOL_VERSION, ServerStatus, Status};
+use crate::raft::NodeId;
+
+/// How long `GET /log` waits for the loop.
+const LOOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The routes that tell how this node stands.
+pub struct NodeStatus {
+    /// This node.
+    pub id: NodeId,
+    /// The cluster's name.
+    pub cluster: String,
+    /// How a server is chosen.
+    pub policy: Policy,
+    /// The clock's beginning.
+    pub started: Instant,
+    /// This node's memory of its requests.
+    pub chooser: Arc<Chooser>,
+    /// The agreed table.
+    pub published: Arc<Published>,
+    /// How this node stands.
+    pub standing: Arc<StandingBoard>,
+    /// Who does not work with it.
+    pub refusals: Arc<PeerRefusals>,
+    /// To the loop, for the log.
+    pub inbox: Inbox,
+}
+
+impl NodeStatus {
+    /// `GET /status`: this node's own view.
+    pub fn status(&self) -> Response {
+        let standing = self.standing.get();
+        // The digest and the applied index come from one view, so that they always belong together; the standing may be one
+        // batch older or newer.
+        let view = self.published.view();
+        let applied_index = view.applied_index();
+        let local = self.chooser.local_states(&view, self.started.elapsed());
+        let servers = view.servers().iter().zip(local).map(|(server, local)| {
+            let report = server.report();
+            ServerStatus {
+                id: report.server.clone(),
+                worker: report.worker,
+                cpu: report.cpu,
+                cores: report.cores,
+                alive: server.record.alive,
+                worker_up: report.worker_up,
+                epoch: report.epoch,
+                sequence: report.sequence,
+                in_flight: local.in_flight,
+                stalled: local.stalled,
+                avoided: local.avoided,
+            }
+        });
+        json(
+            200,
+            &Status {
+                cluster: self.cluster.clone(),
+                node: self.id,
+                role: standing.role,
+                term: standing.term,
+                leader: standing.leader,
+                voted_for: standing.voted_for,
+                commit_index: standing.commit_index.max(applied_index),
+                applied_index,
+                last_index: standing.last_index.max(applied_index),
+                snapshot_index: standing.snapshot_index,
+                state_digest: view.digest().to_owned(),
+                policy: self.policy.name().to_owned(),
+                uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                protocol: PROTOCOL_VERSION,
+                refusals: self.refusals.list(),
+                servers: servers.collect(),
+            },
+        )
+    }
+
+    /// `GET /readyz`: 200 once a leader is known and the committed state is applied.
+    pub fn readyz(&self) -> Response {
+        let standing = self.standing.get();
+        if standing.leader.is_none() {
+            unready("no leader is known")
+        } else if standing.applied_index < standing.commit_index || !standing.settled {
+            unready("the committed state is not applied yet")
+        } else {
+            text(200, "ready")
+        }
+    }
+
+    /// `GET /log`: entries of this node's Raft log.
+    pub fn log(&self, query: &str) -> Response {
+        let Some(LogQuery { after, limit }) = LogQuery::parse(query) else {
+            return text(
+                400,
+                &format!(
+                    "use /log?after=INDEX&limit=COUNT, with whole numbers and COUNT from 1 to {LOG_LIMIT_MAX}"
+                ),
+            );
+        };
+        let (entries, waits) = one_answer();
+        let asked = self.inbox.offer(ServiceInput::ReadLog { after, limit, entries });
+        match asked.ok().and_then(|()| waits.recv_timeout(LOOP_TIMEOUT).ok()) {
+            Some(entries) => json(200, &entries),
+            None => unready("the Raft loop is busy"),
+        }
+    }
+
+    /// `GET /`: what there is.
+    pub fn usage(&self) -> Response {
+        let id = self.id;
+        text(
+            200,
+            &format!(
+                "Rakit node {id} of cluster {}.\n\n\
+                 GET /N        the Nth prime, computed by the server with the lowest load: curl http://HOST/10001\n\
+                 GET /status   what this node believes, as JSON\n\
+                 GET /log      its Raft log, as JSON: /log?after=INDEX&limit=COUNT\n\
+                 GET /healthz  200 while the process serves\n\
+                 GET /readyz   200 once it knows a leader and has applied the committed state\n\
+                 GET /metrics  counters, for Prometheus",
+                self.cluster
+            ),
+        )
+    }
+}
+
+fn unready(why: &str) -> Response {
+    text(503, why).with_header(header("Retry-After", "1"))
+}

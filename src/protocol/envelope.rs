@@ -1,0 +1,99 @@
+//! The envelope of a request on a cluster address, and of its answer: headers that say who speaks to whom, for what, and
+//! in which version. With a secret, a signature covers them and the body ([`crate::signing`]).
+
+use crate::raft::NodeId;
+
+/// The version of the protocol, of a request and of an answer: [`PROTOCOL_VERSION`](super::PROTOCOL_VERSION), decimal.
+pub const HEADER_VERSION: &str = "X-Rakit-Version";
+/// Who sends: `node-1`, `daemon:lab-01`, `operator`.
+pub const HEADER_SENDER: &str = "X-Rakit-Sender";
+/// The cluster's name.
+pub const HEADER_CLUSTER: &str = "X-Rakit-Cluster";
+/// The node that is meant.
+pub const HEADER_RECIPIENT: &str = "X-Rakit-Recipient";
+/// See [`Purpose`].
+pub const HEADER_PURPOSE: &str = "X-Rakit-Purpose";
+/// When the request was sealed: Unix time in milliseconds, decimal.
+pub const HEADER_TIME: &str = "X-Rakit-Time";
+/// Stream and counter: 32 digits, hexadecimal, lower case.
+pub const HEADER_NONCE: &str = "X-Rakit-Nonce";
+/// The HMAC of the request: 64 digits, hexadecimal, lower case.
+pub const HEADER_SIGNATURE: &str = "X-Rakit-Signature";
+/// The same for the answer.
+pub const HEADER_ANSWER_SIGNATURE: &str = "X-Rakit-Answer-Signature";
+
+/// On an answer to a client: which node routed the request.
+pub const HEADER_NODE: &str = "X-Rakit-Node";
+/// On an answer to a client: which server computed the prime.
+pub const HEADER_SERVER: &str = "X-Rakit-Server";
+/// On an answer to a client, while the node knows no leader: the age of the state that it serves from, in milliseconds.
+pub const HEADER_STALE_MS: &str = "X-Rakit-Stale-Ms";
+/// The client's name for its request, or the one that the node made.
+pub const HEADER_REQUEST_ID: &str = "X-Request-Id";
+
+/// What a request is for. Each purpose has a key of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Purpose {
+    /// Raft's RPCs, node to node.
+    Raft,
+    /// A server's report: daemon to node, and node to leader when it hands one on.
+    Report,
+    /// The operator's commands, such as a transfer of leadership.
+    Admin,
+}
+
+impl Purpose {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Raft, Self::Report, Self::Admin];
+
+    /// As it stands in [`HEADER_PURPOSE`].
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raft => "raft",
+            Self::Report => "report",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// The purpose of this name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|purpose| purpose.name() == name)
+    }
+}
+
+/// The name under which the operator's program sends.
+pub const OPERATOR: &str = "operator";
+
+/// The name under which a node sends and is spoken to.
+pub fn node_name(id: NodeId) -> String {
+    format!("node-{id}")
+}
+
+/// The id in such a name.
+pub fn node_id(name: &str) -> Option<NodeId> {
+    name.strip_prefix("node-")?.parse().ok()
+}
+
+/// The name under which the daemon of a server sends.
+pub fn daemon_name(server: &str) -> String {
+    format!("daemon:{server}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_ids_of_nodes_convert_into_each_other() {
+        assert_eq!(node_id(&node_name(12)), Some(12));
+        assert_eq!((node_id(&daemon_name("1")), node_id("node-x"), node_id("node-")), (None, None, None));
+    }
+
+    #[test]
+    fn names_and_purposes_convert_into_each_other() {
+        for purpose in Purpose::ALL {
+            assert_eq!(Purpose::of_name(purpose.name()), Some(purpose));
+        }
+        assert_eq!(Purpose::of_name("Raft"), None);
+    }
+}

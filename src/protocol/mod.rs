@@ -1,0 +1,44 @@
+//! What travels between programs, as types: used by the sender, the receiver and the tests alike, so that each word of
+//! the protocol is written down once. docs/protocol.md shows every request with its answers.
+//!
+//! | file | holds | who says it to whom |
+//! | --- | --- | --- |
+//! | `path.rs` | the paths, and the purpose of each | |
+//! | `envelope.rs` | names, the headers around a request, purposes | all senders to a node's cluster address |
+//! | `rpc.rs` | the RPCs of Raft, the watch of the leader | node to node |
+//! | `report.rs` | a report and the answers to it | daemon to node |
+//! | `transfer.rs` | the wish that another node shall lead | operator to node |
+//! | `status.rs` | a node's own view, and its log | node to everyone |
+//!
+//! # The version
+//! [`PROTOCOL_VERSION`] is the one number for everything that two builds must have in common. Each request on a cluster
+//! address and each answer carries it, and so do the first line of a node's log and its snapshots. Whoever finds another
+//! number refuses by name: the node that gets the request, the program that gets the answer, the node that opens the
+//! directory. Nothing of an older version is understood.
+//!
+//! This room imports `balancer` and `raft` only: they own the report, the entry and the arguments of the RPCs, since these
+//! are replicated or written to disk as well.
+
+mod envelope;
+pub mod path;
+mod report;
+mod rpc;
+mod status;
+mod transfer;
+
+pub use crate::raft::PROTOCOL_VERSION;
+pub use envelope::*;
+pub use report::*;
+pub use rpc::*;
+pub use status::*;
+pub use transfer::*;
+
+use serde::Serialize;
+
+/// The JSON text of a body.
+///
+/// # Panics
+/// Never: the types of this room hold names, finite numbers and raw JSON, which always have a JSON form.
+pub fn to_json(body: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(body).expect("names, finite numbers and raw JSON always have a JSON form")
+}

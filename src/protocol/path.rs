@@ -1,0 +1,57 @@
+//! The paths of a node's two addresses.
+
+use super::Purpose;
+use crate::raft::RpcRequest;
+
+/// Cluster address: a daemon's report.
+pub const REPORT: &str = "/report";
+/// Cluster address: "Would you vote for me?"
+pub const PRE_VOTE: &str = "/raft/pre-vote";
+/// Cluster address: "Vote for me."
+pub const REQUEST_VOTE: &str = "/raft/request-vote";
+/// Cluster address: new entries, or a heartbeat.
+pub const APPEND_ENTRIES: &str = "/raft/append-entries";
+/// Cluster address: a part of a snapshot.
+pub const INSTALL_SNAPSHOT: &str = "/raft/install-snapshot";
+/// Cluster address: "Start an election at once."
+pub const TIMEOUT_NOW: &str = "/raft/timeout-now";
+/// Cluster address: the request that a follower keeps open at its leader.
+pub const WATCH: &str = "/raft/watch";
+/// Cluster address: the operator's wish that another node shall lead.
+pub const TRANSFER: &str = "/raft/transfer";
+
+/// Public address: a short usage text.
+pub const USAGE: &str = "/";
+/// Public address: this node's own view.
+pub const STATUS: &str = "/status";
+/// Public address: this node's Raft log.
+pub const LOG: &str = "/log";
+/// Public address: whether the process serves.
+pub const HEALTHZ: &str = "/healthz";
+/// Public address: whether the node knows a leader and has applied the committed state.
+pub const READYZ: &str = "/readyz";
+/// Public address: counters, for Prometheus.
+pub const METRICS: &str = "/metrics";
+
+/// Where an RPC of Raft goes. The path says what the body holds, so that an access log or a packet dump can be read.
+pub fn of_rpc(request: &RpcRequest) -> &'static str {
+    match request {
+        RpcRequest::PreVote(_) => PRE_VOTE,
+        RpcRequest::RequestVote(_) => REQUEST_VOTE,
+        RpcRequest::AppendEntries(_) => APPEND_ENTRIES,
+        RpcRequest::InstallSnapshot(_) => INSTALL_SNAPSHOT,
+        RpcRequest::TimeoutNow(_) => TIMEOUT_NOW,
+    }
+}
+
+/// What requests to a path of the cluster address are for; `None` if nothing is there.
+pub fn purpose(path: &str) -> Option<Purpose> {
+    match path {
+        REPORT => Some(Purpose::Report),
+        TRANSFER => Some(Purpose::Admin),
+        PRE_VOTE | REQUEST_VOTE | APPEND_ENTRIES | INSTALL_SNAPSHOT | TIMEOUT_NOW | WATCH => {
+            Some(Purpose::Raft)
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,42 @@
+//! What nodes say to each other: the RPCs of Raft, and the watch of the leader.
+//!
+//! The arguments and results are [`RpcRequest`] and [`RpcReply`] of the Raft core. An unknown field in the envelope or in a
+//! message is refused: two builds of one version have none.
+
+use serde::{Deserialize, Serialize};
+
+use crate::raft::{NodeId, RpcReply, RpcRequest};
+
+/// The body of an RPC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RequestEnvelope {
+    /// A random number from the day on which the sender's data directory was made. Another number under the same id
+    /// means that the node has lost its memory.
+    pub incarnation: u64,
+    /// The request.
+    pub request: RpcRequest,
+}
+
+/// The body of the answer to an RPC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplyEnvelope {
+    /// The same of the replier's data directory.
+    pub incarnation: u64,
+    /// The reply.
+    pub reply: RpcReply,
+}
+
+/// The body of the request that a follower keeps open at its leader: `{}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchRequest {}
+
+/// Names the leader: the answer to [`WatchRequest`], and to a [`TransferRequest`](super::TransferRequest) that came to
+/// a node which does not lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KnownLeader {
+    /// The leader's id; null if the node that answers knows none.
+    pub leader: Option<NodeId>,
+}
