@@ -551,9 +551,8 @@ def run(channel, job, may_stay, log):
             stays = small and may_stay and os.getppid() == fork_server
             if not stays:
                 channel.close()
-            log.write("debug", "process %d computes n=%d" % (os.getpid(), n))
             with answer:
-                compute(n, answer)
+                compute(n, answer, log)
             job = receive(channel) if stays else None
     except Exception as error:  # MemoryError, above all
         log.write("error", "process %d failed: %r" % (os.getpid(), error))
@@ -561,13 +560,14 @@ def run(channel, job, may_stay, log):
         os._exit(0)  # whatever happened: it must not go on as a fork server
 
 
-def compute(n, answer):
+def compute(n, answer, log):
     # The leash, see fcntl(2): when the other end of the channel is closed, the kernel sends SIGIO, which ends
     # this process at any point of its work. A thread that watches the channel would have to wait for its
     # turn, on a busy machine for seconds.
     fcntl.fcntl(answer, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(answer, fcntl.F_SETFL, os.O_ASYNC)
     if not select.select((answer,), (), (), 0)[0]:  # else it was closed before the kernel was asked
+        log.write("debug", "process %d computes n=%d" % (os.getpid(), n))
         digits = b"%d" % nth_prime(n)
         fcntl.fcntl(answer, fcntl.F_SETFL, 0)
         with contextlib.suppress(BrokenPipeError):  # the client has gone just now
