@@ -4,55 +4,38 @@
 //! node's applied table alone; nobody is asked first, neither a server nor the leader. The request's own thread asks the
 //! worker and waits; in the usual case nothing else takes part.
 //!
-//! The unusual case is a *race* (docs/balancing.md, "The stall"): while a request waits at a server that has
-//! stalled, it is also sent to the next best, by a helper thread; the first whole answer wins, and the others are cut
-//! off. One watcher thread finds the requests that need it. So a race has one state that several threads may touch,
-//! behind one short lock.
+//! The unusual case is a *race* (`race.rs`): while a request waits at a server that has stalled, it is also sent to the next
+//! best, by a helper thread. One watcher thread finds the requests that need it, and those whose client has gone.
 //!
-//! What counts as whose failure, and what is tried again, is decided here and nowhere else:
-//! - refused, unreachable, closed or reset before a whole answer, a 200 without digits, a 5xx: the server's
-//!   failure. The next best is tried at once, until [`FAILURES_MAX`] have failed.
-//! - a 4xx: the client's. It is passed on.
-//! - not accepted in time: perhaps only busy, with a full queue. If nobody else is left to be asked, it is asked once more, and
-//!   then for as long as the request may take: its turn may come.
-//! - slow: nobody's failure. There is one deadline for the whole request, and no retry after it: the worker that computes
-//!   on would only be joined by a second one.
-//!
-//! A client that has gone waits for nothing: soon after, its request is cut off at the worker as well.
+//! What counts as whose failure, and what is tried again, is decided in `retry.rs` and nowhere else.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use log::{info, warn};
 
-use crate::balancer::{Chooser, Chosen, Outcome, Policy, Published, TicketId};
+use crate::balancer::{Chooser, Chosen, Policy, Published};
 use crate::http::ClientHandle;
 use crate::http::worker_client::{Answer, CancelHandle, WorkerClient, WorkerError};
+use race::{After, Helping, Race, Races};
 
-/// When so many servers have failed a request, it has failed. A stalled server has not, nor has one that did not accept.
-pub const FAILURES_MAX: usize = 3;
+mod race;
+mod retry;
 
-/// How often the watcher looks for requests that wait at a stalled server. It adds at most this to `stall_ms`.
-const RACE_WATCH_INTERVAL: Duration = Duration::from_millis(100);
+/// How often the watcher looks while requests are in flight. It adds at most this to `stall_ms`, if that is longer than
+/// [`IDLE_WATCH_INTERVAL`].
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A client that has closed its side is given up after so long. Not at once: it looks the same when it has only closed its
-/// sending side (`nc -N`), and waits. So most requests are answered, and no worker computes on for a client that has gone.
-const CLIENT_GONE_AFTER: Duration = Duration::from_secs(5);
+/// How often it looks while none is.
+const IDLE_WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How many helper threads may run at once; a stalled request beyond it waits for its own server alone.
 const HELPERS_MAX: usize = 512;
 
 /// A helper asks one server after the other; that needs little stack.
 const HELPER_STACK_BYTES: usize = 256 * 1024;
-
-thread_local! {
-    /// Each thread has its own client: nothing is shared, no lock is taken on the way to a worker.
-    static CLIENT: RefCell<WorkerClient> = RefCell::new(WorkerClient::new());
-}
 
 /// How a request ended, if it did not end with an answer.
 #[derive(Debug)]
@@ -61,6 +44,11 @@ pub enum Failure {
     NoServer,
     /// So many were tried, and all failed: who and how.
     AllFailed(Vec<(String, WorkerError)>),
+    /// There are servers in good standing, but they are busy.
+    AllBusy {
+        /// The shortest time that one of them asks to wait, in seconds.
+        retry_after_s: u32,
+    },
     /// The deadline passed.
     DeadlinePassed,
     /// The client has gone.
@@ -101,78 +89,11 @@ pub struct Forwarder {
     policy: Policy,
     request_timeout: Duration,
     started: Instant,
-    /// The races in flight, by each of their tickets.
-    races: Mutex<HashMap<TicketId, Weak<Race>>>,
+    workers: WorkerClient,
+    races: Races,
     helpers: AtomicUsize,
     /// Counts for `/metrics`.
     pub counters: ForwardCounters,
-}
-
-/// One request, and everybody who works on it.
-#[derive(Debug)]
-struct Race {
-    n: u64,
-    request_id: String,
-    client: ClientHandle,
-    deadline: Instant,
-    state: Mutex<RaceState>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct RaceState {
-    /// Servers that were chosen for it, whatever came of it.
-    tried: Vec<String>,
-    /// Those that failed.
-    failures: Vec<(String, WorkerError)>,
-    /// Those of them that did not accept the connection, and may be asked once more.
-    not_accepted: Vec<String>,
-    /// The attempts under way: how to cut each off.
-    running: Vec<(TicketId, CancelHandle)>,
-    /// Helpers that have not ended.
-    helpers: usize,
-    winner: Option<Delivered>,
-    deadline_passed: bool,
-    /// When the client was first seen to have closed its side.
-    client_closed_at: Option<Instant>,
-    client_gone: bool,
-    /// Its client has its answer: whoever comes late shall not begin.
-    over: bool,
-}
-
-impl RaceState {
-    fn goes_on(&self) -> bool {
-        !self.over && self.winner.is_none() && !self.deadline_passed && !self.client_gone
-    }
-
-    /// Whether another server may be asked, if there is one.
-    fn may_ask_another(&self) -> bool {
-        let failed = self.failures.iter().filter(|(_, error)| *error != WorkerError::ConnectTimeout);
-        self.goes_on() && failed.count() < FAILURES_MAX
-    }
-}
-
-impl Race {
-    fn state(&self) -> MutexGuard<'_, RaceState> {
-        // A thread that panicked while it held the lock left counts that may be off by one; the deadline still ends all.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Gives the race up if its client has been gone for long enough.
-    fn look_after_client(&self) {
-        if !self.client.has_closed() {
-            return;
-        }
-        let mut state = self.state();
-        let closed_at = *state.client_closed_at.get_or_insert_with(Instant::now);
-        if closed_at.elapsed() >= CLIENT_GONE_AFTER && state.goes_on() {
-            state.client_gone = true;
-            for (_, cancel) in &state.running {
-                cancel.cancel();
-            }
-            self.changed.notify_all();
-        }
-    }
 }
 
 impl Forwarder {
@@ -190,7 +111,8 @@ impl Forwarder {
             policy,
             request_timeout,
             started,
-            races: Mutex::default(),
+            workers: WorkerClient::new(),
+            races: Races::default(),
             helpers: AtomicUsize::new(0),
             counters: ForwardCounters::default(),
         })
@@ -206,40 +128,9 @@ impl Forwarder {
         request_id: &str,
         client: ClientHandle,
     ) -> Result<Delivered, Failure> {
-        let race = Arc::new(Race {
-            n,
-            request_id: request_id.to_owned(),
-            client,
-            deadline: Instant::now() + self.request_timeout,
-            state: Mutex::default(),
-            changed: Condvar::new(),
-        });
+        let race = Race::new(n, request_id, client, Instant::now() + self.request_timeout);
         self.run(&race, false);
-        let mut state = race.state();
-        // Usually all is over by now. In a race, helpers may still be at it.
-        while state.goes_on() && state.helpers > 0 {
-            let left = race.deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                state.deadline_passed = true;
-                break;
-            }
-            state = race.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        state.over = true;
-        for (_, cancel) in &state.running {
-            cancel.cancel(); // Whoever still works on it works for nobody.
-        }
-        if let Some(winner) = state.winner.take() {
-            return Ok(winner);
-        }
-        if state.client_gone {
-            return Err(Failure::ClientGone);
-        }
-        if state.deadline_passed {
-            return Err(Failure::DeadlinePassed);
-        }
-        let failures = std::mem::take(&mut state.failures);
-        Err(if failures.is_empty() { Failure::NoServer } else { Failure::AllFailed(failures) })
+        race.end()
     }
 
     /// Tries one server after the other for this race, until there is an answer or nobody is left to be tried.
@@ -248,15 +139,15 @@ impl Forwarder {
             let cancel = CancelHandle::new();
             let Some((chosen, patient)) = self.begin(race, &cancel) else { return };
             let id = chosen.ticket.id();
-            self.races().insert(id, Arc::downgrade(race));
+            self.races.insert(id, race);
             if chosen.hedge_now {
                 self.hedge(race);
             }
-            let answer = CLIENT.with_borrow_mut(|client| match patient {
-                false => client.ask(chosen.worker(), race.n, race.deadline, &cancel),
-                true => client.ask_patiently(chosen.worker(), race.n, race.deadline, &cancel),
-            });
-            self.races().remove(&id);
+            let answer = match patient {
+                false => self.workers.ask(chosen.worker(), race.n, race.deadline, &cancel),
+                true => self.workers.ask_patiently(chosen.worker(), race.n, race.deadline, &cancel),
+            };
+            self.races.remove(id);
             if self.finish(race, chosen, answer, hedged) {
                 return;
             }
@@ -272,85 +163,52 @@ impl Forwarder {
         }
         let view = self.published.view();
         let choose = |without: &[String]| self.chooser.choose(&view, self.policy, self.now(), without);
-        let (chosen, patient) = match choose(&state.tried) {
-            Some(chosen) => {
-                state.tried.push(chosen.name().to_owned());
-                (chosen, false)
-            }
-            None if state.not_accepted.is_empty() => return None,
-            None => {
-                let again = std::mem::take(&mut state.not_accepted);
-                let others = view.by_load().iter().map(|server| &server.report().server);
-                let others: Vec<String> = others.filter(|name| !again.contains(name)).cloned().collect();
-                let chosen = choose(&others)?;
-                info!("request {}: N={} waits for its turn at {}", race.request_id, race.n, chosen.name());
-                (chosen, true)
-            }
+        let (chosen, patient) = match choose(state.attempts.tried()) {
+            Some(chosen) => (chosen, false),
+            None => (choose(&state.attempts.all_but_not_accepted(&view)?)?, true),
         };
-        state.running.push((chosen.ticket.id(), cancel.clone()));
+        if patient {
+            info!("request {}: N={} waits for its turn at {}", race.request_id, race.n, chosen.name());
+        } else {
+            state.attempts.chose(chosen.name());
+        }
+        state.begin(chosen.ticket.id(), cancel);
         Some((chosen, patient))
     }
 
     /// Notes what came of an attempt; tells whether this thread is done with the race.
     fn finish(&self, race: &Race, chosen: Chosen, answer: Result<Answer, WorkerError>, hedged: bool) -> bool {
-        let (server, worker, load) = (chosen.name().to_owned(), chosen.worker(), chosen.load);
         let id = chosen.ticket.id();
-        let outcome = match &answer {
-            Ok(_) => Outcome::Answered,
-            Err(WorkerError::DeadlinePassed | WorkerError::Cancelled) => Outcome::GivenUp,
-            Err(WorkerError::BadBody(_) | WorkerError::ServerError(_)) => Outcome::BadAnswer,
-            Err(WorkerError::ConnectTimeout) => Outcome::NotAccepted,
-            Err(_) => Outcome::Broken,
-        };
-        chosen.ticket.end(outcome, self.now());
-        let mut state = race.state();
-        state.running.retain(|(running, _)| *running != id);
-        let done = match answer {
-            Ok(answer) => {
-                if state.winner.is_none() {
-                    let retries = state.failures.len();
-                    state.winner = Some(Delivered { answer, server, load, retries, hedged });
-                    for (_, cancel) in &state.running {
-                        cancel.cancel(); // The first whole answer wins.
-                    }
+        let Chosen { server, load, ticket, .. } = chosen;
+        ticket.end(retry::outcome(&answer), self.now());
+        let server = server.report();
+        match race.note(id, &server.server, load, hedged, answer) {
+            After::Done => true,
+            After::Failed(error) => {
+                if !matches!(error, WorkerError::Busy { .. }) {
+                    self.counters.failed_attempts.fetch_add(1, Ordering::Relaxed);
                 }
-                true
-            }
-            Err(WorkerError::Cancelled) => true,
-            Err(WorkerError::DeadlinePassed) => {
-                state.deadline_passed = true;
-                true
-            }
-            Err(error) => {
-                self.counters.failed_attempts.fetch_add(1, Ordering::Relaxed);
-                if error == WorkerError::ConnectTimeout {
-                    state.not_accepted.push(server.clone());
-                }
-                state.failures.push((server.clone(), error.clone()));
-                let next = if state.may_ask_another() { "trying the next best" } else { "giving up" };
-                let (id, n) = (&race.request_id, race.n);
-                warn!("request {id}: N={n}: server {server} ({worker}) {error}; {next}");
+                let next = if race.state().may_ask_another() { "trying the next best" } else { "giving up" };
+                let (id, n, name, worker) = (&race.request_id, race.n, &server.server, server.worker);
+                warn!("request {id}: N={n}: server {name} ({worker}) {error}; {next}");
                 false
             }
-        };
-        drop(state);
-        race.changed.notify_all();
-        done
+        }
     }
 
     // ------------------------------------------------------------------------------------------------- stalls
 
     /// Watches over all requests in flight until `stop` is closed: what waits at a stalled server gets a helper, and what nobody
-    /// waits for is cut off.
+    /// waits for is cut off. Closes idle connections to workers, too.
     pub fn watch_races(self: &Arc<Self>, stop: &Receiver<()>) {
         // Each ticket is told once. Here is what could not be done about it at once.
         let mut later = Vec::new();
-        while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(RACE_WATCH_INTERVAL) {
+        let mut interval = IDLE_WATCH_INTERVAL;
+        while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(interval) {
             let view = self.published.view();
             let told = self.chooser.hedges(&view, self.now());
             for ticket in std::mem::take(&mut later).into_iter().chain(told.iter().copied()) {
-                let race = self.races().get(&ticket).and_then(Weak::upgrade);
-                let done = match race {
+                let done = match self.races.get(ticket) {
                     // If there is no other server, one may come.
                     Some(race) => self.hedge(&race),
                     // It has ended; or it was told of before its thread has noted it.
@@ -360,10 +218,8 @@ impl Forwarder {
                     later.push(ticket);
                 }
             }
-            let races: Vec<Arc<Race>> = self.races().values().filter_map(Weak::upgrade).collect();
-            for race in races {
-                race.look_after_client();
-            }
+            interval = if self.races.look_after_clients() { WATCH_INTERVAL } else { IDLE_WATCH_INTERVAL };
+            self.workers.close_idle();
         }
     }
 
@@ -374,14 +230,15 @@ impl Forwarder {
             if !state.may_ask_another() {
                 return true;
             }
-            state.tried.clone()
+            state.attempts.tried().to_vec()
         };
         let view = self.published.view();
         if view.by_load().iter().all(|server| tried.contains(&server.report().server)) {
             return false;
         }
-        if self.helpers.fetch_add(1, Ordering::Relaxed) >= HELPERS_MAX {
-            self.helpers.fetch_sub(1, Ordering::Relaxed);
+        let helpers = self.helpers.fetch_add(1, Ordering::Relaxed);
+        let place = HelperPlace(Arc::clone(self));
+        if helpers >= HELPERS_MAX {
             self.counters.hedges_denied.fetch_add(1, Ordering::Relaxed);
             return true;
         }
@@ -391,10 +248,12 @@ impl Forwarder {
             "request {}: N={} waits at {slow}, which has stalled; also sent to the next best",
             race.request_id, race.n
         );
-        race.state().helpers += 1;
         // Also if it panics, or never starts, the race must hear that its helper is gone.
-        let helping = Helping { forwarder: Arc::clone(self), race: Arc::clone(race) };
-        let helper = move || helping.forwarder.run(&helping.race, true);
+        let helping = race.help();
+        let helper = move || {
+            let (Helping(race), HelperPlace(forwarder)) = (&helping, &place);
+            forwarder.run(race, true);
+        };
         let thread = std::thread::Builder::new().name("race-helper".into()).stack_size(HELPER_STACK_BYTES);
         if let Err(error) = thread.spawn(helper) {
             warn!("request {}: no thread for a helper: {error}", race.request_id);
@@ -402,25 +261,16 @@ impl Forwarder {
         true
     }
 
-    fn races(&self) -> MutexGuard<'_, HashMap<TicketId, Weak<Race>>> {
-        self.races.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn now(&self) -> Duration {
         self.started.elapsed()
     }
 }
 
-/// A helper at work; when it is dropped, be it by a panic, the race hears of it.
-struct Helping {
-    forwarder: Arc<Forwarder>,
-    race: Arc<Race>,
-}
+/// A place among the [`HELPERS_MAX`]; given back when it is dropped.
+struct HelperPlace(Arc<Forwarder>);
 
-impl Drop for Helping {
+impl Drop for HelperPlace {
     fn drop(&mut self) {
-        self.race.state().helpers -= 1;
-        self.race.changed.notify_all();
-        self.forwarder.helpers.fetch_sub(1, Ordering::Relaxed);
+        self.0.helpers.fetch_sub(1, Ordering::Relaxed);
     }
 }

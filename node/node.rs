@@ -20,7 +20,7 @@
 //! | Raft loop, one | inboxes, deadline | `raft_loop.rs` |
 //! | peer senders, two per peer | their slot, one RPC in flight | `peers.rs` |
 //! | leader watch, one | one request kept open at the leader | `leader_watch.rs` |
-//! | race watcher, one; helpers, when a server stalls | the clock; a worker | `forwarding.rs` |
+//! | race watcher, one; helpers, when a server stalls | the clock; a worker | `forwarding.rs`, `forwarding/race.rs` |
 //!
 //! No thread holds a lock while it waits for a socket or a disk, and every channel is bounded.
 

@@ -127,6 +127,11 @@ impl Primes {
                 text(503, "no server is alive with its worker up; try again when one reports")
                     .with_header(header("Retry-After", &self.retry_after()))
             }
+            Err(Failure::AllBusy { retry_after_s }) => {
+                info!("request {request_id}: N={n} answered 503 after {ms:.1} ms: all servers are busy");
+                text(503, "all servers are busy; try again later")
+                    .with_header(header("Retry-After", &retry_after_s.to_string()))
+            }
             Err(Failure::AllFailed(failures)) => {
                 let each: Vec<_> =
                     failures.iter().map(|(server, error)| format!("{server} {error}")).collect();

@@ -22,7 +22,7 @@
 //! - *One event is one line*, whatever a peer, a client or a file put into the message ([`OneLine`]): otherwise a
 //!   request path with a line break forges log lines, and an escape sequence rewrites the operator's terminal.
 //! - *Logging never waits*: not for a disk that is slow, full or frozen, nor for a pipe that nobody reads. It loses lines
-//!   instead: those of requests first, those of consensus last. How many are missing is said in the log itself, and by
+//!   instead, and those of requests never cost another one. How many are missing is said in the log itself, and by
 //!   [`lines_dropped`].
 //! - *The last lines count most*: a program that ends calls [`flush`], and a panic is logged and flushed.
 //! - The libraries' own chatter is let through from `warn` up only.
@@ -163,11 +163,7 @@ impl Log for OneLineLogger {
         // A `Display` that fails is a defect of whoever wrote it; what it gave until then is still worth a line.
         let _ = write!(message, "{}", record.args());
         let message = message.finish();
-        let class = match (Class::of(record.target()), record.level()) {
-            // A client may cause it, but does not make it unimportant.
-            (Class::Request, Level::Error) => Class::Ordinary,
-            (class, _) => class,
-        };
+        let class = Class::of(record.target(), record.level());
         let lay_out = |layout: &Layout| {
             layout.line(record.level(), room(record.target()), &message, |line| {
                 self.queues.push(class, line);
@@ -285,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frozen_disk_costs_lines_of_requests_holds_up_nobody_and_loses_nothing_of_consensus() {
+    fn a_frozen_disk_costs_lines_of_requests_holds_up_nobody_and_loses_nothing_else() {
         let (disk, thaw, mut written) = frozen_disk();
         let logger = logger(LevelFilter::Info, vec![disk]);
         let dropped_before = lines_dropped();

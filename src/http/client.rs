@@ -32,8 +32,8 @@ use ureq::http::request::Builder;
 use ureq::http::{HeaderMap, Method};
 use ureq::{Agent, Body};
 
-pub use super::dial::CancelHandle;
-use super::dial::{BUFFER_BYTES, Dialer, HEAD_BYTES_MAX, Journal, NumericResolver, Order};
+pub use super::connect::CancelHandle;
+use super::dial::{BUFFER_BYTES, Dialer, HEAD_BYTES_MAX, Journal, NumericResolver};
 
 /// Kept connections per node: a client makes one request at a time, so it can never use two.
 const IDLE_PER_NODE_MAX: usize = 1;
@@ -226,7 +226,7 @@ impl Client {
         request: &Request<'_>,
         dress: &mut impl FnMut(Builder) -> Builder,
     ) -> Result<Answer, CallErrorKind> {
-        self.journal.begin(Order { cancel: self.cancel.clone(), ..Order::default() });
+        self.journal.begin(self.cancel.clone());
         let Request { address, method, path, body, answer_bytes_max } = request;
         let builder = ureq::http::Request::builder().method(method).uri(format!("http://{address}{path}"));
         let builder = dress(builder);

@@ -132,11 +132,10 @@ fn wait_for_handshake(
     if cancel.is_some_and(CancelHandle::is_cancelled) {
         return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cancelled"));
     }
-    match stream.take_error()? {
-        Some(error) => Err(error),
-        None if watched[0].revents().contains(PollFlags::HUP) => Err(io::ErrorKind::ConnectionReset.into()),
-        None => Ok(()),
+    if !watched[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) {
+        return Ok(());
     }
+    Err(stream.take_error()?.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()))
 }
 
 /// How a socket says that SO_RCVTIMEO or SO_SNDTIMEO passed (EAGAIN, socket(7)), and connect_timeout that it did.

@@ -1,7 +1,6 @@
 //! Connections going out: the piece of ureq that this project replaces, for two reasons that ureq offers no setting for.
 //!
-//! Who calls it: [`Client`](super::client::Client) (peers, daemon, status) and
-//! [`WorkerClient`](super::worker_client::WorkerClient) (primes) give a [`Dialer`] to their ureq agent as its
+//! Who calls it: [`Client`](super::client::Client) (peers, daemon, status) gives a [`Dialer`] to its ureq agent as its
 //! *connector*. ureq keeps doing what it is good at (request head, answer head, body framing of RFC 9112, the pool
 //! of kept connections); this file moves the bytes.
 //!
@@ -22,20 +21,21 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
+use rustix::net::RecvFlags;
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport, time,
 };
+
+use super::connect::{CancelHandle, apply_timeout, connect, is_timeout, lock};
 
 /// ureq's two buffers per connection, in bytes each: what one read may bring, and what the head of a request may
 /// need at most. ureq's own default is 128 KiB each, for bulk transfers; our messages are a few hundred bytes.
@@ -47,82 +47,6 @@ pub(super) const HEAD_BYTES_MAX: usize = BUFFER_BYTES - 1;
 /// Requests up to so many bytes, head included, leave in one write(2). Longer ones leave in pieces of this size.
 const WRITE_BYTES: usize = 64 * 1024;
 
-/// Socket time-outs are rounded up to whole milliseconds: the time that is left differs by microseconds from one
-/// request to the next, and each different value would cost one more setsockopt(2).
-const TIMEOUT_STEP: Duration = Duration::from_millis(1);
-
-/// Takes the data of a mutex whether or not a thread panicked while holding it: what is kept behind the mutexes of
-/// this file is replaced as a whole, never left half changed.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-
-/// The means to end a call from another thread. Clones are the same handle.
-///
-/// Made by whoever starts the call, given to the call by reference, and kept (as a clone) by whoever may cancel. A
-/// handle serves one call at a time; once cancelled it stays so, and a call that is given it later ends at once.
-#[derive(Clone, Default)]
-pub struct CancelHandle(Arc<Cancel>);
-
-#[derive(Default)]
-struct Cancel {
-    cancelled: AtomicBool,
-    /// The socket of the call in progress. Lent while it is open; taken back when the call ends, so that the
-    /// descriptor is closed then and not when the last handle goes.
-    socket: Mutex<Option<Arc<TcpStream>>>,
-}
-
-impl CancelHandle {
-    /// A fresh handle, not cancelled.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Ends the call that uses this handle: its socket is shut down, which wakes a blocked read or write, and also a call that
-    /// is still connecting. Returns at once.
-    pub fn cancel(&self) {
-        // The flag first: a call that lends its socket afterwards looks at the flag under the same lock.
-        self.0.cancelled.store(true, Ordering::SeqCst);
-        if let Some(socket) = lock(&self.0.socket).as_ref() {
-            // An error means that the connection is gone already, which is what was wanted.
-            let _ = socket.shutdown(Shutdown::Both);
-        }
-    }
-
-    /// Whether [`cancel`](Self::cancel) was called.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.cancelled.load(Ordering::SeqCst)
-    }
-
-    /// Lends the socket of a call for the time of the call.
-    pub(super) fn lend(&self, socket: &Arc<TcpStream>) -> io::Result<()> {
-        let mut slot = lock(&self.0.socket);
-        if self.is_cancelled() {
-            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cancelled"));
-        }
-        *slot = Some(Arc::clone(socket));
-        Ok(())
-    }
-
-    #[cfg(test)]
-    pub(super) fn holds_a_socket(&self) -> bool {
-        lock(&self.0.socket).is_some()
-    }
-
-    /// Takes the socket back at the end of the call.
-    pub(super) fn take_back(&self) {
-        *lock(&self.0.socket) = None;
-    }
-}
-
-impl fmt::Debug for CancelHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CancelHandle").field("cancelled", &self.is_cancelled()).finish()
-    }
-}
-
 // ---------------------------------------------------------------------------------------------------------------
 
 /// What the caller knows and the connection must obey, and what the connection saw and the caller must know.
@@ -132,28 +56,18 @@ impl fmt::Debug for CancelHandle {
 /// its transports to be `Sync`.
 #[derive(Debug, Default)]
 pub(super) struct Journal {
-    order: Mutex<Order>,
+    /// Who may end the call.
+    cancel: Mutex<Option<CancelHandle>>,
     dialled: AtomicBool,
     connected: AtomicBool,
     heard: AtomicBool,
     reset: AtomicBool,
 }
 
-/// The caller's orders for one call.
-#[derive(Debug, Default, Clone)]
-pub(super) struct Order {
-    /// No connect, write or read waits beyond it, whatever ureq's own time-outs say.
-    pub(super) deadline: Option<Instant>,
-    /// The longest that connect(2) may take, if not as long as the [`Dialer`] says.
-    pub(super) connect_timeout: Option<Duration>,
-    /// Who may end the call.
-    pub(super) cancel: Option<CancelHandle>,
-}
-
 impl Journal {
     /// Opens a page for the next call.
-    pub(super) fn begin(&self, order: Order) {
-        *lock(&self.order) = order;
+    pub(super) fn begin(&self, cancel: Option<CancelHandle>) {
+        *lock(&self.cancel) = cancel;
         for fact in [&self.dialled, &self.connected, &self.heard, &self.reset] {
             fact.store(false, Ordering::Relaxed);
         }
@@ -213,12 +127,12 @@ impl Connector<()> for Dialer {
 
     fn connect(&self, details: &ConnectionDetails, _: Option<()>) -> Result<Option<Wire>, ureq::Error> {
         Journal::note(&self.journal.dialled);
-        let order = lock(&self.journal.order).clone();
+        let cancel = lock(&self.journal.cancel).clone();
         let address = details.addrs.iter().next().ok_or(ureq::Error::HostNotFound)?;
-        let longest = order.connect_timeout.unwrap_or(self.connect_timeout);
-        let timeout = time_left(end_of_wait(details.timeout, order.deadline), details.timeout)?
+        let longest = self.connect_timeout;
+        let timeout = time_left(end_of_wait(details.timeout), details.timeout)?
             .map_or(longest, |left| left.min(longest));
-        let stream = match connect(address, timeout, order.cancel.as_ref()) {
+        let stream = match connect(address, timeout, cancel.as_ref()) {
             Ok(stream) => stream,
             Err(e) if is_timeout(&e) => return Err(ureq::Error::Timeout(ureq::Timeout::Connect)),
             Err(e) => return Err(e.into()),
@@ -242,56 +156,6 @@ impl Connector<()> for Dialer {
     }
 }
 
-/// Opens a connection as [`TcpStream::connect_timeout`] does, but lends the socket to `cancel` before it waits for the other side:
-/// on Linux, shutdown(2) ends a handshake too.
-pub(super) fn connect(
-    address: &SocketAddr,
-    timeout: Duration,
-    cancel: Option<&CancelHandle>,
-) -> io::Result<Arc<TcpStream>> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-    let stream = Arc::new(TcpStream::from(socket));
-    if let Some(cancel) = cancel {
-        cancel.lend(&stream)?;
-    }
-    match rustix::net::connect(&*stream, address) {
-        Ok(()) => {}
-        Err(Errno::INPROGRESS) => wait_for_handshake(&stream, timeout, cancel)?,
-        Err(error) => return Err(error.into()),
-    }
-    stream.set_nonblocking(false)?;
-    Ok(stream)
-}
-
-fn wait_for_handshake(
-    stream: &TcpStream,
-    timeout: Duration,
-    cancel: Option<&CancelHandle>,
-) -> io::Result<()> {
-    let end = Instant::now() + timeout;
-    let mut watched = [PollFd::new(stream, PollFlags::OUT)];
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        let left = Timespec::try_from(left).expect("time-outs are far below the end of the clock");
-        match poll(&mut watched, Some(&left)) {
-            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
-            Ok(_) => break,
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    if cancel.is_some_and(CancelHandle::is_cancelled) {
-        return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cancelled"));
-    }
-    match stream.take_error()? {
-        Some(error) => Err(error),
-        None if watched[0].revents().contains(PollFlags::HUP) => Err(io::ErrorKind::ConnectionReset.into()),
-        None => Ok(()),
-    }
-}
-
 /// One connection: ureq's *transport*.
 pub(super) struct Wire {
     stream: Arc<TcpStream>,
@@ -310,13 +174,12 @@ pub(super) struct Wire {
     probe_due: bool,
 }
 
-/// When a wait must end: the earlier of what ureq allows from now on and the call's own deadline. `None`: never.
-fn end_of_wait(timeout: NextTimeout, deadline: Option<Instant>) -> Option<Instant> {
-    let by_ureq = match timeout.after {
+/// When a wait must end, by what ureq allows from now on. `None`: never.
+fn end_of_wait(timeout: NextTimeout) -> Option<Instant> {
+    match timeout.after {
         time::Duration::Exact(left) => Instant::now().checked_add(left),
         time::Duration::NotHappening => None,
-    };
-    [by_ureq, deadline].into_iter().flatten().min()
+    }
 }
 
 /// The time left until then; `None`: without limit. An error, with ureq's name for this wait, when none is left.
@@ -327,35 +190,12 @@ fn time_left(end: Option<Instant>, wait: NextTimeout) -> Result<Option<Duration>
     }
 }
 
-/// How a socket says that SO_RCVTIMEO or SO_SNDTIMEO passed (EAGAIN, socket(7)), and connect_timeout that it did.
-fn is_timeout(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
-}
-
-/// Sets a socket time-out if it differs from the one that is set, in whole steps.
-fn apply_timeout(
-    left: Option<Duration>,
-    set: &mut Option<Duration>,
-    apply: impl FnOnce(Option<Duration>) -> io::Result<()>,
-) -> io::Result<()> {
-    let step = TIMEOUT_STEP.as_nanos();
-    let wanted = left.map(|left| {
-        let steps = left.as_nanos().div_ceil(step).max(1);
-        TIMEOUT_STEP.saturating_mul(u32::try_from(steps).unwrap_or(u32::MAX))
-    });
-    if wanted != *set {
-        apply(wanted)?;
-        *set = wanted;
-    }
-    Ok(())
-}
-
 impl Wire {
     /// Writes all that waits.
     fn flush(&mut self) -> Result<(), ureq::Error> {
         // ureq gave its allowance when it handed the bytes over, microseconds ago; this write may use all of it.
         let wait = self.send_timeout;
-        let end = end_of_wait(wait, lock(&self.journal.order).deadline);
+        let end = end_of_wait(wait);
         let mut written = 0;
         while written < self.unsent.len() {
             apply_timeout(time_left(end, wait)?, &mut self.timeout_set_write, |t| {
@@ -390,7 +230,7 @@ impl Transport for Wire {
             self.flush()?;
         }
         self.probe_due = false;
-        let end = end_of_wait(timeout, lock(&self.journal.order).deadline);
+        let end = end_of_wait(timeout);
         let into = self.buffers.input_append_buf();
         // Only a signal makes this a loop: Linux does not restart a read that has a time-out (signal(7)).
         let amount = loop {

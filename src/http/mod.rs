@@ -9,6 +9,7 @@
 //! The edge knows nothing of seals: [`crate::signing`] is a layer above it.
 
 pub mod client;
+mod connect;
 mod connection;
 mod dial;
 pub mod head;

@@ -6,8 +6,8 @@
 //!
 //! The worker that the course handed out shapes this file. It speaks HTTP/1.0, sends its status line *before* it
 //! computes, gives no Content-Length, closes, and serves one connection at a time without a time-out. Therefore:
-//! - every call opens its own connection and announces `Connection: close`; none is kept or opened ahead of time,
-//!   since a single idle one would block such a worker for everybody;
+//! - a connection is opened for a request, never ahead of one, and kept only for a worker that offers it in words
+//!   (`kept.rs`), since a single idle one would block such a worker for everybody;
 //! - a status line proves nothing: only a whole body of digits is an answer, and a slow answer is no failure;
 //! - a connection that cannot be made within [`CONNECT_TIMEOUT`] may mean "busy" (its accept queue holds about seven),
 //!   which is told apart from "refused", which means dead. Who has nobody else to ask can wait for its turn
@@ -19,18 +19,23 @@
 //!
 //! The wait can be ended by another thread through a [`CancelHandle`] (the same request may be running at a second
 //! worker, and the first whole answer wins; or the client has gone). There is no thread per call.
+//!
+//! ureq is not used here, although it is for requests between nodes: it took more time than all else that a node does for a
+//! request. What is left to do without it is little: a request of one line, and the framing of a small answer
+//! (`answer.rs`).
 
-use std::io::Read;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
-use ureq::Agent;
-use ureq::config::AutoHeaderValue;
+pub use super::connect::CancelHandle;
+use answer::{Broken, RawAnswer};
+use kept::KeptConnections;
+use wire::Wire;
 
-pub use super::dial::CancelHandle;
-use super::dial::{BUFFER_BYTES, Dialer, HEAD_BYTES_MAX, Journal, NumericResolver, Order};
+mod answer;
+mod kept;
+mod wire;
 
 /// The longest wait for a worker's connection, if there may be another worker. On a network of one building a handshake takes less
 /// than a millisecond; three seconds leave room for one lost SYN, which the kernel repeats after one second, and for the stall
@@ -38,17 +43,11 @@ use super::dial::{BUFFER_BYTES, Dialer, HEAD_BYTES_MAX, Journal, NumericResolver
 /// first, and passed over from then on.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Longer than any `request_timeout_ms`: then the deadline ends the wait.
-const CONNECT_TIMEOUT_PATIENT: Duration = Duration::from_secs(365 * 24 * 3600);
-
 /// The longest body of a 200, in bytes. The largest prime that a u64 can number has 21 digits.
 pub const PRIME_BYTES_MAX: usize = 64;
 
 /// The longest body of a 4xx that is passed on to the client, in bytes.
 pub const CLIENT_ERROR_BYTES_MAX: usize = 16 * 1024;
-
-/// The longest Content-Type of a 4xx that is passed on, in bytes; a longer one is left out.
-const CONTENT_TYPE_BYTES_MAX: usize = 128;
 
 /// What a worker answered, where the answer is the client's business.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,7 +78,12 @@ pub enum WorkerError {
     Closed,
     /// An answer that is none: not HTTP, or a 200 whose body is not a number. The reason in words.
     BadBody(String),
-    /// Any status besides 200 and 4xx.
+    /// 503 with `Retry-After`: it is well, but too much waits there already.
+    Busy {
+        /// What it asks to wait, in seconds.
+        retry_after_s: u32,
+    },
+    /// Any other status besides 200 and 4xx.
     ServerError(u16),
     /// The caller's deadline passed. Not the worker's failure.
     DeadlinePassed,
@@ -97,6 +101,7 @@ impl fmt::Display for WorkerError {
             }
             Self::Closed => write!(f, "closed the connection before a whole answer came"),
             Self::BadBody(reason) => write!(f, "sent no prime: {reason}"),
+            Self::Busy { retry_after_s } => write!(f, "is busy for {retry_after_s} s"),
             Self::ServerError(status) => write!(f, "answered {status}"),
             Self::DeadlinePassed => write!(f, "had not answered when the time for the request ran out"),
             Self::Cancelled => write!(f, "was no longer needed"),
@@ -106,41 +111,16 @@ impl fmt::Display for WorkerError {
 
 impl std::error::Error for WorkerError {}
 
-/// Asks workers, one call at a time. Each serving thread has its own.
-#[derive(Debug)]
+/// Asks workers. One per node, shared by all its request threads.
+#[derive(Debug, Default)]
 pub struct WorkerClient {
-    agent: Agent,
-    journal: Arc<Journal>,
-}
-
-impl Default for WorkerClient {
-    fn default() -> Self {
-        Self::new()
-    }
+    kept: KeptConnections,
 }
 
 impl WorkerClient {
     /// A client without any connection.
     pub fn new() -> Self {
-        let journal = Arc::new(Journal::default());
-        let dialer = Dialer { journal: Arc::clone(&journal), connect_timeout: CONNECT_TIMEOUT };
-        // No time-out of ureq's: each phase would have its own, while the caller has one deadline for the whole call.
-        // `Dialer` and its connections hold every wait to that deadline.
-        let config = Agent::config_builder()
-            .proxy(None)
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .user_agent(AutoHeaderValue::None)
-            .accept(AutoHeaderValue::None)
-            .accept_encoding(AutoHeaderValue::None)
-            .max_response_header_size(HEAD_BYTES_MAX)
-            .input_buffer_size(BUFFER_BYTES)
-            .output_buffer_size(BUFFER_BYTES)
-            .max_idle_connections(0)
-            .max_idle_connections_per_host(0)
-            .build();
-        Self { agent: Agent::with_parts(config, dialer, NumericResolver), journal }
+        Self::default()
     }
 
     /// Asks the worker at `worker` for the `n`th prime and waits for the whole answer until `deadline` at most.
@@ -148,13 +128,13 @@ impl WorkerClient {
     /// # Errors
     /// Every [`WorkerError`]. Whether another worker is tried next is the caller's policy.
     pub fn ask(
-        &mut self,
+        &self,
         worker: SocketAddr,
         n: u64,
         deadline: Instant,
         cancel: &CancelHandle,
     ) -> Result<Answer, WorkerError> {
-        self.call(worker, n, deadline, CONNECT_TIMEOUT, cancel)
+        self.call(worker, n, deadline, Some(CONNECT_TIMEOUT), cancel)
     }
 
     /// The same, but waits for the connection as for the answer, until `deadline`: never [`WorkerError::ConnectTimeout`].
@@ -162,7 +142,7 @@ impl WorkerClient {
     /// # Errors
     /// Every other [`WorkerError`].
     pub fn ask_patiently(
-        &mut self,
+        &self,
         worker: SocketAddr,
         n: u64,
         deadline: Instant,
@@ -170,119 +150,113 @@ impl WorkerClient {
     ) -> Result<Answer, WorkerError> {
         loop {
             // The system gives up by itself after some two minutes (tcp_syn_retries, tcp(7)).
-            match self.call(worker, n, deadline, CONNECT_TIMEOUT_PATIENT, cancel) {
+            match self.call(worker, n, deadline, None, cancel) {
                 Err(WorkerError::ConnectTimeout) => {}
                 outcome => return outcome,
             }
         }
     }
 
+    /// Closes the kept connections that have been idle for long enough. To be called now and then: otherwise those to a worker
+    /// that gets no requests any more would stay.
+    pub fn close_idle(&self) {
+        self.kept.close_idle(Instant::now());
+    }
+
     fn call(
-        &mut self,
+        &self,
         worker: SocketAddr,
         n: u64,
         deadline: Instant,
-        connect_timeout: Duration,
+        connect_timeout: Option<Duration>,
         cancel: &CancelHandle,
     ) -> Result<Answer, WorkerError> {
         if cancel.is_cancelled() {
             return Err(WorkerError::Cancelled);
         }
-        self.journal.begin(Order {
-            deadline: Some(deadline),
-            connect_timeout: Some(connect_timeout),
-            cancel: Some(cancel.clone()),
-        });
-        let outcome = self.exchange(worker, n);
+        let outcome = self.exchange(worker, n, deadline, connect_timeout, cancel);
         cancel.take_back();
         // A shutdown by `cancel` looks like an orderly end of the stream, and so like the regular end of a body
         // without Content-Length: after a cancel, nothing that was read can be believed.
-        if cancel.is_cancelled() {
-            return Err(WorkerError::Cancelled);
-        }
-        outcome.map_err(|failure| match failure {
-            Failure::Worker(e) => e,
-            Failure::Ureq(e) => self.explain(e, deadline),
-        })
+        if cancel.is_cancelled() { Err(WorkerError::Cancelled) } else { outcome }
     }
 
-    fn exchange(&self, worker: SocketAddr, n: u64) -> Result<Answer, Failure> {
-        let request = ureq::http::Request::get(format!("http://{worker}/{n}"))
-            .header("connection", "close")
-            .body(())
-            .map_err(|e| Failure::Ureq(e.into()))?;
-        let mut answer = self.agent.run(request).map_err(Failure::Ureq)?;
-        match answer.status().as_u16() {
-            200 => {
-                let body = read_whole(answer.body_mut(), PRIME_BYTES_MAX)?;
-                // ureq takes a reset for the end of a body whose length was not announced.
-                if self.journal.was_reset() {
-                    return Err(Failure::Worker(WorkerError::Closed));
-                }
-                check_prime(&body).map_err(|reason| Failure::Worker(WorkerError::BadBody(reason)))?;
-                Ok(Answer::Prime(body))
+    fn exchange(
+        &self,
+        worker: SocketAddr,
+        n: u64,
+        deadline: Instant,
+        connect_timeout: Option<Duration>,
+        cancel: &CancelHandle,
+    ) -> Result<Answer, WorkerError> {
+        let request = format!("GET /{n} HTTP/1.1\r\nHost: {worker}\r\n\r\n");
+        let kept = self.kept.take(worker, Instant::now()).map(|mut wire| {
+            let answer = wire
+                .lend_to(cancel)
+                .and_then(|()| wire.send(request.as_bytes()))
+                .map_err(|_| Broken::Unheard)
+                .and_then(|()| answer::read(|bytes| wire.receive(bytes, deadline)));
+            (wire, answer)
+        });
+        let (wire, answer) = match kept {
+            // It was closed while nobody used it; the worker may be as well as ever.
+            Some((_, Err(Broken::Unheard))) | None => {
+                let mut wire = open(worker, deadline, connect_timeout, cancel)?;
+                wire.send(request.as_bytes()).map_err(|_| WorkerError::Closed)?;
+                let answer = answer::read(|bytes| wire.receive(bytes, deadline));
+                (wire, answer)
             }
-            status @ 400..=499 => {
-                let content_type = answer
-                    .headers()
-                    .get("content-type")
-                    .and_then(|value| value.to_str().ok())
-                    .filter(|value| value.len() <= CONTENT_TYPE_BYTES_MAX)
-                    .map(str::to_owned);
-                let body = read_whole(answer.body_mut(), CLIENT_ERROR_BYTES_MAX)?;
-                if self.journal.was_reset() {
-                    return Err(Failure::Worker(WorkerError::Closed));
-                }
-                Ok(Answer::ClientError { status, body, content_type })
-            }
-            // The body of any other answer is of no use to anybody: dropping it closes the connection.
-            status => Err(Failure::Worker(WorkerError::ServerError(status))),
+            Some(exchanged) => exchanged,
+        };
+        let answer = answer.map_err(|broken| match broken {
+            Broken::Unheard | Broken::Cut => WorkerError::Closed,
+            Broken::DeadlinePassed => WorkerError::DeadlinePassed,
+            Broken::NotHttp(reason) => WorkerError::BadBody(reason),
+        })?;
+        if let Some(lifetime) = answer.kept_for {
+            cancel.take_back();
+            self.kept.put(worker, wire, Instant::now() + lifetime);
         }
-    }
-
-    /// What an error of ureq means for the caller.
-    fn explain(&self, error: ureq::Error, deadline: Instant) -> WorkerError {
-        match error {
-            ureq::Error::Timeout(_) if Instant::now() >= deadline => WorkerError::DeadlinePassed,
-            ureq::Error::Timeout(_) => WorkerError::ConnectTimeout,
-            ureq::Error::Io(e) if !self.journal.had_connection() => match e.kind() {
-                io::ErrorKind::ConnectionRefused => WorkerError::Refused,
-                // A listener whose accept queue was thrown away answers the handshake with a reset.
-                io::ErrorKind::ConnectionReset => WorkerError::Closed,
-                _ => WorkerError::Unreachable(e.to_string()),
-            },
-            ureq::Error::Io(_) => WorkerError::Closed,
-            other => WorkerError::BadBody(format!("not a whole HTTP answer: {other}")),
-        }
+        judge(answer)
     }
 }
 
-/// Either this file's verdict or an error of ureq's that is still to be explained.
-enum Failure {
-    Worker(WorkerError),
-    Ureq(ureq::Error),
+/// Opens a connection, with what time there is.
+fn open(
+    worker: SocketAddr,
+    deadline: Instant,
+    connect_timeout: Option<Duration>,
+    cancel: &CancelHandle,
+) -> Result<Wire, WorkerError> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(WorkerError::DeadlinePassed);
+    }
+    let timeout = connect_timeout.map_or(left, |timeout| timeout.min(left));
+    Wire::open(worker, timeout, cancel).map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut if Instant::now() >= deadline => WorkerError::DeadlinePassed,
+        io::ErrorKind::TimedOut => WorkerError::ConnectTimeout,
+        io::ErrorKind::ConnectionRefused => WorkerError::Refused,
+        // A listener whose accept queue was thrown away answers the handshake with a reset.
+        io::ErrorKind::ConnectionReset => WorkerError::Closed,
+        _ => WorkerError::Unreachable(error.to_string()),
+    })
 }
 
-/// Reads the body to its end; more than `bytes_max` is an error, and so is an end before the announced length.
-fn read_whole(body: &mut ureq::Body, bytes_max: usize) -> Result<Vec<u8>, Failure> {
-    let too_long =
-        || Failure::Worker(WorkerError::BadBody(format!("the body is longer than {bytes_max} bytes")));
-    let announced = body.content_length();
-    if announced.is_some_and(|announced| announced > bytes_max as u64) {
-        return Err(too_long());
-    }
-    let mut bytes = Vec::with_capacity(bytes_max.min(PRIME_BYTES_MAX) + 1);
-    let outcome = body.as_reader().take(bytes_max as u64 + 1).read_to_end(&mut bytes);
-    match (outcome, announced) {
-        (Ok(_), _) if bytes.len() > bytes_max => Err(too_long()),
-        (Ok(_), _) => Ok(bytes),
-        (Err(e), Some(announced)) if e.kind() == io::ErrorKind::UnexpectedEof => {
-            Err(Failure::Worker(WorkerError::BadBody(format!(
-                "the connection ended after {} of the {announced} bytes it announced",
-                bytes.len()
-            ))))
+/// What a whole answer means.
+fn judge(answer: RawAnswer) -> Result<Answer, WorkerError> {
+    match answer.status {
+        200 => {
+            check_prime(&answer.body).map_err(WorkerError::BadBody)?;
+            Ok(Answer::Prime(answer.body))
         }
-        (Err(e), _) => Err(Failure::Ureq(e.into())),
+        status @ 400..=499 => {
+            Ok(Answer::ClientError { status, body: answer.body, content_type: answer.content_type })
+        }
+        status => Err(match (status, answer.retry_after_s) {
+            (503, Some(retry_after_s)) => WorkerError::Busy { retry_after_s },
+            _ => WorkerError::ServerError(status),
+        }),
     }
 }
 

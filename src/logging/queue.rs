@@ -8,59 +8,41 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-/// What waits of [`Class::Consensus`], in bytes, at most. Such lines are few: the Raft loop limits their rate itself.
-pub(super) const CONSENSUS_BYTES_MAX: usize = 512 * 1024;
+use log::Level;
 
-/// What waits of the other two classes together, in bytes, at most: more than half a second of requests at full speed.
-pub(super) const OTHERS_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// What waits of the lines of [`Class::Request`], in bytes, at most: half a second of requests at full speed.
+pub(super) const REQUESTS_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Requests may fill the others' queue up to here; so a flood of them leaves room for a warning.
-pub(super) const REQUESTS_BYTES_MAX: usize = OTHERS_BYTES_MAX / 4 * 3;
+/// The same for all other lines. They are few: whoever can be made to speak often by others limits the rate of its lines.
+pub(super) const OTHERS_BYTES_MAX: usize = 512 * 1024;
 
 /// How long the writer waits for more lines of requests once it has one: many lines leave in one write(2), and a request
-/// seldom has to wake the writer. Lines of the other classes are written at once.
+/// seldom has to wake the writer. All other lines are written at once.
 const GATHERING: Duration = Duration::from_millis(5);
 
 /// A buffer that grew beyond this, in bytes, is given back after it was written.
 const KEPT_BYTES_MAX: usize = 64 * 1024;
 
-/// What a line is about, which decides who loses lines first when they come faster than they can be written.
+/// What a line is about. Each class has a queue of its own, so that a flood of requests costs no line about an election.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
-    /// Elections, the log, peers, the disk. Has a queue of its own, and is written first.
-    Consensus,
-    /// What a node does besides: its start, its stop, bugs.
-    Ordinary,
     /// What a client can cause, as often as it likes.
     Request,
+    /// Everything else: elections, the Raft log, peers, the disk, start and stop. It is written first.
+    Other,
 }
 
-/// Modules whose lines are about consensus: those of the Raft loop and what it tells others to do.
-const CONSENSUS_MODULES: [&str; 6] = [
-    "rakit::raft",
-    "rakit::replica",
-    "rakit::storage",
-    "rakit::node::raft_loop",
-    "rakit::node::peers",
-    "rakit::node::leader_watch",
-];
-
 /// Modules whose lines are about single requests and connections.
-const REQUEST_MODULES: [&str; 3] = ["rakit::http", "rakit::node::forwarding", "rakit::node::public_service"];
+const REQUEST_MODULES: [&str; 3] = ["rakit::http", "rakit::node::forwarding", "rakit::node::primes"];
 
 impl Class {
-    /// The class of what the module `target` tells below the level of an error.
-    pub(super) fn of(target: &str) -> Self {
-        let within = |module: &&str| {
-            target.strip_prefix(*module).is_some_and(|inside| inside.is_empty() || inside.starts_with("::"))
+    /// The class of what the module `target` tells at this level.
+    pub(super) fn of(target: &str, level: Level) -> Self {
+        let inside = |module: &&str| {
+            target.strip_prefix(*module).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
         };
-        if CONSENSUS_MODULES.iter().any(within) {
-            Self::Consensus
-        } else if REQUEST_MODULES.iter().any(within) {
-            Self::Request
-        } else {
-            Self::Ordinary
-        }
+        // A client may cause an error, but that does not make it unimportant.
+        if level > Level::Error && REQUEST_MODULES.iter().any(inside) { Self::Request } else { Self::Other }
     }
 }
 
@@ -74,7 +56,7 @@ const GATHERS: u8 = 2;
 /// The queues of one process.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
-    consensus: Mutex<Vec<u8>>,
+    requests: Mutex<Vec<u8>>,
     others: Mutex<Vec<u8>>,
     /// Lines that found their queue full since the writer last asked.
     refused: AtomicU64,
@@ -96,8 +78,8 @@ struct Flushes {
 /// What the writer takes at once: whole lines.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    pub(super) consensus: Vec<u8>,
     pub(super) others: Vec<u8>,
+    pub(super) requests: Vec<u8>,
     /// Lines that should have followed these, but found their queue full.
     pub(super) refused: u64,
     /// The last flush that this batch fulfils.
@@ -113,9 +95,8 @@ impl Queues {
     /// Leaves one whole line for the writer. `false` if its queue is full: the line is lost, and counted.
     pub(super) fn push(&self, class: Class, line: &[u8]) -> bool {
         let (queue, bytes_max) = match class {
-            Class::Consensus => (&self.consensus, CONSENSUS_BYTES_MAX),
-            Class::Ordinary => (&self.others, OTHERS_BYTES_MAX),
-            Class::Request => (&self.others, REQUESTS_BYTES_MAX),
+            Class::Request => (&self.requests, REQUESTS_BYTES_MAX),
+            Class::Other => (&self.others, OTHERS_BYTES_MAX),
         };
         let mut waiting = lock(queue);
         if waiting.len() + line.len() > bytes_max {
@@ -129,7 +110,7 @@ impl Queues {
         match (class, self.doing.load(Ordering::SeqCst)) {
             (Class::Request, IDLE) => self.wake(),
             (Class::Request, _) => {}
-            (Class::Consensus | Class::Ordinary, doing) => {
+            (Class::Other, doing) => {
                 self.urgent.store(true, Ordering::SeqCst);
                 if doing != WRITING {
                     self.wake();
@@ -185,14 +166,14 @@ impl Queues {
     }
 
     fn is_empty(&self) -> bool {
-        lock(&self.consensus).is_empty() && lock(&self.others).is_empty()
+        lock(&self.requests).is_empty() && lock(&self.others).is_empty()
     }
 
     /// Takes all that waits into `batch`, whose last content was written.
     pub(super) fn take(&self, batch: &mut Batch) {
         self.urgent.store(false, Ordering::SeqCst);
         batch.flush = lock(&self.flushes).asked;
-        for (taken, queue) in [(&mut batch.consensus, &self.consensus), (&mut batch.others, &self.others)] {
+        for (taken, queue) in [(&mut batch.others, &self.others), (&mut batch.requests, &self.requests)] {
             taken.clear();
             taken.shrink_to(KEPT_BYTES_MAX);
             std::mem::swap(taken, &mut *lock(queue));
@@ -215,34 +196,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_of_requests_leaves_room_for_others_and_none_reaches_the_queue_of_consensus() {
+    fn a_flood_of_requests_takes_no_room_from_other_lines() {
         let queues = Queues::default();
         let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
         let mut batch = Batch::default();
         let fill = |class| (0..).take_while(|_| queues.push(class, &line)).count() * line.len();
-        assert_eq!(fill(Class::Request), REQUESTS_BYTES_MAX);
-        assert_eq!(fill(Class::Ordinary), OTHERS_BYTES_MAX - REQUESTS_BYTES_MAX);
-        assert_eq!(fill(Class::Consensus), CONSENSUS_BYTES_MAX);
+        assert_eq!((fill(Class::Request), fill(Class::Other)), (REQUESTS_BYTES_MAX, OTHERS_BYTES_MAX));
         queues.take(&mut batch);
-        assert_eq!((batch.consensus.len(), batch.others.len()), (CONSENSUS_BYTES_MAX, OTHERS_BYTES_MAX));
-        assert_eq!(batch.refused, 3);
+        assert_eq!((batch.requests.len(), batch.others.len()), (REQUESTS_BYTES_MAX, OTHERS_BYTES_MAX));
+        assert_eq!(batch.refused, 2);
         queues.take(&mut batch);
-        assert!(batch.consensus.is_empty() && batch.others.is_empty() && batch.refused == 0);
+        assert!(batch.requests.is_empty() && batch.others.is_empty() && batch.refused == 0);
     }
 
     #[test]
     fn the_class_is_that_of_the_module() {
         for (target, class) in [
-            ("rakit::raft::election", Class::Consensus),
-            ("rakit::node::raft_loop", Class::Consensus),
-            ("rakit::node::peers", Class::Consensus),
             ("rakit::http::server", Class::Request),
-            ("rakit::node::forwarding::race", Class::Request),
-            ("rakit::node", Class::Ordinary),
-            ("rakit::raftoid", Class::Ordinary),
-            ("ureq", Class::Ordinary),
+            ("rakit::node::forwarding::retry", Class::Request),
+            ("rakit::node::raft_loop", Class::Other),
+            ("rakit::raft::election", Class::Other),
+            ("rakit::httpd", Class::Other),
+            ("ureq", Class::Other),
         ] {
-            assert_eq!(Class::of(target), class, "{target}");
+            assert_eq!(Class::of(target, Level::Warn), class, "{target}");
+            assert_eq!(Class::of(target, Level::Error), Class::Other, "{target}");
         }
     }
 }

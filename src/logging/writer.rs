@@ -1,7 +1,7 @@
 //! The one thread of a process that writes log lines.
 //!
-//! Started by [`start`](super::start). Takes what waits in the [`Queues`] as one batch and writes it to each place: consensus
-//! first. If a write does not return (a frozen file system), nothing happens but that the queues fill and lines are lost.
+//! Started by [`start`](super::start). Takes what waits in the [`Queues`] as one batch and writes it to each place, the lines
+//! of requests last. If a write does not return (a frozen file system), nothing happens but that the queues fill and lines are lost.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -48,7 +48,7 @@ impl Writer {
     fn write(&mut self, batch: &Batch, layout: &Layout) -> u64 {
         let mut lost_by_record = None;
         for output in &mut self.outputs {
-            let lost = output.write(&batch.consensus, layout) + output.write(&batch.others, layout);
+            let lost = output.write(&batch.others, layout) + output.write(&batch.requests, layout);
             output.lose(batch.refused, "they came faster than they could be written");
             output.tell(layout);
             lost_by_record.get_or_insert(lost);

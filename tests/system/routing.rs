@@ -212,6 +212,25 @@ fn a_workers_4xx_is_the_clients_and_is_passed_on() {
     assert_eq!(two.requests(), 0, "nobody else is asked");
 }
 
+#[test]
+fn a_busy_worker_has_not_failed_and_if_all_are_busy_the_client_is_told_so() {
+    let cluster = Cluster::start(ClusterOptions::nodes(1));
+    // More than may fail.
+    let busy: Vec<Worker> =
+        (1..=4).map(|number| Worker::start(number, Behaviour::Busy(number as u32 + 6))).collect();
+    for (worker, name) in busy.iter().zip(["b1", "b2", "b3", "b4"]) {
+        cluster.report(name, worker, 1.0);
+    }
+    let answer = cluster.get(1, "/5");
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("7")), "{answer:?}");
+    assert!(busy.iter().all(|worker| worker.requests() == 1), "each was asked once");
+
+    let good = Worker::good(9);
+    cluster.report("good", &good, 90.0);
+    assert_answered_by(&cluster.get(1, "/5"), "good", &good, 5);
+    assert_eq!(cluster.metric(1, "rakit_failed_attempts_total"), 0.0);
+}
+
 // ------------------------------------------------------------------------------------------------- bad workers
 
 /// Every way to fail, but to hang. `None`: nobody listens.

@@ -2,12 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 
-use super::super::dial::connect;
+use super::super::client::{Client, ClientTimeouts};
+use super::super::connect::connect;
 use super::*;
 
 /// Long enough for the slowest machine; no test waits for it unless it fails.
@@ -56,7 +57,7 @@ fn the_request_holds_the_number_and_nothing_of_the_client() {
     let head = head.recv().unwrap().to_ascii_lowercase();
     let mut lines: Vec<&str> = head.trim_end().split("\r\n").collect();
     lines[1..].sort_unstable();
-    assert_eq!(lines, ["get /25 http/1.1", "connection: close", &format!("host: {address}")]);
+    assert_eq!(lines, ["get /25 http/1.1", &format!("host: {address}")]);
 }
 
 #[test]
@@ -124,7 +125,11 @@ fn statuses() {
     );
     assert_eq!(outcome_of("HTTP/1.0 500 Internal Server Error\r\n\r\n"), Err(WorkerError::ServerError(500)));
     assert_eq!(
-        outcome_of("HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"),
+        outcome_of("HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n"),
+        Err(WorkerError::Busy { retry_after_s: 7 })
+    );
+    assert_eq!(
+        outcome_of("HTTP/1.1 503 Bad\r\nContent-Length: 0\r\n\r\n"),
         Err(WorkerError::ServerError(503))
     );
     for redirect in ["HTTP/1.1 302 Found", "HTTP/1.0 307 Temporary Redirect"] {
@@ -272,7 +277,7 @@ fn a_handle_keeps_no_descriptor_after_the_call() {
         assert_eq!(stream.read(&mut [0; 1]).unwrap_or(0), 0);
     });
     let cancel = CancelHandle::new();
-    let mut client = WorkerClient::new();
+    let client = WorkerClient::new();
     assert_eq!(client.ask(address, 25, Instant::now() + PATIENCE, &cancel), prime("97"));
     assert!(!cancel.holds_a_socket());
 }
@@ -308,7 +313,103 @@ fn a_busy_listener_ends_in_a_connect_timeout() {
     assert_eq!(outcome, Err(WorkerError::DeadlinePassed));
 }
 
-/// Not a test of behaviour: `cargo test --release -- --ignored --nocapture microseconds`.
+const OFFERS: &str = "HTTP/1.1 200 OK\r\nKeep-Alive: timeout=60\r\nContent-Length: 3\r\n\r\n97\n";
+const OFFERS_NOT: &str = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n97\n";
+
+/// A worker that accepts one connection after the other, and on each does what the next list says, once per request: answer so, or
+/// close when nothing is left to say or after half an answer. Tells of each request on which connection it came.
+fn worker_of_lists(lists: &'static [&'static [&'static str]]) -> (SocketAddr, mpsc::Receiver<usize>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let (requests, seen) = mpsc::channel();
+    thread::spawn(move || {
+        for (connection, answers) in lists.iter().enumerate() {
+            let mut reader = BufReader::new(listener.accept().unwrap().0);
+            for answer in answers.iter().map(Some).chain([None]) {
+                let mut head = String::new();
+                while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).unwrap_or(0) > 0 {}
+                if head.is_empty() {
+                    break; // The client has closed.
+                }
+                requests.send(connection).unwrap();
+                let Some(answer) = answer else { break };
+                reader.get_mut().write_all(answer.as_bytes()).unwrap();
+                if !answer.ends_with('\n') {
+                    break; // It was no whole answer, and no more comes.
+                }
+            }
+        }
+    });
+    (address, seen)
+}
+
+/// Asks the worker so often, one after the other; gives the outcomes and on which connections the requests came.
+fn ask_in_turn(
+    lists: &'static [&'static [&'static str]],
+    times: usize,
+) -> (Vec<Result<Answer, WorkerError>>, Vec<usize>) {
+    let (address, seen) = worker_of_lists(lists);
+    let client = WorkerClient::new();
+    let ask = |_| client.ask(address, 25, Instant::now() + PATIENCE, &CancelHandle::new());
+    let outcomes = (0..times).map(ask).collect();
+    (outcomes, seen.try_iter().collect())
+}
+
+#[test]
+fn a_connection_is_kept_for_a_worker_that_offers_it_and_for_no_other() {
+    let (outcomes, seen) = ask_in_turn(&[&[OFFERS, OFFERS, OFFERS]], 3);
+    assert_eq!((outcomes, seen), (vec![prime("97\n"); 3], vec![0, 0, 0]));
+    // It may change its mind; the last answer counts.
+    let (outcomes, seen) = ask_in_turn(&[&[OFFERS_NOT], &[OFFERS, OFFERS_NOT], &[OFFERS]], 4);
+    assert_eq!((outcomes, seen), (vec![prime("97\n"); 4], vec![0, 1, 1, 2]));
+}
+
+#[test]
+fn a_kept_connection_that_ends_before_a_byte_is_no_failure_and_the_worker_is_asked_again() {
+    // It takes the second request and closes without a word.
+    let (outcomes, seen) = ask_in_turn(&[&[OFFERS], &[OFFERS]], 2);
+    assert_eq!((outcomes, seen), (vec![prime("97\n"); 2], vec![0, 0, 1]));
+    // Once: if the fresh one ends so, too, that is a failure.
+    let (outcomes, seen) = ask_in_turn(&[&[OFFERS], &[]], 2);
+    assert_eq!((outcomes, seen), (vec![prime("97\n"), Err(WorkerError::Closed)], vec![0, 0, 1]));
+}
+
+#[test]
+fn a_kept_connection_that_ends_after_a_byte_is_a_failure() {
+    let (outcomes, seen) = ask_in_turn(&[&[OFFERS, "H"], &[OFFERS]], 2);
+    assert!(matches!(outcomes[1], Err(WorkerError::Closed)), "{outcomes:?}");
+    assert_eq!(seen, [0, 0]);
+}
+
+#[test]
+fn what_comes_unasked_on_a_kept_connection_is_no_answer() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let client = WorkerClient::new();
+    let accepting = thread::spawn(move || {
+        let (mut first, _) = listener.accept().unwrap();
+        let _ = first.read(&mut [0; 1024]).unwrap();
+        first.write_all(OFFERS.as_bytes()).unwrap();
+        (first, listener)
+    });
+    let ask = || client.ask(address, 25, Instant::now() + PATIENCE, &CancelHandle::new());
+    assert_eq!(ask(), prime("97\n"));
+    let (mut first, listener) = accepting.join().unwrap();
+    // As some servers do before they close an idle connection.
+    first.write_all(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n").unwrap();
+    while unread_by_peer(&first) == 0 {
+        thread::yield_now();
+    }
+    let serving = thread::spawn(move || {
+        let (mut second, _) = listener.accept().unwrap();
+        let _ = second.read(&mut [0; 1024]).unwrap();
+        second.write_all(OFFERS.as_bytes()).unwrap();
+    });
+    assert_eq!(ask(), prime("97\n"));
+    serving.join().unwrap();
+}
+
+/// Not a test of behaviour: `cargo test --release -- --ignored --nocapture microseconds_per_call`.
 #[test]
 #[ignore = "a measurement"]
 fn microseconds_per_call() {
@@ -318,31 +419,35 @@ fn microseconds_per_call() {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            let mut head = [0; 1024];
-            let _ = stream.read(&mut head).unwrap();
-            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n97\n");
+            thread::spawn(move || {
+                let mut head = [0; 1024];
+                while stream.read(&mut head).is_ok_and(|read| read > 0) {
+                    stream.write_all(OFFERS.as_bytes()).unwrap();
+                }
+            });
         }
     });
+    let timed = |mut call: Box<dyn FnMut()>| {
+        let start = Instant::now();
+        (0..CALLS).for_each(|_| call());
+        start.elapsed() / CALLS
+    };
     for round in 0..3 {
-        let start = Instant::now();
-        for _ in 0..CALLS {
-            let mut stream = TcpStream::connect(address).unwrap();
-            stream.write_all(b"GET /25 HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n").unwrap();
-            let mut answer = Vec::with_capacity(256);
-            stream.read_to_end(&mut answer).unwrap();
-        }
-        let bare = start.elapsed() / CALLS;
-        let mut client = WorkerClient::new();
-        let start = Instant::now();
-        for _ in 0..CALLS {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let mut answer = [0; 1024];
+        let bare = timed(Box::new(move || {
+            stream.write_all(b"GET /25 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
+            assert_eq!(stream.read(&mut answer).unwrap(), OFFERS.len());
+        }));
+        let client = WorkerClient::new();
+        let ours = timed(Box::new(move || {
             client.ask(address, 25, Instant::now() + PATIENCE, &CancelHandle::new()).unwrap();
-        }
-        let ours = start.elapsed() / CALLS;
-        let start = Instant::now();
-        for _ in 0..CALLS {
-            WorkerClient::new().ask(address, 25, Instant::now() + PATIENCE, &CancelHandle::new()).unwrap();
-        }
-        let fresh = start.elapsed() / CALLS;
-        println!("round {round}: bare sockets {bare:?}, WorkerClient {ours:?}, a new one per call {fresh:?}");
+        }));
+        let timeouts = ClientTimeouts { connect: PATIENCE, send: PATIENCE, receive: PATIENCE };
+        let mut client = Client::new(timeouts);
+        let ureqs = timed(Box::new(move || {
+            client.get(address, "/25", &[], 1_024).unwrap();
+        }));
+        println!("round {round}: bare socket {bare:?}, WorkerClient {ours:?}, ureq {ureqs:?}");
     }
 }

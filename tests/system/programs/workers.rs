@@ -36,6 +36,8 @@ pub enum Behaviour {
     ClosesAtOnce,
     /// Answers with this status and this body.
     Answers(u16, &'static str),
+    /// Answers 503, to be asked again after so many seconds.
+    Busy(u32),
     /// Takes the request and answers when it is [`Worker::release`]d: paused, or just slow.
     Holds,
 }
@@ -268,6 +270,10 @@ fn serve(mut stream: TcpStream, behaviour: &Behaviour, shared: &Shared) {
                 body.len()
             )
             .as_bytes(),
+        ),
+        Behaviour::Busy(seconds) => stream.write_all(
+            format!("HTTP/1.1 503 Busy\r\nRetry-After: {seconds}\r\nContent-Length: 5\r\n\r\nbusy\n")
+                .as_bytes(),
         ),
         Behaviour::Holds => return,
     };

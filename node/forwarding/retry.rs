@@ -1,0 +1,103 @@
+//! The rules of trying again: what counts as whose failure, who is asked next, and how a request ends that nobody answered.
+//! No I/O.
+//!
+//! Called by the race of a request (`race.rs`), under its lock.
+//!
+//! - refused, unreachable, closed or reset before a whole answer, a 200 without digits, a 5xx: the server's
+//!   failure. The next best is tried at once, until [`FAILURES_MAX`] have failed.
+//! - a 4xx: the client's. It is passed on.
+//! - busy (503 with `Retry-After`): nobody's failure. The next best is tried; if all are busy, the client is told so.
+//! - not accepted in time: perhaps only busy, with a full queue. If nobody else is left to be asked, it is asked once more, and
+//!   then for as long as the request may take: its turn may come.
+//! - slow: nobody's failure. There is one deadline for the whole request, and no retry after it: the worker that computes
+//!   on would only be joined by a second one.
+
+use super::Failure;
+use crate::balancer::{Outcome, View};
+use crate::http::worker_client::{Answer, WorkerError};
+
+/// When so many servers have failed a request, it has failed. A stalled server has not, nor has one that was busy or did not
+/// accept.
+pub const FAILURES_MAX: usize = 3;
+
+/// What came of the attempts of one request so far.
+#[derive(Debug, Default)]
+pub(super) struct Attempts {
+    /// Servers that were chosen for it, whatever came of it.
+    tried: Vec<String>,
+    /// Those that failed, and those that did not accept.
+    failures: Vec<(String, WorkerError)>,
+    /// Those that did not accept the connection, and may be asked once more.
+    not_accepted: Vec<String>,
+    /// The shortest time, in seconds, that a busy one asks to wait.
+    busy_for_s: Option<u32>,
+}
+
+impl Attempts {
+    /// How many servers have failed it.
+    pub(super) fn failure_count(&self) -> usize {
+        self.failures.len()
+    }
+
+    /// Whether another server may be asked, if there is one.
+    pub(super) fn may_ask_another(&self) -> bool {
+        let failed = self.failures.iter().filter(|(_, error)| *error != WorkerError::ConnectTimeout);
+        failed.count() < FAILURES_MAX
+    }
+
+    /// The servers that were chosen for it.
+    pub(super) fn tried(&self) -> &[String] {
+        &self.tried
+    }
+
+    /// This one was chosen.
+    pub(super) fn chose(&mut self, server: &str) {
+        self.tried.push(server.to_owned());
+    }
+
+    /// Whom to wait for, now that nobody is left who was not tried: all names but those that did not accept.
+    pub(super) fn all_but_not_accepted(&mut self, view: &View) -> Option<Vec<String>> {
+        let again = std::mem::take(&mut self.not_accepted);
+        if again.is_empty() {
+            return None;
+        }
+        let names = view.servers().iter().map(|server| &server.report().server);
+        Some(names.filter(|name| !again.contains(name)).cloned().collect())
+    }
+
+    /// This server did not answer, for this reason: neither the caller's deadline nor a cancelled call.
+    pub(super) fn failed(&mut self, server: &str, error: WorkerError) {
+        match error {
+            WorkerError::Busy { retry_after_s } => {
+                self.busy_for_s =
+                    Some(self.busy_for_s.map_or(retry_after_s, |other| other.min(retry_after_s)));
+                return;
+            }
+            WorkerError::ConnectTimeout => self.not_accepted.push(server.to_owned()),
+            _ => {}
+        }
+        self.failures.push((server.to_owned(), error));
+    }
+
+    /// How a request ends that nobody answered and nobody gave up.
+    pub(super) fn verdict(&mut self) -> Failure {
+        match self.busy_for_s {
+            Some(retry_after_s) if self.may_ask_another() => Failure::AllBusy { retry_after_s },
+            _ if self.failures.is_empty() => Failure::NoServer,
+            _ => Failure::AllFailed(std::mem::take(&mut self.failures)),
+        }
+    }
+}
+
+/// What an attempt tells about its server.
+pub(super) fn outcome(answer: &Result<Answer, WorkerError>) -> Outcome {
+    match answer {
+        Ok(_) => Outcome::Answered,
+        Err(WorkerError::DeadlinePassed | WorkerError::Cancelled) => Outcome::GivenUp,
+        Err(WorkerError::BadBody(_) | WorkerError::ServerError(_) | WorkerError::Busy { .. }) => {
+            Outcome::BadAnswer
+        }
+        Err(WorkerError::ConnectTimeout) => Outcome::NotAccepted,
+        Err(_) => Outcome::Broken,
+    }
+}

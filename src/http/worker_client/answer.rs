@@ -1,0 +1,414 @@
+//! The answer of a worker: where it ends, what it says, and whether its connection may be kept. No I/O.
+//!
+//! Called by the worker client with a way to get more bytes. Follows RFC 9112 section 6.3 (the length of a body), 7.1 (chunks)
+//! and 9.3 (persistence); RFC 2068 section 19.7.1.1 (`Keep-Alive`).
+
+use std::time::Duration;
+
+use httparse::{Header, Status};
+
+use super::{CLIENT_ERROR_BYTES_MAX, PRIME_BYTES_MAX};
+
+/// Heads of answers, interim ones included, in bytes, at most.
+const HEAD_BYTES_MAX: usize = 8 * 1024;
+
+/// Fields of a head, at most.
+const HEADERS_MAX: usize = 64;
+
+/// Room for what one read brings: nearly always the whole answer.
+const READ_BYTES: usize = 1024;
+
+/// A chunked body may be so many times longer than its content, besides [`HEAD_BYTES_MAX`]: chunks of one byte take six.
+const CHUNKS_OVERHEAD: usize = 6;
+
+/// The longest Content-Type of a 4xx that is passed on, in bytes; a longer one is left out.
+const CONTENT_TYPE_BYTES_MAX: usize = 128;
+
+/// An idle connection is closed by us so long before the worker would do it, so that the two seldom meet.
+const MARGIN: Duration = Duration::from_secs(1);
+
+/// For how long a connection is kept if the worker does not say for how long it does: less than the servers do by default
+/// that keep connections for the shortest time (Apache and Node.js, five seconds).
+const KEPT_BY_DEFAULT: Duration = Duration::from_secs(4);
+
+/// For how long at most.
+const KEPT_MAX: Duration = Duration::from_secs(60);
+
+/// A whole answer.
+#[derive(Debug)]
+pub(super) struct RawAnswer {
+    pub(super) status: u16,
+    /// Whole, and within the bound of its status; empty for a status that no client gets.
+    pub(super) body: Vec<u8>,
+    /// If it is printable and not too long.
+    pub(super) content_type: Option<String>,
+    /// What `Retry-After` says, in seconds, if it says a number.
+    pub(super) retry_after_s: Option<u32>,
+    /// The connection may be kept, and is fit for it: for how long.
+    pub(super) kept_for: Option<Duration>,
+}
+
+/// Why there is none.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// The connection ended before a byte of it came.
+    Unheard,
+    /// It ended before the answer was whole.
+    Cut,
+    /// The caller's deadline passed.
+    DeadlinePassed,
+    /// This is no answer; the reason in words.
+    NotHttp(String),
+}
+
+/// How the end of a body is found.
+#[derive(Debug, PartialEq, Eq)]
+enum Framing {
+    Length(u64),
+    Chunked,
+    UntilClose,
+}
+
+/// What counts of a head.
+struct Head {
+    /// Its bytes.
+    length: usize,
+    status: u16,
+    framing: Framing,
+    content_type: Option<String>,
+    retry_after_s: Option<u32>,
+    kept_for: Option<Duration>,
+}
+
+/// Reads one answer. `receive` adds what comes next to a buffer with room, and gives how many bytes those were: 0 at the
+/// orderly end of the stream, [`Broken::Cut`] at any other.
+pub(super) fn read(
+    mut receive: impl FnMut(&mut Vec<u8>) -> Result<usize, Broken>,
+) -> Result<RawAnswer, Broken> {
+    let mut bytes = Vec::with_capacity(READ_BYTES);
+    // Gives whether there was more.
+    let mut more = |bytes: &mut Vec<u8>| -> Result<bool, Broken> {
+        bytes.reserve(READ_BYTES / 2);
+        match receive(bytes) {
+            Ok(received) => Ok(received > 0),
+            Err(Broken::Cut) if bytes.is_empty() => Err(Broken::Unheard),
+            Err(broken) => Err(broken),
+        }
+    };
+
+    // Interim answers (1xx) come before the one that counts.
+    let mut start = 0;
+    let head = loop {
+        match parse_head(&bytes[start..])? {
+            Some(head) if (100..200).contains(&head.status) && head.status != 101 => start += head.length,
+            Some(head) => break head,
+            None if bytes.len() >= HEAD_BYTES_MAX => {
+                return Err(Broken::NotHttp(format!("the head is longer than {HEAD_BYTES_MAX} bytes")));
+            }
+            None if more(&mut bytes)? => {}
+            None if bytes.is_empty() => return Err(Broken::Unheard),
+            None => return Err(Broken::Cut),
+        }
+    };
+    let Head { length, status, framing, content_type, retry_after_s, kept_for } = head;
+    let body_bytes_max = match status {
+        200 => PRIME_BYTES_MAX,
+        400..=499 => CLIENT_ERROR_BYTES_MAX,
+        // The body of any other answer is of no use to anybody.
+        _ => {
+            let (body, content_type, kept_for) = (Vec::new(), None, None);
+            return Ok(RawAnswer { status, body, content_type, retry_after_s, kept_for });
+        }
+    };
+    let too_long = || Broken::NotHttp(format!("the body is longer than {body_bytes_max} bytes"));
+    let start = start + length;
+
+    let (body, end) = match framing {
+        Framing::Length(length) => {
+            let length = usize::try_from(length).ok().filter(|length| *length <= body_bytes_max);
+            let end = start + length.ok_or_else(too_long)?;
+            while bytes.len() < end {
+                match more(&mut bytes) {
+                    Ok(true) => {}
+                    Ok(false) | Err(Broken::Cut) => {
+                        let (came, announced) = (bytes.len() - start, end - start);
+                        return Err(Broken::NotHttp(format!(
+                            "the connection ended after {came} of the {announced} bytes it announced"
+                        )));
+                    }
+                    Err(broken) => return Err(broken),
+                }
+            }
+            (bytes[start..end].to_vec(), end)
+        }
+        Framing::Chunked => loop {
+            match join_chunks(&bytes[start..], body_bytes_max)? {
+                Joined::Whole { body, length } => break (body, start + length),
+                Joined::TooLong => return Err(too_long()),
+                Joined::Part if bytes.len() - start > CHUNKS_OVERHEAD * body_bytes_max + HEAD_BYTES_MAX => {
+                    return Err(too_long());
+                }
+                Joined::Part if more(&mut bytes)? => {}
+                Joined::Part => return Err(Broken::Cut),
+            }
+        },
+        Framing::UntilClose => {
+            while more(&mut bytes)? {
+                if bytes.len() - start > body_bytes_max {
+                    return Err(too_long());
+                }
+            }
+            (bytes[start..].to_vec(), bytes.len())
+        }
+    };
+    if body.len() > body_bytes_max {
+        return Err(too_long());
+    }
+    // What follows an answer that nobody asked for would be taken for the next answer.
+    let fit = framing != Framing::UntilClose && end == bytes.len();
+    Ok(RawAnswer { status, body, content_type, retry_after_s, kept_for: kept_for.filter(|_| fit) })
+}
+
+/// The first head in `bytes`; `None` if it is not whole yet.
+fn parse_head(bytes: &[u8]) -> Result<Option<Head>, Broken> {
+    let not_http =
+        |reason: &dyn std::fmt::Display| Broken::NotHttp(format!("not a whole HTTP answer: {reason}"));
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut head = httparse::Response::new(&mut headers);
+    let length = match head.parse(bytes) {
+        Ok(Status::Complete(length)) => length,
+        Ok(Status::Partial) => return Ok(None),
+        Err(error) => return Err(not_http(&error)),
+    };
+    let is_http_10 = head.version == Some(0);
+    let status = head.code.unwrap_or_default();
+    let headers = &*head.headers;
+    let framing = framing(headers, is_http_10).map_err(|reason| not_http(&reason))?;
+    let content_type = values(headers, "content-type")
+        .next()
+        .filter(|value| value.len() <= CONTENT_TYPE_BYTES_MAX)
+        .filter(|value| value.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t')))
+        .map(str::to_owned);
+    let retry_after_s = values(headers, "retry-after").find_map(|value| value.parse().ok());
+    Ok(Some(Head { length, status, framing, content_type, retry_after_s, kept_for: kept_for(headers) }))
+}
+
+/// The values of a field, in their order; one that is no text counts as empty.
+fn values<'a>(headers: &'a [Header<'a>], name: &'static str) -> impl Iterator<Item = &'a str> {
+    headers
+        .iter()
+        .filter(move |header| header.name.eq_ignore_ascii_case(name))
+        .map(|header| std::str::from_utf8(header.value).unwrap_or_default())
+}
+
+/// The members of a field that is a list, over all lines of this name.
+fn members<'a>(headers: &'a [Header<'a>], name: &'static str) -> impl Iterator<Item = &'a str> {
+    values(headers, name).flat_map(|value| value.split(',')).map(str::trim)
+}
+
+fn framing(headers: &[Header<'_>], is_http_10: bool) -> Result<Framing, &'static str> {
+    let mut codings = members(headers, "transfer-encoding").peekable();
+    if codings.peek().is_some() {
+        let chunked = codings.next().is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"));
+        return match chunked && codings.next().is_none() && !is_http_10 {
+            // A length besides may be another one's idea of where the body ends.
+            true if values(headers, "content-length").next().is_none() => Ok(Framing::Chunked),
+            true => Err("Transfer-Encoding and Content-Length"),
+            false => Err("an unknown Transfer-Encoding"),
+        };
+    }
+    let mut length = None;
+    for value in members(headers, "content-length") {
+        let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+        let value: u64 =
+            digits.then(|| value.parse().ok()).flatten().ok_or("a Content-Length that is no number")?;
+        if length.replace(value).is_some_and(|other| other != value) {
+            return Err("two different values of Content-Length");
+        }
+    }
+    Ok(length.map_or(Framing::UntilClose, Framing::Length))
+}
+
+/// For how long the connection may wait for the next request, if the worker offers that in words.
+fn kept_for(headers: &[Header<'_>]) -> Option<Duration> {
+    let says = |word: &str| members(headers, "connection").any(|member| member.eq_ignore_ascii_case(word));
+    let mut parameters = members(headers, "keep-alive").peekable();
+    if says("close") || !(says("keep-alive") || parameters.peek().is_some()) {
+        return None;
+    }
+    let mut kept = KEPT_BY_DEFAULT;
+    for (name, value) in parameters.filter_map(|parameter| parameter.split_once('=')) {
+        match (name.trim().to_ascii_lowercase().as_str(), value.trim().trim_matches('"').parse::<u64>()) {
+            ("timeout", Ok(seconds)) => {
+                kept = Duration::from_secs(seconds).saturating_sub(MARGIN).min(KEPT_MAX)
+            }
+            // So many more requests.
+            ("max", Ok(0)) => return None,
+            _ => {}
+        }
+    }
+    (!kept.is_zero()).then_some(kept)
+}
+
+/// What became of chunks.
+enum Joined {
+    Whole {
+        body: Vec<u8>,
+        /// Of the chunked form, trailers included.
+        length: usize,
+    },
+    /// More must come.
+    Part,
+    TooLong,
+}
+
+/// Joins the chunks at the beginning of `bytes`.
+fn join_chunks(bytes: &[u8], body_bytes_max: usize) -> Result<Joined, Broken> {
+    let bad = || Broken::NotHttp("not a whole HTTP answer: a bad chunk".to_owned());
+    let mut body = Vec::new();
+    let mut at = 0;
+    loop {
+        let (head, size) = match httparse::parse_chunk_size(&bytes[at..]) {
+            Ok(Status::Complete(parsed)) => parsed,
+            Ok(Status::Partial) => return Ok(Joined::Part),
+            Err(_) => return Err(bad()),
+        };
+        at += head;
+        if size == 0 {
+            break;
+        }
+        let Some(size) = usize::try_from(size).ok().filter(|size| *size <= body_bytes_max - body.len())
+        else {
+            return Ok(Joined::TooLong);
+        };
+        let Some(chunk) = bytes.get(at..at + size + 2) else { return Ok(Joined::Part) };
+        let Some(chunk) = chunk.strip_suffix(b"\r\n") else { return Err(bad()) };
+        body.extend_from_slice(chunk);
+        at += size + 2;
+    }
+    // Trailers, of which nothing counts, end with an empty line.
+    let rest = &bytes[at..];
+    let end = if rest.starts_with(b"\r\n") {
+        Some(2)
+    } else {
+        rest.windows(4).position(|window| window == b"\r\n\r\n").map(|place| place + 4)
+    };
+    Ok(end.map_or(Joined::Part, |end| Joined::Whole { body, length: at + end }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is read from a stream that brings these pieces and then ends in an orderly way.
+    fn read_pieces(pieces: &[&str]) -> Result<RawAnswer, Broken> {
+        let mut pieces = pieces.iter();
+        read(|bytes| {
+            let piece = pieces.next().map_or(&b""[..], |piece| piece.as_bytes());
+            bytes.extend_from_slice(piece);
+            Ok(piece.len())
+        })
+    }
+
+    fn kept_for(head_and_body: &str) -> Option<Duration> {
+        read_pieces(&[head_and_body]).expect("a whole answer").kept_for
+    }
+
+    #[test]
+    fn kept_only_if_offered_in_words_and_for_less_than_was_announced() {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        for (fields, expected) in [
+            ("Keep-Alive: timeout=5\r\n", seconds(4)),
+            ("Keep-Alive: timeout=5, max=7\r\n", seconds(4)),
+            ("keep-alive: TIMEOUT = 20\r\n", seconds(19)),
+            ("Keep-Alive: timeout=86400\r\n", Some(KEPT_MAX)),
+            ("Connection: keep-alive\r\n", Some(KEPT_BY_DEFAULT)),
+            ("Connection: upgrade, Keep-Alive\r\n", Some(KEPT_BY_DEFAULT)),
+            ("", None),
+            ("Connection: close\r\nKeep-Alive: timeout=5\r\n", None),
+            ("Connection: keep-alive, close\r\n", None),
+            ("Connection: keep-alive\r\nConnection: close\r\n", None),
+            ("Keep-Alive: timeout=1\r\n", None),
+            ("Keep-Alive: timeout=5, max=0\r\n", None),
+        ] {
+            for version in ["HTTP/1.0", "HTTP/1.1"] {
+                let answer = format!("{version} 200 OK\r\n{fields}Content-Length: 3\r\n\r\n97\n");
+                assert_eq!(kept_for(&answer), expected, "{answer:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn not_kept_without_a_length_with_bytes_behind_it_or_for_a_status_whose_body_is_not_read() {
+        let offer = "Connection: keep-alive\r\n";
+        assert_eq!(kept_for(&format!("HTTP/1.1 200 OK\r\n{offer}\r\n97")), None);
+        assert_eq!(kept_for(&format!("HTTP/1.1 200 OK\r\n{offer}Content-Length: 2\r\n\r\n97\n")), None);
+        assert_eq!(kept_for(&format!("HTTP/1.1 500 Oh\r\n{offer}Content-Length: 2\r\n\r\n97")), None);
+        let chunked =
+            format!("HTTP/1.1 200 OK\r\n{offer}Transfer-Encoding: chunked\r\n\r\n2\r\n97\r\n0\r\n\r\n");
+        assert_eq!(kept_for(&chunked), Some(KEPT_BY_DEFAULT));
+        assert_eq!(kept_for(&format!("{chunked}H")), None);
+    }
+
+    #[test]
+    fn an_answer_may_come_in_any_pieces() {
+        for answer in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n97\n",
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nX: y\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n97\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;x=y\r\n9\r\n2\r\n7\n\r\n0\r\nX: y\r\n\r\n",
+            "HTTP/1.0 200 OK\r\n\r\n97\n",
+        ] {
+            for cut in 0..answer.len() {
+                let (first, second) = answer.split_at(cut);
+                let pieces: Vec<&str> =
+                    [first, second].into_iter().filter(|piece| !piece.is_empty()).collect();
+                assert_eq!(read_pieces(&pieces).expect("whole").body, b"97\n", "cut at {cut} of {answer:?}");
+            }
+            let bytes: Vec<String> = answer.chars().map(String::from).collect();
+            let bytes: Vec<&str> = bytes.iter().map(String::as_str).collect();
+            assert_eq!(read_pieces(&bytes).expect("whole").body, b"97\n", "byte by byte: {answer:?}");
+        }
+    }
+
+    #[test]
+    fn an_end_is_unheard_only_before_the_first_byte() {
+        assert_eq!(read_pieces(&[]).expect_err("broken"), Broken::Unheard);
+        assert_eq!(read(|_| Err(Broken::Cut)).expect_err("broken"), Broken::Unheard);
+        assert_eq!(read(|_| Err(Broken::DeadlinePassed)).expect_err("broken"), Broken::DeadlinePassed);
+        assert_eq!(read_pieces(&["H"]).expect_err("broken"), Broken::Cut);
+    }
+
+    #[test]
+    fn a_framing_that_two_could_read_differently_is_no_answer() {
+        for fields in [
+            "Content-Length: 2\r\nContent-Length: 3\r\n",
+            "Content-Length: 2, 3\r\n",
+            "Content-Length: +2\r\n",
+            "Content-Length: \r\n",
+            "Transfer-Encoding: chunked\r\nContent-Length: 2\r\n",
+            "Transfer-Encoding: gzip\r\n",
+            "Transfer-Encoding: chunked, chunked\r\n",
+        ] {
+            let outcome = read_pieces(&[&format!("HTTP/1.1 200 OK\r\n{fields}\r\n97")]);
+            assert!(matches!(outcome, Err(Broken::NotHttp(_))), "{fields:?}: {outcome:?}");
+        }
+        // The same length twice is one length.
+        assert!(read_pieces(&["HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\n97"]).is_ok());
+        let chunks_in_10 = "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n97\r\n0\r\n\r\n";
+        assert!(matches!(read_pieces(&[chunks_in_10]), Err(Broken::NotHttp(_))));
+    }
+
+    #[test]
+    fn endless_chunks_and_trailers_end_at_a_bound() {
+        for endless in ["1\r\n9\r\n", "0000000000\r", "0\r\nX: y\r\n"] {
+            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let mut first = true;
+            let outcome = read(|bytes| {
+                let piece = if std::mem::take(&mut first) { head } else { endless };
+                bytes.extend_from_slice(piece.as_bytes());
+                Ok(piece.len())
+            });
+            assert!(matches!(outcome, Err(Broken::NotHttp(_))), "{endless:?}: {outcome:?}");
+        }
+    }
+}
