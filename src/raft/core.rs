@@ -1,4 +1,4 @@
-//! The core: one node's whole consensus state, stepped with events, handing out decisions.
+//! The core: the whole consensus state of one node. It takes events in and gives decisions out.
 //!
 //! This file has the state (Figure 2, "State"), the entrance for events, time, and the invariants. The changes of role
 //! (Figure 4) are in `transitions.rs`, the rules of each RPC in `election.rs`, `replication.rs`, `snapshot.rs` and
@@ -36,7 +36,7 @@ pub struct Raft {
     pub(super) hard_state: HardState,
     /// Figure 2: log[].
     pub(super) log: Log,
-    /// What the log's compacted prefix came to.
+    /// Index and term of the last entry that was compacted away.
     pub(super) snapshot: Option<Arc<Snapshot>>,
     /// Figure 2: commitIndex.
     pub(super) commit_index: Index,
@@ -87,7 +87,8 @@ impl Raft {
             hard_state,
             log,
             snapshot: snapshot.map(Arc::new),
-            // The snapshot's entries were committed. Of what follows, a leader will tell.
+            // The snapshot's entries were committed. Whether the entries after it are committed, only a leader
+            // can say.
             commit_index: base_index,
             applied_index: base_index,
             role: Role::Follower,
@@ -102,9 +103,9 @@ impl Raft {
             next_mark: 1,
             output: Output::default(),
         };
-        // After a restart of all nodes nobody has anything to wait for but the others' start: the first timeout is
-        // drawn from a range that is shorter, yet leaves a living leader time for two heartbeats. If there is
-        // one, it is not disturbed: PreVote is refused by all who hear it.
+        // After a restart of all nodes there is no leader to wait for. So the first timeout is drawn from a
+        // shorter range. A living leader still has time for two heartbeats. And if there is one, nothing
+        // disturbs it: the nodes that hear it refuse the pre-vote.
         let low = (2 * raft.settings.heartbeat).min(raft.settings.election_timeout.0);
         let first = raft.random.between((low, raft.settings.election_timeout.0));
         raft.election_deadline = now + first;
@@ -130,8 +131,7 @@ impl Raft {
         self.assert_invariants();
     }
 
-    /// What is to be done now. Proposals that were stepped since the last call leave as one append: this is where they
-    /// are coalesced.
+    /// What is to be done now. All proposals since the last call leave as one append.
     pub fn take_output(&mut self) -> Output {
         self.send_appends();
         if !self.output.durable.is_empty() {
@@ -221,15 +221,15 @@ impl Raft {
         }
     }
 
-    /// The disk has caught up with the output of this mark.
+    /// The disk has done everything up to the output with this mark.
     fn persisted(&mut self, mark: u64) {
         let mut newest = None;
         while self.pending.front().is_some_and(|pending| pending.mark <= mark) {
             newest = self.pending.pop_front();
         }
         let Some(pending) = newest else { return };
-        // Word of the disk carries (term, index): if the entry at that index has another term by now, it was truncated
-        // and rewritten meanwhile, and the new one may not be durable yet.
+        // The disk reports the index and the term that it wrote. If the entry at that index has another term
+        // by now, it was replaced meanwhile, and the new entry may not be durable yet.
         if self.log.term_at(pending.last_index) == Some(pending.last_term) {
             self.durable_index = self.durable_index.max(pending.last_index);
         }
@@ -241,7 +241,7 @@ impl Raft {
         self.advance_commit();
     }
 
-    /// The state machine's state at `at` makes the log up to there superfluous.
+    /// The state machine's state as of the index `at` replaces the log up to there.
     fn compact(&mut self, at: Index, state: Command) {
         assert!(at <= self.applied_index, "only what is applied can be in a snapshot");
         if at <= self.snapshot_index() {
@@ -364,7 +364,7 @@ impl Raft {
         self.durable_index
     }
 
-    /// What the disk has been given and has not reported back, oldest first: last index, its term, term and vote.
+    /// The writes that the disk has not finished, oldest first: last index, its term, term and vote.
     pub(super) fn unfinished_writes(&self) -> impl Iterator<Item = (Index, Term, HardState)> {
         self.pending.iter().map(|pending| (pending.last_index, pending.last_term, pending.hard_state))
     }
@@ -372,7 +372,8 @@ impl Raft {
     /// A snapshot took the place of the log up to `index`; `retains` tells whether entries after it stayed.
     pub(super) fn restored(&mut self, index: Index, retains: bool) {
         if !retains {
-            // The new beginning is on its way to the disk; until word of it comes, only the old committed part is certain.
+            // The snapshot is on its way to the disk. Until the disk reports it, only the old committed part
+            // is certain.
             self.durable_index = self.durable_index.min(self.commit_index);
         }
         self.commit_index = index;
@@ -411,7 +412,7 @@ impl Raft {
         self.leader
     }
 
-    /// When this node last had word of a working leader: a follower its leader's, a leader a majority's.
+    /// When this node last heard of a working leader. A follower hears its leader; a leader hears a majority.
     pub fn leader_contact(&self) -> Option<Duration> {
         match &self.role {
             Role::Leader(leader) => Some(self.quorum_contact(leader)),
@@ -456,8 +457,8 @@ impl Raft {
 
     // ----------------------------------------------------------------------------------------------- invariants
 
-    /// What must hold between any two steps. It stays on in release builds: a node that has lost its footing must stop,
-    /// not vote.
+    /// What must hold between any two steps. The checks stay on in release builds: a node that contradicts
+    /// itself must stop, not vote.
     fn assert_invariants(&self) {
         assert!(self.applied_index <= self.commit_index, "applied before it was committed");
         assert!(self.commit_index <= self.log.last_index(), "committed beyond the log's end");

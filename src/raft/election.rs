@@ -8,19 +8,21 @@ use super::core::Raft;
 use super::role::Role;
 use super::{HardState, NodeId, Notice, RequestVote, RpcRequest, Term, VoteReply};
 
-/// After a hint that the leader died, a node waits for a random time in this range before it asks for pre-votes, so that
-/// one of them is usually first. A vote takes about a millisecond on a local network and one fsync.
+/// After a hint that the leader died, a node waits for a random time in this range before it asks for
+/// pre-votes, so that usually one node is first. A vote takes about a millisecond on a local network, and one
+/// fsync.
 const QUICK_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(15));
 
-/// If that round fails (two were first at once, or a peer had not noticed yet), the next one comes after a pause in this
-/// range ...
+/// If that round fails (two nodes were first at once, or a peer had not noticed yet), the next one comes after
+/// a pause in this range.
 const QUICK_RETRY: (Duration, Duration) = (Duration::from_millis(15), Duration::from_millis(60));
 
-/// ... and an election that was begun gets this long: it takes two fsyncs one after the other, and a busy disk takes ten or
-/// twenty milliseconds for each. To begin anew before they are done would only add two more.
+/// How long an election that was begun may take before the next round. It needs two fsyncs, one after the
+/// other, and a busy disk takes ten or twenty milliseconds for each. A new round before that would only add
+/// two more.
 const QUICK_ELECTION: (Duration, Duration) = (Duration::from_millis(80), Duration::from_millis(160));
 
-/// There are only so many quick rounds; then the calm timeouts of the configuration rule again.
+/// The number of quick rounds. After them, the election timeout of the configuration applies again.
 const QUICK_ROUNDS_MAX: u32 = 6;
 
 impl Raft {
@@ -45,14 +47,15 @@ impl Raft {
         self.begin_pre_vote(reason);
     }
 
-    /// The connection that watched the leader's process was closed, and nobody listens there any more. A hint, not proof: the
-    /// node may now ask for pre-votes, and grants them; nobody else is moved by it.
+    /// The connection that watched the leader's process was closed, and nobody listens there any more. This is
+    /// a hint, not proof: this node may now ask for pre-votes and grant them. It changes nothing on other
+    /// nodes.
     pub(super) fn leader_gone(&mut self, leader: NodeId) {
         if self.leader != Some(leader) || !matches!(self.role, Role::Follower) {
             return;
         }
-        // The hint is repeated for a while, because a last word of the dead may be read after the news of its death. If
-        // there was none, it is known already: the quick rounds do not begin anew.
+        // The hint is repeated for a while, because a last message of the dead leader may be read after the
+        // hint. If no such message came, the hint brings nothing new, and the quick rounds do not begin again.
         if self.leader_contact.is_none() {
             return;
         }
@@ -70,7 +73,7 @@ impl Raft {
         for peer in self.peers() {
             self.send_now(peer, RpcRequest::PreVote(arguments));
         }
-        // Its own pre-vote is no promise and needs no disk.
+        // Its own pre-vote is no promise, so it need not be durable.
         self.count_pre_vote(self.settings.id);
     }
 
@@ -106,7 +109,7 @@ impl Raft {
 
     // ------------------------------------------------------------------------------------------- as a voter
 
-    /// Why this voter would not vote for the candidate, the rules that PreVote and RequestVote share.
+    /// Why this voter would not vote for the candidate. PreVote and RequestVote share these rules.
     fn objection(&self, from: NodeId, arguments: &RequestVote) -> Option<String> {
         if from != arguments.candidate_id || !self.is_peer(from) {
             return Some(format!("node {from} asks in the name of node {}", arguments.candidate_id));
@@ -161,7 +164,7 @@ impl Raft {
     fn refuse(&mut self, arguments: &RequestVote, pre: bool, reason: String) -> VoteReply {
         let (to, term) = (arguments.candidate_id, arguments.term);
         self.output.notices.push(Notice::VoteRefused { to, term, pre, reason });
-        // The refusal carries this node's term: else a pre-candidate that is behind would ask for ever.
+        // The refusal carries this node's term: otherwise a pre-candidate with an old term would ask for ever.
         VoteReply { term: self.hard_state.term, for_term: arguments.term, vote_granted: false }
     }
 
@@ -185,11 +188,11 @@ impl Raft {
         VoteReply { term: self.hard_state.term, for_term: arguments.term, vote_granted: true }
     }
 
-    /// After a hint that the leader died, all followers are about to ask at the same moment, and two that were granted
-    /// each other's pre-votes would split the real ones: a wasted term, two fsyncs and a pause. So who grants in the
-    /// quick rounds puts its own round off; of two that asked already, the one whose log is behind gives way, or with
-    /// equal logs the one with the higher id. It loses nothing but a moment: should the other fail, its own next quick
-    /// round comes. The calm timeouts are untouched, as thesis 9.6 wants it.
+    /// After a hint that the leader died, all followers ask at almost the same moment. If two of them get
+    /// pre-votes, they split the votes: a wasted term, two fsyncs and a pause. So a node that grants a
+    /// pre-vote in the quick rounds puts its own round off. If two nodes asked already, the node whose log is
+    /// behind gives way; with equal logs, the node with the higher id. It loses only a moment: if the other
+    /// node fails, its own next quick round comes. The election timeout is not touched, as thesis 9.6 demands.
     fn give_way(&mut self, arguments: &RequestVote) {
         let theirs = (arguments.last_log_term, arguments.last_log_index);
         let behind = theirs > (self.log.last_term(), self.log.last_index());
@@ -252,7 +255,7 @@ impl Raft {
     // --------------------------------------------------------------------------------------- as a candidate
 
     pub(super) fn receive_pre_vote_reply(&mut self, from: NodeId, reply: VoteReply) {
-        // A late reply to an earlier round speaks of another term.
+        // A late reply to an earlier round names another term.
         if reply.for_term != self.hard_state.term + 1 {
             return;
         }
@@ -304,9 +307,10 @@ impl Raft {
         }
     }
 
-    /// A round that too many have refused cannot be won any more. If it began with a mere hint, and the leader was not
-    /// lost, the node goes back to following it: the next heartbeat clears everything away. Should the leader be dead
-    /// after all, and its other followers only slower to notice, the next quick round is already due.
+    /// A round that too many nodes have refused cannot be won. If it began with a hint only, and the leader
+    /// was not lost, the node follows its leader again; the next heartbeat ends the matter. If the leader is
+    /// dead after all, and the other followers were only slower to notice, the next quick round is already
+    /// planned.
     fn count_refusal(&mut self, from: NodeId) {
         let refusals_max = self.settings.voters.len() - self.majority();
         let Role::PreCandidate { refused, .. } = &mut self.role else { return };

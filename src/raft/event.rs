@@ -2,11 +2,12 @@
 
 use super::{Command, Index, NodeId, ProposalId, ReplyToken, RpcId, RpcReply, RpcRequest};
 
-/// Something that happened, as the driver tells it.
+/// Something that happened.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// Time passed: at the latest at [`Raft::deadline`](super::Raft::deadline), and only after what had already arrived was stepped (a process
-    /// that was paused must first read its mail, else it would take its own sleep for its leader's).
+    /// Time passed. The driver steps this at [`Raft::deadline`](super::Raft::deadline) at the latest, and only
+    /// after all messages that had arrived. Otherwise a process that was paused would believe that its leader
+    /// had been silent.
     Tick,
     /// A request from a peer came in. Exactly one reply with this token will be in an output.
     Request {
@@ -52,12 +53,13 @@ pub enum Event {
         /// The state.
         state: Command,
     },
-    /// A hint, not proof, that the leader's process has died (design: "Failover").
+    /// A hint, not proof, that the leader's process has died (docs/raft.md, "The death hint").
     LeaderGone {
         /// The leader that was watched.
         leader: NodeId,
     },
-    /// The peer runs on another data directory than before: what was known of its log is void.
+    /// The peer runs on another data directory than before. What this node believed about the peer's log is no
+    /// longer true.
     PeerReset {
         /// The peer.
         peer: NodeId,

@@ -1,12 +1,12 @@
-//! The words of Raft: what the nodes say to each other, and what one node must keep.
+//! Raft's messages, and what one node must keep on its disk.
 //!
 //! Names and meanings are those of Figure 2 (and Figure 13 for snapshots) of the Raft paper; `PreVote` is from
-//! section 9.6 and `TimeoutNow` from section 3.10 of Ongaro's thesis. A request goes in, its reply comes out, as HTTP
-//! does it: a reply therefore never needs to name its request, but it carries the replier's term and enough of
-//! what it acknowledges to be harmless if it arrives late, twice, or for a request of an earlier term.
+//! section 9.6 and `TimeoutNow` from section 3.10 of Ongaro's thesis. Each request has one reply, as in HTTP,
+//! so a reply need not name its request. But it names the replier's term and what it acknowledges. So a reply
+//! does no harm if it arrives late, or twice.
 //!
-//! Used by everybody who touches consensus: the core beside this file, `storage` (records on disk), `node` (HTTP).
-//! The JSON form of these types is what goes over the network; docs/protocol.md shows it.
+//! Used by the core beside this file, by `storage` (records on disk) and by `node` (HTTP). The JSON form of
+//! these types is what goes over the network; docs/protocol.md shows it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -217,7 +217,7 @@ pub struct RequestVote {
 pub struct VoteReply {
     /// The voter's current term, for the candidate to update itself.
     pub term: Term,
-    /// The term that was asked about: a late reply to an earlier campaign is told by it.
+    /// The term that was asked about: this shows a late reply to an earlier campaign.
     pub for_term: Term,
     /// True means that the candidate received the vote.
     pub vote_granted: bool,
@@ -251,7 +251,7 @@ pub struct AppendReply {
     pub result: AppendResult,
 }
 
-/// What became of an `AppendEntries`.
+/// The outcome of an `AppendEntries`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum AppendResult {
@@ -265,7 +265,7 @@ pub enum AppendResult {
     StaleTerm,
     /// The follower has no entry at prev_log_index with prev_log_term (paper, end of section 5.3).
     Conflict {
-        /// The request's `prev_log_index`: a late refusal of an earlier probe is told by it.
+        /// The request's `prev_log_index`: this shows a late refusal of an earlier probe.
         prev_log_index: Index,
         /// The term of the follower's entry at `prev_log_index`; `None` if its log is shorter.
         conflict_term: Option<Term>,

@@ -51,8 +51,8 @@ impl Output {
     }
 }
 
-/// A request that may leave before the disk has caught up: a leader's appends and heartbeats (thesis 10.2.1: the
-/// leader writes in parallel with its followers), and PreVote, which promises nothing.
+/// A request that may leave before the disk has finished: a leader's appends and heartbeats (thesis 10.2.1:
+/// the leader writes in parallel with its followers), and PreVote, which promises nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SendNow {
     /// The receiver.
@@ -63,7 +63,7 @@ pub struct SendNow {
     pub request: RpcRequest,
 }
 
-/// A message that is a promise, or that depends on one: it may leave only when the disk remembers it.
+/// A message that is a promise, or depends on one. It may leave only after the promise is durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SendOnceDurable {
     /// RequestVote: the candidate's new term and its vote for itself must be durable.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::{Index, RpcId, Snapshot};
 
-/// How many requests to one peer are remembered for the time they were sent at. One is in flight at a time; older ones
-/// were given up on, and their late replies still count as signs of life.
+/// For so many requests to one peer, the leader remembers when it sent them. One is in flight at a time. A
+/// late reply to an older one still shows that the peer is alive.
 const SENT_REQUESTS_MAX: usize = 8;
 
 /// A leader's view of one follower.
@@ -22,14 +22,15 @@ pub(super) struct Progress {
     pub(super) in_flight: Option<RpcId>,
     /// When the last request was sent.
     pub(super) last_sent: Option<Duration>,
-    /// The sending time of the newest request that was answered: the follower certainly listened to this leader *then*.
-    /// CheckQuorum counts from it (thesis 6.2), and it is a lower bound, never a guess.
+    /// When the newest request that was answered had been sent. At that time the follower certainly listened
+    /// to this leader. CheckQuorum counts from it (thesis 6.2).
     pub(super) last_acknowledged: Duration,
-    /// No request before this: the last one was lost, and a dead peer must not be hammered with each new proposal.
+    /// No request before this time. The last one was lost, and a dead peer must not get a request with each
+    /// new proposal.
     pub(super) pause_until: Duration,
-    /// A heartbeat is owed even if there is nothing to send.
+    /// A heartbeat is due, even if there is no entry to send.
     pub(super) heartbeat_due: bool,
-    /// The last append was refused: the place where the logs part is being looked for, with empty appends.
+    /// The last append was refused. The leader looks with empty appends for the place where the logs differ.
     pub(super) probing: bool,
     /// The snapshot that is being sent, if the entries it needs are compacted, and the next byte of it.
     pub(super) snapshot: Option<(Arc<Snapshot>, u64)>,
@@ -94,7 +95,7 @@ impl Progress {
         (self.next_index, self.match_index, self.heartbeat_due, self.probing).hash(hasher);
         self.in_flight.map(rpc_name).hash(hasher);
         (self.last_sent.map(since), since(self.last_acknowledged)).hash(hasher);
-        // A pause that is over is as good as none.
+        // A pause that is over counts as no pause.
         self.pause_until.saturating_sub(now).hash(hasher);
         self.snapshot.as_ref().map(|(snapshot, offset)| (snapshot.last_index, offset)).hash(hasher);
         for (rpc, sent_at) in &self.sent {

@@ -35,8 +35,8 @@ impl Raft {
         }
     }
 
-    /// Sends every follower what it lacks, one request at a time each; nothing to those that are up to date, unless a
-    /// heartbeat is due.
+    /// Sends every follower the entries that it lacks, one request at a time. A follower that is up to date
+    /// gets nothing, unless a heartbeat is due.
     pub(super) fn send_appends(&mut self) {
         let Role::Leader(leader) = &self.role else { return };
         let (now, last_index) = (self.now, self.log.last_index());
@@ -62,8 +62,8 @@ impl Raft {
         let Some(prev_log_term) = self.log.term_at(prev_log_index) else {
             return self.start_snapshot(peer);
         };
-        // After a refusal, the place where the logs part is looked for with empty appends: a megabyte of entries that is
-        // refused again helps nobody.
+        // After a refusal, the leader looks with empty appends for the place where the logs differ. Entries
+        // would only be refused again.
         let entries = if probing {
             Vec::new()
         } else {
@@ -111,11 +111,12 @@ impl Raft {
             AppendResult::Conflict { prev_log_index, conflict_term, conflict_index } => {
                 self.receive_conflict(from, prev_log_index, conflict_term, conflict_index);
             }
-            // Sent by this node as leader of an earlier term, it reached the peer only after that had voted in this one.
+            // This node sent the request as leader of an earlier term. It arrived after the peer had voted in
+            // the current term.
             AppendResult::StaleTerm if !own_request => {}
             AppendResult::StaleTerm => {
                 self.suspicious(format!("node {from} calls term {own_term} stale, and has no newer one"));
-                // It will refuse the same append again: no faster than heartbeats go.
+                // The peer will refuse the same append again, so this node sends it no faster than heartbeats.
                 let next_try = self.now + self.settings.heartbeat;
                 if let Some(progress) = self.progress_mut(from) {
                     progress.pause_until = next_try;
@@ -137,13 +138,13 @@ impl Raft {
         let Some(progress) = self.progress_of(from) else { return };
         let (match_index, next_index) = (progress.match_index, progress.next_index);
         if prev_log_index != next_index - 1 {
-            return; // The refusal of an earlier probe, late.
+            return; // A late refusal of an earlier probe.
         }
         if prev_log_index <= match_index {
-            // Its disk has forgotten what it acknowledged: a tail that was cut off looks to it like a record torn by a crash.
-            // That cannot be undone (if it was on just a majority, it may even be lost), but it can be said, and the log
-            // filled again, as for a wiped directory. To hold on to the old match would leave the peer out for ever. A match
-            // that is too low costs a resend, no more.
+            // The peer's disk has lost entries that the peer had acknowledged: a file that lost its end looks
+            // like a file after a crash. This node cannot undo that. (An entry that was on a bare majority may
+            // even be lost.) But it logs it, and fills the peer's log again. If it kept the old match index,
+            // the peer would never catch up. A match index that is too low only costs a second transmission.
             self.suspicious(format!(
                 "node {from} refuses index {prev_log_index}, which it acknowledged: its disk has lost entries; filling \
                  its log again"
@@ -185,7 +186,7 @@ impl Raft {
         }
     }
 
-    /// A peer came back with another data directory: nothing that was known of its log holds.
+    /// A peer came back with another data directory: the leader begins to look for the end of its log again.
     pub(super) fn peer_reset(&mut self, peer: NodeId) {
         let last_index = self.log.last_index();
         let now = self.now;
@@ -210,7 +211,7 @@ impl Raft {
             }
         }
         // CheckQuorum (thesis 6.2): "a leader steps down if an election timeout elapses without a successful round of
-        // heartbeats to a majority of its cluster". Else it would hold on to its clients for ever.
+        // heartbeats to a majority of its cluster". Otherwise it would keep its clients waiting for ever.
         let Role::Leader(leader) = &self.role else { return };
         let silent_since = self.quorum_contact(leader);
         if now >= silent_since + self.settings.election_timeout.1 {
@@ -237,7 +238,7 @@ impl Raft {
         peers.chain(transfer).fold(quorum, Duration::min)
     }
 
-    /// When a majority, this leader included, last listened to it, for certain.
+    /// The latest time at which a majority, this leader included, certainly listened to it.
     pub(super) fn quorum_contact(&self, leader: &Leader) -> Duration {
         let mut contacts: Vec<Duration> =
             leader.progress.values().map(|progress| progress.last_acknowledged).collect();
@@ -274,13 +275,13 @@ impl Raft {
         let AppendEntries { prev_log_index, prev_log_term, entries, leader_commit, .. } = arguments;
         let last_verified = prev_log_index + entries.len() as u64;
 
-        // 2. Reply false if log doesn't contain an entry at prevLogIndex whose term matches prevLogTerm (5.3). What was
-        //    compacted away is committed, and so it matches.
+        // 2. Reply false if log doesn't contain an entry at prevLogIndex whose term matches prevLogTerm (5.3).
+        // An entry that was compacted away is committed, so it matches.
         if prev_log_index + 1 >= self.log.first_index() {
             let own_term = self.log.term_at(prev_log_index);
             if own_term != Some(prev_log_term) {
                 let conflict_index = match own_term {
-                    // At least 1: a hint is the index of an entry, whatever the question was.
+                    // At least 1, because the hint is the index of an entry.
                     Some(_) => self.log.first_index_of_term_at(prev_log_index).max(1),
                     None => self.log.last_index() + 1,
                 };
@@ -291,10 +292,10 @@ impl Raft {
         }
         for entry in entries {
             match self.log.term_at(entry.index) {
-                // Compacted: committed long ago. Of the last of these the term is still known, and compared like the rest:
-                // what a stranger makes up must not come after an entry of a later term.
+                // Compacted, so committed long ago. The term of the last of them is still known, and it is
+                // compared like the rest: an invented entry must not follow an entry of a later term.
                 _ if entry.index + 1 < self.log.first_index() => {}
-                Some(term) if term == entry.term => {} // Already there: a stale append truncates nothing.
+                Some(term) if term == entry.term => {} // Already here. An old append truncates nothing.
                 Some(_) if entry.index <= self.commit_index => {
                     self.suspicious(format!(
                         "node {from} contradicts the committed entry {}; refused",
@@ -312,8 +313,8 @@ impl Raft {
                 None => self.append_received(entry),
             }
         }
-        // 5. If leaderCommit > commitIndex, set commitIndex = min(leaderCommit, index of last new entry): what follows
-        //    that one may still be another leader's.
+        // 5. If leaderCommit > commitIndex, set commitIndex = min(leaderCommit, index of last new entry):
+        // entries after it may still be those of another leader.
         self.commit_to(leader_commit.min(last_verified));
         let result = AppendResult::Success { match_index: last_verified };
         AppendReply { term: self.hard_state.term, result }
@@ -324,14 +325,14 @@ impl Raft {
         self.output.durable.push(Durable::Record(Record::Entry(entry)));
     }
 
-    /// Whether `from` is the leader of the current term, or of a newer one that this node then enters; if so, it counts
-    /// as heard. Shared by AppendEntries and InstallSnapshot.
+    /// Whether `from` is the leader of the current term, or of a newer one, which this node then enters. If
+    /// so, this resets the election timer. Shared by AppendEntries and InstallSnapshot.
     pub(super) fn accept_leader(&mut self, from: NodeId, leader_id: NodeId, term: Term) -> bool {
         if from != leader_id || !self.is_peer(from) {
             self.suspicious(format!("node {from} claims to speak for leader {leader_id}; refused"));
             return false;
         }
-        // Nobody is ever elected in term 0.
+        // There is no election in term 0.
         if term < self.hard_state.term.max(1) || !self.plausible_term(from, term) {
             return false;
         }
@@ -355,8 +356,8 @@ impl Raft {
         true
     }
 
-    /// Whether the entries can be what a leader sends: numbered on from `prev_log_index`, in terms that do not decrease,
-    /// begin with 1, and are none of the future.
+    /// Whether a leader can have sent these entries: their indexes follow `prev_log_index` without a gap, and
+    /// their terms are at least 1, never decrease, and are not above the request's term.
     fn well_formed(&mut self, from: NodeId, arguments: &AppendEntries) -> bool {
         let mut previous = (arguments.prev_log_index, arguments.prev_log_term);
         let ends = arguments.prev_log_index.checked_add(arguments.entries.len() as u64 + 1).is_some();

@@ -1,4 +1,4 @@
-//! The four roles, each with what exists in that role alone. How a node changes from one to another is in
+//! The four roles, and what exists only in each. How a node changes from one to another is in
 //! `transitions.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,7 +36,7 @@ impl fmt::Display for RoleName {
     }
 }
 
-/// A role, with what exists in that role alone.
+/// A role, and what exists only in it.
 #[derive(Clone, Debug)]
 pub(super) enum Role {
     /// Follows a leader, or waits for one.
@@ -60,11 +60,11 @@ pub(super) struct Leader {
     pub(super) progress: BTreeMap<NodeId, Progress>,
     /// The proposals that wait for their entry to be committed, by index.
     pub(super) proposals: BTreeMap<Index, ProposalId>,
-    /// The handing over of leadership that is under way, if any.
+    /// The transfer of leadership that is under way, if any.
     pub(super) transfer: Option<Transfer>,
 }
 
-/// A handing over of leadership that is under way (thesis 3.10).
+/// A transfer of leadership that is under way (thesis 3.10).
 #[derive(Clone, Debug)]
 pub(super) struct Transfer {
     pub(super) to: NodeId,

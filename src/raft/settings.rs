@@ -1,4 +1,5 @@
-//! What the core is told once, when its process starts; and how far a message may be from what this node knows.
+//! The core's settings, fixed when its process starts, and the greatest jump of a term or an index in a
+//! message.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,8 +10,9 @@ use super::{Command, Index, NodeId, Term};
 /// the end of its range, where it could not be raised any more. Honest terms grow by one for each election.
 pub const TERM_JUMP_MAX: Term = 1 << 32;
 
-/// The same for indexes: a snapshot that reaches further beyond the log's end than this is refused. Else one hostile
-/// message could leave no room for further entries. At a million entries a second, an honest log needs days for it.
+/// The same for indexes: a snapshot that reaches further beyond the log's end than this is refused. Otherwise
+/// one hostile message could use the indexes up. At a million entries a second, an honest log needs days for
+/// it.
 pub const INDEX_JUMP_MAX: Index = 1 << 40;
 
 /// Judges the state in a received snapshot, which ends with the given index: see [`Settings::state_is_valid`].
@@ -25,7 +27,7 @@ pub struct Settings {
     pub voters: BTreeSet<NodeId>,
     /// Each election timeout is drawn from this range (both ends included).
     pub election_timeout: (Duration, Duration),
-    /// A leader speaks to each follower at least this often.
+    /// A leader sends to each follower at least this often.
     pub heartbeat: Duration,
     /// At most so many entries in one AppendEntries.
     pub append_entries_max: usize,
@@ -35,8 +37,9 @@ pub struct Settings {
     pub snapshot_chunk_bytes: usize,
     /// A follower takes no larger snapshot.
     pub snapshot_bytes_max: usize,
-    /// Whether the state machine understands a state. Asked before a received snapshot takes the log's place: what it does
-    /// not understand must never become durable, where it would stop this node at every start. It must be a pure function.
+    /// Whether the state machine understands a state. Asked before a received snapshot takes the log's place:
+    /// a snapshot that it does not understand must never become durable, because this node could then never
+    /// start again. It must be a pure function.
     pub state_is_valid: StateCheck,
     /// A leader takes no proposal while so many entries are not committed.
     pub uncommitted_entries_max: u64,

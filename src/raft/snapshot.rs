@@ -30,8 +30,8 @@ impl Raft {
         else {
             return;
         };
-        // Nothing of it has arrived (the peer was away, perhaps for hours), and there is a newer one by now: that is the one it
-        // needs, and the old one need not be kept for it.
+        // No chunk of it has arrived (the peer may have been away for hours), and there is a newer snapshot by
+        // now. The peer needs the newer one, and this node can drop the old one.
         let snapshot = match &self.snapshot {
             Some(newest) if offset == 0 && newest.last_index > snapshot.last_index => {
                 let newest = Arc::clone(newest);
@@ -79,7 +79,8 @@ impl Raft {
             let index = snapshot.last_index;
             progress.snapshot = None;
             progress.probing = false;
-            progress.matched(index); // Even if it is just the commit index: the peer leaves probing.
+            // Also if this is exactly the commit index: otherwise the leader would probe for ever.
+            progress.matched(index);
             progress.heartbeat_due = true;
             self.advance_commit();
             self.continue_transfer(from);
@@ -87,8 +88,8 @@ impl Raft {
             let wanted = usize::try_from(reply.next_offset).ok().filter(|next| text.is_char_boundary(*next));
             let wanted = wanted.unwrap_or(0) as u64;
             if wanted <= *offset {
-                // Nothing of the chunk was taken. It begins anew, or refuses this snapshot, perhaps for ever (another version
-                // of this program does): no faster than heartbeats go.
+                // The peer took nothing of the chunk. It starts over, or it refuses this snapshot, perhaps for
+                // ever. So this node sends the next chunk no faster than heartbeats.
                 progress.pause_until = next_try;
             }
             *offset = wanted;
@@ -126,13 +127,14 @@ impl Raft {
             ));
             return reply(self, 0, false);
         }
-        // What is committed here already covers it: nothing goes backwards.
+        // The committed part of this log already covers the snapshot. A commit index never goes back.
         if last_index <= self.commit_index {
             self.incoming_snapshot = None;
             return reply(self, 0, true);
         }
-        // Terms never decrease along a log, and none is 0: an honest snapshot that covers more than is committed here is at
-        // least as new as that. The storage asserts the same, and would have to end this node.
+        // Terms never decrease along a log, and none is 0. So a true snapshot that reaches beyond the commit
+        // index has at least the term of the committed entry. The storage asserts the same, and would end this
+        // node.
         let committed_term = self.log.term_at(self.commit_index).unwrap_or(0).max(1);
         if arguments.last_included_term < committed_term {
             self.suspicious(format!(
@@ -166,8 +168,9 @@ impl Raft {
             self.suspicious(format!("the snapshot that node {from} sent arrived damaged; starting over"));
             return reply(self, 0, false);
         };
-        // The checksum says that it is what was sent, not that it was worth sending: another version of this program may
-        // lead, or a stranger speak. Better behind for ever, and told so in the log, than without a state.
+        // The checksum proves that the snapshot arrived as it was sent, not that it holds a server table: a
+        // stranger may have sent it. A node that stays behind, and logs why, is better than a node without a
+        // state.
         if let Err(reason) = (self.settings.state_is_valid)(last_index, &state) {
             self.suspicious(format!(
                 "node {from} sent a snapshot that means nothing here ({reason}); refused"

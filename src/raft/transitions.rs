@@ -21,8 +21,8 @@ use super::role::{Leader, Role, RoleName};
 use super::{Command, HardState, NodeId, Notice, Resolution, Term};
 
 impl Raft {
-    /// Any role → follower of `term`, of `leader` if that is known. Also the only place where somebody else's word raises
-    /// the term.
+    /// Any role → follower of `term`, of `leader` if that is known. This is the only place where another
+    /// node's message raises the term.
     pub(super) fn become_follower(&mut self, term: Term, leader: Option<NodeId>, reason: String) {
         assert!(term >= self.hard_state.term, "terms never decrease");
         assert!(leader.is_none_or(|leader| self.is_peer(leader)), "a follower follows another node");
@@ -46,7 +46,8 @@ impl Raft {
         if was != RoleName::Follower {
             self.drop_leadership();
             self.role = Role::Follower;
-            // A leader or candidate had no timer as a follower; a follower keeps the one it has.
+            // A leader or candidate needs a new election timer. A follower keeps its own: only the leader's
+            // messages reset it.
             self.reset_election_timer();
         }
         if was != RoleName::Follower || was_term != term {
@@ -70,8 +71,9 @@ impl Raft {
     pub(super) fn become_pre_candidate(&mut self, reason: String) {
         assert!(!self.is_leader(), "a leader steps down first");
         let before = self.hard_state;
-        // A leader that was silent for the whole timeout is given up. After a mere hint, it is kept until a majority
-        // confirms its loss: a closed connection to a living leader must change nothing.
+        // After a whole timeout of silence, this node gives its leader up. After a hint only, it keeps the
+        // leader until a majority confirms the loss: a closed connection to a living leader must change
+        // nothing.
         let silent = self.quick_rounds == 0;
         if silent {
             self.lose_leader(&reason);
@@ -130,7 +132,8 @@ impl Raft {
         assert_eq!(self.hard_state.term, term, "to win an election raises no term");
     }
 
-    /// What a leader leaves behind: every waiting proposal is told that its fate is unknown.
+    /// Resolves every proposal that waits at a leader which steps down: nobody knows yet whether it will be
+    /// committed.
     fn drop_leadership(&mut self) {
         if let Role::Leader(leader) = &mut self.role {
             let proposals = std::mem::take(&mut leader.proposals);
