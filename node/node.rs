@@ -158,10 +158,35 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             info!("stop: node {} has stopped cleanly", node.id);
             ExitCode::from(EXIT_OK)
         }
-        Err(reason) => {
+        Err(Ending::Misconfigured(reason)) => {
+            error!("stop: {reason}");
+            program::refuse(PROGRAM, &reason)
+        }
+        Err(Ending::Failed(reason)) => {
             error!("stop: {reason}");
             program::fail(PROGRAM, &reason)
         }
+    }
+}
+
+/// Why a node ends although nobody has stopped it.
+enum Ending {
+    /// Its directory is another node's, another cluster's, or of another version. It is sound.
+    Misconfigured(String),
+    /// Anything else.
+    Failed(String),
+}
+
+impl From<String> for Ending {
+    fn from(reason: String) -> Self {
+        Self::Failed(reason)
+    }
+}
+
+impl From<StorageError> for Ending {
+    fn from(error: StorageError) -> Self {
+        let reason = error.to_string();
+        if error.is_misconfiguration() { Self::Misconfigured(reason) } else { Self::Failed(reason) }
     }
 }
 
@@ -171,7 +196,7 @@ fn run(
     node: &crate::config::Node,
     secret: Option<&Secret>,
     stop: &Stop,
-) -> Result<(), String> {
+) -> Result<(), Ending> {
     let started = Instant::now();
     let (id, patience) = (node.id, config.election_timeout.1);
     let peer_addresses: Vec<(NodeId, SocketAddr)> =
@@ -308,7 +333,7 @@ fn run(
         drop(stopping_sender);
         public_server.stop(FAILURE_DRAIN);
         cluster_server.stop(FAILURE_DRAIN);
-        return Err(reason);
+        return Err(Ending::Failed(reason));
     }
 
     // A clean stop: first the clients, who notice nothing; then leadership; then consensus.
@@ -328,7 +353,7 @@ fn run(
             let _ = loop_thread.join();
             Ok(())
         }
-        other => Err(loop_failure(other)),
+        other => Err(Ending::Failed(loop_failure(other))),
     }
 }
 
@@ -359,13 +384,12 @@ fn recover(
     config: &Config,
     id: NodeId,
     started: Instant,
-) -> Result<(NodeReplica, Storage<DirectoryDisk>, u64), String> {
+) -> Result<(NodeReplica, Storage<DirectoryDisk>, u64), Ending> {
     let directory = config.node_dir(id);
-    let disk = DirectoryDisk::open(&directory).map_err(|error| error.to_string())?;
+    let disk = DirectoryDisk::open(&directory)?;
     let identity = Identity { cluster: config.cluster_name.clone(), node: id };
     let fresh_incarnation = random_u64()?;
-    let (storage, recovered) =
-        Storage::open(disk, &identity, fresh_incarnation).map_err(|error| error.to_string())?;
+    let (storage, recovered) = Storage::open(disk, &identity, fresh_incarnation)?;
     if let Some(repair) = &recovered.repaired {
         warn!("recovery: {repair}");
     }
@@ -393,8 +417,8 @@ fn recover(
     let (snapshot, entries) = (recovered.snapshot, recovered.entries);
     let replica = Replica::new(settings, hard_state, snapshot, entries, started.elapsed()).map_err(|reason| {
         format!(
-            "{}: the snapshot up to index {snapshot_index} holds no server table: {reason}; was it written by \
-             another version of rakit?",
+            "{}: the snapshot up to index {snapshot_index} holds no server table: {reason}; mend: see docs/storage.md, \
+             \"A node without memory\"",
             directory.display()
         )
     })?;

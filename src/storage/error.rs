@@ -1,11 +1,12 @@
 //! What can go wrong with a node's directory, each with the place and the mend, in one line.
 //!
-//! Every one of these ends the node's participation: the program logs the line and exits with 1. None is retried.
+//! Every one of these ends the node's participation: the program logs the line and ends. None is retried.
 
 use std::io;
 
+use super::Identity;
 use super::fold::Disorder;
-use super::{FORMAT, Identity};
+use crate::raft::PROTOCOL_VERSION;
 
 /// What to do about a damaged directory, in the one safe way.
 ///
@@ -56,12 +57,12 @@ pub enum StorageError {
         /// Whose it ought to be.
         expected: Identity,
     },
-    /// The directory was written by another version of this program.
-    UnknownFormat {
+    /// The directory was written by a program of another version of the protocol.
+    OtherVersion {
         /// The file that says so.
         file: String,
-        /// The version of its format.
-        format: u64,
+        /// Its version.
+        version: u64,
     },
     /// The caller asked for what may never be on a disk. A bug in the caller; nothing was written.
     Refused(Disorder),
@@ -70,6 +71,13 @@ pub enum StorageError {
         /// The line of the error that came first.
         first: String,
     },
+}
+
+impl StorageError {
+    /// Whether the directory is sound and only this program or its configuration is not the right one for it.
+    pub fn is_misconfiguration(&self) -> bool {
+        matches!(self, Self::WrongDirectory { .. } | Self::OtherVersion { .. })
+    }
 }
 
 impl std::fmt::Display for StorageError {
@@ -98,10 +106,10 @@ impl std::fmt::Display for StorageError {
                 "{file} belongs to {found}, this is {expected}; mend: correct data_dir, --id or the cluster's name, or \
                  give this node a directory of its own"
             ),
-            Self::UnknownFormat { file, format } => write!(
+            Self::OtherVersion { file, version } => write!(
                 f,
-                "{file} has format {format}, this version of the program knows format {FORMAT}; mend: start the version \
-                 that wrote it"
+                "{file} is of version {version} of the protocol, this program speaks version {PROTOCOL_VERSION}; mend: \
+                 start a build of version {version}, the same on all machines"
             ),
             Self::Refused(disorder) => write!(f, "refused to write to the log: {disorder}; this is a bug"),
             Self::Poisoned { first } => write!(f, "nothing is written since an earlier error: {first}"),
@@ -133,7 +141,7 @@ mod tests {
             StorageError::Locked { directory: "data/node-1".into(), pid: None },
             StorageError::Corrupt { file: file(), offset: 12, what: "bad CRC".into() },
             StorageError::WrongDirectory { file: file(), found: identity(1), expected: identity(2) },
-            StorageError::UnknownFormat { file: file(), format: 9 },
+            StorageError::OtherVersion { file: file(), version: 9 },
         ];
         for error in errors {
             let line = error.to_string();

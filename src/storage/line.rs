@@ -24,7 +24,8 @@ pub(super) struct HeaderLine {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Header {
-    pub format: u32,
+    /// [`PROTOCOL_VERSION`](crate::raft::PROTOCOL_VERSION) of the program that wrote it.
+    pub version: u32,
     pub cluster: String,
     pub node: NodeId,
     /// A random number from the day this directory was made. Peers that see another one under the same id know that
@@ -47,7 +48,7 @@ impl Header {
 /// The one line of a snapshot's file, to be written.
 #[derive(Serialize)]
 pub(super) struct SnapshotLine<'a> {
-    pub format: u32,
+    pub version: u32,
     pub cluster: &'a str,
     pub snapshot: &'a Snapshot,
 }
@@ -56,8 +57,8 @@ pub(super) struct SnapshotLine<'a> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReadSnapshotLine {
-    #[serde(rename = "format")]
-    pub _format: u32,
+    #[serde(rename = "version")]
+    pub _version: u32,
     pub cluster: String,
     pub snapshot: Snapshot,
 }

@@ -56,9 +56,6 @@ const UNFINISHED: &str = ".new";
 /// not hold. See [`Storage::open`].
 const SUSPECT: &str = "suspect";
 
-/// The version of the format that this program reads and writes.
-const FORMAT: u32 = 1;
-
 /// Whose directory it is. A directory of another node or another cluster is refused: with a stranger's log, a node
 /// would claim entries it never received and hold a vote it never gave.
 #[derive(Clone, Debug, PartialEq, Eq)]

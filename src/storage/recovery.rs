@@ -17,8 +17,8 @@ use serde::Deserialize;
 use super::disk::Disk;
 use super::fold::State;
 use super::line::{self, Header, HeaderLine, ReadSnapshotLine};
-use super::{FORMAT, Identity, LOG, StorageError};
-use crate::raft::{Entry, HardState, Index, Record, Snapshot};
+use super::{Identity, LOG, StorageError};
+use crate::raft::{Entry, HardState, Index, PROTOCOL_VERSION, Record, Snapshot};
 
 /// What a node knew when it stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,7 +104,7 @@ pub(super) fn read_log(disk: &impl Disk, identity: &Identity) -> Result<ReadLog,
         return Err(corrupt(0, "the first line is not complete".to_owned()));
     };
     let json = line::verify(&bytes[..header_end]).map_err(|what| corrupt(0, what))?;
-    check_format::<AnyHeaderLine>(disk, LOG, json)?;
+    check_version::<AnyHeaderLine>(disk, LOG, json)?;
     let HeaderLine { header } = parse(json).map_err(|what| corrupt(0, what))?;
     if header.identity() != *identity {
         return Err(StorageError::WrongDirectory {
@@ -183,7 +183,7 @@ pub(super) fn read_snapshot(
         Some(end) => return Err(corrupt(format!("{} bytes follow its only line", bytes.len() - end - 1))),
         None => return Err(corrupt("its line does not end with a newline".to_owned())),
     };
-    check_format::<AnySnapshotLine>(disk, name, json)?;
+    check_version::<AnySnapshotLine>(disk, name, json)?;
     let ReadSnapshotLine { cluster, snapshot, .. } = parse(json).map_err(corrupt)?;
     if cluster != identity.cluster {
         return Err(StorageError::WrongDirectory {
@@ -277,43 +277,42 @@ pub(super) fn reconcile(
     Ok(Reconciled { state, stale_log: true })
 }
 
-/// The version of the format, read before anything else, so that a file of another version is called that and not
-/// damaged.
-fn check_format<T: for<'de> Deserialize<'de> + Into<u64>>(
+/// The version, read before anything else, so that a file of another version is called that and not damaged.
+fn check_version<T: for<'de> Deserialize<'de> + Into<u64>>(
     disk: &impl Disk,
     name: &str,
     json: &[u8],
 ) -> Result<(), StorageError> {
     match serde_json::from_slice::<T>(json).map(Into::into) {
-        Ok(format) if format != u64::from(FORMAT) => {
-            Err(StorageError::UnknownFormat { file: disk.place(name), format })
+        Ok(version) if version != u64::from(PROTOCOL_VERSION) => {
+            Err(StorageError::OtherVersion { file: disk.place(name), version })
         }
-        // Without a format it is no such line at all; reading it as one will say what it lacks.
+        // Without a version it is no such line at all; reading it as one will say what it lacks.
         _ => Ok(()),
     }
 }
 
 #[derive(Deserialize)]
-struct AnyFormat {
-    format: u64,
+struct AnyVersion {
+    version: u64,
 }
 
 #[derive(Deserialize)]
 struct AnyHeaderLine {
-    header: AnyFormat,
+    header: AnyVersion,
 }
 
 impl From<AnyHeaderLine> for u64 {
     fn from(line: AnyHeaderLine) -> Self {
-        line.header.format
+        line.header.version
     }
 }
 
-type AnySnapshotLine = AnyFormat;
+type AnySnapshotLine = AnyVersion;
 
-impl From<AnyFormat> for u64 {
-    fn from(line: AnyFormat) -> Self {
-        line.format
+impl From<AnyVersion> for u64 {
+    fn from(line: AnyVersion) -> Self {
+        line.version
     }
 }
 

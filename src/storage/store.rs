@@ -13,8 +13,8 @@ use super::line::{self, Header, HeaderLine, SnapshotLine};
 use super::recovery::{
     Reconciled, Recovered, Repair, Tail, read_log, read_snapshot, reconcile, snapshot_index, snapshot_name,
 };
-use super::{FORMAT, Identity, LOG, SUSPECT, StorageError, UNFINISHED};
-use crate::raft::{Durable, Entry, HardState, Record, Snapshot};
+use super::{Identity, LOG, SUSPECT, StorageError, UNFINISHED};
+use crate::raft::{Durable, Entry, HardState, PROTOCOL_VERSION, Record, Snapshot};
 
 /// The buffer for lines is given back to the system when it grew beyond this, in bytes. A batch of reports is a few
 /// tens of KiB; only a snapshot is larger.
@@ -332,7 +332,7 @@ impl<D: Disk> Storage<D> {
 
     fn write_snapshot(&mut self, snapshot: &Snapshot) -> Result<(), StorageError> {
         let name = snapshot_name(snapshot.last_index);
-        let line = SnapshotLine { format: FORMAT, cluster: &self.identity.cluster, snapshot };
+        let line = SnapshotLine { version: PROTOCOL_VERSION, cluster: &self.identity.cluster, snapshot };
         self.buffer.clear();
         write_line(&mut self.buffer, &line)?;
         let unfinished = self.begin(&name)?;
@@ -347,7 +347,7 @@ impl<D: Disk> Storage<D> {
     fn write_log(&mut self, entries: &[Entry]) -> Result<(), StorageError> {
         let (after_index, after_term) = self.shape.after();
         let header = Header {
-            format: FORMAT,
+            version: PROTOCOL_VERSION,
             cluster: self.identity.cluster.clone(),
             node: self.identity.node,
             incarnation: self.incarnation,

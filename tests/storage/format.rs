@@ -22,7 +22,7 @@ fn report(index: u64, term: u64) -> Entry {
 }
 
 /// The log after a few steps. The checksums were computed by another program (zlib).
-const LOG: &str = r#"6bea77a8 {"header":{"format":1,"cluster":"lab","node":1,"incarnation":8231946170233,"after_index":0,"after_term":0}}
+const LOG: &str = r#"12a967bb {"header":{"version":1,"cluster":"lab","node":1,"incarnation":8231946170233,"after_index":0,"after_term":0}}
 dc327cd8 {"hard_state":{"term":1,"voted_for":3}}
 24956628 {"entry":{"index":1,"term":1,"command":null}}
 40aba123 {"entry":{"index":2,"term":1,"command":{"report":{"cpu":37.5,"sequence":2,"server":"lab-01"}}}}
@@ -33,13 +33,13 @@ b571bc8b {"entry":{"index":3,"term":2,"command":{"report":{"cpu":37.5,"sequence"
 "#;
 
 /// The log after a compaction up to entry 2.
-const COMPACTED_LOG: &str = r#"6dbac845 {"header":{"format":1,"cluster":"lab","node":1,"incarnation":8231946170233,"after_index":2,"after_term":2}}
+const COMPACTED_LOG: &str = r#"14f9d856 {"header":{"version":1,"cluster":"lab","node":1,"incarnation":8231946170233,"after_index":2,"after_term":2}}
 0502cf9a {"hard_state":{"term":2,"voted_for":null}}
 b571bc8b {"entry":{"index":3,"term":2,"command":{"report":{"cpu":37.5,"sequence":3,"server":"lab-01"}}}}
 "#;
 
 /// The snapshot of that compaction.
-const SNAPSHOT: &str = r#"ea851027 {"format":1,"cluster":"lab","snapshot":{"last_index":2,"last_term":2,"state":{"servers":[]}}}
+const SNAPSHOT: &str = r#"76fe7db0 {"version":1,"cluster":"lab","snapshot":{"last_index":2,"last_term":2,"state":{"servers":[]}}}
 "#;
 
 #[test]
@@ -100,10 +100,10 @@ fn a_directory_of_another_node_cluster_or_version_is_refused_and_left_alone() {
     }
     assert_eq!(fs::read(&log).expect("it can be read"), before);
 
-    let json = r#"{"header":{"format":2,"news":true}}"#;
+    let json = r#"{"header":{"version":2,"news":true}}"#;
     fs::write(&log, format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes()))).expect("it can be written");
     let error = open(place.path(), &identity("lab", 1)).expect_err("a later version's");
-    assert!(matches!(error, StorageError::UnknownFormat { format: 2, .. }), "{error}");
+    assert!(matches!(error, StorageError::OtherVersion { version: 2, .. }), "{error}");
 }
 
 #[test]

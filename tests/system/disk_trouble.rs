@@ -25,7 +25,7 @@ fn log_file(cluster: &Cluster, id: NodeId) -> PathBuf {
 }
 
 /// Runs a node that must end by itself.
-fn run_to_its_end(cluster: &Cluster, id: NodeId) -> Output {
+pub fn run_to_its_end(cluster: &Cluster, id: NodeId) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_rakit-node"))
         .arg("--config")
         .arg(cluster.config())
@@ -51,11 +51,11 @@ fn run_to_its_end(cluster: &Cluster, id: NodeId) -> Output {
     Output { status, stdout: Vec::new(), stderr: stderr.into_bytes() }
 }
 
-/// Fails unless the program ended with 1 and said all of `words` in its last line.
+/// Fails unless the program ended with this code and said all of `words` in its last line.
 #[track_caller]
-fn assert_refused(output: &Output, words: &[&str]) {
+pub fn assert_ended(output: &Output, code: i32, words: &[&str]) {
     let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(output.status.code(), Some(code), "{said}");
     let last = said.lines().last().unwrap_or_default();
     assert!(last.starts_with("rakit-node: "), "{said}");
     for word in words {
@@ -139,7 +139,7 @@ fn a_changed_byte_stops_the_node_with_file_offset_and_mend_and_the_cluster_goes_
         fs::write(&path, &damaged).expect("our own file");
         let offset = format!("at byte {}", lines[line]);
         let output = run_to_its_end(&cluster, victim);
-        assert_refused(&output, &[&format!("node-{victim}/log"), &offset, "damaged", "mend: "]);
+        assert_ended(&output, 1, &[&format!("node-{victim}/log"), &offset, "damaged", "mend: "]);
         assert_eq!(fs::read(&path).expect("its log"), damaged, "what is refused is left as it was found");
     }
     // Meanwhile the others went on; and the sound log is taken back.
@@ -178,18 +178,18 @@ fn a_directory_belongs_to_one_process_and_one_node() {
     let worker = Worker::good(1);
     cluster.report("s1", &worker, 10.0);
     let pid = cluster.pid(1).expect("it runs").to_string();
-    assert_refused(&run_to_its_end(&cluster, 1), &["node-1 is in use by another process", &pid, "mend: "]);
+    assert_ended(&run_to_its_end(&cluster, 1), 1, &["node-1 is in use by another process", &pid, "mend: "]);
     assert_eq!(cluster.get(1, "/7").body, worker.answer(7) + "\n", "the first one lives on");
 
     // Another cluster's directory, and another node's.
     cluster.kill9(1);
     let foreign = Cluster::prepare(ClusterOptions::nodes(2));
     copy(&cluster.path("data/node-1"), &foreign.path("data/node-2"));
-    assert_refused(&run_to_its_end(&foreign, 2), &["node-2/log belongs to node 1", "mend: "]);
+    assert_ended(&run_to_its_end(&foreign, 2), 2, &["node-2/log belongs to node 1", "mend: "]);
     let text = fs::read_to_string(foreign.config()).expect("its configuration");
     fs::write(foreign.config(), text.replace("name = \"", "name = \"other-")).expect("our own file");
     copy(&cluster.path("data/node-1"), &foreign.path("data/node-1"));
-    assert_refused(&run_to_its_end(&foreign, 1), &["node-1/log belongs to", "the cluster's name", "mend: "]);
+    assert_ended(&run_to_its_end(&foreign, 1), 2, &["node-1/log belongs to", "the cluster's name", "mend: "]);
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -202,7 +202,7 @@ fn a_port_that_is_taken_is_named() {
     let cluster = Cluster::prepare(ClusterOptions::nodes(1));
     for (which, address) in [("public", cluster.public(1)), ("cluster", cluster.cluster_address(1))] {
         let taken = TcpListener::bind(address).expect("a port that is kept for us");
-        assert_refused(&run_to_its_end(&cluster, 1), &[which, &address.to_string(), "another node"]);
+        assert_ended(&run_to_its_end(&cluster, 1), 1, &[which, &address.to_string(), "another node"]);
         drop(taken);
     }
 }

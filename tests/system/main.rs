@@ -5,6 +5,7 @@
 //! | `cluster.rs` | do nodes agree, whoever is killed or paused? |
 //! | `routing.rs` | which server gets a request, and what if it fails? |
 //! | `hostile.rs`, `secret.rs` | what can strangers do, without and with a secret? |
+//! | `version.rs` | is every other version of the protocol refused by name, on both sides? |
 //! | `daemon.rs`, `worker.rs` | do the two programs on a server keep their promises? |
 //! | `up.rs` | does `rakit up` run and end a whole cluster? |
 //! | `config.rs`, `bad_configuration.rs` | which `cluster.toml` is accepted, and what do the programs say to the others? |
@@ -24,4 +25,5 @@ mod routing;
 mod secret;
 mod snapshots;
 mod up;
+mod version;
 mod worker;

@@ -1,22 +1,19 @@
 //! A cluster with a secret: whoever does not hold it is refused on every route of the cluster address, whatever he forges,
 //! alters, repeats or holds up, and changes nothing; and who forges a node's *answers* gets no vote counted.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::programs::cluster::{CLUSTER_NAME, Cluster, ClusterOptions, NodeId};
-use crate::programs::http;
 use crate::programs::workers::Worker;
+use crate::programs::{http, impostor};
 use rakit::protocol::{
     HEADER_ANSWER_SIGNATURE, HEADER_NONCE, HEADER_SENDER, HEADER_SIGNATURE, HEADER_TIME, HEADER_VERSION,
-    PROTOCOL_VERSION, Purpose, ReplyEnvelope, RequestEnvelope, to_json,
+    PROTOCOL_VERSION, Purpose,
 };
-use rakit::raft::{AppendReply, AppendResult, RpcReply, RpcRequest, VoteReply};
 use rakit::signing::{CLOCK_APART_MS_MAX, Seal, SealedRequest, Secret};
 use serde_json::{Value, json};
 
@@ -265,74 +262,19 @@ fn the_signed_cluster_elects_hears_daemons_and_routes() {
 
 // ------------------------------------------------------------------------------------------------- forged answers
 
-/// Sits where node 3 should be, and grants every vote and acknowledges everything, without a signature. Gives how many it
-/// granted.
-fn impostor(address: SocketAddr) -> Arc<AtomicUsize> {
-    let listener = TcpListener::bind(address).expect("a port that is kept for us");
-    let granted = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&granted);
-    // It ends with the test's process.
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let count = Arc::clone(&count);
-            std::thread::spawn(move || grant_all(stream, &count));
-        }
-    });
-    granted
-}
-
-/// One connection of the impostor, request after request, until it is closed.
-fn grant_all(mut stream: std::net::TcpStream, granted: &AtomicUsize) -> Option<()> {
-    let (mut seen, mut buffer) = (Vec::new(), [0; 16 * 1024]);
-    loop {
-        let (body_at, length) = loop {
-            let text = String::from_utf8_lossy(&seen).to_ascii_lowercase();
-            if let Some(end) = text.find("\r\n\r\n") {
-                let length: usize =
-                    text.split("content-length:").nth(1)?.split("\r\n").next()?.trim().parse().ok()?;
-                if seen.len() >= end + 4 + length {
-                    break (end + 4, length);
-                }
-            }
-            match stream.read(&mut buffer).ok()? {
-                0 => return None,
-                read => seen.extend_from_slice(&buffer[..read]),
-            }
-        };
-        let envelope: RequestEnvelope = serde_json::from_slice(&seen[body_at..body_at + length]).ok()?;
-        seen.drain(..body_at + length);
-        let grant = |own_term, for_term| {
-            granted.fetch_add(1, Ordering::SeqCst);
-            VoteReply { term: own_term, for_term, vote_granted: true }
-        };
-        let reply = match envelope.request {
-            RpcRequest::PreVote(vote) => RpcReply::PreVote(grant(vote.term - 1, vote.term)),
-            RpcRequest::RequestVote(vote) => RpcReply::RequestVote(grant(vote.term, vote.term)),
-            RpcRequest::AppendEntries(append) => {
-                let match_index = append.prev_log_index + append.entries.len() as u64;
-                let result = AppendResult::Success { match_index };
-                RpcReply::AppendEntries(AppendReply { term: append.term, result })
-            }
-            RpcRequest::InstallSnapshot(_) | RpcRequest::TimeoutNow(_) => return None,
-        };
-        let body = String::from_utf8(to_json(&ReplyEnvelope { incarnation: 3, reply })).ok()?;
-        let signature = format!("{HEADER_ANSWER_SIGNATURE}: {}\r\n", "0".repeat(64));
-        let signature = if granted.load(Ordering::SeqCst).is_multiple_of(2) { &signature } else { "" };
-        let answer = format!(
-            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{HEADER_VERSION}: {PROTOCOL_VERSION}\r\n{signature}\r\n{body}",
-            body.len()
-        );
-        stream.write_all(answer.as_bytes()).ok()?;
-    }
-}
-
 #[test]
 fn a_vote_that_is_forged_is_not_counted() {
     // Without a secret it is: so this test can fail.
     for secret in [None, Some(SECRET.to_owned())] {
         let signed = secret.is_some();
         let mut cluster = Cluster::prepare(ClusterOptions { secret, ..ClusterOptions::nodes(3) });
-        let granted = impostor(cluster.cluster_address(3));
+        let granted = impostor::start(cluster.cluster_address(3), |granted| {
+            let mut headers = vec![(HEADER_VERSION, PROTOCOL_VERSION.to_string())];
+            if granted.is_multiple_of(2) {
+                headers.push((HEADER_ANSWER_SIGNATURE, "0".repeat(64)));
+            }
+            headers
+        });
         cluster.restart(1); // Node 2 is never started: the impostor's vote is the one that is missing.
         if signed {
             cluster.wait_for("it was offered forged votes ten times", || {

@@ -7,6 +7,7 @@
 
 pub mod cluster;
 pub mod http;
+pub mod impostor;
 pub mod load;
 pub mod ports;
 pub mod reports;
