@@ -1,8 +1,8 @@
 //! The node's cluster address: daemons' reports and peers' RPCs. docs/protocol.md describes every route with examples.
 //!
-//! Runs on the cluster listener's threads, one per open connection, which never mix with the public listener's: a flood
-//! of clients must not cost an election. A handler checks what came (seal, then form), hands it to the Raft loop and waits
-//! for the outcome on a channel of its own. Nothing is decided here.
+//! Runs on the cluster listener's threads, one per open connection. They are never the public listener's
+//! threads: a flood of clients must not cost an election. A handler checks a request (first its seal, then its
+//! form), hands it to the Raft loop, and waits for the outcome on a channel of its own. It decides nothing.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -38,22 +38,23 @@ pub const RPC_BYTES_MAX: usize = 64 * 1024;
 /// The leader's answer to a report that was handed on is a line.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-/// How long a listener waits for the loop. Every proposal ends within the time in which a leader without a majority steps
-/// down; this is only for a loop that hangs on its disk.
+/// How long a handler waits for the loop. Every proposal ends before that: a leader without a majority steps
+/// down. Only a loop that hangs on its disk takes longer.
 const OUTCOME_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a follower waits for the leader's answer to a report that it handed on.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
 
 thread_local! {
-    /// For handing reports on. Each listener thread has its own connections, ...
+    /// For handing reports on. Each listener thread has connections of its own.
     static CLIENT: RefCell<Client> = RefCell::new(Client::new(ClientTimeouts {
         connect: Duration::from_secs(1),
         send: Duration::from_secs(1),
         receive: FORWARD_TIMEOUT,
     }));
 
-    /// ... and its own seal: a seal numbers what it signs, and the receiver expects the numbers nearly in order.
+    /// Each listener thread has a seal of its own: a seal numbers what it signs, and the receiver expects the
+    /// numbers nearly in order.
     static SEAL: RefCell<Option<Seal>> = const { RefCell::new(None) };
 }
 
@@ -62,7 +63,7 @@ thread_local! {
 pub struct ClusterCounters {
     /// Reports that were well-formed.
     pub reports: AtomicU64,
-    /// Reports that were answered 503 since too many waited.
+    /// Reports that were answered 503 because too many waited.
     pub reports_turned_away: AtomicU64,
 }
 
@@ -72,13 +73,13 @@ pub struct ClusterService {
     pub id: NodeId,
     /// Where each other node's cluster address is.
     pub peers: Vec<(NodeId, SocketAddr)>,
-    /// Both addresses of every node, this one too: no worker is there.
+    /// Both addresses of every node, this one included. A worker cannot be there.
     pub addresses: Vec<(NodeId, SocketAddr)>,
     /// The incarnation of this node's data directory.
     pub incarnation: u64,
     /// Checks what comes in and signs the answers.
     pub gate: Arc<Gate>,
-    /// Signs what is handed on: the original of each thread's clone.
+    /// Signs reports that are handed on. Each thread takes a clone.
     pub seal: Seal,
     /// To the loop.
     pub inbox: Inbox,
@@ -94,7 +95,7 @@ impl Service for ClusterService {
     fn body_limit(&self, method: &Method, path: &str) -> Result<usize, Response> {
         match route(method, path) {
             Ok((limit, _)) => Ok(limit),
-            // With a secret, strangers do not even learn what there is: first the signature is checked.
+            // With a secret, the signature is checked first, so that strangers do not see which paths exist.
             Err(_) if self.gate.is_signed() => Ok(RPC_BYTES_MAX),
             Err(answer) => Err(answer),
         }
@@ -168,7 +169,7 @@ impl ClusterService {
             Err(error) => return text(400, &error.to_string()),
         };
         if let Some((id, _)) = self.addresses.iter().find(|(_, address)| *address == incoming.report.worker) {
-            // It would ask itself, until no connection is left.
+            // This node would send requests to itself until no connection is left.
             let worker = incoming.report.worker;
             return text(400, &format!("worker: {worker} is an address of node {id}; give the worker's own"));
         }
@@ -208,8 +209,8 @@ impl ClusterService {
         }
     }
 
-    /// Hands a report on to the leader and its answer back. It goes without `forward`, so that two nodes that each take the
-    /// other for the leader cannot play ball with it.
+    /// Hands a report on to the leader and its answer back. The report goes without `forward`: otherwise two
+    /// nodes that take each other for the leader would hand it to and fro.
     fn hand_on(&self, leader: NodeId, report: Report) -> Response {
         let Some((_, address)) = self.peers.iter().find(|(id, _)| *id == leader) else {
             return unavailable("the leader is unknown to this node's configuration");
@@ -262,9 +263,10 @@ impl ClusterService {
         }
     }
 
-    /// A follower watches this process (see `leader_watch.rs`). The answer says nothing; that it does not come does.
+    /// A follower watches this process (see `leader_watch.rs`). Only a missing answer means something: the
+    /// process has died.
     fn watch(&self) -> Response {
-        // Disconnected means that the node stops: answered at once, since a stop is no death.
+        // Disconnected means that the node stops. It answers at once, because a planned stop is no death.
         let _ = self.stopping.recv_timeout(WATCH_ANSWER_AFTER);
         json(200, &KnownLeader { leader: self.standing.get().leader })
     }

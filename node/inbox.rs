@@ -1,8 +1,8 @@
 //! How messages reach the Raft loop: two bounded inboxes, so that a flood of reports cannot delay the consensus.
 //!
-//! What happens when an inbox is full differs on purpose. A message of consensus *waits* for room: a reply that vanished
-//! would look like a slow peer, and each peer has only a few messages under way. A report is *turned away*: a newer one of the
-//! same server comes soon, so waiting would only make it older.
+//! What happens when an inbox is full differs on purpose. A message of consensus *waits* for room: a lost
+//! reply would look like a slow peer, and each peer has only a few messages under way. A report is *refused*:
+//! the same server sends a newer one soon, and waiting would only make this one older.
 //!
 //! Filled by `cluster_service.rs`, `peers.rs`, `public_service.rs` and `leader_watch.rs`, read by `raft_loop.rs`.
 
@@ -13,7 +13,8 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use crate::raft::{Entry, Index, RpcReply};
 use crate::replica::{Input, ReportOutcome};
 
-/// How many messages of consensus may wait. Each peer has at most a few under way, so it never fills by honest means.
+/// How many messages of consensus may wait. Each peer has at most a few under way, so only a stranger can fill
+/// it.
 pub const CONSENSUS_INBOX_MAX: usize = 1_024;
 
 /// How many reports and questions may wait. When it is full, a daemon gets a 503 and reports again a second later.
@@ -78,7 +79,7 @@ impl Inbox {
         self.consensus.send(message).map_err(|_| Refused::Closed)
     }
 
-    /// The same, for somebody who waits no longer than this.
+    /// The same, but waits no longer than `timeout`.
     ///
     /// # Errors
     /// [`Refused::Full`] when there was no room in all that time, [`Refused::Closed`] when the loop has ended.

@@ -1,23 +1,24 @@
-//! The death detector (design: "Failover"): each follower keeps one request open at its leader. When the leader's
-//! process dies, the kernel closes its sockets, and the follower knows within a millisecond, long before the election
-//! timeout.
+//! The death detector (docs/raft.md, "The death hint"): each follower keeps one request open at its leader.
+//! When the leader's process dies, the kernel closes its sockets, and the follower knows within a millisecond,
+//! long before the election timeout.
 //!
 //! It is a hint, not proof. A connection may also end because the leader stops listening to it, or because something between
-//! the two cut it. So after a close the follower knocks once more: only if nobody listens there any more does it tell the
-//! loop, and the core then merely asks for pre-votes, which a majority that still hears the leader refuses. A machine or
-//! a cable that is gone closes nothing: that is what the election timeout is for.
+//! the two cut it. So after a close the follower tries to connect again. Only if the connection is refused
+//! does it send the hint to the loop. The core then asks for pre-votes, and a majority that still hears the
+//! leader refuses them. A machine or a cable that is gone closes nothing: that is what the election timeout is
+//! for.
 //!
-//! The knock has to be patient for a moment. A dying process closes its descriptors one after the other, in the order of
-//! their numbers (`close_files` in Linux), and on a busy machine it may lose the processor in between: the watched
-//! connection is gone, while the listener still takes connections into its queue. So who is answered knocks a few times
-//! more before it believes that somebody is at home.
+//! One try is not enough. A dying process closes its descriptors one after the other, in the order of their
+//! numbers (`close_files` in Linux). On a busy machine it may lose the processor in between: the watched
+//! connection is closed, and the listening socket still takes connections. So a follower whose connection was
+//! accepted tries a few times more before it believes that the leader lives.
 //!
-//! And the hint is repeated for a moment: the dead leader's last heartbeat may still be on its way through this node's own
-//! threads, and the loop that reads it after the news would take the leader for alive.
+//! The hint is repeated for a moment. The dead leader's last heartbeat may still be on its way through this
+//! node's threads. If the loop reads it after the hint, it believes that the leader lives.
 //!
-//! One thread per node, beside the loop: it waits for a leader, watches it, and starts over when there is another. When the
-//! loop names another leader ([`LeaderNews`]), the open request is cut off, since the old leader may live, or hang, and keep it
-//! open for long, while the new one has to be watched from now on.
+//! One thread per node, beside the loop: it waits for a leader, watches it, and starts over when there is
+//! another. When the loop names another leader ([`LeaderNews`]), this thread cuts the open request off and
+//! watches the new leader. The old leader may live, or hang, and keep the request open for long.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
@@ -35,18 +36,18 @@ use crate::raft::NodeId;
 use crate::replica::Input;
 use crate::signing::{Recipient, Seal, SealedCallError};
 
-/// A leader answers a watch after so long, if nothing happened, and the follower asks again: a connection that the other
-/// side has forgotten is found out that way.
+/// A leader answers a watch after so long, and the follower asks again. This finds a connection that the other
+/// side has forgotten.
 pub const WATCH_ANSWER_AFTER: Duration = Duration::from_secs(10);
 
-/// Longer than that: then the leader hangs, which is for the election timeout to judge.
+/// A leader that does not answer for so long hangs. That is a matter of the election timeout.
 const WATCH_RECEIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Opening a connection to a leader that lives takes less.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The pauses between the knocks at a leader whose connection was closed. A process that dies has closed its listener within
-/// the first few; one that lives is asked so often and no more.
+/// The pauses between the tries to connect to a leader whose connection was closed. A dying process has closed
+/// its listening socket within the first few. A living one gets so many tries and no more.
 const KNOCK_PAUSES: [Duration; 7] = [
     Duration::from_millis(1),
     Duration::from_millis(2),
@@ -57,7 +58,8 @@ const KNOCK_PAUSES: [Duration; 7] = [
     Duration::from_millis(60),
 ];
 
-/// While the loop names no other leader, a death is told again after each of these pauses, if still nobody listens there.
+/// While the loop names no other leader, the hint is sent again after each of these pauses, if connections are
+/// still refused.
 const REPEAT_PAUSES: [Duration; 5] = [
     Duration::from_millis(10),
     Duration::from_millis(20),
@@ -66,8 +68,8 @@ const REPEAT_PAUSES: [Duration; 5] = [
     Duration::from_millis(160),
 ];
 
-/// A loop that still names the same leader after so long hears it, so it lives, whoever refuses connections in its name: then
-/// the watch begins anew.
+/// If the loop still names the same leader after so long, it hears that leader, so the leader lives. Then the
+/// watch begins again.
 const HINT_OLD_AFTER: Duration = Duration::from_secs(5);
 
 /// After a watch that failed for another reason than a death, the next begins not before this.
@@ -76,7 +78,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// The answer is a word.
 const ANSWER_BYTES_MAX: usize = 1024;
 
-/// The loop's end: tells whom this node follows.
+/// The loop's end: it names the leader that this node follows.
 pub struct LeaderNews {
     newest: Slot<Option<NodeId>>,
     watch: Arc<Mutex<CancelHandle>>,
@@ -115,7 +117,7 @@ pub struct LeaderWatch {
     pub peers: Vec<(NodeId, SocketAddr)>,
     /// Signs as this node; not shared with other threads.
     pub seal: Seal,
-    /// Hears whom this node follows, each time that changes.
+    /// Receives the leader that this node follows, each time it changes.
     pub leaders: LeaderEar,
     /// To the loop.
     pub inbox: Inbox,
@@ -163,7 +165,8 @@ impl LeaderWatch {
         }
     }
 
-    /// Tells the loop that the leader is gone, until it names another one or the hint is old; returns whom to watch then.
+    /// Sends the hint to the loop until it names another leader, or the hint is old. Returns whom to watch
+    /// then.
     ///
     /// # Errors
     /// When the loop has ended.
@@ -177,7 +180,8 @@ impl LeaderWatch {
                 word => return word,
             }
             if !refuses(address) {
-                // Started again already. Perhaps it will lead again, without the loop ever naming another in between.
+                // The process was started again already. Perhaps it leads again, and the loop never names
+                // another leader in between.
                 return Ok(Some(id));
             }
         }
@@ -201,7 +205,7 @@ impl LeaderWatch {
         let answer = self.seal.post(&mut client, &to, Purpose::Raft, path::WATCH, &body, ANSWER_BYTES_MAX);
         match answer {
             _ if cancel.is_cancelled() => Watched::Superseded,
-            // It said that it goes on; or that it stops, and then the loop will hear of a new leader.
+            // The leader lives; or it stops as planned, and the loop will soon follow another leader.
             Ok(answer) if answer.status == 200 && began.elapsed() >= PAUSE => Watched::Alive,
             Ok(_) => Watched::Unclear,
             Err(error) => {
@@ -227,7 +231,7 @@ fn nobody_listens(mut refuses: impl FnMut() -> bool) -> bool {
         })
 }
 
-/// One knock. A reset in the middle of the handshake is no refusal: the next knock tells.
+/// One try to connect. A reset in the middle of the handshake is no refusal: the next try decides.
 fn refuses(address: SocketAddr) -> bool {
     let knock = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT);
     knock.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
@@ -237,7 +241,7 @@ fn refuses(address: SocketAddr) -> bool {
 enum Watched {
     /// The leader answered.
     Alive,
-    /// It ended for a reason that says nothing.
+    /// It ended for a reason that says nothing about the leader.
     Unclear,
     /// Nobody listens there any more.
     Gone,

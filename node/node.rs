@@ -22,7 +22,7 @@
 //! | leader watch, one | one request kept open at the leader | `leader_watch.rs` |
 //! | race watcher, one; helpers, when a server stalls | the clock; a worker | `forwarding.rs`, `forwarding/race.rs` |
 //!
-//! No thread holds a lock while it waits for a socket or a disk, and every channel is bounded.
+//! No thread holds a lock while it waits for a socket or a disk. Every channel is bounded.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -89,7 +89,7 @@ const DESCRIPTORS_RESERVED: u64 = 64;
 /// needs about that many.
 const CONNECTIONS_MIN: usize = 32;
 
-/// How long answers that are on their way may take once the node cannot go on.
+/// How long answers that are under way may take when the node must end because its disk failed.
 const FAILURE_DRAIN: Duration = Duration::from_millis(500);
 
 /// One node of the Rakit load balancer.
@@ -232,7 +232,7 @@ fn run(
 
     let (cluster_limits, public_limits) = listener_limits(program::descriptor_limit());
 
-    // The listeners are bound before the loop starts: whoever is elected can be reached.
+    // The listeners are bound before the loop starts, so that a node that is elected can be reached.
     let cluster_server = Server::bind(
         "cluster",
         node.cluster,
@@ -318,7 +318,7 @@ fn run(
     let (loop_stop_sender, loop_stop) = bounded::<()>(0);
     let (ended_sender, ended) = bounded::<Result<(), StorageError>>(1);
     let loop_thread = spawn("raft", move || {
-        // If nobody listens any more, the process is ending anyway.
+        // If nobody receives this any more, the process is ending.
         let _ = ended_sender.send(raft_loop.run(&inboxes, &loop_stop));
     })
     .map_err(no_thread)?;
@@ -329,14 +329,15 @@ fn run(
         recv(ended) -> ended => Some(loop_failure(ended.ok())),
     };
     if let Some(reason) = failure {
-        // It may no longer vote or acknowledge: there is nothing to hand over, and nobody is kept waiting for long.
+        // It may no longer vote or acknowledge. There is no leadership to hand over, and no client waits for
+        // long.
         drop(stopping_sender);
         public_server.stop(FAILURE_DRAIN);
         cluster_server.stop(FAILURE_DRAIN);
         return Err(Ending::Failed(reason));
     }
 
-    // A clean stop: first the clients, who notice nothing; then leadership; then consensus.
+    // A clean stop. First the clients' requests end, then leadership is handed over, then consensus ends.
     let cut_off = public_server.stop(PUBLIC_DRAIN);
     if cut_off > 0 {
         warn!("stop: {cut_off} connections of clients were cut off after {} s", PUBLIC_DRAIN.as_secs());

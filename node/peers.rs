@@ -1,8 +1,8 @@
 //! The senders: how this node's requests reach the other nodes.
 //!
 //! Two threads for each peer, one for the log (AppendEntries, InstallSnapshot) and one for elections, so that a vote never
-//! waits behind a megabyte of entries. Each has a slot for one request: the loop puts the newest in, displacing one that
-//! has not left yet (the core has given that one up, and would have sent this one in its place), and never waits. Each
+//! waits behind a megabyte of entries. Each thread has a slot for one request. The loop puts the newest
+//! request in and never waits. A request that has not left yet is replaced: the core has given it up. Each
 //! request that leaves ends with exactly one message to the loop: the reply, or that it was lost.
 
 use std::net::SocketAddr;
@@ -29,7 +29,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// A reply is a few dozen bytes.
 const REPLY_BYTES_MAX: usize = 64 * 1024;
 
-/// A sender's stack: serialising a request needs little.
+/// A sender's stack. Writing a request as JSON needs little.
 const STACK_BYTES: usize = 512 * 1024;
 
 /// Lines about a peer that refuses this node, or is refused: one per sender in this time.
@@ -58,11 +58,11 @@ pub struct Sending {
     pub seal: Seal,
     /// The incarnation of this node's data directory.
     pub incarnation: u64,
-    /// How long a reply may take: at most an election timeout, since then nobody waits for it.
+    /// How long a reply may take: at most an election timeout. After that nobody waits for it.
     pub reply_timeout: Duration,
     /// To the loop.
     pub inbox: Inbox,
-    /// Where it is shown who does not work with this node.
+    /// The peers that do not work with this node, for `/status`.
     pub refusals: Arc<PeerRefusals>,
 }
 

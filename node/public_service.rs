@@ -43,7 +43,7 @@ fn route(path: &str) -> Option<Route<'_>> {
         path::HEALTHZ => Route::Healthz,
         path::READYZ => Route::Readyz,
         path::METRICS => Route::Metrics,
-        // What browsers and robots ask for by themselves is not a mistaken N.
+        // Browsers and robots ask for these by themselves. They are no mistaken N.
         "/favicon.ico" | "/robots.txt" => return None,
         _ => Route::Prime(path.strip_prefix('/').filter(|segment| !segment.contains('/'))?),
     })

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! The loop blocks on its inboxes and on the replica's next deadline, and on nothing else: it never does network I/O, and
-//! whatever it hands on goes into a slot that cannot make it wait. It decides nothing: what follows from what, and in which
-//! order, is [`Replica`]'s business, which the simulator drives as well. Started by `node.rs`; fed through `inbox.rs`.
+//! it hands requests to slots, which never make it wait. It decides nothing: [`Replica`] decides, and the
+//! simulator drives the same type. Started by `node.rs`; fed through `inbox.rs`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,7 +43,7 @@ pub type NodeReplica = Replica<Sender<RpcReply>, Sender<ReportOutcome>>;
 pub struct RaftLoop<D: Disk> {
     /// Decides.
     pub replica: NodeReplica,
-    /// Its memory.
+    /// What it must not forget.
     pub storage: Storage<D>,
     /// The senders to the other nodes.
     pub peers: Peers,
@@ -51,16 +51,16 @@ pub struct RaftLoop<D: Disk> {
     pub published: Arc<Published>,
     /// Where role, term and indexes are shown.
     pub standing: Arc<StandingBoard>,
-    /// Whom the death detector shall watch.
+    /// The leader that the death detector watches.
     pub leaders: LeaderNews,
     /// The moment that the loop's clock counts from.
     pub started: Instant,
 }
 
-/// Lines about messages that cannot be right: a stranger may cause them as often as he likes.
+/// Lines about messages that cannot be right: strangers may cause any number of them.
 static SUSPICIOUS: RateLimit = RateLimit::new(SUSPICIOUS_LINE_INTERVAL);
 
-/// Lines about peers that seem to have another data directory: a stranger may cause these, too.
+/// Lines about peers that seem to have another data directory: strangers may cause any number of them.
 static INCARNATIONS: RateLimit = RateLimit::new(SUSPICIOUS_LINE_INTERVAL);
 
 /// Lines about servers that a full table did not let in: each of them reports every second.
@@ -94,7 +94,8 @@ impl<D: Disk> RaftLoop<D> {
             for input in service.try_iter().take(BATCH_MAX) {
                 self.serve(input);
             }
-            // In this order: what arrives after the look at the clock may be counted, never the reverse.
+            // The clock first, then the counts: a message that arrives in between is counted as unread, and
+            // never the other way round.
             let now = self.now();
             self.replica.end_batch(now, Unread { messages: consensus.len(), reports: service.len() });
             self.carry_out()?;
@@ -110,7 +111,7 @@ impl<D: Disk> RaftLoop<D> {
             ServiceInput::Report(report) => self.replica.receive(self.now(), report),
             ServiceInput::ReadLog { after, limit, entries } => {
                 let log = self.replica.raft().log();
-                // The reader may have gone: then nobody needs the answer.
+                // The reader may be gone. Then nobody needs the answer.
                 let _ = entries.send(log.slice(after.saturating_add(1), limit, usize::MAX));
             }
         }

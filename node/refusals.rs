@@ -31,7 +31,7 @@ impl PeerRefusals {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, String>> {
-        // A holder that panicked has inserted or removed as a whole, or not at all.
+        // An insertion or removal is complete or did not happen, also if its thread panicked.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

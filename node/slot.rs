@@ -1,5 +1,6 @@
-//! A slot for one thing, of which only the newest counts: whoever puts never waits, and what was not taken yet is
-//! displaced. Used towards the senders (a newer append makes the older one pointless) and the watcher of the leader.
+//! A slot for one thing, of which only the newest counts. Putting never waits: a thing that was not taken yet
+//! is replaced. Used towards the senders (a newer append makes the older one pointless) and the watcher of the
+//! leader.
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 

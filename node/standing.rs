@@ -1,8 +1,8 @@
 //! How this node stands in the consensus, as the loop last saw it: for `/status`, `/readyz`, the routing of reports and the
 //! age of the state that requests are served from.
 //!
-//! Written by the Raft loop after each batch, read by the listeners' threads. A handful of numbers behind one lock that is
-//! held for the time of a copy.
+//! Written by the Raft loop after each batch, read by the listeners' threads. A few numbers behind one lock,
+//! which is held only while they are copied.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -64,7 +64,7 @@ impl StandingBoard {
     }
 
     fn lock(&self) -> MutexGuard<'_, Standing> {
-        // Poisoned means that a holder panicked; `Standing` is a plain copy, so it is whole all the same.
+        // A thread that panicked cannot have left half a `Standing`: it is copied as a whole.
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

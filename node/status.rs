@@ -1,4 +1,5 @@
-//! What a node says of itself on its public address: status, log, readiness, usage. Called by `public_service.rs`.
+//! What a node says about itself on its public address: status, log, readiness, usage. Called by
+//! `public_service.rs`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
