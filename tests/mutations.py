@@ -16,6 +16,7 @@ that it does not, the script says so and fails, rather than testing nothing.
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -40,7 +41,7 @@ SUITES = {
     "src/replica": [["--lib", "replica"], ["--test", "simulation"]],
     "node": [["--lib", "node"], ["--test", "system", "--", "cluster::", "disk_trouble::"]],
 }
-SUITE_SECONDS_MAX = 900
+SUITE_SECONDS_MAX = 300
 # The simulator runs over each mutant with so many seeds: twice as many as in `cargo test`. A seed that never ends has seen
 # the defect too.
 SIMULATOR_SEEDS = 600
@@ -220,19 +221,35 @@ def plant(tree, file, old, new):
     return text
 
 
+def cargo_test(tree, environment, arguments, seconds_max):
+    """Builds these tests, however long that takes, and runs them for so long at most. Exit code and output; the code is
+    None if they were still running, and "compiler" if they could not be built."""
+    build = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    ran = subprocess.run(["cargo", "test", "--quiet", "--no-run", *build], cwd=tree, env=environment,
+                         capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if ran.returncode != 0:
+        return "compiler", ran.stderr
+    # In a session of its own: what does not end is killed with all its children.
+    tests = subprocess.Popen(["cargo", "test", "--quiet", "--no-fail-fast", *arguments], cwd=tree, env=environment, text=True,
+                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        output, _ = tests.communicate(timeout=seconds_max)
+    except subprocess.TimeoutExpired:
+        os.killpg(tests.pid, signal.SIGKILL)
+        tests.communicate()
+        return None, ""
+    return tests.returncode, output
+
+
 def killed_by(tree, environment, file):
     """The tests that failed, or None if all passed."""
     for suite in SUITES[os.path.dirname(file)]:
-        command = ["cargo", "test", "--quiet", "--no-fail-fast", *suite]
-        try:
-            run = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True,
-                                 stdin=subprocess.DEVNULL, timeout=SUITE_SECONDS_MAX)
-        except subprocess.TimeoutExpired:
+        code, output = cargo_test(tree, environment, suite, SUITE_SECONDS_MAX)
+        if code is None:
             return f"{' '.join(suite)}: still running after {SUITE_SECONDS_MAX} s"
-        output = run.stdout + run.stderr
-        if "error: could not compile" in output or "error[" in output:
+        if code == "compiler":
             return "the compiler: " + next(line for line in output.splitlines() if line.startswith("error"))
-        if run.returncode != 0:
+        if code != 0:
             failed = list(dict.fromkeys(re.findall(r"^    ([\w:/ -]+)$", output, re.M)))
             return ", ".join(failed[:3]) + (f" and {len(failed) - 3} more" if len(failed) > 3 else "") or "a crash"
     return None
@@ -240,16 +257,13 @@ def killed_by(tree, environment, file):
 
 def seeds_until_seen(tree, environment):
     """How many seeds the simulator ran until one failed, in words."""
-    command = ["cargo", "test", "--quiet", "--test", "simulation", "seeds_break_nothing"]
     environment = dict(environment, RAKIT_SIM_SEEDS=str(SIMULATOR_SEEDS))
-    try:
-        run = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True,
-                             stdin=subprocess.DEVNULL, timeout=SIMULATOR_SECONDS_MAX)
-    except subprocess.TimeoutExpired:
+    arguments = ["--test", "simulation", "seeds_break_nothing"]
+    code, output = cargo_test(tree, environment, arguments, SIMULATOR_SECONDS_MAX)
+    if code is None:
         return f"one did not end in {SIMULATOR_SECONDS_MAX} s"
-    if run.returncode == 0:
+    if code == 0:
         return f"not in {SIMULATOR_SEEDS}"
-    output = run.stdout + run.stderr
     seeds = re.search(r"\(after (\d+) seeds\)", output)
     if seeds:
         return seeds.group(1)
