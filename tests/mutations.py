@@ -41,7 +41,7 @@ SUITES = {
     "src/replica": [["--lib", "replica"], ["--test", "simulation"]],
     "node": [["--lib", "node"], ["--test", "system", "--", "cluster::", "disk_trouble::"]],
 }
-SUITE_SECONDS_MAX = 300
+SUITE_SECONDS_MAX = 600
 # The simulator runs over each mutant with so many seeds: twice as many as in `cargo test`. A seed that never ends has seen
 # the defect too.
 SIMULATOR_SEEDS = 600

@@ -253,6 +253,7 @@ impl Process {
         }
         let unread = Unread { messages: self.consensus.len(), reports: self.reports.len() };
         self.replica.end_batch(now, unread);
+        *context.steps += 1;
         self.look(context);
         let is_idle = !had_mail && self.woke_at == context.now;
         self.woke_at = context.now;
@@ -269,12 +270,12 @@ impl Process {
             }
         }
         self.replica.receive(self.clock(context.now), mail);
+        *context.steps += 1;
         self.look(context);
     }
 
     /// After each call of the replica: what its core has come to.
     fn look(&mut self, context: &mut Context<'_>) {
-        *context.steps += 1;
         context.oracle.stepped(self.replica.raft());
         let now = self.clock(context.now);
         self.leads_since =
@@ -313,8 +314,11 @@ impl Process {
                 context.deeds.push(Deed::Reply { back: caller, reply });
             }
             Effect::Publish => {
-                self.published.publish(self.replica.table(), self.clock(context.now));
-                context.oracle.table(self.id, self.replica.table());
+                let table = self.replica.table();
+                if self.published.view().applied_index() < table.applied_index() {
+                    context.oracle.table(self.id, table);
+                }
+                self.published.publish(table, self.clock(context.now));
             }
             Effect::Watch(leader) => {
                 context.trace.line(context.now, || format!("node {}: watches {leader:?}", self.id));
@@ -361,6 +365,7 @@ impl Process {
         }
         if let Some(mark) = done {
             self.replica.durable(self.clock(context.now), mark);
+            *context.steps += 1;
             self.look(context);
         }
         self.carry_out(context)
