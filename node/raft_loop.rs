@@ -63,7 +63,7 @@ static SUSPICIOUS: RateLimit = RateLimit::new(SUSPICIOUS_LINE_INTERVAL);
 /// Lines about peers that seem to have another data directory: strangers may cause any number of them.
 static INCARNATIONS: RateLimit = RateLimit::new(SUSPICIOUS_LINE_INTERVAL);
 
-/// Lines about servers that a full table did not let in: each of them reports every second.
+/// Lines about servers that a full table did not let in: a stranger without a secret may cause these, too.
 static NO_ROOM: RateLimit = RateLimit::new(SUSPICIOUS_LINE_INTERVAL);
 
 /// Lines about votes asked for and transfers. Elections come in clusters of a few dozen at the most.

@@ -159,6 +159,11 @@ fn report(server: &str, sequence: u64) -> Report {
     Report { server: server.to_owned(), worker, cpu: 10.0, cores: 4, epoch: 1, sequence, worker_up: true }
 }
 
+/// An entry of term 1.
+fn entry(index: Index, report: &Report) -> Entry {
+    Entry { index, term: 1, command: ServerCommand::Report(report.clone()).to_command() }
+}
+
 fn reported(server: &str, sequence: u64, caller: Who) -> Input<Who, Who> {
     let report = report(server, sequence);
     let command = ServerCommand::Report(report.clone()).to_command();
@@ -220,17 +225,18 @@ fn two_new_servers_and_one_place_are_one_commit_and_one_refusal() {
 
 #[test]
 fn a_stale_report_costs_no_entry_and_is_told_where_the_newest_stands_with_its_own_term() {
-    let mut node = Node::alone(10);
-    node.batch([reported("a", 7, 1)]);
-    let at = node.replica.raft().log().last_index();
-    // Its entry is compacted, and the term goes on.
+    // Reported in term 1, before the start. Now the node leads term 2, and the entry is compacted.
+    let hard_state = HardState { term: 1, voted_for: Some(1) };
+    let mut node = Node::recovered(1, 10, hard_state, vec![entry(1, &report("a", 7))]);
+    node.now += Duration::from_secs(1);
+    node.batch([]);
     for sequence in 1..=SNAPSHOT_ENTRIES + 20 {
         node.batch([reported("b", sequence, 2)]);
     }
-    assert_eq!(node.replica.raft().log().term_at(at), None, "compacted");
+    assert_eq!((node.term(), node.replica.raft().log().term_at(1)), (2, None));
     let last_index = node.replica.raft().log().last_index();
     let effects = node.batch([reported("a", 7, 3), reported("a", 6, 4)]);
-    assert_eq!(answers(&effects), [(3, stale(at, 1, 7)), (4, stale(at, 1, 7))]);
+    assert_eq!(answers(&effects), [(3, stale(1, 1, 7)), (4, stale(1, 1, 7))]);
     assert_eq!(node.replica.raft().log().last_index(), last_index);
 }
 
@@ -467,12 +473,9 @@ fn the_leader_that_is_followed_is_watched_and_never_oneself() {
 
 #[test]
 fn after_a_start_what_the_log_held_is_one_notice_and_what_comes_is_news() {
-    let entry = |index, server| {
-        let command = ServerCommand::Report(report(server, 1)).to_command();
-        Entry { index, term: 1, command }
-    };
     let hard_state = HardState { term: 1, voted_for: Some(1) };
-    let mut node = Node::recovered(1, 10, hard_state, vec![entry(1, "a"), entry(2, "b")]);
+    let entries = vec![entry(1, &report("a", 1)), entry(2, &report("b", 1))];
+    let mut node = Node::recovered(1, 10, hard_state, entries);
     node.now += Duration::from_secs(1);
     let mut effects = node.batch([]);
     effects.extend(node.batch([reported("c", 1, 1)]));
