@@ -60,7 +60,7 @@ impl Sender {
             id: node.id,
             address: node.cluster,
             line: Line::new(node, config, server)?,
-            state: None,
+            attitude: None,
             acknowledged,
         };
         std::thread::Builder::new()
@@ -107,7 +107,7 @@ impl<T> Newest<T> {
 
 /// What came of sending a report to a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Outcome {
+enum Delivery {
     /// It leads (or asked the leader), and the report is committed.
     Committed,
     /// It leads, and had this or a newer report already.
@@ -120,7 +120,7 @@ enum Outcome {
     Unreachable(String),
 }
 
-impl Outcome {
+impl Delivery {
     /// Reads an answer; see docs/protocol.md.
     fn of(status: u16, body: &[u8]) -> Self {
         match status {
@@ -135,18 +135,18 @@ impl Outcome {
         }
     }
 
-    /// The state of the node as far as it is worth a line when it changes.
-    fn state(&self) -> State {
+    /// The attitude of the node, as far as it is worth a line when it changes.
+    fn attitude(&self) -> Attitude {
         match self {
-            Self::Committed | Self::Stale | Self::Heard => State::Takes,
-            Self::Refused(_) => State::Refuses,
-            Self::Unreachable(_) => State::Silent,
+            Self::Committed | Self::Stale | Self::Heard => Attitude::Takes,
+            Self::Refused(_) => Attitude::Refuses,
+            Self::Unreachable(_) => Attitude::Silent,
         }
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum Attitude {
     Takes,
     Refuses,
     Silent,
@@ -165,26 +165,26 @@ struct Link {
     id: NodeId,
     address: SocketAddr,
     line: Line,
-    state: Option<State>,
+    attitude: Option<Attitude>,
     acknowledged: Arc<Acknowledged>,
 }
 
 impl Link {
     /// Posts one report and takes note of what came of it. Gives true: there is always a next one.
     fn serve(&mut self, report: Outgoing) -> bool {
-        let outcome = self.line.post(&report.body);
-        match outcome {
-            Outcome::Committed => self.acknowledged.committed(report.sequence),
-            Outcome::Stale => self.acknowledged.stale(report.sequence),
+        let delivery = self.line.post(&report.body);
+        match delivery {
+            Delivery::Committed => self.acknowledged.committed(report.sequence),
+            Delivery::Stale => self.acknowledged.stale(report.sequence),
             _ => {}
         }
-        debug!("report {} to node {}: {outcome:?}", report.sequence, self.id);
-        let state = outcome.state();
-        if self.state.replace(state) != Some(state) {
+        debug!("report {} to node {}: {delivery:?}", report.sequence, self.id);
+        let attitude = delivery.attitude();
+        if self.attitude.replace(attitude) != Some(attitude) {
             let (id, address) = (self.id, self.address);
-            match &outcome {
-                Outcome::Refused(reason) => warn!("node {id} ({address}) refuses reports: {reason}"),
-                Outcome::Unreachable(reason) => {
+            match &delivery {
+                Delivery::Refused(reason) => warn!("node {id} ({address}) refuses reports: {reason}"),
+                Delivery::Unreachable(reason) => {
                     warn!("node {id} ({address}) does not take reports: {reason}")
                 }
                 _ => info!("node {id} ({address}) takes reports"),
@@ -219,13 +219,13 @@ impl Line {
 
     /// Posts a report. One that met a kept connection which the node had closed is repeated by the client; one that was
     /// not answered is not: the next report is newer.
-    fn post(&mut self, body: &[u8]) -> Outcome {
+    fn post(&mut self, body: &[u8]) -> Delivery {
         let answer =
             self.seal.post(&mut self.client, &self.to, Purpose::Report, path::REPORT, body, ANSWER_BYTES_MAX);
         match answer {
-            Ok(answer) => Outcome::of(answer.status, &answer.body),
-            Err(SealedCallError::Refused(_, refusal)) => Outcome::Refused(refusal.to_string()),
-            Err(error) => Outcome::Unreachable(error.to_string()),
+            Ok(answer) => Delivery::of(answer.status, &answer.body),
+            Err(SealedCallError::Refused(_, refusal)) => Delivery::Refused(refusal.to_string()),
+            Err(error) => Delivery::Unreachable(error.to_string()),
         }
     }
 }
@@ -256,11 +256,11 @@ mod tests {
 
     #[test]
     fn answers_are_told_apart() {
-        assert_eq!(Outcome::of(200, br#"{"committed":5,"term":2}"#), Outcome::Committed);
+        assert_eq!(Delivery::of(200, br#"{"committed":5,"term":2}"#), Delivery::Committed);
         let stale = br#"{"committed":5,"term":2,"stale":true,"epoch":7,"sequence":9}"#;
-        assert_eq!(Outcome::of(200, stale), Outcome::Stale);
-        assert_eq!(Outcome::of(202, br#"{"leader":3}"#), Outcome::Heard);
-        assert_eq!(Outcome::of(503, b"no leader\n"), Outcome::Heard);
+        assert_eq!(Delivery::of(200, stale), Delivery::Stale);
+        assert_eq!(Delivery::of(202, br#"{"leader":3}"#), Delivery::Heard);
+        assert_eq!(Delivery::of(503, b"no leader\n"), Delivery::Heard);
         for (status, body) in [
             (200, &b"hello"[..]),
             (200, b""),
@@ -270,9 +270,9 @@ mod tests {
             (301, b""),
             (500, b"x"),
         ] {
-            assert!(matches!(Outcome::of(status, body), Outcome::Refused(_)), "{status}");
+            assert!(matches!(Delivery::of(status, body), Delivery::Refused(_)), "{status}");
         }
-        let refused = Outcome::of(400, "cpu: out\u{1b}[2J of range\nsecond line".as_bytes());
-        assert_eq!(refused, Outcome::Refused("400: cpu: out\\u{1b}[2J of range".to_owned()));
+        let refused = Delivery::of(400, "cpu: out\u{1b}[2J of range\nsecond line".as_bytes());
+        assert_eq!(refused, Delivery::Refused("400: cpu: out\\u{1b}[2J of range".to_owned()));
     }
 }

@@ -18,7 +18,7 @@ use log::{info, warn};
 
 use crate::balancer::{Chooser, Chosen, Policy, Published};
 use crate::http::ClientHandle;
-use crate::http::worker_client::{Answer, CancelHandle, WorkerClient, WorkerError};
+use crate::http::worker_client::{CancelHandle, WorkerAnswer, WorkerClient, WorkerError};
 use race::{After, Helping, Race, Races};
 
 mod race;
@@ -59,7 +59,7 @@ pub enum Failure {
 #[derive(Debug)]
 pub struct Delivered {
     /// The worker's answer.
-    pub answer: Answer,
+    pub answer: WorkerAnswer,
     /// The server's name.
     pub server: String,
     /// The load that it was chosen for, in percent.
@@ -177,7 +177,13 @@ impl Forwarder {
     }
 
     /// Notes what came of an attempt; tells whether this thread is done with the race.
-    fn finish(&self, race: &Race, chosen: Chosen, answer: Result<Answer, WorkerError>, hedged: bool) -> bool {
+    fn finish(
+        &self,
+        race: &Race,
+        chosen: Chosen,
+        answer: Result<WorkerAnswer, WorkerError>,
+        hedged: bool,
+    ) -> bool {
         let id = chosen.ticket.id();
         let Chosen { server, load, ticket, .. } = chosen;
         ticket.end(retry::outcome(&answer), self.now());

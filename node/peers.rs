@@ -137,8 +137,8 @@ impl PeerSender {
                 }
                 Err(failure) => {
                     match failure {
-                        Failure::Lost(why) => self.note_reachable(Some(&why)),
-                        Failure::Refused(why) => self.note_refusal(&why),
+                        NoReply::Lost(why) => self.note_reachable(Some(&why)),
+                        NoReply::Refused(why) => self.note_refusal(&why),
                     }
                     Input::Lost { to: self.id, rpc }
                 }
@@ -149,7 +149,7 @@ impl PeerSender {
         }
     }
 
-    fn exchange(&mut self, request: &RpcRequest) -> Result<ReplyEnvelope, Failure> {
+    fn exchange(&mut self, request: &RpcRequest) -> Result<ReplyEnvelope, NoReply> {
         let path = path::of_rpc(request);
         let envelope = RequestEnvelope { incarnation: self.sending.incarnation, request: request.clone() };
         let answer = self
@@ -157,17 +157,17 @@ impl PeerSender {
             .seal
             .post(&mut self.client, &self.to, Purpose::Raft, path, &to_json(&envelope), REPLY_BYTES_MAX)
             .map_err(|error| match error {
-                SealedCallError::Call(error) => Failure::Lost(error.to_string()),
-                SealedCallError::Refused(..) => Failure::Refused(error.to_string()),
+                SealedCallError::Call(error) => NoReply::Lost(error.to_string()),
+                SealedCallError::Refused(..) => NoReply::Refused(error.to_string()),
             })?;
         let address = self.to.address;
         if answer.status != 200 {
             let said = String::from_utf8_lossy(&answer.body);
             let why = format!("{address} answered {} to {path}: {}", answer.status, said.trim());
-            return Err(if answer.status == 401 { Failure::Refused(why) } else { Failure::Lost(why) });
+            return Err(if answer.status == 401 { NoReply::Refused(why) } else { NoReply::Lost(why) });
         }
         serde_json::from_slice(&answer.body)
-            .map_err(|error| Failure::Lost(format!("{address} gave no reply to {path}: {error}")))
+            .map_err(|error| NoReply::Lost(format!("{address} gave no reply to {path}: {error}")))
     }
 
     /// One line when a peer is lost, one when it is back; none in between.
@@ -197,7 +197,7 @@ impl PeerSender {
 }
 
 /// Why an exchange brought no reply.
-enum Failure {
+enum NoReply {
     /// No answer, or not now.
     Lost(String),
     /// The peer refused what this node said, or this node refuses the answer.

@@ -10,7 +10,7 @@ use log::info;
 use super::forwarding::{Delivered, Failure, Forwarder};
 use super::standing::StandingBoard;
 use crate::http::message::{Request, Response, header, text, with_body, with_headers};
-use crate::http::worker_client::Answer;
+use crate::http::worker_client::WorkerAnswer;
 use crate::protocol::{HEADER_NODE, HEADER_REQUEST_ID, HEADER_SERVER, HEADER_STALE_MS};
 use crate::raft::NodeId;
 
@@ -114,8 +114,8 @@ impl Primes {
                      retries {retries}{how}"
                 );
                 let response = match answer {
-                    Answer::Prime(digits) => with_body(200, "text/plain", digits),
-                    Answer::ClientError { status, body, content_type } => {
+                    WorkerAnswer::Prime(digits) => with_body(200, "text/plain", digits),
+                    WorkerAnswer::ClientError { status, body, content_type } => {
                         let kind = content_type.as_deref().unwrap_or("text/plain");
                         with_headers(status, vec![header("Content-Type", kind)], body)
                     }

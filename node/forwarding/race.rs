@@ -12,7 +12,7 @@ use super::retry::Attempts;
 use super::{Delivered, Failure};
 use crate::balancer::TicketId;
 use crate::http::ClientHandle;
-use crate::http::worker_client::{Answer, CancelHandle, WorkerError};
+use crate::http::worker_client::{CancelHandle, WorkerAnswer, WorkerError};
 
 /// A client that has closed its side is given up after so long. Not at once: it looks the same when it has only closed its
 /// sending side (`nc -N`), and waits. So most requests are answered, and no worker computes on for a client that has gone.
@@ -100,7 +100,7 @@ impl Race {
         server: &str,
         load: f64,
         hedged: bool,
-        answer: Result<Answer, WorkerError>,
+        answer: Result<WorkerAnswer, WorkerError>,
     ) -> After {
         let mut state = self.state();
         state.running.retain(|(running, _)| *running != id);

@@ -14,7 +14,7 @@
 
 use super::Failure;
 use crate::balancer::{Outcome, View};
-use crate::http::worker_client::{Answer, WorkerError};
+use crate::http::worker_client::{WorkerAnswer, WorkerError};
 
 /// When so many servers have failed a request, it has failed. A stalled server has not, nor has one that was busy or did not
 /// accept.
@@ -90,7 +90,7 @@ impl Attempts {
 }
 
 /// What an attempt tells about its server.
-pub(super) fn outcome(answer: &Result<Answer, WorkerError>) -> Outcome {
+pub(super) fn outcome(answer: &Result<WorkerAnswer, WorkerError>) -> Outcome {
     match answer {
         Ok(_) => Outcome::Answered,
         Err(WorkerError::DeadlinePassed | WorkerError::Cancelled) => Outcome::GivenUp,

@@ -180,7 +180,7 @@ impl Client {
         headers: &[(&str, &str)],
         answer_bytes_max: usize,
     ) -> Result<Answer, CallError> {
-        let request = Request { address, method: Method::GET, path, body: &[], answer_bytes_max };
+        let request = Call { address, method: Method::GET, path, body: &[], answer_bytes_max };
         self.call(&request, |builder| add_headers(builder, headers))
     }
 
@@ -197,7 +197,7 @@ impl Client {
         body: &[u8],
         answer_bytes_max: usize,
     ) -> Result<Answer, CallError> {
-        let request = Request { address, method: Method::POST, path, body, answer_bytes_max };
+        let request = Call { address, method: Method::POST, path, body, answer_bytes_max };
         self.call(&request, |builder| add_headers(builder, &headers()))
     }
 
@@ -205,7 +205,7 @@ impl Client {
     /// `dress` adds the headers, for each attempt anew.
     fn call(
         &mut self,
-        request: &Request<'_>,
+        request: &Call<'_>,
         mut dress: impl FnMut(Builder) -> Builder,
     ) -> Result<Answer, CallError> {
         let outcome = match self.attempt(request, &mut dress) {
@@ -223,11 +223,11 @@ impl Client {
 
     fn attempt(
         &mut self,
-        request: &Request<'_>,
+        request: &Call<'_>,
         dress: &mut impl FnMut(Builder) -> Builder,
     ) -> Result<Answer, CallErrorKind> {
         self.journal.begin(self.cancel.clone());
-        let Request { address, method, path, body, answer_bytes_max } = request;
+        let Call { address, method, path, body, answer_bytes_max } = request;
         let builder = ureq::http::Request::builder().method(method).uri(format!("http://{address}{path}"));
         let builder = dress(builder);
         let answer = match *method {
@@ -277,7 +277,7 @@ impl Client {
 }
 
 /// One request, whatever is said in its headers.
-struct Request<'a> {
+struct Call<'a> {
     address: SocketAddr,
     method: Method,
     path: &'a str,

@@ -11,7 +11,7 @@
 //! Follows RFC 9112 section 9 (connections; 9.3 persistence, 9.6 closing) and RFC 9110 section 10.1.1 (100-continue);
 //! `socket(7)` for the time-outs, `tcp(7)` for TCP_NODELAY.
 
-use super::head::{self, Head, Refusal, Scanner};
+use super::head::{self, Head, HeadRefusal, Scanner};
 use super::limits::Limits;
 use super::message::{Connection, DateCache, Request, Response, print, text};
 use super::open::Open;
@@ -169,13 +169,13 @@ impl Session<'_> {
             Err(answer) => return Err(self.last_answer(answer, manner)),
         };
         if limit > 0 && head.content_length.is_none() && brings_a_body(&head.method) {
-            return Err(self.refuse(Refusal { status: 411, line: "send a Content-Length" }, manner));
+            return Err(self.refuse(HeadRefusal { status: 411, line: "send a Content-Length" }, manner));
         }
         let body_bytes = match usize::try_from(length) {
             Ok(bytes) if bytes <= limit => bytes,
             _ => {
                 let line = "the body is too long for this path";
-                return Err(self.refuse(Refusal { status: 413, line }, manner));
+                return Err(self.refuse(HeadRefusal { status: 413, line }, manner));
             }
         };
         let body = self.read_body(body_bytes, head.expects_continue, manner)?;
@@ -242,7 +242,7 @@ impl Session<'_> {
         loop {
             let found = match scanner.scan(self.input.held()) {
                 Ok(None) if self.input.is_full() => {
-                    Err(Refusal { status: 431, line: "the head of the request is too large" })
+                    Err(HeadRefusal { status: 431, line: "the head of the request is too large" })
                 }
                 Ok(Some(range)) => {
                     let end = range.end;
@@ -296,13 +296,13 @@ impl Session<'_> {
             // In the middle of its request: there is nobody to answer.
             Stall::Gone => End::Close,
             Stall::Deadline => {
-                self.refuse(Refusal { status: 408, line: "the request did not arrive in time" }, manner)
+                self.refuse(HeadRefusal { status: 408, line: "the request did not arrive in time" }, manner)
             }
         }
     }
 
     /// Answers a request that breaks the protocol or a limit; the connection ends behind it.
-    fn refuse(&mut self, refusal: Refusal, manner: Manner) -> End {
+    fn refuse(&mut self, refusal: HeadRefusal, manner: Manner) -> End {
         self.context.tally.refusals.add_one();
         log::debug!(
             "{}: refused a request of {} with {}: {}",

@@ -22,15 +22,15 @@ pub const HEADERS_MAX: usize = 64;
 ///
 /// After a refusal nobody knows where the next request would begin, so the connection closes behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct HeadRefusal {
     /// Status code, 400 to 599.
     pub status: u16,
     /// One line, without its newline. Never contains anything the client sent.
     pub line: &'static str,
 }
 
-const fn refuse<T>(status: u16, line: &'static str) -> Result<T, Refusal> {
-    Err(Refusal { status, line })
+const fn refuse<T>(status: u16, line: &'static str) -> Result<T, HeadRefusal> {
+    Err(HeadRefusal { status, line })
 }
 
 /// Finds the end of a head in bytes that arrive piece by piece, looking at each byte once.
@@ -51,7 +51,7 @@ impl Scanner {
     /// Looks at what is new in `bytes`, which must begin with all that earlier calls saw.
     ///
     /// `Some(range)` once the empty line that ends the head is in: the head, that line included.
-    pub fn scan(&mut self, bytes: &[u8]) -> Result<Option<std::ops::Range<usize>>, Refusal> {
+    pub fn scan(&mut self, bytes: &[u8]) -> Result<Option<std::ops::Range<usize>>, HeadRefusal> {
         while let Some(&byte) = bytes.get(self.scanned) {
             let at = self.scanned;
             self.scanned += 1;
@@ -116,7 +116,7 @@ pub(super) fn path_of(target: &str) -> &str {
 
 /// Parses one whole head, as [`Scanner`] has found it, with at most `headers_max` fields (never more than
 /// [`HEADERS_MAX`]).
-pub fn parse(bytes: &[u8], headers_max: usize) -> Result<Head, Refusal> {
+pub fn parse(bytes: &[u8], headers_max: usize) -> Result<Head, HeadRefusal> {
     let mut fields = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut []);
     match parsed.parse_with_uninit_headers(bytes, &mut fields[..headers_max.min(HEADERS_MAX)]) {
@@ -167,7 +167,7 @@ fn names_a_version(head: &[u8]) -> bool {
 
 /// RFC 9112 section 3.2: a server must take the absolute form as well, as if it were its own proxy. The authority form
 /// (CONNECT) and `*` (OPTIONS) name nothing that is served here.
-fn origin_form(target: &str) -> Result<String, Refusal> {
+fn origin_form(target: &str) -> Result<String, HeadRefusal> {
     if !target.is_ascii() {
         return refuse(400, "the target of the request must be ASCII");
     }
@@ -206,7 +206,7 @@ struct Fields {
 }
 
 impl Fields {
-    fn gather(parsed: &[httparse::Header<'_>]) -> Result<Fields, Refusal> {
+    fn gather(parsed: &[httparse::Header<'_>]) -> Result<Fields, HeadRefusal> {
         let mut fields = Fields { headers: Vec::with_capacity(parsed.len()), ..Fields::default() };
         for field in parsed {
             fields.note(field.name, field.value)?;
@@ -215,7 +215,7 @@ impl Fields {
         Ok(fields)
     }
 
-    fn note(&mut self, name: &str, value: &[u8]) -> Result<(), Refusal> {
+    fn note(&mut self, name: &str, value: &[u8]) -> Result<(), HeadRefusal> {
         if name.eq_ignore_ascii_case("Host") {
             self.hosts += 1;
             self.host_is_bad |= !host_is_valid(value);
@@ -238,7 +238,7 @@ impl Fields {
     }
 
     /// RFC 9112 section 3.2: 400 for HTTP/1.1 without a Host, and for any request with two or with an invalid one.
-    fn check_host(&self, is_http_10: bool) -> Result<(), Refusal> {
+    fn check_host(&self, is_http_10: bool) -> Result<(), HeadRefusal> {
         match self.hosts {
             0 if !is_http_10 => refuse(400, "HTTP/1.1 needs a Host header field"),
             0 | 1 if !self.host_is_bad => Ok(()),
@@ -250,7 +250,7 @@ impl Fields {
     /// RFC 9112 section 6.1: a transfer coding that is not implemented is 501 (here: all of them, since every client of
     /// this project knows the length of what it sends); one beside a Content-Length, or from HTTP/1.0, is an attempt to
     /// have two programs read two different bodies, and 400.
-    fn check_transfer_encoding(&self, is_http_10: bool) -> Result<(), Refusal> {
+    fn check_transfer_encoding(&self, is_http_10: bool) -> Result<(), HeadRefusal> {
         match (self.transfer_encoding, self.content_length) {
             (false, _) => Ok(()),
             (true, Some(_)) => refuse(400, "Transfer-Encoding and Content-Length contradict each other"),
@@ -259,7 +259,7 @@ impl Fields {
         }
     }
 
-    fn expects_continue(&self) -> Result<bool, Refusal> {
+    fn expects_continue(&self) -> Result<bool, HeadRefusal> {
         match self.expect {
             Some(false) => refuse(417, "no expectation but 100-continue is understood"),
             expect => Ok(expect.is_some()),
@@ -269,7 +269,7 @@ impl Fields {
 
 /// RFC 9110 section 8.6: decimal digits and nothing else. No sign, no list, no blank (the parser took those at the
 /// ends). A number beyond all bounds stays a number, beyond all limits.
-fn decimal(value: &[u8]) -> Result<u64, Refusal> {
+fn decimal(value: &[u8]) -> Result<u64, HeadRefusal> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return refuse(400, "Content-Length must be one decimal number");
     }
@@ -279,7 +279,7 @@ fn decimal(value: &[u8]) -> Result<u64, Refusal> {
 /// tiny_http's header holds ASCII only. Bytes beyond it are legal in a value but mean nothing certain (RFC 9110 section
 /// 5.5); a browser may well send them in a cookie of some other program on the same host, so they must not cost the
 /// request.
-fn to_tiny_http(field: &httparse::Header<'_>) -> Result<Header, Refusal> {
+fn to_tiny_http(field: &httparse::Header<'_>) -> Result<Header, HeadRefusal> {
     let header = if field.value.is_ascii() {
         Header::from_bytes(field.name, field.value)
     } else {

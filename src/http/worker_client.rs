@@ -51,7 +51,7 @@ pub const CLIENT_ERROR_BYTES_MAX: usize = 16 * 1024;
 
 /// What a worker answered, where the answer is the client's business.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub enum WorkerAnswer {
     /// A 200 whose whole body is digits: the bytes as the worker sent them, with their newline if there was one.
     Prime(Vec<u8>),
     /// A 4xx, to be passed on as it is.
@@ -133,7 +133,7 @@ impl WorkerClient {
         n: u64,
         deadline: Instant,
         cancel: &CancelHandle,
-    ) -> Result<Answer, WorkerError> {
+    ) -> Result<WorkerAnswer, WorkerError> {
         self.call(worker, n, deadline, Some(CONNECT_TIMEOUT), cancel)
     }
 
@@ -147,7 +147,7 @@ impl WorkerClient {
         n: u64,
         deadline: Instant,
         cancel: &CancelHandle,
-    ) -> Result<Answer, WorkerError> {
+    ) -> Result<WorkerAnswer, WorkerError> {
         loop {
             // The system gives up by itself after some two minutes (tcp_syn_retries, tcp(7)).
             match self.call(worker, n, deadline, None, cancel) {
@@ -170,7 +170,7 @@ impl WorkerClient {
         deadline: Instant,
         connect_timeout: Option<Duration>,
         cancel: &CancelHandle,
-    ) -> Result<Answer, WorkerError> {
+    ) -> Result<WorkerAnswer, WorkerError> {
         if cancel.is_cancelled() {
             return Err(WorkerError::Cancelled);
         }
@@ -188,7 +188,7 @@ impl WorkerClient {
         deadline: Instant,
         connect_timeout: Option<Duration>,
         cancel: &CancelHandle,
-    ) -> Result<Answer, WorkerError> {
+    ) -> Result<WorkerAnswer, WorkerError> {
         let request = format!("GET /{n} HTTP/1.1\r\nHost: {worker}\r\n\r\n");
         let kept = self.kept.take(worker, Instant::now()).map(|mut wire| {
             let answer = wire
@@ -244,14 +244,14 @@ fn open(
 }
 
 /// What a whole answer means.
-fn judge(answer: RawAnswer) -> Result<Answer, WorkerError> {
+fn judge(answer: RawAnswer) -> Result<WorkerAnswer, WorkerError> {
     match answer.status {
         200 => {
             check_prime(&answer.body).map_err(WorkerError::BadBody)?;
-            Ok(Answer::Prime(answer.body))
+            Ok(WorkerAnswer::Prime(answer.body))
         }
         status @ 400..=499 => {
-            Ok(Answer::ClientError { status, body: answer.body, content_type: answer.content_type })
+            Ok(WorkerAnswer::ClientError { status, body: answer.body, content_type: answer.content_type })
         }
         status => Err(match (status, answer.retry_after_s) {
             (503, Some(retry_after_s)) => WorkerError::Busy { retry_after_s },

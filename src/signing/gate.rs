@@ -32,11 +32,11 @@ pub struct Gate {
     keys: Option<Keys>,
     replays: Mutex<Replays>,
     /// Per kind, in the order of [`RefusalKind::ALL`].
-    refused: [Refused; RefusalKind::ALL.len()],
+    refused: [RefusalCount; RefusalKind::ALL.len()],
 }
 
 /// How often one kind of refusal happened, and when a line may be written about it.
-struct Refused {
+struct RefusalCount {
     count: AtomicU64,
     lines: RateLimit,
 }
@@ -78,8 +78,10 @@ impl Gate {
             cluster,
             me: header_form(me),
             replays: Mutex::new(Replays::new(now_ms)),
-            refused: RefusalKind::ALL
-                .map(|_| Refused { count: AtomicU64::new(0), lines: RateLimit::new(REFUSAL_LINE_PAUSE) }),
+            refused: RefusalKind::ALL.map(|_| RefusalCount {
+                count: AtomicU64::new(0),
+                lines: RateLimit::new(REFUSAL_LINE_PAUSE),
+            }),
         })
     }
 

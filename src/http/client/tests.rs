@@ -178,13 +178,8 @@ fn a_close_that_has_arrived_costs_nothing() {
     let mut client = client();
     let mut attempts = 0;
     for _ in 0..2 {
-        let request = Request {
-            address,
-            method: Method::POST,
-            path: "/",
-            body: b"x",
-            answer_bytes_max: ANSWER_BYTES_MAX,
-        };
+        let request =
+            Call { address, method: Method::POST, path: "/", body: b"x", answer_bytes_max: ANSWER_BYTES_MAX };
         let counting = |builder| {
             attempts += 1;
             builder

@@ -34,18 +34,18 @@ fn worker(serve: impl FnOnce(TcpStream) + Send + 'static) -> (SocketAddr, mpsc::
     (address, heads_seen)
 }
 
-fn ask(worker: SocketAddr) -> Result<Answer, WorkerError> {
+fn ask(worker: SocketAddr) -> Result<WorkerAnswer, WorkerError> {
     WorkerClient::new().ask(worker, 25, Instant::now() + PATIENCE, &CancelHandle::new())
 }
 
 /// What comes of a worker that sends `answer` and closes.
-fn outcome_of(answer: &'static str) -> Result<Answer, WorkerError> {
+fn outcome_of(answer: &'static str) -> Result<WorkerAnswer, WorkerError> {
     let (address, _head) = worker(move |mut stream| stream.write_all(answer.as_bytes()).unwrap());
     ask(address)
 }
 
-fn prime(bytes: &str) -> Result<Answer, WorkerError> {
-    Ok(Answer::Prime(bytes.as_bytes().to_vec()))
+fn prime(bytes: &str) -> Result<WorkerAnswer, WorkerError> {
+    Ok(WorkerAnswer::Prime(bytes.as_bytes().to_vec()))
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn answers_that_count() {
     let digits = "1".repeat(PRIME_BYTES_MAX);
     let (address, _head) =
         worker(move |mut stream| write!(stream, "HTTP/1.0 200 OK\r\n\r\n{digits}").unwrap());
-    assert!(matches!(ask(address), Ok(Answer::Prime(body)) if body.len() == PRIME_BYTES_MAX));
+    assert!(matches!(ask(address), Ok(WorkerAnswer::Prime(body)) if body.len() == PRIME_BYTES_MAX));
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn statuses() {
         outcome_of(
             "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 8\r\n\r\ntoo big\n"
         ),
-        Ok(Answer::ClientError {
+        Ok(WorkerAnswer::ClientError {
             status: 400,
             body: b"too big\n".to_vec(),
             content_type: Some("text/plain".to_owned())
@@ -121,7 +121,7 @@ fn statuses() {
     );
     assert_eq!(
         outcome_of("HTTP/1.0 404 Not Found\r\n\r\n"),
-        Ok(Answer::ClientError { status: 404, body: Vec::new(), content_type: None })
+        Ok(WorkerAnswer::ClientError { status: 404, body: Vec::new(), content_type: None })
     );
     assert_eq!(outcome_of("HTTP/1.0 500 Internal Server Error\r\n\r\n"), Err(WorkerError::ServerError(500)));
     assert_eq!(
@@ -347,7 +347,7 @@ fn worker_of_lists(lists: &'static [&'static [&'static str]]) -> (SocketAddr, mp
 fn ask_in_turn(
     lists: &'static [&'static [&'static str]],
     times: usize,
-) -> (Vec<Result<Answer, WorkerError>>, Vec<usize>) {
+) -> (Vec<Result<WorkerAnswer, WorkerError>>, Vec<usize>) {
     let (address, seen) = worker_of_lists(lists);
     let client = WorkerClient::new();
     let ask = |_| client.ask(address, 25, Instant::now() + PATIENCE, &CancelHandle::new());
