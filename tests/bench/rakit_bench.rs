@@ -50,12 +50,12 @@ mod wrk;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use clap::Parser as _;
 use clap::builder::PossibleValuesParser;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use members::Programs;
 use part::{Part, Setup};
@@ -176,10 +176,6 @@ fn isolate() -> String {
 
 fn measure(flags: &Flags, parts: &[&Part], isolated: bool) -> Fallible {
     if isolated {
-        // The first process of a namespace is not ended by Ctrl-C unless it wants to be.
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::new(AtomicBool::new(true)))?;
-        }
         let status = Command::new("ip").args(["link", "set", "lo", "up"]).status()?;
         if !status.success() {
             return Err("ip link set lo up: failed".into());
@@ -189,6 +185,7 @@ fn measure(flags: &Flags, parts: &[&Part], isolated: bool) -> Fallible {
     // On the disk that holds the build: what is measured with fsync must not land on a disk in memory.
     let directory =
         tempfile::Builder::new().prefix("rakit-bench-").tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+    end_on_signals(directory.path().to_owned())?;
     let compared = match (&flags.before, &flags.after) {
         (Some(before), Some(after)) => {
             Some((Programs::in_directory(before)?, Programs::in_directory(after)?))
@@ -226,6 +223,19 @@ fn measure(flags: &Flags, parts: &[&Part], isolated: bool) -> Fallible {
         println!("\n{}({:.0} s)\n", page::tables(part, &results), results.seconds);
         results.store(part.name)?;
     }
+    Ok(())
+}
+
+/// On Ctrl-C and SIGTERM: no data stays behind, and with this process, the first of its namespace, all others end.
+fn end_on_signals(directory: PathBuf) -> Fallible {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            // What still runs may write while this removes: the rest is in cargo's directory for such things.
+            let _ = std::fs::remove_dir_all(directory);
+            std::process::exit(1);
+        }
+    });
     Ok(())
 }
 
