@@ -47,6 +47,9 @@ const BIG_PER_CORE: usize = 2;
 const QUESTIONS: usize = 100;
 const QUESTIONS_QUICK: usize = 20;
 
+/// Questions before anything is measured.
+const WARMING_UP: usize = 10;
+
 /// After so long no further question is asked: a small N that waits for big ones would take hours otherwise.
 const ASKING_MAX: Duration = Duration::from_secs(60);
 
@@ -60,6 +63,8 @@ fn run(setup: &Setup, results: &mut Results) -> Fallible {
     let log = setup.directory.join("worker.log");
     let address = SocketAddr::new(Site::loopback().ip(100), 13_337);
     let worker = start_worker(address, &[], &log)?;
+    // The processes that compute are started by the first requests that need them.
+    ask_small(&[address], WARMING_UP)?;
     let last = setup.quick_or(EXPONENT_MAX_QUICK, EXPONENT_MAX);
     for round in 0..setup.rounds(ROUNDS) {
         setup.say(&format!("round {}", round + 1));
