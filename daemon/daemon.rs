@@ -3,12 +3,11 @@
 //! One loop on the main thread: measure, build one report, give it to all nodes, wait for the next turn or the wish to
 //! stop. One thread per node sends (`sender.rs`), so that a dead or slow node delays no other, and nothing that a node
 //! does or says can stop the loop. What is measured is in `machine_load.rs`, `process_load.rs` and `meter.rs`; whether the
-//! worker listens, in `listener.rs`.
+//! worker listens, in `worker_socket.rs`.
 //!
 //! Nothing is logged per report (at `info`): only what changes. docs/protocol.md shows the report, docs/log-lines.md the
 //! lines.
 use std::ffi::OsString;
-use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,20 +19,22 @@ use log::{debug, info, warn};
 
 use crate::balancer::{IncomingReport, Report, is_name};
 use crate::config::{Config, is_loopback};
+use crate::linux;
 use crate::program::{self, LogFlags, ParentFlags, Stop};
+use crate::raft::Random;
 
 mod acknowledged;
-mod listener;
 mod local_address;
 mod machine_load;
 mod meter;
 mod process_load;
 mod sender;
+mod worker_socket;
 
 use acknowledged::Acknowledged;
-use listener::Listener;
 use meter::{MEASURE_MIN, Meter};
 use sender::Sender;
+use worker_socket::WorkerSocket;
 
 const PROGRAM: &str = "rakit-daemon";
 
@@ -208,19 +209,19 @@ fn report_until_stopped(
         .map(|node| Sender::start(node, config, &flags.server, Arc::clone(&acknowledged)))
         .collect::<Result<_, _>>()?;
 
-    let listener = Listener::new(worker);
+    let socket = WorkerSocket::new(worker);
     let mut meter = Meter::new(flags.measure, Instant::now());
     let mut worker_up_before = None;
     let mut judge = acknowledged::Judge::new(&flags.server);
     let epoch = unix_ms();
     let mut sequence = 0;
-    let random = RandomState::new();
+    let mut random = Random::new(linux::random_u64().map_err(std::io::Error::other)?);
     // The first report as soon as there is something to report: a cluster that starts is waiting for it.
     let mut due = Instant::now() + MEASURE_MIN;
     // Ends with the wish to stop; and, though that cannot be, with the end of the signal thread.
     while stop.receiver().recv_deadline(due) == Err(RecvTimeoutError::Timeout) {
         let now = Instant::now();
-        let listening = listener.look();
+        let listening = socket.look();
         let worker_up = listening.is_up();
         if worker_up_before.replace(worker_up) != Some(worker_up) {
             if worker_up {
@@ -250,7 +251,7 @@ fn report_until_stopped(
         for sender in &senders {
             sender.send(sequence, Arc::clone(&body));
         }
-        due = next_due(due, now, config.report_interval, random.hash_one(sequence));
+        due = next_due(due, now, config.report_interval, random.next_u64());
     }
     // The senders may be in the middle of a request to a node that does not answer. They end with the process;
     // nothing that they hold needs an orderly end.

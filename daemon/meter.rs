@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 
 use super::Measure;
-use super::listener::{self, Listening};
 use super::machine_load;
-use super::process_load::{self, Identity, Tree};
+use super::process_load::{self, ProcessIdentity, Tree};
+use super::worker_socket::Listening;
+use crate::linux;
 
 /// Two readings closer together than this say more about the clock than about the load: with 100 ticks a second and two
 /// processors, 100 ms show the load in steps of 5 %. Reports that are more frequent overlap in what they cover.
@@ -78,7 +79,7 @@ impl Meter {
 /// Follows one process and its children, and, when it is gone, whoever listens in its place.
 struct ProcessMeter {
     /// The process that is measured; `None` when it is gone.
-    root: Option<Identity>,
+    root: Option<ProcessIdentity>,
     window: Window<Tree>,
     /// The socket whose owner was looked for last: each is looked for once, as it costs a walk over all descriptors.
     looked_for: Option<u64>,
@@ -86,7 +87,7 @@ struct ProcessMeter {
 
 impl ProcessMeter {
     fn new(pid: i32) -> Self {
-        let root = Identity::of(pid);
+        let root = ProcessIdentity::of(pid);
         match root {
             Some(_) => info!("measuring process {pid} and its children"),
             None => {
@@ -120,7 +121,7 @@ impl ProcessMeter {
         if self.looked_for.replace(inode) == Some(inode) {
             return;
         }
-        self.root = listener::owner(inode).and_then(Identity::of);
+        self.root = linux::holder(inode).and_then(|holder| ProcessIdentity::of(holder.pid));
         match self.root {
             Some(root) => info!("a worker listens again: measuring process {} and its children", root.pid),
             None => warn!(
@@ -168,6 +169,7 @@ impl<T> Window<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::daemon::worker_socket::WorkerSocket;
 
     #[test]
     fn readings_are_compared_over_half_a_second_or_more() {
@@ -210,7 +212,7 @@ mod tests {
         assert_eq!(meter.measure(Instant::now(), &Listening::Nobody).percent, 0.0);
         // Somebody else listens on the worker's address now: this test. It is followed.
         let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let listening = listener::Listener::new(socket.local_addr().expect("bound")).look();
+        let listening = WorkerSocket::new(socket.local_addr().expect("bound")).look();
         meter.measure(Instant::now(), &listening);
         let followed = meter.process.and_then(|process| process.root).map(|root| root.pid);
         assert_eq!(followed, i32::try_from(std::process::id()).ok());

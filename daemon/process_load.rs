@@ -15,12 +15,12 @@ const PROCESSES_MAX: usize = 4_096;
 
 /// A process: ids are used again, so the time at which it started (in ticks since boot) belongs to its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Identity {
+pub(super) struct ProcessIdentity {
     pub(super) pid: i32,
     pub(super) started: u64,
 }
 
-impl Identity {
+impl ProcessIdentity {
     /// The process that has this id now; `None` when there is none or it has ended (a zombie).
     pub(super) fn of(pid: i32) -> Option<Self> {
         stat(pid).filter(is_living).map(|stat| Self { pid, started: stat.starttime })
@@ -39,13 +39,13 @@ struct Ticks {
 /// One reading of a process and its living descendants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tree {
-    processes: BTreeMap<Identity, Ticks>,
-    /// When it was read, in ticks since boot: the clock that [`Identity::started`] is on.
+    processes: BTreeMap<ProcessIdentity, Ticks>,
+    /// When it was read, in ticks since boot: the clock that [`ProcessIdentity::started`] is on.
     read_at: u64,
 }
 
 /// Reads the tree under `root`; `None` when that process is gone (or another one has its id now).
-pub(super) fn read(root: Identity) -> Option<Tree> {
+pub(super) fn read(root: ProcessIdentity) -> Option<Tree> {
     // Before the walk: a process that starts during it is new to the next reading as well as it can be.
     let read_at = ticks_since_boot();
     let root_stat = stat(root.pid).filter(is_living).filter(|stat| stat.starttime == root.started)?;
@@ -63,7 +63,7 @@ pub(super) fn read(root: Identity) -> Option<Tree> {
             own: stat.utime.saturating_add(stat.stime),
             reaped: u64::try_from(stat.cutime.saturating_add(stat.cstime)).unwrap_or(0),
         };
-        processes.insert(Identity { pid: stat.pid, started: stat.starttime }, ticks);
+        processes.insert(ProcessIdentity { pid: stat.pid, started: stat.starttime }, ticks);
     }
     Some(Tree { processes, read_at })
 }
@@ -148,7 +148,7 @@ mod tests {
     fn tree(read_at: u64, processes: &[(i32, u64, u64, u64)]) -> Tree {
         let processes = processes
             .iter()
-            .map(|&(pid, started, own, reaped)| (Identity { pid, started }, Ticks { own, reaped }))
+            .map(|&(pid, started, own, reaped)| (ProcessIdentity { pid, started }, Ticks { own, reaped }))
             .collect();
         Tree { processes, read_at }
     }
@@ -198,13 +198,18 @@ mod tests {
     #[test]
     fn a_real_tree_is_read_with_its_children() {
         let mut child = std::process::Command::new("sleep").arg("600").spawn().expect("sleep(1)");
-        let me = Identity::of(i32::try_from(std::process::id()).expect("a pid")).expect("this test lives");
+        let me =
+            ProcessIdentity::of(i32::try_from(std::process::id()).expect("a pid")).expect("this test lives");
         let pid = i32::try_from(child.id()).expect("a pid");
         let tree = read(me).expect("this test lives");
         assert!(tree.processes.contains_key(&me));
         assert!(tree.processes.keys().any(|identity| identity.pid == pid), "{tree:?}");
-        let identity = Identity::of(pid).expect("the child lives");
-        assert_eq!(read(Identity { started: identity.started + 1, ..identity }), None, "not that process");
+        let identity = ProcessIdentity::of(pid).expect("the child lives");
+        assert_eq!(
+            read(ProcessIdentity { started: identity.started + 1, ..identity }),
+            None,
+            "not that process"
+        );
         child.kill().expect("our own child");
         // Killed, but not waited for: a zombie, with an entry in /proc. SIGKILL is not instantaneous; wait for the
         // state without taking the zombie away.
@@ -216,6 +221,6 @@ mod tests {
         .expect("our own child");
         assert_eq!(read(identity), None, "a zombie is gone");
         child.wait().expect("our own child");
-        assert_eq!(Identity::of(pid), None);
+        assert_eq!(ProcessIdentity::of(pid), None);
     }
 }

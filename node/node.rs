@@ -38,6 +38,7 @@ use log::{error, info, warn};
 use crate::balancer::{Chooser, Published, SERVERS_MAX};
 use crate::config::Config;
 use crate::http::{Limits, Server};
+use crate::linux::random_u64;
 use crate::program::{self, EXIT_OK, LogFlags, ParentFlags, Stop};
 use crate::protocol::node_name;
 use crate::raft::{self, NodeId};
@@ -457,11 +458,4 @@ fn cannot_bind(which: &str, address: SocketAddr, error: &std::io::Error) -> Stri
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<std::thread::JoinHandle<()>> {
     std::thread::Builder::new().name(name.into()).spawn(body)
-}
-
-fn random_u64() -> Result<u64, String> {
-    let mut bytes = [0; 8];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .map_err(|error| format!("the system gives no randomness: {error}"))?;
-    Ok(u64::from_ne_bytes(bytes))
 }

@@ -8,6 +8,7 @@
 pub mod balancer;
 pub mod config;
 pub mod http;
+pub mod linux;
 pub mod logging;
 pub mod program;
 pub mod protocol;

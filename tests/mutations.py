@@ -128,8 +128,7 @@ MUTANTS = [
      "self.disk.sync(name).map_err(|error| self.io(\"sync\", name, error))",
      "{ let _ = self.disk.sync(name); Ok(()) }"),
     ("21b", "the log is not synced", STORE,
-     "        self.sync(LOG)?;\n        self.log_bytes += self.buffer.len() as u64;\n",
-     "        self.log_bytes += self.buffer.len() as u64;\n"),
+     "        self.sync(LOG)?;\n        self.buffer.shrink_to(", "        self.buffer.shrink_to("),
     ("22", "corruption in the middle is cut like a torn tail", RECOVERY,
      "        line::verify(&rest[..end])\n            .and_then(|json| take_in(&mut state, json))\n"
      "            .map_err(|what| corrupt(offset, what))?;\n",

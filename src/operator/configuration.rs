@@ -13,11 +13,12 @@ use std::io;
 use std::path::Path;
 
 use rakit::config::Config;
+use rakit::storage;
 
+use super::Failure;
 use super::layout::{
     BASE_PORT_DEFAULT, CLUSTER_PORT_OFFSET, Layout, NODES_DEFAULT, NODES_MAX, SERVERS_DEFAULT, shown,
 };
-use super::{Failure, durable};
 
 /// What the user asked for; `None` where the flag was not given.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,7 +50,7 @@ impl Settled {
     pub fn write(&self) -> Result<(), Failure> {
         let Some(text) = &self.rewrite else { return Ok(()) };
         let path = self.layout.config_file();
-        durable::replace(&path, text.as_bytes())
+        storage::replace(&path, text.as_bytes())
             .map_err(|error| Failure::other(format!("{}: can't be written: {error}", shown(&path))))
     }
 }

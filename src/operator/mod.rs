@@ -6,7 +6,7 @@
 //! | `up` | `rakit up`: what must be right before anything starts |
 //! | `session` | the running cluster: start, ready, live table, stop |
 //! | `layout`, `programs`, `configuration` | which ports and files, which command lines, which `cluster.toml` |
-//! | `children`, `ports`, `lock`, `durable` | processes, sockets, the directory's lock, whole files |
+//! | `children`, `ports` | processes; whether a port is free |
 //! | `status` | `rakit status` |
 //! | `transfer` | `rakit transfer` |
 //! | `asking`, `comparison`, `changes` | `GET /status`, what it says, what differs, what has changed |
@@ -19,9 +19,7 @@ mod changes;
 mod children;
 mod comparison;
 mod configuration;
-mod durable;
 mod layout;
-mod lock;
 mod ports;
 mod programs;
 mod screen;

@@ -4,13 +4,12 @@
 //! fail in five log files; and it asks whether a worker listens yet, without connecting to it (a worker of one
 //! connection at a time would be kept busy by the question).
 //!
-//! The path from a port to a process is that of `ss -p`: /proc/net/tcp lists each socket with its inode (proc_net_tcp in
-//! the kernel's documentation), and /proc/PID/fd/ links descriptors to `socket:[inode]` (man 5 proc_pid_fd).
+//! How that is seen: `src/linux/sockets.rs`.
 
 use std::net::{SocketAddr, TcpListener};
 
 use procfs::net::{TcpNetEntry, TcpState};
-use procfs::process::{FDTarget, Process, all_processes};
+use rakit::linux;
 
 /// Why `address` can't be listened on; `None` if it can. Binds it for an instant, as the process will.
 pub fn obstacle(address: SocketAddr) -> Option<String> {
@@ -29,51 +28,26 @@ pub fn obstacle(address: SocketAddr) -> Option<String> {
 
 /// The process that holds this TCP port, as `name (pid 123)`; `None` if it can't be found or isn't ours to see.
 fn holder(port: u16) -> Option<String> {
-    let mut sockets: Vec<TcpNetEntry> = sockets()
+    let mut sockets: Vec<TcpNetEntry> = linux::all_sockets()
         .into_iter()
         .filter(|entry| entry.local_address.port() == port && entry.inode != 0)
         .collect();
     // A listener is what stands in the way, even where a connection that it accepted has the same port.
     sockets.sort_by_key(|entry| entry.state != TcpState::Listen);
-    let process = sockets.iter().find_map(|entry| owner(entry.inode))?;
-    let name = process.stat().map(|stat| stat.comm).unwrap_or_else(|_| "a process".to_string());
-    Some(format!("{name} (pid {})", process.pid))
+    let holder = sockets.iter().find_map(|entry| linux::holder(entry.inode))?;
+    Some(format!("{} (pid {})", holder.name, holder.pid))
 }
 
 /// Whether a connection from or to this port has ended, and the kernel keeps its address for a while (RFC 9293, 3.3.2).
 fn is_ending(port: u16) -> bool {
-    sockets().iter().any(|entry| entry.local_address.port() == port && entry.state == TcpState::TimeWait)
-}
-
-/// All TCP sockets of this machine, of both address families; a table that can't be read counts as empty.
-fn sockets() -> Vec<TcpNetEntry> {
-    let mut sockets = procfs::net::tcp().unwrap_or_default();
-    sockets.extend(procfs::net::tcp6().unwrap_or_default());
-    sockets
-}
-
-/// The process that has this socket open. Processes that vanish in the meantime, or belong to others, are passed over.
-fn owner(inode: u64) -> Option<Process> {
-    all_processes().ok()?.flatten().find(|process| {
-        process.fd().is_ok_and(|descriptors| {
-            descriptors.flatten().any(|fd| matches!(fd.target, FDTarget::Socket(socket) if socket == inode))
-        })
-    })
+    let ending = |entry: &TcpNetEntry| entry.state == TcpState::TimeWait;
+    linux::all_sockets().iter().any(|entry| entry.local_address.port() == port && ending(entry))
 }
 
 /// Which of these addresses have a listener. One look for all of them.
 pub fn listening(addresses: &[SocketAddr]) -> Vec<bool> {
-    let sockets = sockets();
-    addresses
-        .iter()
-        .map(|address| {
-            sockets.iter().any(|entry| {
-                entry.state == TcpState::Listen
-                    && entry.local_address.port() == address.port()
-                    && (entry.local_address.ip() == address.ip() || entry.local_address.ip().is_unspecified())
-            })
-        })
-        .collect()
+    let sockets = linux::listening_sockets().unwrap_or_default();
+    addresses.iter().map(|address| linux::listening_on(*address, &sockets).is_some()).collect()
 }
 
 #[cfg(test)]

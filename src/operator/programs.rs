@@ -129,7 +129,7 @@ fn same_file(one: &Path, other: &Path) -> bool {
 /// The file can't be written.
 pub fn write_worker(layout: &Layout) -> Result<(), Failure> {
     let path = layout.worker_script();
-    super::durable::replace(&path, WORKER_SOURCE.as_bytes())
+    rakit::storage::replace(&path, WORKER_SOURCE.as_bytes())
         .map_err(|error| Failure::other(format!("{}: can't be written: {error}", shown(&path))))
 }
 

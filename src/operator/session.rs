@@ -16,6 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rakit::raft::RoleName;
+use rakit::storage;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGWINCH};
 use signal_hook::iterator::Signals;
 
@@ -27,7 +28,7 @@ use super::layout::{Layout, Part, server_name, shown};
 use super::programs::Programs;
 use super::screen::Screen;
 use super::table::{self, NodeNote, ServerNote};
-use super::{Failure, NAME, durable, ports};
+use super::{Failure, NAME, ports};
 
 /// How often each node is asked, and the table drawn anew: quick enough to watch an election, and far below one per cent of
 /// a processor for all nodes together.
@@ -220,7 +221,7 @@ impl Session {
         let path = self.layout.pids_file();
         let mut text = serde_json::Value::Object(pids).to_string();
         text.push('\n');
-        durable::replace(&path, text.as_bytes())
+        storage::replace(&path, text.as_bytes())
             .map_err(|error| Failure::other(format!("{}: can't be written: {error}", shown(&path))))
     }
 

@@ -5,16 +5,16 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use rakit::linux::{FileLock, LockError};
 use rakit::logging;
 use rakit::program::LogFlags;
 
 use super::Failure;
 use super::configuration::{self, Wish};
 use super::layout::{self, Layout, shown};
-use super::lock::Lock;
 use super::ports;
 use super::programs::{self, Programs};
 use super::session::Session;
@@ -71,7 +71,7 @@ pub fn run(flags: &Flags, log: &LogFlags) -> Result<ExitCode, Failure> {
     };
     new(dir.clone())?;
     let wish = Wish { nodes: flags.nodes, servers: flags.servers, base_port: flags.base_port };
-    let _lock = Lock::take(&dir.join(layout::LOCK_FILE))?;
+    let _lock = lock(dir)?;
     let settled = configuration::settle(dir, wish)?;
     refuse_taken_ports(&settled.layout)?;
 
@@ -85,6 +85,25 @@ pub fn run(flags: &Flags, log: &LogFlags) -> Result<ExitCode, Failure> {
 
     let session = Session::start(settled.layout, programs, settled.resumed)?;
     Ok(session.run())
+}
+
+/// One `rakit up` at a time per directory: two would share log files, `pids.json` and the nodes' data.
+fn lock(dir: &Path) -> Result<FileLock, Failure> {
+    let path = dir.join(layout::LOCK_FILE);
+    FileLock::take(&path).map_err(|error| {
+        Failure::other(match error {
+            LockError::Held { pid } => {
+                let pid = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+                format!(
+                    "{}: another `rakit up`{pid} runs this directory; stop that one, or give another --dir",
+                    shown(&path)
+                )
+            }
+            LockError::Io { operation, source } => {
+                format!("{}: can't {operation} it: {source}", shown(&path))
+            }
+        })
+    })
 }
 
 /// Every port must be free before the first process starts; otherwise says which isn't, what it is for and who has it.

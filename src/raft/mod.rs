@@ -120,5 +120,6 @@ pub use event::Event;
 pub use log::Log;
 pub use message::*;
 pub use output::*;
+pub use random::Random;
 pub use role::RoleName;
 pub use settings::{INDEX_JUMP_MAX, Settings, StateCheck, TERM_JUMP_MAX};

@@ -1,6 +1,7 @@
-//! The core's own dice: a small generator seeded from outside, so that the same inputs give the same outputs.
+//! A small generator of random draws, seeded from outside: the same seed gives the same draws, on every machine.
 //!
-//! Raft needs randomness for one thing only: election timeouts that rarely collide (paper, section 5.2).
+//! Raft needs randomness for one thing only: election timeouts that rarely collide (paper, section 5.2). The daemon draws its
+//! pauses from it, and the tests draw their faults.
 //! SplitMix64 (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", 2014) is five lines, passes the
 //! usual statistical tests and is deterministic on every machine. It is not, and need not be, unpredictable.
 
@@ -8,14 +9,16 @@ use std::time::Duration;
 
 /// A SplitMix64 generator.
 #[derive(Clone, Debug)]
-pub(super) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+    /// The stream of draws of this seed.
+    pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    fn next(&mut self) -> u64 {
+    /// The next 64 bits.
+    pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -23,12 +26,16 @@ impl Random {
         z ^ (z >> 31)
     }
 
+    /// A number below `bound`, which is at least 1. The modulo's bias is irrelevant for bounds far below 2^64.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next_u64() % bound
+    }
+
     /// A duration from `low` to `high`, both included, in whole microseconds.
-    pub(super) fn between(&mut self, (low, high): (Duration, Duration)) -> Duration {
+    pub fn between(&mut self, (low, high): (Duration, Duration)) -> Duration {
         debug_assert!(low <= high, "a range the right way up");
         let width = high.saturating_sub(low).as_micros() as u64;
-        // The modulo's bias is below 2^-40 for any timeout of hours: irrelevant to elections.
-        low + Duration::from_micros(self.next() % (width + 1))
+        low + Duration::from_micros(self.below(width + 1))
     }
 }
 

@@ -9,6 +9,7 @@ use super::{
     AnswerFields, Refusal, RefusalKind, RequestFields, check_version, header_form, hex, signature, unix_ms,
     verify, version,
 };
+use crate::linux::random_u64;
 use crate::protocol::{
     HEADER_ANSWER_SIGNATURE, HEADER_CLUSTER, HEADER_NONCE, HEADER_PURPOSE, HEADER_RECIPIENT, HEADER_SENDER,
     HEADER_SIGNATURE, HEADER_TIME, HEADER_VERSION, Purpose,
@@ -46,7 +47,7 @@ impl Seal {
     /// If the system has no random numbers to give.
     pub fn new(cluster: &str, me: &str, secret: Option<&Secret>) -> io::Result<Self> {
         let cluster = header_form(cluster);
-        let stream = random_u64()?;
+        let stream = random_u64().map_err(io::Error::other)?;
         Ok(Self {
             keys: secret.map(|secret| Arc::new(Keys::new(&cluster, secret))),
             cluster: cluster.into(),
@@ -161,18 +162,6 @@ impl Clone for Seal {
             stream: self.next_stream.fetch_add(1, Ordering::Relaxed),
             counter: AtomicU64::new(0),
             next_stream: Arc::clone(&self.next_stream),
-        }
-    }
-}
-
-fn random_u64() -> io::Result<u64> {
-    let mut bytes = [0_u8; 8];
-    loop {
-        // Up to 256 bytes come whole or not at all (getrandom(2)).
-        match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
-            Ok(_) => return Ok(u64::from_ne_bytes(bytes)),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
         }
     }
 }

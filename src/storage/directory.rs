@@ -1,27 +1,23 @@
 //! The real directory: files, fdatasync and a lock. Made by `rakit-node` at its start, and given to [`super::Storage`].
 //!
-//! Manual pages: open(2) for `O_APPEND`, fsync(2) for what is durable when, flock(2) for the lock.
+//! Manual pages: open(2) for `O_APPEND`, fsync(2) for what is durable when.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-
-use rustix::fs::{FlockOperation, flock};
 
 use super::disk::Disk;
 use super::{LOCK, StorageError};
+use crate::linux::{FileLock, LockError};
 
-/// As much of a lock file as is read to find the pid in it, in bytes.
-const LOCK_BYTES_READ: u64 = 64;
-
-/// A directory of this machine, locked for this process until the value is dropped.
+/// A directory of this machine. A node's is locked for this process until the value is dropped.
 #[derive(Debug)]
 pub struct DirectoryDisk {
     path: PathBuf,
     /// The directory itself, open for its fsync.
     directory: File,
-    /// Held, never read: the kernel releases the lock when this is closed, also when the process is killed.
-    _lock: File,
+    /// Held, never read.
+    _lock: Option<FileLock>,
     /// The file that was written last, kept open: in the long run that is the log, which therefore costs no open(2) per
     /// append. A compaction writes two other files in between; the second of them becomes the log.
     current: Option<(String, File)>,
@@ -38,12 +34,13 @@ impl DirectoryDisk {
         make_durably(path)?;
         let directory = File::open(path).map_err(|source| io_error("open", path, source))?;
         let lock = lock(path)?;
-        Ok(Self { path: path.to_owned(), directory, _lock: lock, current: None })
+        Ok(Self { path: path.to_owned(), directory, _lock: Some(lock), current: None })
     }
 
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// A directory that is there, without a lock: for a file whose writers are kept apart in another way.
+    pub(super) fn without_lock(path: &Path) -> io::Result<Self> {
+        let directory = File::open(path)?;
+        Ok(Self { path: path.to_owned(), directory, _lock: None, current: None })
     }
 
     /// The open handle for writing at the end of `name`, which must exist.
@@ -171,37 +168,13 @@ fn make_durably(path: &Path) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Takes the lock of the directory. flock(2) and not a file that exists or not: the kernel takes the lock back when the
-/// process ends, however it ends, so that a kill -9 leaves nothing that a person would have to clear away.
-fn lock(directory: &Path) -> Result<File, StorageError> {
+/// Takes the lock of the directory.
+fn lock(directory: &Path) -> Result<FileLock, StorageError> {
     let path = directory.join(LOCK);
-    // Not truncated here: as long as we do not hold the lock, the pid in it is somebody else's.
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(|source| io_error("open", &path, source))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let mut text = String::new();
-            // The holder may not have written its pid yet: then the message goes without.
-            let pid = match file.take(LOCK_BYTES_READ).read_to_string(&mut text) {
-                Ok(_) => text.trim().parse().ok(),
-                Err(_) => None,
-            };
-            return Err(StorageError::Locked { directory: directory.display().to_string(), pid });
-        }
-        Err(errno) => return Err(io_error("lock", &path, errno.into())),
-    }
-    // The pid is for people only: no program decides by it, and nothing needs it to be durable.
-    file.set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(|source| io_error("write", &path, source))?;
-    Ok(file)
+    FileLock::take(&path).map_err(|error| match error {
+        LockError::Held { pid } => StorageError::Locked { directory: directory.display().to_string(), pid },
+        LockError::Io { operation, source } => io_error(operation, &path, source),
+    })
 }
 
 fn io_error(operation: &'static str, path: &Path, source: io::Error) -> StorageError {

@@ -19,6 +19,7 @@
 //!   and `tests/simulation/disk.rs` does them in memory, with every fault that we could think of.
 //! * [`State`] folds records into the state they mean. It is the only place that knows what may follow what, and it
 //!   checks twice: each record before it is written, and again when it is read.
+//! * `whole_file` puts a file in its place, completely or not at all.
 //! * `line` is the form of one line, `recovery` the reading of a directory and the judgement over it.
 //!
 //! docs/storage.md shows a real directory and says what an operator does on each error.
@@ -30,6 +31,7 @@ mod fold;
 mod line;
 mod recovery;
 mod store;
+mod whole_file;
 
 pub use directory::DirectoryDisk;
 pub use disk::Disk;
@@ -37,6 +39,7 @@ pub use error::StorageError;
 pub use fold::{Disorder, Shape, State, fold};
 pub use recovery::{Recovered, Repair};
 pub use store::Storage;
+pub use whole_file::replace;
 
 use std::fmt;
 
@@ -47,10 +50,6 @@ pub const LOG: &str = "log";
 
 /// The name of the lock in its directory. Only [`DirectoryDisk`] knows locks; to the others it is a foreign file.
 pub const LOCK: &str = "lock";
-
-/// What a file is called until it is complete, durable and renamed: its name and this ending. After a crash, such a
-/// file means nothing and is removed.
-const UNFINISHED: &str = ".new";
 
 /// An empty file that says: a write or an fsync failed here, and since then the page cache may show what the disk does
 /// not hold. See [`Storage::open`].

@@ -13,7 +13,8 @@ use super::line::{self, Header, HeaderLine, SnapshotLine};
 use super::recovery::{
     Reconciled, Recovered, Repair, Tail, read_log, read_snapshot, reconcile, snapshot_index, snapshot_name,
 };
-use super::{Identity, LOG, SUSPECT, StorageError, UNFINISHED};
+use super::whole_file::{self, UNFINISHED};
+use super::{Identity, LOG, SUSPECT, StorageError};
 use crate::raft::{Durable, Entry, HardState, PROTOCOL_VERSION, Record, Snapshot};
 
 /// The buffer for lines is given back to the system when it grew beyond this, in bytes. A batch of reports is a few
@@ -36,8 +37,6 @@ pub struct Storage<D: Disk> {
     incarnation: u64,
     /// The outline of what is in the log, to judge the next record before it is written.
     shape: Shape,
-    log_bytes: u64,
-    syncs: u64,
     /// The lines of one append. Reused, so that an append allocates nothing.
     buffer: Vec<u8>,
     poisoned: Option<String>,
@@ -101,8 +100,6 @@ impl<D: Disk> Storage<D> {
             identity: identity.clone(),
             incarnation: header.map_or(fresh_incarnation, |header| header.incarnation),
             shape,
-            log_bytes: 0,
-            syncs: 0,
             buffer: Vec::new(),
             poisoned: None,
         };
@@ -168,13 +165,11 @@ impl<D: Disk> Storage<D> {
             Tail::Torn { keep, cut } => (keep, cut, false),
             Tail::Unended { keep, cut } => (keep, cut, true),
         };
-        self.log_bytes = keep;
         if cut > 0 {
             self.disk.truncate(LOG, keep).map_err(|error| self.io("truncate", LOG, error))?;
         }
         if add_newline {
             self.disk.append(LOG, b"\n").map_err(|error| self.io("append to", LOG, error))?;
-            self.log_bytes += 1;
         }
         self.sync(LOG)?;
         self.sync_directory()?;
@@ -232,7 +227,6 @@ impl<D: Disk> Storage<D> {
         }
         self.disk.append(LOG, &self.buffer).map_err(|error| self.io("append to", LOG, error))?;
         self.sync(LOG)?;
-        self.log_bytes += self.buffer.len() as u64;
         self.buffer.shrink_to(BUFFER_BYTES_KEPT);
         Ok(())
     }
@@ -336,9 +330,7 @@ impl<D: Disk> Storage<D> {
         self.buffer.clear();
         write_line(&mut self.buffer, &line)?;
         let unfinished = self.begin(&name)?;
-        self.disk
-            .append(&unfinished, &self.buffer)
-            .map_err(|error| self.io("append to", &unfinished, error))?;
+        self.write_piece(&unfinished)?;
         self.buffer.shrink_to(BUFFER_BYTES_KEPT);
         self.complete(&unfinished, &name)
     }
@@ -361,48 +353,35 @@ impl<D: Disk> Storage<D> {
         if hard_state != HardState::default() {
             write_line(&mut self.buffer, &Record::HardState(hard_state))?;
         }
-        let mut written: u64 = 0;
         for entry in entries {
             if self.buffer.len() >= PIECE_BYTES {
-                written += self.write_piece(&unfinished)?;
+                self.write_piece(&unfinished)?;
             }
             write_line(&mut self.buffer, &Record::Entry(entry.clone()))?;
         }
-        written += self.write_piece(&unfinished)?;
-        self.complete(&unfinished, LOG)?;
-        self.log_bytes = written;
+        self.write_piece(&unfinished)?;
+        self.complete(&unfinished, LOG)
+    }
+
+    fn write_piece(&mut self, name: &str) -> Result<(), StorageError> {
+        self.disk.append(name, &self.buffer).map_err(|error| self.io("append to", name, error))?;
+        self.buffer.clear();
         Ok(())
     }
 
-    fn write_piece(&mut self, name: &str) -> Result<u64, StorageError> {
-        self.disk.append(name, &self.buffer).map_err(|error| self.io("append to", name, error))?;
-        let written = self.buffer.len() as u64;
-        self.buffer.clear();
-        Ok(written)
-    }
-
-    /// Makes the empty file that will become `name`.
     fn begin(&mut self, name: &str) -> Result<String, StorageError> {
-        let unfinished = format!("{name}{UNFINISHED}");
-        self.disk.create(&unfinished).map_err(|error| self.io("create", &unfinished, error))?;
-        Ok(unfinished)
+        whole_file::begin(&mut self.disk, name).map_err(|failed| failed.on(&self.disk))
     }
 
-    /// Durable contents first, then the name, then the durable name. In any other order, a power cut can leave the name
-    /// on a file that is empty, or take the old file without giving the new one.
     fn complete(&mut self, unfinished: &str, name: &str) -> Result<(), StorageError> {
-        self.sync(unfinished)?;
-        self.disk.rename(unfinished, name).map_err(|error| self.io("rename", unfinished, error))?;
-        self.sync_directory()
+        whole_file::complete(&mut self.disk, unfinished, name).map_err(|failed| failed.on(&self.disk))
     }
 
     fn sync(&mut self, name: &str) -> Result<(), StorageError> {
-        self.syncs += 1;
         self.disk.sync(name).map_err(|error| self.io("sync", name, error))
     }
 
     fn sync_directory(&mut self) -> Result<(), StorageError> {
-        self.syncs += 1;
         self.disk.sync_directory().map_err(|error| self.io("sync the directory", "", error))
     }
 
@@ -434,21 +413,6 @@ impl<D: Disk> Storage<D> {
         result
     }
 
-    /// Whether an error has ended the writing.
-    pub fn is_poisoned(&self) -> bool {
-        self.poisoned.is_some()
-    }
-
-    /// Length of the log, in bytes.
-    pub fn log_bytes(&self) -> u64 {
-        self.log_bytes
-    }
-
-    /// Calls of fdatasync and fsync since the opening.
-    pub fn syncs(&self) -> u64 {
-        self.syncs
-    }
-
     /// The outline of what is durable: term and vote, first and last index, terms.
     pub fn shape(&self) -> &Shape {
         &self.shape
@@ -459,7 +423,7 @@ impl<D: Disk> Storage<D> {
         self.incarnation
     }
 
-    /// The disk, for tests that look at it.
+    /// The disk, for the simulator, which holds its size to a bound.
     pub fn disk(&self) -> &D {
         &self.disk
     }

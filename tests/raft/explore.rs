@@ -343,7 +343,7 @@ impl Explorer<'_> {
         let actions = start.actions();
         let mut stack: Vec<(State, Vec<Action>)> = vec![(start, actions)];
         let mut trail: Vec<Action> = Vec::new();
-        let mut dice = crate::harness::Dice(1);
+        let mut dice = rakit::raft::Random::new(1);
         while let Some((state, actions)) = stack.last_mut() {
             if actions.is_empty() {
                 stack.pop();

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use crate::harness::lone::{Lone, appends};
-use crate::harness::{Cluster, Counts, Dice, HEARTBEAT, command};
-use rakit::raft::{AppendReply, AppendResult, Event, RpcReply};
+use crate::harness::{Cluster, Counts, HEARTBEAT, command};
+use rakit::raft::{AppendReply, AppendResult, Event, Random, RpcReply};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -87,7 +87,7 @@ fn each_entry_is_sent_to_each_peer_just_once() {
 fn repeated_divergences_of_50_entries_are_mended_in_few_requests() {
     let mut cluster = Cluster::new(5);
     assert!(cluster.run_until(20 * SECOND, Cluster::is_settled));
-    let mut dice = Dice(5);
+    let mut dice = Random::new(5);
     for round in 0..20 {
         // A leader with one companion: its entries will never commit.
         let leader = cluster.leader().expect("settled");
@@ -128,7 +128,7 @@ fn a_thousand_rounds_of_figure_8_in_an_unreliable_network() {
     let mut cluster = Cluster::new(5).seeded(8);
     cluster.network.latency = (Duration::from_millis(1), Duration::from_millis(150));
     cluster.network.loss_per_mille = 100;
-    let mut dice = Dice(88);
+    let mut dice = Random::new(88);
     let mut down = Vec::new();
     for _ in 0..1000 {
         for id in cluster.ids() {
@@ -161,7 +161,7 @@ fn churn_loses_nothing_that_was_acknowledged() {
             cluster.network.latency = (Duration::from_millis(1), Duration::from_millis(30));
             cluster.network.loss_per_mille = 50;
         }
-        let mut dice = Dice(7);
+        let mut dice = Random::new(7);
         let mut proposals = Vec::new();
         for _ in 0..200 {
             for _ in 0..3 {
@@ -209,7 +209,7 @@ fn the_log_stays_under_its_bound_with_snapshots() {
             settings.uncommitted_entries_max = UNCOMMITTED_MAX;
         });
         cluster.network.loss_per_mille = loss;
-        let mut dice = Dice(u64::from(crash) + 2 * u64::from(cut));
+        let mut dice = Random::new(u64::from(crash) + 2 * u64::from(cut));
         let (mut longest, mut installed) = (0, 0);
         for round in 0..60 {
             let victim = round % 3 + 1;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use rakit::balancer::{Report, Stamp};
 
-use crate::disk::Random;
+use rakit::raft::Random;
 
 /// One daemon.
 pub struct Daemon {

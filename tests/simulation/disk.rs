@@ -17,6 +17,7 @@ use std::io;
 use std::ops::Range;
 use std::rc::Rc;
 
+use rakit::raft::Random;
 use rakit::storage::Disk;
 
 /// What the disk can do to those who rely on it.
@@ -149,7 +150,7 @@ impl SimDisk {
             capacity: None,
             operations: 0,
             coverage: Coverage::default(),
-            random: Random(seed),
+            random: Random::new(seed),
         })))
     }
 
@@ -199,7 +200,7 @@ impl SimDisk {
     pub fn power_cut(&self, seed: u64) {
         self.kill();
         let mut inner = self.0.borrow_mut();
-        inner.random = Random(seed);
+        inner.random = Random::new(seed);
         inner.power_cut();
     }
 
@@ -269,7 +270,7 @@ impl Inner {
     fn whole(&mut self, is_sync: bool) -> io::Result<(bool, io::Result<()>)> {
         Ok(match self.begin(is_sync)? {
             None => (true, Ok(())),
-            Some(Failure::Crash) => (self.random.coin(), Err(io::Error::other("the process died"))),
+            Some(Failure::Crash) => (self.random.below(2) == 0, Err(io::Error::other("the process died"))),
             Some(_) => (false, Err(eio())),
         })
     }
@@ -287,7 +288,7 @@ impl Inner {
             let survives = match mode {
                 0 => false,
                 1 => (number as u64) < first,
-                _ => self.random.coin(),
+                _ => self.random.below(2) == 0,
             };
             if survives {
                 apply(&mut self.durable_names, change);
@@ -329,7 +330,7 @@ fn left_after_power_cut(file: &File, random: &mut Random, coverage: &mut Coverag
     let common = written.iter().zip(&file.durable).take_while(|(one, other)| one == other).count();
     if common < file.durable.len() {
         // Cut (and perhaps written again) without a sync: the old contents, or the new ones.
-        if random.coin() {
+        if random.below(2) == 0 {
             coverage.count(Fault::UndoneTruncation);
             return file.durable.clone();
         }
@@ -491,29 +492,4 @@ impl Disk for SimDisk {
 
 fn eio() -> io::Error {
     io::Error::other("input/output error (injected)")
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014): small, and good enough to choose faults.
-#[derive(Clone, Debug)]
-pub struct Random(pub u64);
-
-impl Random {
-    /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-
-    /// A number from 0 to `end - 1`; `end` is at least 1.
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    /// Heads or tails.
-    pub fn coin(&mut self) -> bool {
-        self.next() & 1 == 0
-    }
 }

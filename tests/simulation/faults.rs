@@ -15,7 +15,7 @@ pub fn strike(world: &mut World, strike: Strike) {
     let node = 1 + world.random.below(world.plan.nodes);
     // Every other strike hits a leader, if there is one: that is where it hurts.
     let leader = world.leaders().last().copied();
-    let node = if world.random.coin() { leader.unwrap_or(node) } else { node };
+    let node = if world.random.below(2) == 0 { leader.unwrap_or(node) } else { node };
     let patience = world.plan.patience();
     let server = 1 + world.random.below(world.plan.servers);
     match strike {
@@ -40,8 +40,8 @@ pub fn strike(world: &mut World, strike: Strike) {
             world.after(length, Happening::DiskQuick { node });
         }
         Strike::Pause => {
-            let length =
-                world.random.below(if world.random.0 & 8 == 0 { patience / 4 } else { 4 * patience });
+            let longest = if world.random.below(2) == 0 { patience / 4 } else { 4 * patience };
+            let length = world.random.below(longest);
             let machine = world.machine(node);
             if machine.process.is_some() && !machine.paused {
                 world.pause(node, length);
@@ -62,7 +62,7 @@ pub fn strike(world: &mut World, strike: Strike) {
         }
         Strike::RestartAll => {
             world.oracle.count(Seen::RestartAll);
-            let power_cut = world.random.coin();
+            let power_cut = world.random.below(2) == 0;
             for node in 1..=world.plan.nodes {
                 crash(world, node, power_cut);
             }
@@ -84,7 +84,7 @@ pub fn strike(world: &mut World, strike: Strike) {
         }
         Strike::Transfer => {
             let to = 1 + world.random.below(world.plan.nodes);
-            let to = (world.random.coin()).then_some(to);
+            let to = (world.random.below(2) == 0).then_some(to);
             if let Some(process) = leader.and_then(|leader| world.process(leader)) {
                 let (leader, life) = (process.id, process.life);
                 world.oracle.count(Seen::TransferAsked);
@@ -119,7 +119,7 @@ pub fn strike(world: &mut World, strike: Strike) {
             world.oracle.count(Seen::DaemonCut);
             let length = world.random.below(2 * world.server_timeout());
             for node in 1..=world.plan.nodes {
-                if world.random.coin() {
+                if world.random.below(2) == 0 {
                     world.network.daemon_cuts.insert((server, node));
                     world.after(length, Happening::DaemonMended { number: server, node });
                 }
@@ -202,7 +202,7 @@ fn partition(world: &mut World, node: NodeId) {
         }
         3 => {
             world.oracle.count(Seen::OneWay);
-            let deaf = world.random.coin();
+            let deaf = world.random.below(2) == 0;
             let count = 1 + world.random.below(nodes - 1);
             links.extend(
                 others(node)

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rakit::raft::{NodeId, RpcId, RpcRequest};
 
 use super::plan::{MS, Plan, Time};
-use crate::disk::Random;
+use rakit::raft::Random;
 
 /// Which of a peer's two senders: the log's or the elections' (`node/peers.rs`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

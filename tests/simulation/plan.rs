@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::disk::Random;
+use rakit::raft::Random;
 
 /// Simulated time, in microseconds since the start of the seed.
 pub type Time = u64;
@@ -125,7 +125,7 @@ pub struct Plan {
 impl Plan {
     /// The meaning of a seed.
     pub fn draw(seed: u64) -> Self {
-        let random = &mut Random(seed ^ 0x5eed_0fa1_1cad_af01);
+        let random = &mut Random::new(seed ^ 0x5eed_0fa1_1cad_af01);
         let pick =
             |random: &mut Random, choices: &[u64]| choices[random.below(choices.len() as u64) as usize];
         let heartbeat = pick(random, &[20, 50, 100]);

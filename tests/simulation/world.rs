@@ -14,7 +14,8 @@ use super::oracle::Oracle;
 use super::plan::{MS, Plan, Strike, Time, Transport, micros};
 use super::process::{Back, Context, Deed, Mail, Process, ReportMail};
 use super::trace::Trace;
-use crate::disk::{Failure, Random, SimDisk};
+use crate::disk::{Failure, SimDisk};
+use rakit::raft::Random;
 
 /// What can happen at a moment.
 pub enum Happening {
@@ -159,10 +160,10 @@ pub struct World {
 
 impl World {
     pub fn new(plan: Plan, trace: Trace) -> Self {
-        let mut random = Random(plan.seed);
+        let mut random = Random::new(plan.seed);
         let machine = |id: NodeId, random: &mut Random| Machine {
             id,
-            disk: SimDisk::new(random.next()),
+            disk: SimDisk::new(random.next_u64()),
             process: None,
             life: 0,
             wipes: 0,
@@ -405,7 +406,7 @@ impl World {
     }
 
     fn start(&mut self, node: NodeId, life: u64) {
-        let seed = self.random.next();
+        let seed = self.random.next_u64();
         let (now, plan) = (self.now, self.plan.clone());
         let position = usize::try_from(node - 1).expect("at most 7");
         let machine = &mut self.machines[position];
@@ -463,7 +464,7 @@ impl World {
             .filter(|machine| machine.id != node)
             .map(|machine| (machine.id, machine.life))
             .collect();
-        let seed = self.random.next();
+        let seed = self.random.next_u64();
         let machine = self.machine(node);
         let process = machine.process.take();
         let (life, was_writing) = (machine.life, process.as_ref().is_some_and(Process::is_writing));
@@ -581,7 +582,7 @@ impl World {
 
     /// A lost message: its sender hears of it, or never does.
     fn maybe_tell(&mut self, to: NodeId, back: Back) {
-        if self.random.coin() {
+        if self.random.below(2) == 0 {
             self.oracle.count(Seen::LossTold);
             let delay = 200 + self.random.below(self.plan.patience());
             self.after(delay, Happening::Lost { to, back, by_timeout: false });
@@ -723,7 +724,7 @@ impl World {
         if !self.daemon(number).is_running {
             return;
         }
-        let mut random = Random(self.random.next());
+        let mut random = Random::new(self.random.next_u64());
         let (report, forward) = self.daemon(number).report(&mut random);
         for to in 1..=self.plan.nodes {
             if let Fate::Arrives { after, .. } =

@@ -15,6 +15,7 @@ use crate::programs::workers::Worker;
 use crate::programs::{PATIENCE, http};
 use rakit::http::client::{Client, ClientTimeouts};
 use rakit::protocol::{Purpose, node_name};
+use rakit::raft::Random;
 use rakit::signing::{Recipient, Seal};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value, json};
@@ -523,21 +524,9 @@ fn table_snapshot(term: u64, leader: NodeId, last: (u64, u64), applied: u64) -> 
     snapshot(term, leader, last, &state)
 }
 
-/// A generator of draws that needs no crate: splitmix64.
-struct Draws(u64);
-
-impl Draws {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn of(&mut self, choices: &[u64]) -> u64 {
-        choices[(self.next() % choices.len() as u64) as usize]
-    }
+/// One of these numbers.
+fn one_of(random: &mut Random, choices: &[u64]) -> u64 {
+    choices[random.below(choices.len() as u64) as usize]
 }
 
 /// So many forged requests to all nodes together.
@@ -550,17 +539,18 @@ fn no_forged_word_ends_a_node() {
     cluster.report("s1", &worker, 10.0);
     let pids: Vec<_> = cluster.ids().iter().map(|id| cluster.pid(*id)).collect();
     let mut forger = Forger::new();
-    let mut draws = Draws(7);
+    let mut random = Random::new(7);
+    let random = &mut random;
     let (mut term, mut commit, mut last, mut leader) = (0, 0, 0, 1);
     for round in 0..FORGED_REQUESTS {
         if round % 20 == 0 {
-            let status = cluster.status(draws.of(&[1, 2, 3]));
+            let status = cluster.status(one_of(random, &[1, 2, 3]));
             let number = |key: &str| status[key].as_u64().unwrap_or(1);
             (term, commit, last, leader) =
                 (number("term"), number("commit_index"), number("last_index"), number("leader"));
         }
-        let (to, from) = (draws.of(&[1, 2, 3]), draws.of(&[1, 2, 3, leader, leader]));
-        let names = draws.of(&[from, from, from, leader, u64::MAX]);
+        let (to, from) = (one_of(random, &[1, 2, 3]), one_of(random, &[1, 2, 3, leader, leader]));
+        let names = one_of(random, &[from, from, from, leader, u64::MAX]);
         let near = [
             0,
             1,
@@ -574,31 +564,31 @@ fn no_forged_word_ends_a_node() {
             u64::MAX,
         ];
         let terms = [0, 1, term.saturating_sub(1), term, term, term, term + 1, 1 << 33, u64::MAX];
-        let (said, previous) = (draws.of(&terms), (draws.of(&near), draws.of(&terms)));
-        let (name, arguments) = match draws.next() % 10 {
+        let (said, previous) = (one_of(random, &terms), (one_of(random, &near), one_of(random, &terms)));
+        let (name, arguments) = match random.below(10) {
             0..4 => {
                 let mut entry = previous;
-                let entries: Vec<(u64, u64)> = (0..draws.of(&[0, 0, 1, 2, 30]))
+                let entries: Vec<(u64, u64)> = (0..one_of(random, &[0, 0, 1, 2, 30]))
                     .map(|_| {
-                        entry.0 = entry.0.saturating_add(draws.of(&[1, 1, 1, 1, 1, 1, 1, 1, 2]));
-                        if draws.next().is_multiple_of(8) {
-                            entry.1 = draws.of(&terms);
+                        entry.0 = entry.0.saturating_add(one_of(random, &[1, 1, 1, 1, 1, 1, 1, 1, 2]));
+                        if random.next_u64().is_multiple_of(8) {
+                            entry.1 = one_of(random, &terms);
                         }
                         entry
                     })
                     .collect();
-                ("append_entries", append(said, names, previous, &entries, draws.of(&near)))
+                ("append_entries", append(said, names, previous, &entries, one_of(random, &near)))
             }
             4..7 => {
                 let state = json!({"applied_index": previous.0, "ignored": 0, "servers": []}).to_string();
-                let state = if draws.next().is_multiple_of(3) { r#"{"x":1}"# } else { &state };
-                let mut arguments = snapshot(said, names, (previous.0, draws.of(&terms)), state);
-                arguments["offset"] = draws.of(&[0, 0, 0, state.len() as u64, u64::MAX]).into();
-                arguments["done"] = (!draws.next().is_multiple_of(3)).into();
+                let state = if random.next_u64().is_multiple_of(3) { r#"{"x":1}"# } else { &state };
+                let mut arguments = snapshot(said, names, (previous.0, one_of(random, &terms)), state);
+                arguments["offset"] = one_of(random, &[0, 0, 0, state.len() as u64, u64::MAX]).into();
+                arguments["done"] = (!random.next_u64().is_multiple_of(3)).into();
                 ("install_snapshot", arguments)
             }
-            7 => ("pre_vote", vote(said, names, draws.next().is_multiple_of(2))),
-            8 => ("request_vote", vote(said, names, draws.next().is_multiple_of(2))),
+            7 => ("pre_vote", vote(said, names, random.next_u64().is_multiple_of(2))),
+            8 => ("request_vote", vote(said, names, random.next_u64().is_multiple_of(2))),
             _ => ("timeout_now", json!({"term": said, "leader_id": names})),
         };
         let (status, _) = forger.say(&cluster, from, to, name, &arguments);

@@ -24,8 +24,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use rakit::raft::{
-    Apply, Command, Durable, Entry, Event, HardState, Index, NodeId, Output, ProposalId, Raft, Resolution,
-    RpcId, RpcReply, RpcRequest, SendOnceDurable, Settings, Snapshot, Term,
+    Apply, Command, Durable, Entry, Event, HardState, Index, NodeId, Output, ProposalId, Raft, Random,
+    Resolution, RpcId, RpcReply, RpcRequest, SendOnceDurable, Settings, Snapshot, Term,
 };
 
 pub use disk::Disk;
@@ -100,22 +100,7 @@ pub struct Network {
     pub loss_per_mille: u64,
     /// After how long a lost request's sender is told.
     pub lost_after: Duration,
-    pub dice: Dice,
-}
-
-/// SplitMix64, apart from the core's own.
-#[derive(Clone, Debug)]
-pub struct Dice(pub u64);
-
-impl Dice {
-    /// A number below `bound`, which is at least 1.
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
-    }
+    pub dice: Random,
 }
 
 /// What was sent, since the counts were last reset.
@@ -190,7 +175,7 @@ impl Cluster {
                 latency: (Duration::from_millis(1), Duration::from_millis(1)),
                 loss_per_mille: 0,
                 lost_after: 2 * HEARTBEAT,
-                dice: Dice(count),
+                dice: Random::new(count),
             },
             properties: Properties::default(),
             checked: true,
@@ -220,7 +205,7 @@ impl Cluster {
 
     /// Another seed for all timeouts and the network.
     pub fn seeded(mut self, seed: u64) -> Self {
-        self.network.dice = Dice(seed);
+        self.network.dice = Random::new(seed);
         for id in self.ids() {
             self.node_mut(id).settings.seed = seed.wrapping_mul(1_000_003).wrapping_add(id);
             self.boot(id);

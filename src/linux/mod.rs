@@ -1,0 +1,10 @@
+//! What this project asks of Linux and the standard library does not offer, each in one place: who listens on which port,
+//! a lock that ends with its process, random numbers of the system. Used by the programs, `storage` and `signing`.
+
+mod entropy;
+mod lock;
+mod sockets;
+
+pub use entropy::random_u64;
+pub use lock::{FileLock, LockError};
+pub use sockets::{Holder, ListeningSocket, all_sockets, holder, listening_on, listening_sockets};

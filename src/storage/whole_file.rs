@@ -1,0 +1,77 @@
+//! A file that is there completely or not at all: it is written beside its place, made durable, and renamed. A node's log and
+//! its snapshots take their places in this way, and so do `cluster.toml` and `pids.json` of `rakit up`.
+
+use std::io;
+use std::path::Path;
+
+use super::{DirectoryDisk, Disk, StorageError};
+
+/// What a file is called until it is complete, durable and renamed: its name and this ending. After a crash, such a
+/// file means nothing and is removed.
+pub(super) const UNFINISHED: &str = ".new";
+
+/// A step that failed.
+pub(super) struct Failed {
+    operation: &'static str,
+    /// Of the file; empty for the directory.
+    name: String,
+    source: io::Error,
+}
+
+impl Failed {
+    pub(super) fn on(self, disk: &impl Disk) -> StorageError {
+        StorageError::Io { operation: self.operation, path: disk.place(&self.name), source: self.source }
+    }
+}
+
+/// Makes the empty file that will become `name`, and says what it is called until then.
+pub(super) fn begin(disk: &mut impl Disk, name: &str) -> Result<String, Failed> {
+    let unfinished = format!("{name}{UNFINISHED}");
+    step("create", &unfinished, disk.create(&unfinished))?;
+    Ok(unfinished)
+}
+
+/// Durable contents first, then the name, then the durable name. In any other order, a power cut can leave the name
+/// on a file that is empty, or take the old file without giving the new one.
+pub(super) fn complete(disk: &mut impl Disk, unfinished: &str, name: &str) -> Result<(), Failed> {
+    step("sync", unfinished, disk.sync(unfinished))?;
+    step("rename", unfinished, disk.rename(unfinished, name))?;
+    step("sync the directory", "", disk.sync_directory())
+}
+
+fn step(operation: &'static str, name: &str, done: io::Result<()>) -> Result<(), Failed> {
+    done.map_err(|source| Failed { operation, name: name.to_owned(), source })
+}
+
+/// Replaces the file at `path`, or makes it: a reader sees the old text or the new, never half of one.
+///
+/// # Errors
+/// What the file system says; `path` is then as it was.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let name = name.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no name of a file"))?;
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut disk = DirectoryDisk::without_lock(directory)?;
+    let unfinished = begin(&mut disk, name).map_err(|failed| failed.source)?;
+    disk.append(&unfinished, content)?;
+    complete(&mut disk, &unfinished, name).map_err(|failed| failed.source)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn the_new_text_takes_the_place_of_the_old_and_nothing_is_left_beside_it() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("pids.json");
+        replace(&path, b"a longer first text").expect("written");
+        replace(&path, b"short").expect("replaced");
+        assert_eq!(fs::read(&path).expect("it is there"), b"short");
+        assert_eq!(fs::read_dir(dir.path()).expect("it is there").count(), 1);
+    }
+}
