@@ -1,4 +1,5 @@
-//! The rules of cluster.toml, one function per kind of rule. Each complaint names the key and ends with the mend.
+//! Checks the values of cluster.toml for `Config::load`, with one function per kind of rule. Each error names
+//! the key and ends with the mend.
 use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
@@ -11,22 +12,22 @@ use super::{Config, ConfigError, Node, secret};
 use crate::balancer::{NAME_BYTES_MAX, Policy, is_name};
 use crate::raft::NodeId;
 
-/// More nodes agree more slowly and survive nothing that matters more; a majority of 31 is 16.
+/// The most nodes. A cluster of 31 survives the loss of 15. More nodes would only make agreement slower.
 pub const NODES_MAX: usize = 31;
-/// Ids stay short enough to read in a log line.
+/// The highest node id: short enough to read in a log line.
 pub const NODE_ID_MAX: NodeId = 999_999;
-/// Ten minutes without a leader is longer than anybody wants; the bound keeps sums of times far from overflow.
+/// The longest election timeout: ten minutes. The bound keeps sums of times far from overflow.
 pub const ELECTION_TIMEOUT_MS_MAX: i64 = 600_000;
-/// Half an hour: also for a class that looks at one heartbeat at a time.
+/// Half an hour, so that a class can look at one heartbeat at a time.
 const HEARTBEAT_MS_MAX: i64 = ELECTION_TIMEOUT_MS_MAX / 2;
 /// A day.
 const BALANCER_MS_MAX: i64 = 86_400_000;
-/// Reports more often than this would measure the measuring.
+/// The shortest interval between reports. More frequent reports would load the machine that they measure.
 const REPORT_INTERVAL_MS_MIN: i64 = 10;
-/// A log of so many entries is some gigabytes.
+/// The highest `snapshot_entries`. A log of so many entries has some gigabytes.
 pub const SNAPSHOT_ENTRIES_MAX: i64 = 100_000_000;
 
-// The defaults: the values of the sample in docs/operations.md.
+// The defaults. docs/operations.md shows them in its sample.
 const HEARTBEAT_MS: i64 = 100;
 const ELECTION_TIMEOUT_MS: [i64; 2] = [500, 1_000];
 const DATA_DIR: &str = "data";
@@ -36,7 +37,7 @@ const REPORT_INTERVAL_MS: i64 = 1_000;
 const REQUEST_TIMEOUT_MS: i64 = 300_000;
 const STALL_MS: i64 = 2_000;
 
-/// Turns the file's values into checked ones.
+/// Checks the values of the file.
 pub(super) fn check(file: File, place: &Place<'_>) -> Result<Config, ConfigError> {
     let cluster_name = cluster_name(file.cluster.name, place)?;
     let (heartbeat, election_timeout) = timeouts(&file.raft, place)?;
@@ -47,7 +48,7 @@ pub(super) fn check(file: File, place: &Place<'_>) -> Result<Config, ConfigError
         .unwrap_or_else(|| beside(place.path, DATA_DIR));
     let (policy, times) = balancer(&file.balancer, place)?;
     let nodes = nodes(file.node, place)?;
-    // Last, as it is the one rule that looks outside the file.
+    // Last, because this is the only rule that reads another file.
     let secret = match path(file.cluster.secret_file.as_ref(), "cluster.secret_file", place)? {
         None => None,
         Some(path) => {
@@ -134,7 +135,7 @@ fn timeouts(raft: &Raft, place: &Place<'_>) -> Result<(Duration, (Duration, Dura
         return Err(place.error(span, key, complaint));
     }
     if low == high {
-        // Paper, 5.2: only because the timeouts differ does one candidate come before the others.
+        // Paper, 5.2: random timeouts make it likely that one candidate is first. Equal ones split the vote.
         let complaint = format!(
             "[{low}, {high}] leaves nothing to draw from, and votes would be split again and again; \
              write [{low}, {}]",
@@ -144,7 +145,7 @@ fn timeouts(raft: &Raft, place: &Place<'_>) -> Result<(Duration, (Duration, Dura
     }
     let [low, high] = [low, high].map(|value| u64::try_from(value).expect("checked to be at least 1"));
     if heartbeat * 2 > low {
-        // One lost heartbeat must not cost an election: two of them fit into the shortest timeout.
+        // One lost heartbeat must not cause an election: two heartbeats fit into the shortest timeout.
         let complaint = format!(
             "{heartbeat} is more than half of the shortest election timeout, {low}; give heartbeat_ms at most {} or raise \
              election_timeout_ms",
@@ -202,7 +203,7 @@ fn balancer(balancer: &Balancer, place: &Place<'_>) -> Result<(Policy, Times), C
     Ok((policy, times))
 }
 
-/// `[[node]]`: each with all its keys, no id and no address twice.
+/// `[[node]]`: each has all its keys, and no id or address is given twice.
 fn nodes(given: Vec<Spanned<super::file::Node>>, place: &Place<'_>) -> Result<Vec<Node>, ConfigError> {
     if given.is_empty() {
         let complaint = "there is none; add one [[node]] with id, public and cluster for each node";
@@ -213,7 +214,7 @@ fn nodes(given: Vec<Spanned<super::file::Node>>, place: &Place<'_>) -> Result<Ve
         return Err(place.error(Some(given[NODES_MAX].span()), "[[node]]", complaint));
     }
     let mut nodes: Vec<Node> = Vec::with_capacity(given.len());
-    // Every address so far, with whose it is.
+    // Every address so far, with its owner.
     let mut taken: Vec<(SocketAddr, NodeId, &str)> = Vec::with_capacity(2 * given.len());
     for entry in given {
         let whole = entry.span();
@@ -255,7 +256,7 @@ fn nodes(given: Vec<Spanned<super::file::Node>>, place: &Place<'_>) -> Result<Ve
     Ok(nodes)
 }
 
-/// `IP:PORT`, no host names: what a name stands for may change, and differs from machine to machine.
+/// `IP:PORT`. Host names are refused: a name may resolve to another address later, or on another machine.
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
     let address: SocketAddr = text.parse().map_err(|_| {
         format!(
@@ -272,14 +273,14 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
     Ok(address)
 }
 
-/// Whether two addresses cannot both be listened on, or could be mistaken for each other: the same, or the same port
-/// where one is the wildcard (0.0.0.0 takes the port of every address; so does [::], IPv4 included).
+/// Whether two addresses collide: they are equal, or they have the same port and one is a wildcard. 0.0.0.0
+/// takes the port of every IPv4 address, [::] the port of every address.
 fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     let (a_ip, b_ip) = (a.ip().to_canonical(), b.ip().to_canonical());
     a.port() == b.port() && (a_ip == b_ip || a_ip.is_unspecified() || b_ip.is_unspecified())
 }
 
-/// A path that is relative to the file's directory.
+/// A path from the file, resolved against the file's directory.
 fn path(
     given: Option<&Spanned<String>>,
     key: &str,
@@ -295,6 +296,6 @@ fn path(
 }
 
 fn beside(file: &Path, path: &str) -> PathBuf {
-    // An absolute path stays as it is.
+    // `join` keeps an absolute path.
     file.parent().unwrap_or(Path::new("")).join(path)
 }

@@ -1,7 +1,7 @@
-//! The form of cluster.toml: its keys as TOML gives them, before any rule.
+//! The keys of cluster.toml as the TOML parser gives them, before they are checked.
 //!
-//! Every key is optional here and keeps its place in the text, so that `check.rs` can complain about a missing or
-//! wrong value in this project's words and with a line number, instead of in the parser's.
+//! Every key is optional here and keeps its position in the text. So `check.rs` can report a missing or wrong
+//! value in its own words and with a line number.
 use std::ops::Range;
 use std::path::Path;
 
@@ -59,11 +59,11 @@ pub(super) struct Node {
 
 impl File {
     /// # Errors
-    /// When the text is no TOML, or has a key or a type of value that a cluster.toml has not.
+    /// When the text is not TOML, or has an unknown key or a value of the wrong type.
     pub(super) fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         toml::from_str(text).map_err(|error| {
             let place = Place { text, path };
-            // The parser's message may stand on several lines: "expected …\nfound …".
+            // The parser's message may have several lines: "expected …\nfound …".
             let message: Vec<&str> = error.message().lines().map(str::trim).collect();
             let key = error.span().map(|span| place.key_at(&span)).unwrap_or_default();
             place.error(error.span(), &key, format!("{}; mend or remove it", message.join(": ")))
@@ -71,14 +71,14 @@ impl File {
     }
 }
 
-/// Where in which file something stands.
+/// The file and its text, to name the place of an error.
 pub(super) struct Place<'a> {
     pub(super) text: &'a str,
     pub(super) path: &'a Path,
 }
 
 impl Place<'_> {
-    /// A complaint about what stands at `span`, or about the whole file when it has no place.
+    /// An error about the text at `span`, or about the whole file without a span.
     pub(super) fn error(
         &self,
         span: Option<Range<usize>>,
@@ -94,10 +94,10 @@ impl Place<'_> {
         1 + before.iter().filter(|&&byte| byte == b'\n').count()
     }
 
-    /// The key on the line where the parser stumbled, with its table, as in `raft.heartbeat_ms`.
+    /// The key on the line of a parser error, with its table: `raft.heartbeat_ms`.
     ///
-    /// The parser does not tell; this reads the line as people write it (`key = value` under a `[table]` header), which
-    /// for a message is enough: the line number is there as well.
+    /// The parser does not give the key. This function expects `key = value` under a `[table]` header. That
+    /// is enough for a message, which names the line, too.
     fn key_at(&self, span: &Range<usize>) -> String {
         let number = self.line_at(span.start);
         let lines: Vec<&str> = self.text.lines().take(number).collect();

@@ -1,8 +1,8 @@
-//! `cluster.toml`: one file, the same on every machine.
+//! Reads and checks `cluster.toml`, which is the same file on every machine.
 //!
-//! Every program loads it with [`Config::load`] and then only meets checked values: what is wrong with a file is said
-//! before anything is started, in one line that names the file, the line, the key and the mend. The file's form is
-//! in `file.rs` (keys, defaults, TOML), the rules in `check.rs`, the secret's own rules in `secret.rs`.
+//! Every program loads it with [`Config::load`] at its start and from then on has only checked values. An
+//! error is one line that names the file, the line, the key and the mend. `file.rs` has the keys, `check.rs`
+//! the rules and defaults, `secret.rs` the rules of the secret.
 use std::fmt;
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
@@ -19,17 +19,18 @@ mod secret;
 pub use check::{ELECTION_TIMEOUT_MS_MAX, NODE_ID_MAX, NODES_MAX, SNAPSHOT_ENTRIES_MAX};
 pub use secret::{SECRET_BYTES_MAX, SECRET_BYTES_MIN};
 
-/// A file longer than this is no cluster.toml: 31 nodes and many comments take a few kilobytes.
+/// The longest file that is read, in bytes. 31 nodes and many comments take a few kilobytes.
 pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
-/// The whole file, checked: every value is in its range, every path is absolute or relative to the working directory.
+/// The checked file: every value is in its range, and every path is absolute or relative to the working
+/// directory.
 #[derive(Clone, PartialEq)]
 pub struct Config {
-    /// The file it was read from, as the user named it; for messages.
+    /// The path of the file as the user gave it, for messages.
     pub path: PathBuf,
     /// `[cluster] name`: nodes of another cluster are refused.
     pub cluster_name: String,
-    /// `[cluster] secret_file`, read: the shared secret with which requests on the cluster address are signed.
+    /// The contents of `[cluster] secret_file`: the shared secret that signs requests on the cluster address.
     pub secret: Option<Vec<u8>>,
     /// `[raft] heartbeat_ms`.
     pub heartbeat: Duration,
@@ -58,20 +59,20 @@ pub struct Config {
 pub struct Node {
     /// At least 1, unique.
     pub id: NodeId,
-    /// Where clients ask: primes, status, metrics.
+    /// The address for clients: primes, status, metrics.
     pub public: SocketAddr,
-    /// Where peers and daemons talk.
+    /// The address for the other nodes and the daemons.
     pub cluster: SocketAddr,
 }
 
-/// What is wrong with a configuration, and how to mend it, in one line; a program that gets it exits with code 2.
+/// What is wrong with a configuration and how to mend it, in one line. The program exits with code 2.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     line: String,
 }
 
 impl ConfigError {
-    /// About `path`, its line `number` if that is known, and `key`; `complaint` ends with the mend.
+    /// An error in `path`, in line `number` if it is known, about `key`. `complaint` ends with the mend.
     fn new(path: &Path, number: Option<usize>, key: &str, complaint: impl fmt::Display) -> Self {
         let place = match number {
             Some(number) => format!("{}:{number}", path.display()),
@@ -98,7 +99,7 @@ impl Config {
     /// Reads and checks a file, and the secret it names.
     ///
     /// # Errors
-    /// When it cannot be read or breaks any rule; see [`ConfigError`].
+    /// When a file cannot be read or breaks a rule; see [`ConfigError`].
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let failed = |error: &dyn fmt::Display| {
             ConfigError::new(
@@ -120,7 +121,7 @@ impl Config {
         Self::parse(&text, path)
     }
 
-    /// Checks the text of a file that stands, or would stand, at `path`; reads the secret it names.
+    /// Checks the text of a file that is, or would be, at `path`, and reads the secret that it names.
     ///
     /// # Errors
     /// As [`Config::load`].
@@ -132,7 +133,7 @@ impl Config {
     /// The node with this id.
     ///
     /// # Errors
-    /// When there is none: the line names those that there are.
+    /// When no node has this id. The error lists the ids that exist.
     pub fn node(&self, id: NodeId) -> Result<&Node, ConfigError> {
         self.nodes.iter().find(|node| node.id == id).ok_or_else(|| {
             let ids: Vec<String> = self.nodes.iter().map(|node| node.id.to_string()).collect();
@@ -146,13 +147,12 @@ impl Config {
         self.data_dir.join(format!("node-{id}"))
     }
 
-    /// Holds the configuration to the rule that a cluster which other machines can reach needs a secret: without one,
-    /// whoever can connect to a cluster address can vote, report, and take the cluster over.
+    /// Checks that a cluster which other machines can reach has a secret. Without one, anybody who can
+    /// connect to a cluster address can vote, report, and take the cluster over.
     ///
-    /// Any address off loopback counts, public or cluster, of any node: one file is the same on every machine, and a
-    /// cluster that is spread over machines shows it in either. The wildcard address is not loopback.
+    /// Any address off loopback counts, public or cluster, of any node. The wildcard address is not loopback.
     ///
-    /// Gives the warning to log when `insecure` (the flag `--insecure`) lets such a configuration pass.
+    /// With `insecure` (the flag `--insecure`), returns a warning to log in place of an error.
     ///
     /// # Errors
     /// When an address is off loopback, there is no secret, and `insecure` is not set.
@@ -185,7 +185,7 @@ impl Config {
         ))
     }
 
-    /// What is allowed but hardly meant, one line each: for the log of a program that starts.
+    /// What is allowed but probably a mistake, one line each. A program logs these lines at its start.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.server_timeout < self.report_interval * 2 {
@@ -236,7 +236,8 @@ impl fmt::Debug for Config {
     }
 }
 
-/// Whether only this machine reaches an address. `::ffff:127.0.0.1` is 127.0.0.1 in IPv6's dress.
+/// Whether only this machine can reach the address. `::ffff:127.0.0.1` is 127.0.0.1, written as an IPv6
+/// address.
 pub fn is_loopback(ip: IpAddr) -> bool {
     ip.to_canonical().is_loopback()
 }

@@ -1,6 +1,6 @@
-//! The shared secret of a cluster: a file that nobody but its owner can read.
+//! Reads the shared secret of a cluster for `check.rs`.
 //!
-//! Like ssh with its keys, a secret that others on the machine could have read is refused rather than used.
+//! A file that other users of the machine can read is refused, as ssh does with its keys.
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -8,12 +8,13 @@ use std::path::Path;
 
 use crate::signing::Secret;
 
-/// A secret shorter than 128 bits can be guessed from one signed request that was overheard.
+/// The shortest secret, in bytes. With less than 128 bits, it can be guessed from one recorded request.
 pub const SECRET_BYTES_MIN: usize = 16;
-/// More is no safer (HMAC hashes it down) and surely the wrong file.
+/// The longest secret, in bytes. A longer file is probably the wrong one, and no safer: HMAC hashes a long
+/// key.
 pub const SECRET_BYTES_MAX: usize = 4_096;
 
-/// Reads the secret; spaces and line breaks around it do not count, so that editors and `echo` do no harm.
+/// Reads the secret. Spaces and line breaks around it are ignored, because editors and `echo` add them.
 ///
 /// # Errors
 /// What is wrong with the file and how to mend it.
@@ -22,7 +23,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     let cannot = |error: std::io::Error| {
         format!("{shown}: {error}; make it: head -c 32 /dev/urandom | base64 > {shown}; chmod 600 {shown}")
     };
-    // Asked before it is opened: opening a named pipe would wait for somebody to write to it.
+    // Checked before the file is opened: opening a named pipe would wait for a writer.
     if !std::fs::metadata(path).map_err(cannot)?.is_file() {
         return Err(format!("{shown} is no regular file; name the file that holds the secret"));
     }
@@ -46,7 +47,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
             secret.len()
         ));
     }
-    // A file with the report key alone (docs/security.md) has a form of its own.
+    // A file that holds only the report key (docs/security.md) has its own format.
     if let Err(wrong) = Secret::parse(secret) {
         return Err(format!("{shown}: {wrong}"));
     }

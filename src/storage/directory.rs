@@ -1,4 +1,5 @@
-//! The real directory: files, fdatasync and a lock. Made by `rakit-node` at its start, and given to [`super::Storage`].
+//! A directory on a real disk. `rakit-node` opens and locks its directory at its start and gives it to
+//! [`super::Storage`].
 //!
 //! Manual pages: open(2) for `O_APPEND`, fsync(2) for what is durable when.
 
@@ -10,25 +11,25 @@ use super::disk::Disk;
 use super::{LOCK, StorageError};
 use crate::linux::{FileLock, LockError};
 
-/// A directory of this machine. A node's is locked for this process until the value is dropped.
+/// A directory of this machine. The directory of a node stays locked until this value is dropped.
 #[derive(Debug)]
 pub struct DirectoryDisk {
     path: PathBuf,
-    /// The directory itself, open for its fsync.
+    /// The open directory, for fsync.
     directory: File,
     /// Held, never read.
     _lock: Option<FileLock>,
-    /// The file that was written last, kept open: in the long run that is the log, which therefore costs no open(2) per
-    /// append. A compaction writes two other files in between; the second of them becomes the log.
+    /// The file that was written last. It stays open and is usually the log, so that an append needs no
+    /// open(2). A compaction writes two other files; the second one becomes the log.
     current: Option<(String, File)>,
 }
 
 impl DirectoryDisk {
-    /// Opens the directory, after making it durably if it is new, and locks it.
+    /// Opens the directory and locks it. A missing directory is made first, durably.
     ///
     /// # Errors
-    /// [`StorageError::Locked`] if a process has it (this one counts, too); [`StorageError::Io`] if the directory cannot
-    /// be made, opened or locked.
+    /// [`StorageError::Locked`] if a process (also this one) holds the lock; [`StorageError::Io`] if the
+    /// directory cannot be made, opened or locked.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StorageError> {
         let path = path.as_ref();
         make_durably(path)?;
@@ -37,15 +38,16 @@ impl DirectoryDisk {
         Ok(Self { path: path.to_owned(), directory, _lock: Some(lock), current: None })
     }
 
-    /// A directory that is there, without a lock: for a file whose writers are kept apart in another way.
+    /// Opens an existing directory without a lock, for a file whose writers have another lock.
     pub(super) fn without_lock(path: &Path) -> io::Result<Self> {
         let directory = File::open(path)?;
         Ok(Self { path: path.to_owned(), directory, _lock: None, current: None })
     }
 
-    /// The open handle for writing at the end of `name`, which must exist.
+    /// The handle for appending to `name`, which must exist.
     fn handle(&mut self, name: &str) -> io::Result<&mut File> {
-        // Taken out and put back, because a borrow that is returned from one arm of a match lives through the other.
+        // `take` and `insert`, because the borrow checker refuses a `match` that returns the borrow in one
+        // arm only.
         let file = match self.current.take() {
             Some((open, file)) if open == name => file,
             _ => OpenOptions::new().append(true).open(self.path.join(name))?,
@@ -53,7 +55,7 @@ impl DirectoryDisk {
         Ok(&mut self.current.insert((name.to_owned(), file)).1)
     }
 
-    /// Closes the handle of a file whose name is about to mean another file, or none.
+    /// Closes the handle of `name`, which is about to be replaced or removed.
     fn forget(&mut self, name: &str) {
         if self.current.as_ref().is_some_and(|(open, _)| open == name) {
             self.current = None;
@@ -65,7 +67,7 @@ impl Disk for DirectoryDisk {
     fn list(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.path)? {
-            // A name that is not UTF-8 is not one of ours, and foreign files are left alone.
+            // A name that is not UTF-8 belongs to a foreign file. Those are ignored.
             if let Ok(name) = entry?.file_name().into_string() {
                 names.push(name);
             }
@@ -79,7 +81,8 @@ impl Disk for DirectoryDisk {
 
     fn create(&mut self, name: &str) -> io::Result<()> {
         let path = self.path.join(name);
-        // O_TRUNC and O_APPEND together are refused by std, so the file is emptied first and opened again.
+        // The standard library refuses O_TRUNC together with O_APPEND: the file is emptied, then opened
+        // again.
         File::create(&path)?;
         let file = OpenOptions::new().append(true).open(&path)?;
         self.current = Some((name.to_owned(), file));
@@ -87,8 +90,8 @@ impl Disk for DirectoryDisk {
     }
 
     fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        // O_APPEND, so that after a truncation, too, the bytes land at the end. A short write is continued by
-        // `write_all`; a full disk then shows as the error of the next part.
+        // With O_APPEND, the bytes land at the end also after a truncation. `write_all` continues a short
+        // write; a full disk then shows as an error of the next write.
         self.handle(name)?.write_all(bytes)
     }
 
@@ -97,8 +100,8 @@ impl Disk for DirectoryDisk {
     }
 
     fn sync(&mut self, name: &str) -> io::Result<()> {
-        // fdatasync(2): it leaves out the time of modification, which nobody needs, but not the length, without which
-        // the data could not be read back.
+        // fdatasync(2) makes the length durable, which is needed to read the data, but not the time of
+        // modification.
         self.handle(name)?.sync_data()
     }
 
@@ -108,7 +111,7 @@ impl Disk for DirectoryDisk {
         if let Some((open, _)) = &mut self.current
             && open == from
         {
-            // A handle belongs to the file, not to its name: it stays good.
+            // A handle belongs to the file, not to its name, and stays valid.
             to.clone_into(open);
         }
         Ok(())
@@ -128,14 +131,15 @@ impl Disk for DirectoryDisk {
     }
 }
 
-/// Makes a directory and those above it that are missing. Each name is made durable in the directory that holds it: otherwise a
-/// power cut could take the whole directory, however well its files were synced. Also the name of a directory that is there
-/// already: who made it may have been killed before it came to that, or did not care (mkdir(1)).
+/// Makes a directory and its missing parents. Each new name is made durable in its parent: otherwise a power
+/// cut could remove the whole directory, although its files were synced. The name of an existing directory is
+/// made durable, too: the process that made it may have been killed before its fsync, or may not sync at all
+/// (mkdir(1)).
 fn make_durably(path: &Path) -> Result<(), StorageError> {
     let mut missing = Vec::new();
     let mut above = Some(path);
     while let Some(directory) = above {
-        // The parent of "data" is "", which means the working directory: it exists.
+        // The parent of "data" is "": the working directory, which exists.
         if directory.as_os_str().is_empty() || directory.exists() {
             break;
         }
@@ -145,7 +149,7 @@ fn make_durably(path: &Path) -> Result<(), StorageError> {
     for directory in missing.iter().rev() {
         match fs::create_dir(directory) {
             Ok(()) => {}
-            // Another node of this machine made the directory that both of theirs stand in.
+            // Another node on this machine made this directory at the same time.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {}
             Err(error) => return Err(io_error("create the directory", directory, error)),
         }
@@ -160,7 +164,8 @@ fn make_durably(path: &Path) -> Result<(), StorageError> {
             Ok(directory) => {
                 directory.sync_all().map_err(|source| io_error("sync the directory", parent, source))?;
             }
-            // One that may be passed through but not read: then somebody else has made the name, and answers for it.
+            // This user may not read the parent and so cannot have made the name. Whoever made it is
+            // responsible.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied && missing.is_empty() => {}
             Err(error) => return Err(io_error("open the directory", parent, error)),
         }
@@ -168,7 +173,7 @@ fn make_durably(path: &Path) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Takes the lock of the directory.
+/// Locks the directory.
 fn lock(directory: &Path) -> Result<FileLock, StorageError> {
     let path = directory.join(LOCK);
     FileLock::take(&path).map_err(|error| match error {
@@ -222,7 +227,7 @@ mod tests {
         disk.sync_directory().expect("sync the directory");
         disk.append("log", b"8").expect("append");
         assert_eq!(disk.read("log").expect("read"), b"123678");
-        // The other order: the handle is that of the file which loses its name.
+        // Now the open handle belongs to the file that is replaced.
         disk.create("log.new").expect("create");
         disk.append("log.new", b"new").expect("append");
         disk.append("log", b"9").expect("append");

@@ -1,20 +1,23 @@
-//! The few operations on one directory that durability needs, as a trait, so that a test can be the disk.
+//! The few operations on one directory that durability needs. They are a trait, so that a test can replace
+//! the disk.
 //!
-//! Its two users are [`super::Storage`], which calls it, and the simulator in `tests/`, which implements it. What each
-//! operation promises is what POSIX promises, and no more:
+//! [`super::Storage`] calls them; `DirectoryDisk` and the simulator in `tests/` implement them. Each
+//! operation promises what POSIX promises, and no more:
 //!
-//! * `append` and `create` promise nothing about a power cut; `sync` (fdatasync(2)) makes a file's *contents* durable;
-//! * a file's *name* is in its directory, which is a file of its own: a new name, a rename and a removal are durable
-//!   only after `sync_directory` (fsync(2): "Calling fsync() does not necessarily ensure that the entry in the directory
+//! * `append` and `create` promise nothing about a power cut; `sync` (fdatasync(2)) makes a file's *contents*
+//!   durable;
+//! * a file's *name* is part of its directory. A new name, a rename and a removal are durable only after
+//!   `sync_directory` (fsync(2): "Calling fsync() does not necessarily ensure that the entry in the directory
 //!   containing the file has also reached disk");
-//! * `rename` is atomic: after a crash the old file or the new one has the name, never none.
+//! * `rename` is atomic: after a crash the name belongs to the old file or to the new one.
 
 use std::io;
 
 /// One directory. Names are plain file names, never paths. Single-threaded.
 ///
-/// No error is ever retried by the caller: after a failed write or fsync nobody knows what the disk holds (on Linux a
-/// failed fsync marks the pages clean, and a second fsync "succeeds" without having written anything).
+/// The caller never retries after an error: after a failed write or fsync it is unknown what the disk holds.
+/// (On Linux a failed fsync marks the pages clean, and a second fsync "succeeds" without having written
+/// anything.)
 pub trait Disk {
     /// The names of the files, in any order.
     ///
@@ -28,13 +31,14 @@ pub trait Disk {
     /// When the file does not exist or cannot be read.
     fn read(&self, name: &str) -> io::Result<Vec<u8>>;
 
-    /// Makes an empty file: new, or an old one emptied.
+    /// Makes an empty file. A file that exists is emptied.
     ///
     /// # Errors
     /// When it cannot be made.
     fn create(&mut self, name: &str) -> io::Result<()>;
 
-    /// Writes at the end of a file that exists: all bytes, or an error (after which any number of them may be there).
+    /// Writes all bytes at the end of a file that exists. After an error, any number of the bytes may be in
+    /// the file.
     ///
     /// # Errors
     /// When the file does not exist, the disk is full, or the write fails.
@@ -52,7 +56,7 @@ pub trait Disk {
     /// When they may not be durable.
     fn sync(&mut self, name: &str) -> io::Result<()>;
 
-    /// Gives a file another name, in place of the file that had it.
+    /// Gives a file another name, and replaces the file that had this name.
     ///
     /// # Errors
     /// When it could not be renamed.
@@ -70,7 +74,7 @@ pub trait Disk {
     /// When they may not be durable.
     fn sync_directory(&mut self) -> io::Result<()>;
 
-    /// How a message to a person names the file `name`: a real disk says the whole path.
+    /// How a message to a person names the file `name`. A real disk gives the whole path.
     fn place(&self, name: &str) -> String {
         name.to_owned()
     }

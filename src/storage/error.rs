@@ -1,6 +1,6 @@
-//! What can go wrong with a node's directory, each with the place and the mend, in one line.
+//! The errors of a node's directory. Each one is a line that says what happened, where, and what to do.
 //!
-//! Every one of these ends the node's participation: the program logs the line and ends. None is retried.
+//! After any of them, `rakit-node` logs the line and ends. It never retries.
 
 use std::io;
 
@@ -8,19 +8,19 @@ use super::Identity;
 use super::fold::Disorder;
 use crate::raft::PROTOCOL_VERSION;
 
-/// What to do about a damaged directory, in the one safe way.
+/// The only safe way to replace a damaged directory.
 ///
-/// The tempting ones are not safe. A node that starts from nothing, or from an older copy, has forgotten whom it voted
-/// for and which entries it acknowledged. If an entry is held by just a majority of which this node is one, and it
-/// forgets, the rest of the majority that it then gives its vote to need not have the entry: what was acknowledged is
-/// gone. If however *all* others stand under one leader with the same last index, they hold everything that this node
-/// ever acknowledged, and no candidate exists that it may have voted for.
+/// A node that starts with an empty directory, or with an older copy, has forgotten its vote and the entries
+/// that it acknowledged. Suppose that an entry is stored on a bare majority, and this node is one of them.
+/// After it forgot the entry, it can help to elect a leader that lacks the entry; then the entry is lost. But
+/// if *all* other nodes follow one leader and have the same last index, they hold everything that this node
+/// acknowledged, and there is no candidate that this node may have voted for.
 pub(super) const MEND_DAMAGED: &str = "mend: move this directory away and start the node with an empty one, but only \
-     while `rakit status` shows every other node up, under one leader, with the same last_index; until then leave it \
-     stopped, and never put an older copy in its place: a node that has forgotten its vote or its log can vote twice \
-     and undo what was acknowledged";
+     while every other node is up under one leader (rakit status) with the same last_index (GET /status); until then \
+     leave it stopped, and never put an older copy in its place: a node that has forgotten its vote or its log can vote \
+     twice and undo what was acknowledged";
 
-/// An error of the disk, of what it holds, or of what it was asked to hold.
+/// An error of the disk, of its contents, or of a request to write.
 #[derive(Debug)]
 pub enum StorageError {
     /// The system refused an operation. What the disk holds since is unknown.
@@ -32,14 +32,14 @@ pub enum StorageError {
         /// What the system said.
         source: io::Error,
     },
-    /// A process has this directory.
+    /// A process holds the directory's lock.
     Locked {
         /// The directory.
         directory: String,
-        /// Whose lock it is, if that can be read.
+        /// The process that holds the lock, if the lock file names it.
         pid: Option<u32>,
     },
-    /// A file holds what this program never writes, and what no crash leaves behind.
+    /// A file holds what this program never writes and no crash leaves.
     Corrupt {
         /// The file.
         file: String,
@@ -52,9 +52,9 @@ pub enum StorageError {
     WrongDirectory {
         /// The file that says so.
         file: String,
-        /// Whose it is.
+        /// Its owner.
         found: Identity,
-        /// Whose it ought to be.
+        /// The owner that was expected.
         expected: Identity,
     },
     /// The directory was written by a program of another version of the protocol.
@@ -64,11 +64,11 @@ pub enum StorageError {
         /// Its version.
         version: u64,
     },
-    /// The caller asked for what may never be on a disk. A bug in the caller; nothing was written.
+    /// The caller asked to write a record that breaks a rule. A bug in the caller; nothing was written.
     Refused(Disorder),
     /// An earlier operation failed; since then nothing is written.
     Poisoned {
-        /// The line of the error that came first.
+        /// The text of the first error.
         first: String,
     },
 }

@@ -1,21 +1,21 @@
-//! What records mean, and which may follow which: the one place that knows it.
+//! Applies a node's records in order, and checks that each record may follow those before it.
 //!
-//! A node's durable state is the fold of its records, in order (see [`Record`]). The rules below are those of Figure 2
-//! and Figure 3 of the Raft paper, as far as one node's disk can tell:
+//! A node's durable state is the result of all its records (see [`Record`]). The rules are those of Figures 2
+//! and 3 of the Raft paper, as far as one node's disk can check them:
 //!
-//! * the term never goes back, and in one term there is one vote, never taken back ("Election Safety");
-//! * entries follow each other without a gap, and their terms never go down ("Log Matching", section 5.3);
-//! * no entry is of a later term than the node itself: it learned the term first;
-//! * nothing at or below the snapshot is ever taken back: it is committed ("Leader Completeness").
+//! * the term never decreases, and in one term there is one vote, which never changes ("Election Safety");
+//! * entries follow each other without a gap, and their terms never decrease ("Log Matching", section 5.3);
+//! * no entry has a later term than the node: the node stores a new term before entries of that term;
+//! * nothing at or below the snapshot is ever removed: it is committed ("Leader Completeness").
 //!
-//! They are asked twice: by [`super::Storage`] before a record is written, and by recovery after it was read. A record
-//! that breaks one is not written, or the directory that holds it is not used.
+//! [`super::Storage`] checks a record before it writes it, and `recovery` checks it after reading. A record
+//! that breaks a rule is not written; a directory that holds such a record is not used.
 
 use std::fmt;
 
 use crate::raft::{Entry, HardState, Index, Record, Term};
 
-/// Why a record cannot follow those before it, in words.
+/// Why a record may not follow those before it, as a text for a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disorder(pub String);
 
@@ -27,12 +27,13 @@ impl fmt::Display for Disorder {
 
 impl std::error::Error for Disorder {}
 
-/// The outline of a durable state: everything but the commands. Enough to judge the next record, and small: one pair of
+/// A durable state without its commands. It is enough to check the next record, and it is small: one pair of
 /// numbers per *term*, not per entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
     hard_state: HardState,
-    /// Index and term of the entry that the log continues from: the snapshot's last one; 0 and 0 without a snapshot.
+    /// Index and term of the entry that the log continues from: the snapshot's last one; 0 and 0 without a
+    /// snapshot.
     after: (Index, Term),
     last_index: Index,
     /// For each term in the log, its first index and the term; both ascend.
@@ -77,10 +78,10 @@ impl Shape {
         Some(self.runs[runs_until.checked_sub(1).expect("the first run begins with the first entry")].1)
     }
 
-    /// Takes the next record in.
+    /// Applies the next record.
     ///
     /// # Errors
-    /// When it may not follow. The shape is then as it was.
+    /// When the record may not follow. The shape is then unchanged.
     pub fn apply(&mut self, record: &Record) -> Result<(), Disorder> {
         match record {
             Record::HardState(new) => self.apply_hard_state(*new),
@@ -89,10 +90,10 @@ impl Shape {
         }
     }
 
-    /// Takes the next entry in.
+    /// Applies the next entry.
     ///
     /// # Errors
-    /// When it may not follow. The shape is then as it was.
+    /// When the entry may not follow. The shape is then unchanged.
     pub fn apply_entry(&mut self, entry: &Entry) -> Result<(), Disorder> {
         self.push(entry.index, entry.term)
     }
@@ -133,7 +134,8 @@ impl Shape {
     }
 
     fn push(&mut self, index: Index, term: Term) -> Result<(), Disorder> {
-        // No index follows u64::MAX; no cluster will ever get there, but a damaged or hostile number can.
+        // No index follows u64::MAX. No cluster reaches it, but a damaged or hostile number can be that
+        // large.
         if self.last_index.checked_add(1) != Some(index) {
             return disorder(format!("entry {index} after entry {}", self.last_index));
         }
@@ -154,7 +156,7 @@ impl Shape {
     }
 }
 
-/// A durable state: what a node knows after reading its log.
+/// A durable state: what a node has after it read its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
     shape: Shape,
@@ -167,10 +169,10 @@ impl State {
         Self { shape: Shape::new(after), entries: Vec::new() }
     }
 
-    /// Takes the next record in.
+    /// Applies the next record.
     ///
     /// # Errors
-    /// When it may not follow. The state is then as it was.
+    /// When the record may not follow. The state is then unchanged.
     pub fn apply(&mut self, record: Record) -> Result<(), Disorder> {
         self.shape.apply(&record)?;
         match record {
@@ -184,7 +186,7 @@ impl State {
         Ok(())
     }
 
-    /// The outline: term and vote, first and last index, terms.
+    /// Term and vote, first and last index, and the terms of the entries.
     pub fn shape(&self) -> &Shape {
         &self.shape
     }
@@ -194,13 +196,13 @@ impl State {
         &self.entries
     }
 
-    /// The outline and the entries.
+    /// The shape and the entries.
     pub fn into_parts(self) -> (Shape, Vec<Entry>) {
         (self.shape, self.entries)
     }
 }
 
-/// The state that `records` mean, in order, in a log that continues after the entry `after` (index, term).
+/// The state after `records`, applied in order to a log that continues after the entry `after` (index, term).
 ///
 /// # Errors
 /// When a record may not follow those before it.

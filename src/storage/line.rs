@@ -1,9 +1,8 @@
-//! The form of one line on disk: `CCCCCCCC JSON\n`, where C is the CRC-32 of the JSON's bytes in 8 hexadecimal digits.
+//! The format of one line on disk: `CCCCCCCC JSON\n`, where C is the CRC-32 of the JSON's bytes in 8
+//! hexadecimal digits. `store` writes lines, `recovery` reads them.
 //!
-//! CRC-32 (the one of Ethernet, gzip and PNG) finds every error burst of up to 32 bits, and so every flipped bit and
-//! every damaged byte; that is what disks do to data. It is no protection against a person who means harm.
-//!
-//! Used by `store`, which writes lines, and `recovery`, which reads them.
+//! CRC-32 (the one of Ethernet, gzip and PNG) detects every error burst of up to 32 bits: each flipped bit
+//! and each damaged byte. It does not protect against a person who changes the file on purpose.
 
 use serde::{Deserialize, Serialize};
 
@@ -28,12 +27,12 @@ pub(super) struct Header {
     pub version: u32,
     pub cluster: String,
     pub node: NodeId,
-    /// A random number from the day this directory was made. Peers that see another one under the same id know that
-    /// the node has lost its memory.
+    /// A random number, drawn when this directory was made. If it changes, the other nodes know that this
+    /// node has lost its disk.
     pub incarnation: u64,
-    /// The log's first entry is the one after this. 0: the log begins at the beginning. Otherwise a snapshot that
-    /// reaches at least so far must lie beside the log, and if somebody removes it, this line gives it away even if
-    /// the log holds no entry.
+    /// The log's first entry has the index after this one. 0: the log is complete. Otherwise a snapshot up to
+    /// this index or a later one must exist. If somebody removes it, this field shows the loss, even if the
+    /// log is empty.
     pub after_index: Index,
     /// The term of the entry at `after_index`.
     pub after_term: Term,
@@ -45,7 +44,7 @@ impl Header {
     }
 }
 
-/// The one line of a snapshot's file, to be written.
+/// The only line of a snapshot's file, as it is written.
 #[derive(Serialize)]
 pub(super) struct SnapshotLine<'a> {
     pub version: u32,
@@ -53,7 +52,7 @@ pub(super) struct SnapshotLine<'a> {
     pub snapshot: &'a Snapshot,
 }
 
-/// The same, read.
+/// The only line of a snapshot's file, as it is read.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReadSnapshotLine {
@@ -69,7 +68,7 @@ pub(super) struct ReadSnapshotLine {
 /// When `value` has no JSON form.
 pub(super) fn write<T: Serialize>(buffer: &mut Vec<u8>, value: &T) -> Result<(), serde_json::Error> {
     let start = buffer.len();
-    // The checksum's place is kept free and filled in afterwards, so that nothing is serialised aside and copied.
+    // The checksum is filled in afterwards, so that the JSON need not be written elsewhere and copied.
     buffer.extend_from_slice(b"........ ");
     let json = buffer.len();
     serde_json::to_writer(&mut *buffer, value)?;
@@ -81,17 +80,17 @@ pub(super) fn write<T: Serialize>(buffer: &mut Vec<u8>, value: &T) -> Result<(),
     Ok(())
 }
 
-/// The JSON of one line (without its newline), if its checksum says that it is what was written.
+/// The JSON of one line (without its newline), if its checksum is right.
 ///
 /// # Errors
-/// What is wrong with it, for a person.
+/// What is wrong with the line, as a text for a person.
 pub(super) fn verify(line: &[u8]) -> Result<&[u8], String> {
     let Some((digits, rest)) = line.split_at_checked(CRC_DIGITS) else {
         return Err(format!("a line of {} bytes is too short for a checksum", line.len()));
     };
     let mut stated: u32 = 0;
     for digit in digits {
-        // Lower case only, since we write nothing else: each line has just one correct form.
+        // Lower case only: each line has exactly one correct form.
         let value = match digit {
             b'0'..=b'9' => digit - b'0',
             b'a'..=b'f' => digit - b'a' + 10,

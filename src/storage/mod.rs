@@ -1,10 +1,12 @@
-//! The disk of one node: what it must not forget, whatever happens to its process or its machine.
+//! Stores on disk what one node must not forget when its process or its machine stops. The node's Raft loop
+//! calls it.
 //!
-//! Raft is only as good as its disk. Figure 2 of the Raft paper marks three things as *persistent*: the current term,
-//! the vote in it, and the log. A node that forgets one of them can vote twice in one term (two leaders), or lose an
-//! entry that a majority had (a report that was acknowledged, and is gone). So the rule of this room is: **durable
-//! first, then answer**, and its second rule: **when in doubt, refuse**. A node that stands still costs a cluster of
-//! five nothing; a node that continues from half a memory can cost it the truth.
+//! Figure 2 of the Raft paper marks three things as *persistent*: the current term, the vote in that term,
+//! and the log. A node that forgets its vote can vote twice in one term, and then there are two leaders. A
+//! node that forgets an entry can undo a report that was acknowledged. Two rules follow. **Durable first,
+//! then answer**: nothing leaves the node before the disk holds it. **When in doubt, refuse**: a cluster of
+//! five works without a stopped node, but a node that continues from a damaged log can make the cluster lose
+//! entries.
 //!
 //! One directory per node, readable with `cat`:
 //!
@@ -14,13 +16,13 @@
 //! snapshot-00000000000000010000.json    one such line: the state as of entry 10000
 //! ```
 //!
-//! * [`Storage`] is the door: `open`, `make_durable`, `append`, `compact`. The Raft loop of a node is its only caller.
-//! * [`Disk`] is the handful of operations on a directory that durability needs; [`DirectoryDisk`] does them for real,
-//!   and `tests/simulation/disk.rs` does them in memory, with every fault that we could think of.
-//! * [`State`] folds records into the state they mean. It is the only place that knows what may follow what, and it
-//!   checks twice: each record before it is written, and again when it is read.
-//! * `whole_file` puts a file in its place, completely or not at all.
-//! * `line` is the form of one line, `recovery` the reading of a directory and the judgement over it.
+//! * [`Storage`] is the interface: `open`, `make_durable`, `append`, `compact`.
+//! * [`Disk`] lists the few operations on a directory that durability needs. [`DirectoryDisk`] does them on a
+//!   real disk. `tests/simulation/disk.rs` does them in memory and injects faults.
+//! * [`State`] is the result of all records, applied in order. Its rules say which record may follow which.
+//!   Each record is checked before it is written, and again when it is read.
+//! * `whole_file` writes a file atomically.
+//! * `line` defines the format of one line. `recovery` reads a directory and decides whether it may be used.
 //!
 //! docs/storage.md shows a real directory and says what an operator does on each error.
 
@@ -48,15 +50,15 @@ use crate::raft::NodeId;
 /// The name of the log in its directory.
 pub const LOG: &str = "log";
 
-/// The name of the lock in its directory. Only [`DirectoryDisk`] knows locks; to the others it is a foreign file.
+/// The name of the lock in its directory. Only [`DirectoryDisk`] uses it.
 pub const LOCK: &str = "lock";
 
-/// An empty file that says: a write or an fsync failed here, and since then the page cache may show what the disk does
-/// not hold. See [`Storage::open`].
+/// An empty file. It says that a write or an fsync failed in this directory, so that the page cache may
+/// differ from the disk. [`Storage::open`] then writes all files anew.
 const SUSPECT: &str = "suspect";
 
-/// Whose directory it is. A directory of another node or another cluster is refused: with a stranger's log, a node
-/// would claim entries it never received and hold a vote it never gave.
+/// The owner of a directory. A directory of another node or cluster is refused: with a foreign log, a node
+/// would claim entries that it never received and a vote that it never gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// `[cluster] name` of cluster.toml.

@@ -1,16 +1,18 @@
-//! The reading of a directory, and the judgement over it: what a crash may leave is mended, anything else is refused.
+//! Reads a directory and decides whether it may be used: what a crash leaves can be repaired, anything else
+//! is refused.
 //!
-//! Called by [`super::Storage::open`]. This file only reads and judges; whatever has to be changed on the disk is done by
-//! `store`, after the judgement, so that a directory which is refused is left exactly as it was found.
+//! [`super::Storage::open`] calls it. This file only reads. `store` repairs the disk after the decision, so
+//! that a refused directory stays exactly as it was found.
 //!
-//! **What a crash may leave.** The log grows by appends, and a crash (or a full disk) can end an append anywhere: the
-//! last line may lack its end. Since an append is acknowledged only after its fsync, the records of an incomplete
-//! append were promised to nobody, and the torn one may be cut. Everything else on the disk came there by the
-//! sequence *write beside, fsync, rename, fsync the directory*, and is therefore there completely or not at all.
+//! **What a crash leaves.** The log grows by appends. A crash or a full disk can stop an append anywhere, so
+//! that the last line is incomplete. An append is acknowledged only after its fsync. The records of an
+//! incomplete append were therefore never acknowledged, and the incomplete one may be cut. Every other file
+//! is written in the order *write a new file, fsync, rename, fsync the directory*, and is therefore complete
+//! or absent.
 //!
-//! **What it cannot leave.** A complete line with a wrong checksum in the middle of the log is no crash: the disk, a
-//! cable or a person has changed what was durable, and perhaps acknowledged. Cutting there would "repair" the log by
-//! forgetting promises. Such a directory is refused, with file and byte offset.
+//! **What no crash leaves.** A complete line with a wrong checksum means that the disk, a cable or a person
+//! changed data that was durable and perhaps acknowledged. Cutting the log there would lose acknowledged
+//! entries. Such a directory is refused, with file and byte offset.
 
 use serde::Deserialize;
 
@@ -20,7 +22,7 @@ use super::line::{self, Header, HeaderLine, ReadSnapshotLine};
 use super::{Identity, LOG, StorageError};
 use crate::raft::{Entry, HardState, Index, PROTOCOL_VERSION, Record, Snapshot};
 
-/// What a node knew when it stopped.
+/// The durable state that an opening found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovered {
     /// Term and vote.
@@ -29,22 +31,23 @@ pub struct Recovered {
     pub snapshot: Option<Snapshot>,
     /// The entries after the snapshot (or from the first one), in order and without a gap.
     pub entries: Vec<Entry>,
-    /// The random number of the day on which this directory was made.
+    /// The random number that was drawn when this directory was made.
     pub incarnation: u64,
-    /// What was mended, if something was: one line for the log file.
+    /// What was repaired, if anything: one line for the log file.
     pub repaired: Option<Repair>,
-    /// The directory was empty: this node knows nothing yet, or has lost all it knew.
+    /// The directory was empty: the node is new, or it has lost its disk.
     pub fresh: bool,
 }
 
-/// The mending of an incomplete last record.
+/// The repair of an incomplete last record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repair {
     /// The file.
     pub file: String,
     /// Where the file now ends, or ended before its last newline was added, in bytes.
     pub offset: u64,
-    /// How many bytes were cut there. 0: the last record was whole, only its newline was missing, and it was kept.
+    /// How many bytes were cut there. 0: the last record was whole, only its newline was missing, and it was
+    /// kept.
     pub bytes_cut: u64,
 }
 
@@ -75,13 +78,14 @@ pub(super) struct ReadLog {
 pub(super) enum Tail {
     /// With a newline, at this length.
     Clean { length: u64 },
-    /// With bytes after `keep` that mean nothing.
+    /// With an incomplete record of `cut` bytes after `keep`.
     Torn { keep: u64, cut: u64 },
     /// With a whole record that lacks its newline: it ends at `keep`, and `cut` zero bytes follow.
     Unended { keep: u64, cut: u64 },
 }
 
-/// The name of the snapshot up to `last_index`. Zeros in front, so that `ls` shows them in order.
+/// The name of the snapshot up to `last_index`, with leading zeros, so that `ls` sorts the snapshots by
+/// index.
 pub(super) fn snapshot_name(last_index: Index) -> String {
     format!("snapshot-{last_index:020}.json")
 }
@@ -90,7 +94,7 @@ pub(super) fn snapshot_name(last_index: Index) -> String {
 pub(super) fn snapshot_index(name: &str) -> Option<Index> {
     let digits = name.strip_prefix("snapshot-")?.strip_suffix(".json")?;
     let index = digits.parse().ok()?;
-    // One name for each index: "snapshot-7.json" and "snapshot-+007….json" are not ours.
+    // Each index has exactly one name: "snapshot-7.json" and "snapshot-+007….json" are foreign files.
     (snapshot_name(index) == name).then_some(index)
 }
 
@@ -100,7 +104,7 @@ pub(super) fn read_log(disk: &impl Disk, identity: &Identity) -> Result<ReadLog,
     let corrupt = |offset: usize, what: String| corrupt(disk, LOG, offset, what);
 
     let Some(header_end) = bytes.iter().position(|&byte| byte == b'\n') else {
-        // The log got its name only after its first line was durable, so that no crash leaves it without.
+        // The log got its name after its first line was durable. No crash leaves it without that line.
         return Err(corrupt(0, "the first line is not complete".to_owned()));
     };
     let json = line::verify(&bytes[..header_end]).map_err(|what| corrupt(0, what))?;
@@ -136,25 +140,26 @@ pub(super) fn read_log(disk: &impl Disk, identity: &Identity) -> Result<ReadLog,
     Ok(ReadLog { header, state, tail })
 }
 
-/// Judges what follows the last newline, at `offset`: it is not empty and holds no newline. Returns the JSON of the
-/// record in it, if it is whole.
+/// Classifies the bytes after the last newline. They begin at `offset`, and there is at least one. Returns
+/// the JSON of a complete record among them.
 ///
 /// # Errors
-/// When no crash can have left it.
+/// When no crash can have left these bytes.
 fn judge_tail(tail: &[u8], offset: usize) -> Result<(Option<&[u8]>, Tail), String> {
-    // Some file systems make a file longer before its data arrive; after a power cut, the missing part reads as zeros.
-    // No JSON ends with a zero byte, so that the zeros can be told from the record.
+    // Some file systems extend a file before they write its data. After a power cut, the missing part reads
+    // as zeros. No JSON ends with a zero byte, so the zeros cannot be a part of the record.
     let written = tail.len() - tail.iter().rev().take_while(|&&byte| byte == 0).count();
     let (record, zeros) = tail.split_at(written);
     if let Ok(json) = line::verify(record) {
-        // The whole record arrived, only its newline did not. It may have been acknowledged if somebody cut the file by
-        // one byte, and it does no harm if it was not (an append may survive without having been acknowledged): keep.
+        // Only the newline is missing: keep the record. If somebody cut the file by one byte, the record may
+        // have been acknowledged. If a crash cut it, keeping the record is harmless: any append may survive a
+        // crash unacknowledged.
         let tail = Tail::Unended { keep: length(offset + written), cut: length(zeros.len()) };
         return Ok((Some(json), tail));
     }
-    // A whole record and one byte more, which is no newline: an append writes the newline or nothing in this place, so
-    // the newline was changed after it was written, and the record may have been acknowledged. Cutting it would be
-    // forgetting; and a disk that changes bytes is not to be trusted.
+    // A complete record, and one other byte in place of the newline. An append writes a newline here or
+    // nothing, so the byte changed after it was written, and the record may have been acknowledged. Cutting
+    // it could lose an acknowledged entry.
     if let Some((last, whole)) = record.split_last()
         && line::verify(whole).is_ok()
     {
@@ -168,7 +173,7 @@ fn take_in(state: &mut State, json: &[u8]) -> Result<(), String> {
     state.apply(record).map_err(|disorder| format!("out of order: {disorder}"))
 }
 
-/// Reads the snapshot called `name`, whose name promises the entry `index` as its last.
+/// Reads the snapshot called `name`. Its last entry must be `index`.
 pub(super) fn read_snapshot(
     disk: &impl Disk,
     identity: &Identity,
@@ -177,7 +182,7 @@ pub(super) fn read_snapshot(
 ) -> Result<Snapshot, StorageError> {
     let bytes = read(disk, name)?;
     let corrupt = |what: String| corrupt(disk, name, 0, what);
-    // Just one line. The file got its name after it was complete and durable: no part of it can be missing by a crash.
+    // The file has exactly one line. It got its name after it was durable, so no crash leaves it incomplete.
     let json = match bytes.iter().position(|&byte| byte == b'\n') {
         Some(end) if end + 1 == bytes.len() => line::verify(&bytes[..end]).map_err(corrupt)?,
         Some(end) => return Err(corrupt(format!("{} bytes follow its only line", bytes.len() - end - 1))),
@@ -201,20 +206,20 @@ pub(super) fn read_snapshot(
     Ok(snapshot)
 }
 
-/// What the snapshot and the log mean together.
+/// The state that follows from the snapshot and the log.
 #[derive(Debug)]
 pub(super) struct Reconciled {
     /// The state after the snapshot.
     pub state: State,
-    /// The log on disk begins before the snapshot: it has to be replaced, so that the next append connects to it.
+    /// The log on disk begins before the snapshot. It must be replaced before the next append.
     pub stale_log: bool,
 }
 
-/// Puts snapshot and log together.
+/// Combines snapshot and log.
 ///
-/// A compaction first makes the snapshot durable and then replaces the log, so that a crash between the two leaves a log
-/// that begins before the snapshot. That is normal. The reverse, a log that begins after the newest snapshot, means that
-/// a snapshot is gone, and with it a part of the state.
+/// A compaction first makes the snapshot durable and then replaces the log. A crash between these steps
+/// leaves a log that begins before the snapshot; that is normal. A log that begins after the newest snapshot
+/// means that a snapshot was lost, and with it a part of the state.
 pub(super) fn reconcile(
     disk: &impl Disk,
     log: State,
@@ -260,8 +265,8 @@ pub(super) fn reconcile(
     if last_index == after_index {
         return Ok(Reconciled { state: log, stale_log: false });
     }
-    // Figure 13, steps 6 and 7: "If existing log entry has same index and term as snapshot's last included entry, retain
-    // log entries following it"; otherwise "Discard the entire log".
+    // Figure 13, steps 6 and 7: "If existing log entry has same index and term as snapshot's last included
+    // entry, retain log entries following it"; otherwise "Discard the entire log".
     let connects = log.shape().term_at(last_index) == Some(last_term);
     let mut state = State::new((last_index, last_term));
     let refold = std::iter::once(Record::HardState(hard_state)).chain(
@@ -277,7 +282,7 @@ pub(super) fn reconcile(
     Ok(Reconciled { state, stale_log: true })
 }
 
-/// The version, read before anything else, so that a file of another version is called that and not damaged.
+/// Checks the version before anything else, so that a file of another version is not reported as damaged.
 fn check_version<T: for<'de> Deserialize<'de> + Into<u64>>(
     disk: &impl Disk,
     name: &str,
@@ -287,7 +292,7 @@ fn check_version<T: for<'de> Deserialize<'de> + Into<u64>>(
         Ok(version) if version != u64::from(PROTOCOL_VERSION) => {
             Err(StorageError::OtherVersion { file: disk.place(name), version })
         }
-        // Without a version it is no such line at all; reading it as one will say what it lacks.
+        // Without a version it is no such line. Parsing it gives the better error.
         _ => Ok(()),
     }
 }

@@ -1,7 +1,7 @@
-//! The door to the disk: open it, append to it, compact it. Called by the Raft loop of a node, and by nobody else.
+//! Opens a node's directory, appends records to it and compacts it. Only the node's Raft loop calls it.
 //!
-//! The order of the steps in this file is what the whole room is for. Each step says what a crash before it and after it
-//! leaves behind; `tests/storage/crash.rs` crashes at every one of them.
+//! The order of the steps in this file is what makes a crash harmless. The comments say what a crash between
+//! two steps leaves; `tests/storage/crash.rs` crashes at every step.
 
 use std::io;
 
@@ -17,32 +17,32 @@ use super::whole_file::{self, UNFINISHED};
 use super::{Identity, LOG, SUSPECT, StorageError};
 use crate::raft::{Durable, Entry, HardState, PROTOCOL_VERSION, Record, Snapshot};
 
-/// The buffer for lines is given back to the system when it grew beyond this, in bytes. A batch of reports is a few
+/// The line buffer keeps at most this much memory between two calls, in bytes. A batch of reports is a few
 /// tens of KiB; only a snapshot is larger.
 const BUFFER_BYTES_KEPT: usize = 1 << 20;
 
-/// A new log is written in pieces of about this size, in bytes, so that memory does not have to hold it twice.
+/// A new log is written in pieces of about this size, in bytes, so that memory does not hold it twice.
 const PIECE_BYTES: usize = 1 << 18;
 
-/// The durable memory of one node.
+/// The durable state of one node.
 ///
-/// After any error it is *poisoned*: each later call fails, without touching the disk. What a failed write or fsync
-/// left behind is unknown, and a second fsync that "succeeds" says nothing about the first one's data (Linux
-/// marks the pages clean after the failure). A node whose storage is poisoned must neither vote nor acknowledge again,
-/// and stops.
+/// After any error it is *poisoned*: each later call fails and leaves the disk alone. After a failed write or
+/// fsync it is unknown what the disk holds. A second fsync that "succeeds" proves nothing, because Linux
+/// marks the pages clean after the failure. A node whose storage is poisoned must not vote or acknowledge
+/// again; it stops.
 #[derive(Debug)]
 pub struct Storage<D: Disk> {
     disk: D,
     identity: Identity,
     incarnation: u64,
-    /// The outline of what is in the log, to judge the next record before it is written.
+    /// The log without its commands, to check the next record before it is written.
     shape: Shape,
     /// The lines of one append. Reused, so that an append allocates nothing.
     buffer: Vec<u8>,
     poisoned: Option<String>,
 }
 
-/// What an opening found in the directory, and has to mend.
+/// What an opening found in the directory and may have to repair.
 struct Found<'a, Older> {
     names: &'a [String],
     /// The snapshots that the newest one replaces.
@@ -50,18 +50,19 @@ struct Found<'a, Older> {
     /// How the log ends; `None` if there is no log yet.
     tail: Option<Tail>,
     stale_log: bool,
-    /// A write or an fsync failed here: see [`Storage::finish`].
+    /// A write or an fsync failed in this directory: see [`Storage::finish`].
     suspect: bool,
 }
 
 impl<D: Disk> Storage<D> {
-    /// Opens a node's directory: reads it, judges it, mends what a crash left, and makes what it says durable.
+    /// Opens a node's directory: reads it, checks it, repairs what a crash left, and makes what was read
+    /// durable.
     ///
-    /// `fresh_incarnation` is a random number from the caller; it is used only if the directory is empty.
+    /// `fresh_incarnation` is a random number from the caller. It is used only if the directory is empty.
     ///
     /// # Errors
-    /// Everything in [`StorageError`]: the system's errors, a damaged directory, one of another node, cluster or version.
-    /// A directory that is refused is left as it was found.
+    /// The system's errors, a damaged directory, and a directory of another node, cluster or version. A
+    /// directory that is refused stays as it was found.
     pub fn open(
         disk: D,
         identity: &Identity,
@@ -77,20 +78,20 @@ impl<D: Disk> Storage<D> {
         snapshots.sort_unstable();
         let newest = snapshots.pop();
 
-        // First read and judge, without changing anything.
+        // First read and check, without changing anything.
         let mut fresh = false;
         let (header, log, tail) = if names.iter().any(|name| name == LOG) {
             let read = read_log(&disk, identity)?;
             (Some(read.header), read.state, read.tail)
         } else if let Some((_, snapshot)) = newest {
-            // The log is made before the first snapshot and is never without its name since.
+            // The log is made before the first snapshot, and its name always exists from then on.
             let what = format!("it is missing, although {snapshot} lies there");
             return Err(StorageError::Corrupt { file: disk.place(LOG), offset: 0, what });
         } else {
             fresh = true;
             (None, super::State::new((0, 0)), Tail::Clean { length: 0 })
         };
-        // The newest one counts. If it is damaged, an older one would be a step back in time: refused.
+        // Only the newest snapshot counts. An older one in its place would lose committed entries.
         let snapshot = newest.map(|(index, name)| read_snapshot(&disk, identity, name, index)).transpose()?;
         let Reconciled { state, stale_log } = reconcile(&disk, log, snapshot.as_ref())?;
         let (shape, entries) = state.into_parts();
@@ -104,7 +105,7 @@ impl<D: Disk> Storage<D> {
             poisoned: None,
         };
 
-        // Then mend, and with the same care for errors as in each later call.
+        // Then repair. An error poisons the storage, as in each later call.
         let (older, suspect) =
             (snapshots.iter().map(|(_, name)| name.as_str()), names.iter().any(|name| name == SUSPECT));
         let found = Found { names: &names, older, tail: (!fresh).then_some(tail), stale_log, suspect };
@@ -121,8 +122,8 @@ impl<D: Disk> Storage<D> {
         Ok((storage, recovered))
     }
 
-    /// Removes what a crash left unfinished and finishes what it interrupted. Each step may be cut short by another crash,
-    /// and is then done again by the next opening.
+    /// Removes unfinished files and completes an interrupted compaction. If another crash stops this, the
+    /// next opening does it again.
     fn mend<'a>(
         &mut self,
         found: Found<'a, impl Iterator<Item = &'a str>>,
@@ -145,7 +146,7 @@ impl<D: Disk> Storage<D> {
         if found.suspect {
             self.disk.remove(SUSPECT).map_err(|error| self.io("remove", SUSPECT, error))?;
         }
-        // Last: until the log was replaced, an opening that found the newest one gone would need them.
+        // Older snapshots are removed last: until the log is replaced, it may still need one of them.
         for name in found.older {
             self.disk.remove(name).map_err(|error| self.io("remove", name, error))?;
         }
@@ -154,9 +155,9 @@ impl<D: Disk> Storage<D> {
 
     /// Cuts or completes the last record, and makes durable what was read.
     ///
-    /// The last part matters even if nothing is mended. What was read may be in the kernel's page cache only: written by
-    /// a process that was killed before its fsync. The node is about to act on it (a leader counts its own log as
-    /// durable), so it has to be on the disk first.
+    /// The fsync is needed even if nothing is repaired. A process that was killed before its fsync leaves
+    /// data that is only in the kernel's page cache. A leader counts its own log as durable, so the data must
+    /// be on the disk first.
     fn settle(&mut self, tail: Tail) -> Result<Option<Repair>, StorageError> {
         let file = self.disk.place(LOG);
         let repair = |offset, bytes_cut| Repair { file, offset, bytes_cut };
@@ -176,20 +177,21 @@ impl<D: Disk> Storage<D> {
         Ok(match tail {
             Tail::Clean { .. } => None,
             Tail::Torn { .. } => Some(repair(keep, cut)),
-            // The zeros behind a whole record were never a part of anything: the record is what matters.
+            // The zeros after a complete record were never a part of a record, so they do not count as cut.
             Tail::Unended { .. } => Some(repair(keep, 0)),
         })
     }
 
-    /// Makes the records durable: one write and one fdatasync for all of them. After `Ok`, and only then, what depends on
-    /// them may be said. Without records, nothing is done.
+    /// Makes the records durable with one write and one fdatasync. Only after `Ok` may the node send what
+    /// depends on them. Without records, this does nothing.
     ///
-    /// If the node crashes inside, any number of the records, from the first one on, may have become durable. So in a
-    /// batch, too, the order is the promise: the term before an entry of that term, a truncation before what replaces it.
+    /// If the node crashes during the call, any number of the records, counted from the first, may be
+    /// durable. So the order within a batch matters: the term comes before an entry of that term, and a
+    /// truncation before the entries that replace it.
     ///
     /// # Errors
-    /// [`StorageError::Io`] if the disk fails, [`StorageError::Refused`] if a record may not follow what is there (a bug
-    /// of the caller; nothing is written), and [`StorageError::Poisoned`] ever after.
+    /// [`StorageError::Io`] if the disk fails; [`StorageError::Refused`] if a record may not follow (a bug of
+    /// the caller; nothing is written); [`StorageError::Poisoned`] after any of these.
     pub fn append(&mut self, records: &[Record]) -> Result<(), StorageError> {
         self.check_poison()?;
         if records.is_empty() {
@@ -199,7 +201,8 @@ impl<D: Disk> Storage<D> {
         self.finish(result)
     }
 
-    /// Makes everything durable that one output of the core asks for, in its order. Records in a row share one sync.
+    /// Makes everything durable that one output of the Raft core asks for, in its order. Consecutive records
+    /// share one fdatasync.
     ///
     /// # Errors
     /// Those of [`append`](Self::append) and [`compact`](Self::compact).
@@ -220,8 +223,8 @@ impl<D: Disk> Storage<D> {
     fn try_append(&mut self, records: &[Record]) -> Result<(), StorageError> {
         self.buffer.clear();
         for record in records {
-            // Asserted here, before the write, and again when it is read. The shape runs ahead of the disk only until the
-            // end of this function: every way out of it but the last one poisons.
+            // Checked before the write, and again when it is read. The shape is ahead of the disk until this
+            // function succeeds: every error poisons the storage.
             self.shape.apply(record).map_err(StorageError::Refused)?;
             write_line(&mut self.buffer, record)?;
         }
@@ -231,21 +234,21 @@ impl<D: Disk> Storage<D> {
         Ok(())
     }
 
-    /// Replaces the log up to `snapshot.last_index` by the snapshot; `retained` are the entries after it, possibly none.
-    /// For a node's own compaction and for a snapshot that a leader sent.
+    /// Replaces the log up to `snapshot.last_index` by the snapshot. `retained` holds the entries after it,
+    /// if any. Used for a node's own compaction and for a snapshot that a leader sent.
     ///
-    /// Every record of earlier steps has been appended before. The steps, each of which leaves a directory from which
-    /// everything is recovered:
+    /// All earlier records must have been appended. After each step, the directory is complete:
     ///
-    /// 1. the term and vote, if they changed, are appended to the old log: the snapshot must not be of a later term;
-    /// 2. the snapshot is written beside, made durable, renamed, and its name made durable;
-    /// 3. only then a new log, which continues after the snapshot, takes the old one's place in the same way;
-    /// 4. only then older snapshots are removed.
+    /// 1. a changed term or vote is appended to the old log, because the snapshot must not be of a later
+    ///    term;
+    /// 2. the snapshot is written to a new file, made durable and renamed, and its name is made durable;
+    /// 3. a new log, which continues after the snapshot, replaces the old log in the same way;
+    /// 4. older snapshots are removed.
     ///
     /// # Errors
-    /// [`StorageError::Io`] if the disk fails; [`StorageError::Refused`] if the snapshot is older than the one there, the
-    /// entries do not follow it, or entries would be lost that connect to it (bugs of the caller; nothing is written);
-    /// [`StorageError::Poisoned`] ever after.
+    /// [`StorageError::Io`] if the disk fails. [`StorageError::Refused`] if the snapshot is older than the
+    /// present one, if the entries do not follow it, or if entries after it would be lost (bugs of the
+    /// caller; nothing is written). [`StorageError::Poisoned`] after any of these.
     pub fn compact(
         &mut self,
         snapshot: &Snapshot,
@@ -270,7 +273,8 @@ impl<D: Disk> Storage<D> {
         self.write_snapshot(snapshot)?;
         self.shape = shape;
         self.write_log(retained)?;
-        // A removal needs no fsync of the directory: if a crash undoes it, the next opening removes the file again.
+        // A removal needs no fsync of the directory: if a crash undoes it, the next opening removes the file
+        // again.
         let names = self.disk.list().map_err(|error| self.io("list", "", error))?;
         for name in names {
             if snapshot_index(&name).is_some_and(|index| index < snapshot.last_index) {
@@ -280,7 +284,7 @@ impl<D: Disk> Storage<D> {
         Ok(())
     }
 
-    /// The outline of the log after a compaction, if that compaction forgets nothing.
+    /// The shape of the log after a compaction, if that compaction loses nothing.
     fn shape_after(
         &self,
         snapshot: &Snapshot,
@@ -300,7 +304,7 @@ impl<D: Disk> Storage<D> {
                 "two snapshots up to entry {last_index}, of terms {after_term} and {last_term}"
             )));
         }
-        // The same rules as for a record that is appended.
+        // The rules for an appended record hold here, too.
         self.shape.clone().apply(&Record::HardState(hard_state))?;
         if last_term > hard_state.term {
             return Err(Disorder(format!(
@@ -313,7 +317,8 @@ impl<D: Disk> Storage<D> {
         for entry in retained {
             shape.apply_entry(entry)?;
         }
-        // If the log holds the snapshot's last entry, all that follows it may have been acknowledged (Figure 13, step 6).
+        // If the log holds the snapshot's last entry, every later entry may have been acknowledged (Figure
+        // 13, step 6).
         if self.shape.term_at(last_index) == Some(last_term) && shape.last_index() < self.shape.last_index() {
             return Err(Disorder(format!(
                 "a compaction that keeps entries up to {} and loses those up to {}",
@@ -335,7 +340,7 @@ impl<D: Disk> Storage<D> {
         self.complete(&unfinished, &name)
     }
 
-    /// Writes a log with the current header, term and vote and these entries, in place of the one that is there.
+    /// Replaces the log by one with the current header, term and vote, and these entries.
     fn write_log(&mut self, entries: &[Entry]) -> Result<(), StorageError> {
         let (after_index, after_term) = self.shape.after();
         let header = Header {
@@ -398,27 +403,28 @@ impl<D: Disk> Storage<D> {
 
     /// Poisons the storage if `result` is an error.
     ///
-    /// After a failed fsync, the page cache shows data that the disk does not hold, and calls them clean: the next process
-    /// would read them, sync them (in vain) and rely on them. So it is left a sign, the empty file `suspect`, and then
-    /// writes all files anew, from the first byte. The sign need not be durable: a power cut that takes it takes the page
-    /// cache, too, and what is read then is what the disk holds.
+    /// After a failed fsync, the page cache can hold data that the disk lacks, and the kernel regards these
+    /// pages as clean. The next process would read them, sync them without effect, and rely on them. So this
+    /// function makes the empty file `suspect`; the next opening that finds it writes all files anew. The
+    /// file need not be durable: a power cut that removes it also empties the page cache, and the next
+    /// opening reads what the disk holds.
     fn finish<T>(&mut self, result: Result<T, StorageError>) -> Result<T, StorageError> {
         if let Err(error) = &result {
             self.poisoned = Some(error.to_string());
             if matches!(error, StorageError::Io { .. }) {
-                // If it fails, too, there is nothing better to do, and the first error is the one to tell.
+                // If this fails, too, nothing more can be done. The first error is the one to report.
                 let _ = self.disk.create(SUSPECT);
             }
         }
         result
     }
 
-    /// The outline of what is durable: term and vote, first and last index, terms.
+    /// What is durable, without the commands: term and vote, first and last index, terms of the entries.
     pub fn shape(&self) -> &Shape {
         &self.shape
     }
 
-    /// The random number of the day on which this directory was made.
+    /// The random number that was drawn when this directory was made.
     pub fn incarnation(&self) -> u64 {
         self.incarnation
     }
@@ -429,7 +435,7 @@ impl<D: Disk> Storage<D> {
     }
 }
 
-/// Whether a crash left this file on its way to its name. Only names of ours: a foreign file is never removed.
+/// Whether this is an unfinished file of this program. A foreign file is never removed.
 fn is_unfinished(name: &str) -> bool {
     name.strip_suffix(UNFINISHED).is_some_and(|name| name == LOG || snapshot_index(name).is_some())
 }

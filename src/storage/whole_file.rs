@@ -1,19 +1,19 @@
-//! A file that is there completely or not at all: it is written beside its place, made durable, and renamed. A node's log and
-//! its snapshots take their places in this way, and so do `cluster.toml` and `pids.json` of `rakit up`.
+//! Writes a file atomically: the new text goes to a second file, which is made durable and renamed. `store`
+//! writes a node's log and snapshots so; `rakit up` writes `cluster.toml` and `pids.json` with [`replace`].
 
 use std::io;
 use std::path::Path;
 
 use super::{DirectoryDisk, Disk, StorageError};
 
-/// What a file is called until it is complete, durable and renamed: its name and this ending. After a crash, such a
-/// file means nothing and is removed.
+/// A file has this ending until it is complete and durable; then it is renamed. After a crash, a file with
+/// this ending is removed.
 pub(super) const UNFINISHED: &str = ".new";
 
 /// A step that failed.
 pub(super) struct Failed {
     operation: &'static str,
-    /// Of the file; empty for the directory.
+    /// The name of the file; empty for the directory.
     name: String,
     source: io::Error,
 }
@@ -24,15 +24,15 @@ impl Failed {
     }
 }
 
-/// Makes the empty file that will become `name`, and says what it is called until then.
+/// Makes the empty file that is renamed to `name` later, and returns its present name.
 pub(super) fn begin(disk: &mut impl Disk, name: &str) -> Result<String, Failed> {
     let unfinished = format!("{name}{UNFINISHED}");
     step("create", &unfinished, disk.create(&unfinished))?;
     Ok(unfinished)
 }
 
-/// Durable contents first, then the name, then the durable name. In any other order, a power cut can leave the name
-/// on a file that is empty, or take the old file without giving the new one.
+/// Makes the contents durable, renames the file, and makes the name durable. In any other order, a power cut
+/// can leave an empty file under this name, or no file.
 pub(super) fn complete(disk: &mut impl Disk, unfinished: &str, name: &str) -> Result<(), Failed> {
     step("sync", unfinished, disk.sync(unfinished))?;
     step("rename", unfinished, disk.rename(unfinished, name))?;
@@ -43,10 +43,10 @@ fn step(operation: &'static str, name: &str, done: io::Result<()>) -> Result<(),
     done.map_err(|source| Failed { operation, name: name.to_owned(), source })
 }
 
-/// Replaces the file at `path`, or makes it: a reader sees the old text or the new, never half of one.
+/// Replaces or makes the file at `path`. A reader sees the old text or the new text, never a part.
 ///
 /// # Errors
-/// What the file system says; `path` is then as it was.
+/// The error of the file system. The file is unchanged, unless the last fsync of the directory failed.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let name = path.file_name().and_then(|name| name.to_str());
     let name = name.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no name of a file"))?;
