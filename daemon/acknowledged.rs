@@ -1,10 +1,11 @@
-//! Which reports a leader has taken, as the senders hear it, and what follows: whether the next report asks to be forwarded.
+//! Records which reports a leader has committed, and decides whether the next report asks followers to
+//! forward it. The senders write it, the main loop reads it.
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use log::{info, warn};
 
-/// The newest sequences that any node acknowledged. Written by all senders, read by the main loop; the values are
-/// independent and only grow, so that relaxed ordering is enough.
+/// The newest sequences that any node acknowledged. All senders write them and the main loop reads them. The
+/// values are independent and only grow, so relaxed ordering is enough.
 #[derive(Debug, Default)]
 pub(super) struct Acknowledged {
     committed: AtomicU64,
@@ -23,11 +24,11 @@ impl Acknowledged {
     }
 }
 
-/// How many reports in a row must be stale before it is called a defect: one may be, when the answer to the commit was lost
-/// and only the forwarded copy's came back.
+/// How many reports in a row must be stale before the daemon logs a warning. A single one can be harmless:
+/// the answer to the commit was lost, and only the answer to the forwarded copy arrived.
 const STALE_IN_A_ROW: u32 = 3;
 
-/// Draws the conclusions, and logs when they change.
+/// Decides whether reports must be forwarded, and logs each change.
 pub(super) struct Judge<'a> {
     server: &'a str,
     /// Whether the last report was committed; unknown before the first.
@@ -40,14 +41,14 @@ impl<'a> Judge<'a> {
         Self { server, committed: None, stale_in_a_row: 0 }
     }
 
-    /// Whether the report after `last` shall ask followers to forward it: because no node committed report `last`. The
-    /// very first (`last` is 0) has none before it.
+    /// Whether the report after `last` asks followers to forward it: it does if no node committed report
+    /// `last`. The first report (`last` is 0) does not ask.
     pub(super) fn forward(&mut self, acknowledged: &Acknowledged, last: u64) -> bool {
         if last == 0 {
             return false;
         }
         let committed = acknowledged.committed.load(Ordering::Relaxed) >= last;
-        // "Stale" means that a leader was reached and knows at least as much: forwarding could not help.
+        // "Stale" means that a leader answered and has this report or a newer one. Forwarding would not help.
         let stale = acknowledged.stale.load(Ordering::Relaxed) >= last;
         self.watch_stale(committed, stale, last);
         let taken = committed || stale;

@@ -1,12 +1,12 @@
-//! `rakit-daemon`: the load monitor on each server. `/proc` in, reports out.
+//! `rakit-daemon`: the load monitor on each server. It reads `/proc` and sends reports to all nodes.
 //!
-//! One loop on the main thread: measure, build one report, give it to all nodes, wait for the next turn or the wish to
-//! stop. One thread per node sends (`sender.rs`), so that a dead or slow node delays no other, and nothing that a node
-//! does or says can stop the loop. What is measured is in `machine_load.rs`, `process_load.rs` and `meter.rs`; whether the
-//! worker listens, in `worker_socket.rs`.
+//! The main thread runs one loop: measure, make one report, give it to all senders, wait until the next
+//! report is due or the program has to stop. One thread per node sends the reports (`sender.rs`), so that a
+//! dead or slow node delays no other and cannot stop the loop. `machine_load.rs`, `process_load.rs` and
+//! `meter.rs` measure the load; `worker_socket.rs` finds out whether the worker listens.
 //!
-//! Nothing is logged per report (at `info`): only what changes. docs/protocol.md shows the report, docs/log-lines.md the
-//! lines.
+//! At level `info` only changes are logged, not each report. docs/protocol.md shows the report,
+//! docs/log-lines.md the log lines.
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -38,14 +38,15 @@ use worker_socket::WorkerSocket;
 
 const PROGRAM: &str = "rakit-daemon";
 
-/// Where a worker listens unless told otherwise.
+/// The port of a worker without `--worker`.
 const WORKER_PORT: u16 = 13_337;
 
-/// Each pause is the interval, longer or shorter by up to this part of it, so that the daemons of a room that were
-/// switched on together do not report in step for ever.
+/// Each pause is the interval, longer or shorter by up to this fraction, so that daemons that started
+/// together do not always report at the same moment.
 const JITTER: f64 = 0.1;
 
-/// How long to wait before asking again for this machine's address when it has no way to the nodes yet (at boot).
+/// The pause before the next attempt to find this machine's address, while it has no route to the nodes (at
+/// boot).
 const ADDRESS_RETRY: Duration = Duration::from_secs(1);
 
 /// Measures how busy this server is and reports it to every node of the cluster
@@ -58,14 +59,15 @@ struct Flags {
     /// This server's name: 1 to 64 letters, digits, '.', '_' or '-', a letter or digit first
     #[arg(long, value_name = "NAME", value_parser = server_name)]
     server: String,
-    /// Where this server's worker listens, as the nodes reach it [default: the address from which this machine reaches
-    /// the nodes, port 13337]
+    /// Where this server's worker listens, as the nodes reach it [default: the address from which this
+    /// machine reaches the nodes, port 13337]
     #[arg(long, value_name = "IP:PORT", value_parser = worker_address)]
     worker: Option<SocketAddr>,
     /// What to measure: the whole machine, or one process and its living children
     #[arg(long, value_name = "machine|process:PID", default_value = "machine", value_parser = measure)]
     measure: Measure,
-    /// Run without a secret although the cluster has addresses off loopback: anybody there can take it over
+    /// Run without a secret although the cluster has addresses off loopback: anybody who reaches them can
+    /// take it over
     #[arg(long)]
     insecure: bool,
     #[command(flatten)]
@@ -74,12 +76,12 @@ struct Flags {
     parent: ParentFlags,
 }
 
-/// What the load in the reports is the load of.
+/// What a report's load is measured on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Measure {
     /// All processors of the machine.
     Machine,
-    /// A process and its living children, as percent of all processors: several servers can share a machine.
+    /// A process and its living children, in percent of all processors, for several servers on one machine.
     Process(i32),
 }
 
@@ -112,13 +114,14 @@ fn measure(text: &str) -> Result<Measure, String> {
         .ok_or_else(|| "give machine or process:PID".to_owned())
 }
 
-/// Runs the program `rakit-daemon` with these arguments (the first is the program's name) until it is stopped.
+/// Runs the program `rakit-daemon` with these arguments (the first is the program's name) until it is
+/// stopped.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     run(arguments).unwrap_or_else(|code| code)
 }
 
 /// # Errors
-/// The exit code of a start that failed; its reason was told.
+/// The exit code of a start that failed. The reason was printed on standard error.
 fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<ExitCode, ExitCode> {
     let flags: Flags = program::parse(arguments)?;
     let refuse = |reason: &dyn std::fmt::Display| program::refuse(PROGRAM, reason);
@@ -147,7 +150,8 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<ExitCode, ExitCo
     Ok(ExitCode::from(program::EXIT_OK))
 }
 
-/// A loopback address means "myself" to whoever reads it: nodes on other machines would forward primes to themselves.
+/// Checks the worker's address. With a loopback address, nodes on other machines would send requests to
+/// themselves.
 fn check_worker(worker: SocketAddr, config: &Config) -> Result<(), String> {
     if let Some(node) = config.nodes.iter().find(|node| [node.public, node.cluster].contains(&worker)) {
         return Err(format!(
@@ -169,13 +173,13 @@ fn check_worker(worker: SocketAddr, config: &Config) -> Result<(), String> {
     }
 }
 
-/// The worker's address: the one given, or this machine's as the nodes see it. Waits until the network is there;
-/// `None` when the wish to stop came before.
+/// The worker's address: from `--worker`, or the address from which this machine reaches the nodes. Waits
+/// until there is a route. `None` if a signal to stop came first.
 fn find_worker(given: Option<SocketAddr>, config: &Config, stop: &Stop) -> Option<SocketAddr> {
     if given.is_some() {
         return given;
     }
-    let mut told = false;
+    let mut logged = false;
     loop {
         match local_address::towards(&config.nodes) {
             Ok(ip) => {
@@ -183,9 +187,9 @@ fn find_worker(given: Option<SocketAddr>, config: &Config, stop: &Stop) -> Optio
                 info!("no --worker given: reporting {worker}, the address from which the nodes are reached");
                 return Some(worker);
             }
-            Err(error) if !told => {
+            Err(error) if !logged => {
                 warn!("no way to the nodes yet ({error}); waiting for one, as no --worker was given");
-                told = true;
+                logged = true;
             }
             Err(_) => {}
         }
@@ -195,7 +199,7 @@ fn find_worker(given: Option<SocketAddr>, config: &Config, stop: &Stop) -> Optio
     }
 }
 
-/// The loop of the program.
+/// The loop of the program, until a signal to stop.
 fn report_until_stopped(
     flags: &Flags,
     config: &Config,
@@ -216,9 +220,9 @@ fn report_until_stopped(
     let epoch = unix_ms();
     let mut sequence = 0;
     let mut random = Random::new(linux::random_u64().map_err(std::io::Error::other)?);
-    // The first report as soon as there is something to report: a cluster that starts is waiting for it.
+    // The first report is sent as soon as possible: a cluster that starts waits for it.
     let mut due = Instant::now() + MEASURE_MIN;
-    // Ends with the wish to stop; and, though that cannot be, with the end of the signal thread.
+    // The loop ends with a signal to stop. It would also end with the signal thread, which never ends.
     while stop.receiver().recv_deadline(due) == Err(RecvTimeoutError::Timeout) {
         let now = Instant::now();
         let listening = socket.look();
@@ -231,7 +235,7 @@ fn report_until_stopped(
             }
         }
         let load = meter.measure(now, &listening);
-        // Asked before the sequence goes up: it is about the report before this one.
+        // Asked before the sequence grows: the question is about the previous report.
         let forward = judge.forward(&acknowledged, sequence);
         sequence += 1;
         let report = Report {
@@ -253,23 +257,23 @@ fn report_until_stopped(
         }
         due = next_due(due, now, config.report_interval, random.next_u64());
     }
-    // The senders may be in the middle of a request to a node that does not answer. They end with the process;
-    // nothing that they hold needs an orderly end.
+    // The sender threads end with the process, possibly during a request. They hold nothing that must be
+    // saved.
     info!("{PROGRAM} stops after {sequence} reports");
     Ok(())
 }
 
-/// When the next report is due, after the one that was due at `due` and made at `now`.
+/// When the next report is due, after a report that was due at `due` and made at `now`.
 fn next_due(due: Instant, now: Instant, interval: Duration, random: u64) -> Instant {
-    // -1 to 1, from the upper bits, as many as a f64 holds.
+    // A number from -1 to 1, from as many of the upper bits as a f64 holds.
     let swing = (random >> 11) as f64 / (1_u64 << 52) as f64 - 1.0;
     let pause = interval.mul_f64(1.0 + JITTER * swing);
-    // Counted from when it was due, not from now, or every report would be late by the time it takes to make one. But
-    // after a sleep of the machine, what was missed is not made up for.
+    // Counted from `due`, not from `now`: otherwise the time to make a report would be added to each pause.
+    // After a suspend of the machine, the missed reports are not sent.
     if due + pause > now { due + pause } else { now + pause }
 }
 
-/// Now, in milliseconds since 1970 by this machine's clock; at least 1, as the reports want it.
+/// The time in milliseconds since 1970 by this machine's clock; at least 1, the smallest epoch of a report.
 fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX).max(1)

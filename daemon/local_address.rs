@@ -1,24 +1,25 @@
-//! Which addresses are this machine's, found out with sockets that never send a packet.
+//! Finds this machine's addresses with sockets that never send a packet. The daemon checks and chooses the
+//! worker's address with it.
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use crate::config::{Node, is_loopback};
 
-/// Whether an address is one of this machine's own: the kernel lets a socket be bound to no other (bind(2),
-/// EADDRNOTAVAIL). Where net.ipv4.ip_nonlocal_bind is set, every address looks like an own one; that errs on the side
-/// of not refusing.
+/// Whether an address belongs to this machine: the kernel binds a socket to no other (bind(2),
+/// EADDRNOTAVAIL). With net.ipv4.ip_nonlocal_bind every address seems to belong to it; then nothing is
+/// refused.
 pub(super) fn is_own(ip: IpAddr) -> bool {
     is_loopback(ip) || UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok()
 }
 
-/// The address from which this machine reaches the nodes: connecting a UDP socket sends nothing, but makes the kernel
-/// choose a route and, with it, the source address (udp(7), ip(7)).
+/// The address from which this machine reaches the nodes. Connecting a UDP socket sends nothing, but the
+/// kernel chooses a route and a source address (udp(7), ip(7)).
 ///
-/// A node on another machine is asked for first: a route to a node on this machine may be loopback, which means
-/// nothing elsewhere.
+/// Nodes on other machines are tried first: the route to a node on this machine may be loopback, which other
+/// machines cannot use.
 ///
 /// # Errors
-/// When there is no route (yet).
+/// When there is no route.
 pub(super) fn towards(nodes: &[Node]) -> io::Result<IpAddr> {
     let away = nodes.iter().find(|node| !is_own(node.cluster.ip()));
     let Some(node) = away.or(nodes.first()) else {

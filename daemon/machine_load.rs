@@ -1,13 +1,15 @@
-//! How busy all processors were between two readings of `/proc/stat` (proc_stat(5)).
+//! Measures how busy all processors were between two readings of `/proc/stat` (proc_stat(5)). `meter.rs`
+//! calls it.
 //!
-//! The arithmetic, on the first line (`cpu`, the sum over all processors), in ticks since boot:
-//! total = user + nice + system + idle + iowait + irq + softirq + steal; guest and guest_nice are contained in user and
-//! nice already. busy = total − idle − iowait: a processor that waits for a disk could compute. Steal is busy: the
-//! hypervisor gave the time to somebody else, so it is not to be had here.
+//! It uses the first line (`cpu`, the sum over all processors), in ticks since boot: total = user + nice +
+//! system + idle + iowait + irq + softirq + steal; user and nice already contain guest and guest_nice. busy =
+//! total − idle − iowait: a processor that waits for a disk could compute. Steal counts as busy: the
+//! hypervisor gave that time to another virtual machine, so it was not available here.
 //!
-//! Counters may step back: iowait and idle do on kernels with tickless idle, by design ("not reliable", says the manual
-//! page), and all of a processor's do when it is unplugged. So every field's difference is taken by itself, and one
-//! that stepped back counts as 0 for that interval; the other fields stay exact, and nothing wraps around.
+//! Counters may decrease: iowait and idle do so on kernels with tickless idle (the manual page calls iowait
+//! "not reliable"), and all fields do when a processor is unplugged. So the difference of each field is
+//! computed alone. A field that decreased counts as 0 for that interval; the other fields stay exact, and
+//! nothing overflows.
 use procfs::prelude::*;
 use procfs::{CpuTime, KernelStats};
 
@@ -25,7 +27,7 @@ pub(super) struct Reading {
 /// Reads `/proc/stat`.
 ///
 /// # Errors
-/// When it cannot be read or understood (a container without it).
+/// When the file cannot be read or parsed, for example in a container without it.
 pub(super) fn read() -> procfs::ProcResult<Reading> {
     Ok(Reading::of(&KernelStats::current()?))
 }
@@ -33,7 +35,7 @@ pub(super) fn read() -> procfs::ProcResult<Reading> {
 impl Reading {
     fn of(stats: &KernelStats) -> Self {
         let CpuTime { user, nice, system, idle, iowait, irq, softirq, steal, .. } = stats.total;
-        // Fields that an old kernel does not have are 0 in every reading.
+        // Fields that an old kernel lacks are 0 in every reading.
         let [iowait, irq, softirq, steal] = [iowait, irq, softirq, steal].map(Option::unwrap_or_default);
         Self {
             busy: [user, nice, system, irq, softirq, steal],
@@ -42,18 +44,18 @@ impl Reading {
         }
     }
 
-    /// Percent of all processors that was busy between `before` and this reading, 0 to 100; `None` when the counters did not
-    /// move at all.
+    /// The busy part of all processors between `before` and this reading, in percent, 0 to 100. `None` when
+    /// no counter grew.
     pub(super) fn load_since(&self, before: &Self) -> Option<f64> {
         let busy = steps(&self.busy, &before.busy);
         let idle = steps(&self.idle, &before.idle);
         let total = busy + idle;
-        // Ticks of half a second, or of a year, are far below 2^53: exact.
+        // Exact: even the ticks of a year are far below 2^53.
         (total > 0).then(|| (busy as f64 / total as f64 * 100.0).clamp(0.0, 100.0))
     }
 }
 
-/// The sum of the fields' steps forward; wider than a field, so that it cannot overflow.
+/// The sum of the fields' increases; wider than a field, so that it cannot overflow.
 fn steps(now: &[u64], before: &[u64]) -> u128 {
     now.iter().zip(before).map(|(now, before)| u128::from(now.saturating_sub(*before))).sum()
 }

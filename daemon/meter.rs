@@ -1,4 +1,5 @@
-//! The load that goes into a report: two readings, at least half a second apart, of the machine or of a process.
+//! Measures the load for a report: it compares two readings, of the machine or of a process, that are at
+//! least half a second apart. The daemon's main loop calls it.
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -10,25 +11,25 @@ use super::process_load::{self, ProcessIdentity, Tree};
 use super::worker_socket::Listening;
 use crate::linux;
 
-/// Two readings closer together than this say more about the clock than about the load: with 100 ticks a second and two
-/// processors, 100 ms show the load in steps of 5 %. Reports that are more frequent overlap in what they cover.
+/// The shortest time between two compared readings. Closer readings are too coarse: with 100 ticks a second
+/// and two processors, 100 ms give the load in steps of 5 %. The intervals of more frequent reports overlap.
 pub(super) const MEASURE_MIN: Duration = Duration::from_millis(500);
 
-/// What a report says about the processors.
+/// The load and the number of processors for a report.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Load {
-    /// Of all processors, 0 to 100, in steps of 0.01.
+    /// In percent of all processors, 0 to 100, in steps of 0.01.
     pub(super) percent: f64,
     /// How many processors there are; at least 1.
     pub(super) cores: u32,
 }
 
-/// Measures the load, each time since the newest earlier reading that is old enough.
+/// Measures the load since the newest earlier reading that is old enough.
 pub(super) struct Meter {
     machine: Window<machine_load::Reading>,
     process: Option<ProcessMeter>,
     last: Load,
-    /// Whether the last reading of `/proc/stat` failed; told once.
+    /// Whether the last reading of `/proc/stat` failed, so that a failure is logged once.
     unreadable: bool,
 }
 
@@ -49,8 +50,8 @@ impl Meter {
         meter
     }
 
-    /// Takes a reading and gives the load since an earlier one. When the counters say nothing (they did not move, or
-    /// cannot be read), the last load stands.
+    /// Takes a reading and returns the load since an earlier one. If the counters did not grow or cannot be
+    /// read, returns the last load.
     pub(super) fn measure(&mut self, now: Instant, listening: &Listening) -> Load {
         match machine_load::read() {
             Ok(reading) => {
@@ -70,18 +71,19 @@ impl Meter {
         if let Some(process) = &mut self.process {
             self.last.percent = process.measure(now, self.last, listening);
         }
-        // Two digits are more than the clock gives; more would only make reports longer.
+        // The counters are coarser than two digits; more digits would only make reports longer.
         self.last.percent = (self.last.percent * 100.0).round() / 100.0;
         self.last
     }
 }
 
-/// Follows one process and its children, and, when it is gone, whoever listens in its place.
+/// Measures one process and its children. When it ends, measures the process that listens in its place.
 struct ProcessMeter {
-    /// The process that is measured; `None` when it is gone.
+    /// The process that is measured; `None` when it has ended.
     root: Option<ProcessIdentity>,
     window: Window<Tree>,
-    /// The socket whose owner was looked for last: each is looked for once, as it costs a walk over all descriptors.
+    /// The socket whose owner was searched last. Each is searched once, because the search reads all
+    /// descriptors.
     looked_for: Option<u64>,
 }
 
@@ -115,7 +117,7 @@ impl ProcessMeter {
         percent.unwrap_or(last.percent)
     }
 
-    /// Somebody may have started the worker again: the process that owns the listening socket is the one to measure.
+    /// After a restart of the worker, the process that owns the listening socket is the one to measure.
     fn follow(&mut self, listening: &Listening) {
         let &Listening::Socket { inode } = listening else { return };
         if self.looked_for.replace(inode) == Some(inode) {
@@ -131,7 +133,7 @@ impl ProcessMeter {
     }
 }
 
-/// Earlier readings, the oldest first: as many as are needed to find one that is old enough.
+/// Earlier readings, the oldest first: as many as are needed for one that is old enough.
 struct Window<T> {
     readings: VecDeque<(Instant, T)>,
 }
@@ -143,8 +145,8 @@ impl<T> Default for Window<T> {
 }
 
 impl<T> Window<T> {
-    /// Adds a reading, and gives what `compare` makes of it and the newest earlier one that is at least [`MEASURE_MIN`]
-    /// old; `None` when there is none.
+    /// Adds a reading. Returns the result of `compare` for it and the newest earlier one that is at least
+    /// [`MEASURE_MIN`] old; `None` when there is none.
     fn load(
         &mut self,
         now: Instant,
@@ -152,7 +154,8 @@ impl<T> Window<T> {
         compare: impl FnOnce(Duration, &T, &T) -> Option<f64>,
     ) -> Option<f64> {
         let age = |then: &Instant| now.saturating_duration_since(*then);
-        // Keep only one that is old enough. What is left is younger: bounded by the shortest interval between reports.
+        // Keep only one that is old enough. The number of younger ones is bounded by the shortest report
+        // interval.
         while self.readings.get(1).is_some_and(|(second, _)| age(second) >= MEASURE_MIN) {
             self.readings.pop_front();
         }
@@ -192,8 +195,8 @@ mod tests {
         assert_eq!(window.readings.len(), 2, "what is no longer needed is forgotten");
     }
 
-    /// A process that burns one processor: the load must show, and end with it. (Whether the machine shares it fairly is
-    /// not ours to test: any load above zero will do.)
+    /// A process that burns one processor: the load must show, and end with it. (Whether the machine shares
+    /// it fairly is not ours to test: any load above zero will do.)
     #[test]
     fn the_load_of_a_process_shows_and_ends_with_it() {
         let mut child =

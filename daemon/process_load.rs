@@ -1,19 +1,22 @@
-//! How many ticks a process and its living children used, from `/proc/PID/stat` (proc_pid_stat(5)).
+//! Measures how many ticks a process and its living descendants used, from `/proc/PID/stat`
+//! (proc_pid_stat(5)).
 //!
-//! Used when several servers share a machine (`rakit up`): there, the machine's load would be the same for all.
+//! `meter.rs` uses it when several servers share a machine (`rakit up`), where the machine's load would be
+//! the same for all.
 //!
-//! Two readings of the same tree of processes are compared. Children that come and go need care: when a child ends
-//! and its parent waits for it, all the ticks of its life move into the parent's `cutime` and `cstime`, also those that
-//! were counted while it lived. So what has vanished from the tree is taken off what has appeared there.
+//! Two readings of the same tree of processes are compared. When a child ends and its parent waits for it,
+//! all its ticks move into the parent's `cutime` and `cstime`, also those that an earlier reading counted. So
+//! the ticks of processes that left the tree are subtracted from the increase.
 use std::collections::BTreeMap;
 
 use procfs::process::{Process, Stat, all_processes};
 use procfs::{Current, Uptime};
 
-/// No server has so many; the bound ends a walk over a tree that grows faster than it is read.
+/// The most processes of a tree: more than any server has. It stops a walk over a tree that grows while it is
+/// read.
 const PROCESSES_MAX: usize = 4_096;
 
-/// A process: ids are used again, so the time at which it started (in ticks since boot) belongs to its name.
+/// A process. The kernel reuses ids, so the start time (in ticks since boot) is part of the identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ProcessIdentity {
     pub(super) pid: i32,
@@ -21,7 +24,7 @@ pub(super) struct ProcessIdentity {
 }
 
 impl ProcessIdentity {
-    /// The process that has this id now; `None` when there is none or it has ended (a zombie).
+    /// The process that has this id now; `None` when there is none, or it is a zombie.
     pub(super) fn of(pid: i32) -> Option<Self> {
         stat(pid).filter(is_living).map(|stat| Self { pid, started: stat.starttime })
     }
@@ -30,9 +33,9 @@ impl ProcessIdentity {
 /// What one process used until now, in ticks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Ticks {
-    /// By itself: utime + stime.
+    /// Ticks of the process itself: utime + stime.
     own: u64,
-    /// By its children that ended and that it waited for: cutime + cstime.
+    /// Ticks of its children that ended and that it waited for: cutime + cstime.
     reaped: u64,
 }
 
@@ -44,9 +47,9 @@ pub(super) struct Tree {
     read_at: u64,
 }
 
-/// Reads the tree under `root`; `None` when that process is gone (or another one has its id now).
+/// Reads the tree under `root`; `None` when that process has ended, also if another one has its id now.
 pub(super) fn read(root: ProcessIdentity) -> Option<Tree> {
-    // Before the walk: a process that starts during it is new to the next reading as well as it can be.
+    // Taken before the walk, so that a process that starts during the walk counts as new in the next reading.
     let read_at = ticks_since_boot();
     let root_stat = stat(root.pid).filter(is_living).filter(|stat| stat.starttime == root.started)?;
     let mut processes = BTreeMap::new();
@@ -55,7 +58,7 @@ pub(super) fn read(root: ProcessIdentity) -> Option<Tree> {
     while let Some(stat) = waiting.pop() {
         for child in children(stat.pid, &mut parents) {
             if processes.len() + waiting.len() < PROCESSES_MAX {
-                // One that ended since it was listed is left out; its ticks come with its parent's.
+                // A process that ended since it was listed is skipped. Its parent's ticks include its own.
                 waiting.extend(self::stat(child).filter(|child| child.ppid == stat.pid));
             }
         }
@@ -69,8 +72,8 @@ pub(super) fn read(root: ProcessIdentity) -> Option<Tree> {
 }
 
 impl Tree {
-    /// How many ticks the tree used since `before`. Never negative; in doubt less, so that a shuffle of processes cannot
-    /// make an idle server look busy.
+    /// How many ticks the tree used since `before`. Never negative, and in doubt too low, so that starts and
+    /// ends of processes cannot make an idle server look busy.
     pub(super) fn ticks_since(&self, before: &Self) -> u64 {
         let mut used = 0_u64;
         let mut appeared = 0_u64;
@@ -80,11 +83,11 @@ impl Tree {
                     used = used.saturating_add(now.own.saturating_sub(then.own));
                     appeared = appeared.saturating_add(now.reaped.saturating_sub(then.reaped));
                 }
-                // Born since: all it has is new.
+                // Started since `before`: all its ticks are new.
                 None if identity.started >= before.read_at => {
                     used = used.saturating_add(now.own).saturating_add(now.reaped);
                 }
-                // Older, but new to the tree: what it used before is not known.
+                // Started earlier, but new in the tree: its earlier ticks are unknown.
                 None => {}
             }
         }
@@ -101,18 +104,18 @@ fn stat(pid: i32) -> Option<Stat> {
     Process::new(pid).and_then(|process| process.stat()).ok()
 }
 
-/// A zombie keeps its entry until its parent looks at it, but is no process any more.
+/// A zombie has ended. It keeps its entry until its parent waits for it.
 fn is_living(stat: &Stat) -> bool {
     !matches!(stat.state, 'Z' | 'X' | 'x')
 }
 
 fn ticks_since_boot() -> u64 {
     let seconds = Uptime::current().map_or(0.0, |uptime| uptime.uptime);
-    // Rounded down: "born since" is decided in favour of a process born within this very tick.
+    // Rounded down, so that a process that started within this tick counts as new.
     (seconds * procfs::ticks_per_second() as f64) as u64
 }
 
-/// All processes by parent: made at most once per reading, and only on a kernel that does not list children.
+/// All processes by parent. Made at most once per reading, and only on a kernel that does not list children.
 #[derive(Default)]
 struct ParentScan(Option<BTreeMap<i32, Vec<i32>>>);
 
@@ -211,8 +214,8 @@ mod tests {
             "not that process"
         );
         child.kill().expect("our own child");
-        // Killed, but not waited for: a zombie, with an entry in /proc. SIGKILL is not instantaneous; wait for the
-        // state without taking the zombie away.
+        // Killed, but not waited for: a zombie, with an entry in /proc. SIGKILL is not instantaneous; wait
+        // for the state without taking the zombie away.
         let id = rustix::process::Pid::from_raw(pid).expect("a pid");
         rustix::process::waitid(
             rustix::process::WaitId::Pid(id),

@@ -1,7 +1,8 @@
-//! One thread per node: takes the newest report and posts it, again and again, whatever the node does.
+//! Sends reports to one node, on a thread of its own. The daemon's main loop starts one sender per node.
 //!
-//! The main loop leaves each report in a slot of one place per node ([`Newest`]). A node that is slow finds the newest report there
-//! when it is ready for one; those in between are gone, which is right: each report says all there is to say.
+//! The main loop puts each report into a slot with room for one ([`Newest`]). The sender takes the newest
+//! report and posts it. While a node is slow, newer reports replace older ones in the slot. Nothing is lost
+//! by that, because each report is complete.
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -17,22 +18,22 @@ use crate::protocol::{Purpose, ReportAnswer, daemon_name, node_name, path};
 use crate::raft::NodeId;
 use crate::signing::{Recipient, Seal, SealedCallError, Secret};
 
-/// The parts of the interval between reports that each phase of a request may take; together less than the interval, so
-/// that a node that hangs costs it at most every report, never the freshness of one. Most of it is for the
-/// answer, which a leader gives only once a majority has the report on disk.
+/// The parts of the report interval that each phase of a request may take. Their sum is below the interval,
+/// so that a node that hangs never delays a report by more than one interval. The answer has the largest
+/// part, because a leader answers only after a majority has the report on disk.
 const CONNECT_SHARE: f64 = 0.25;
 const SEND_SHARE: f64 = 0.10;
 const ANSWER_SHARE: f64 = 0.55;
-/// Also with reports that are more frequent or much rarer than usual, a phase gets this much.
+/// The bounds of a phase's time, for report intervals that are very short or very long.
 const PHASE_MIN: Duration = Duration::from_millis(50);
 const PHASE_MAX: Duration = Duration::from_secs(5);
 
-/// The answers are a line of JSON.
+/// The longest answer that is read, in bytes. An answer is one line of JSON.
 const ANSWER_BYTES_MAX: usize = 4_096;
-/// So much of a node's refusal is shown in the log.
+/// The longest part of a node's refusal in the log, in bytes.
 const REASON_BYTES_MAX: usize = 300;
 
-/// A report on its way.
+/// A report to send.
 struct Outgoing {
     sequence: u64,
     body: Arc<[u8]>,
@@ -69,13 +70,13 @@ impl Sender {
         Ok(Self { slot })
     }
 
-    /// Leaves a report for the node, in place of one that it has not taken yet.
+    /// Puts a report into the slot, in place of one that was not taken yet.
     pub(super) fn send(&self, sequence: u64, body: Arc<[u8]>) {
         self.slot.put(Outgoing { sequence, body });
     }
 }
 
-/// A channel with room for one value, in which a newer value takes the place of an older one.
+/// A channel with room for one value. A newer value replaces an older one.
 struct Newest<T> {
     value: Mutex<Option<T>>,
     filled: Condvar,
@@ -105,18 +106,18 @@ impl<T> Newest<T> {
     }
 }
 
-/// What came of sending a report to a node.
+/// The result of sending a report to a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Delivery {
-    /// It leads (or asked the leader), and the report is committed.
+    /// The node leads or asked the leader, and the report is committed.
     Committed,
-    /// It leads, and had this or a newer report already.
+    /// The node leads, and already had this report or a newer one.
     Stale,
-    /// It heard the report, as a follower (202) or as one that knows no leader (503).
+    /// The node received the report as a follower (202), or knows no leader (503).
     Heard,
-    /// It answered that something is wrong with the report or with who sent it.
+    /// The node answered that the report or its sender is wrong.
     Refused(String),
-    /// It gave no answer.
+    /// The node gave no answer.
     Unreachable(String),
 }
 
@@ -135,7 +136,7 @@ impl Delivery {
         }
     }
 
-    /// The attitude of the node, as far as it is worth a line when it changes.
+    /// The attitude of the node towards reports. A change of it is logged.
     fn attitude(&self) -> Attitude {
         match self {
             Self::Committed | Self::Stale | Self::Heard => Attitude::Takes,
@@ -152,7 +153,7 @@ enum Attitude {
     Silent,
 }
 
-/// The first line of a node's answer, fit for a log.
+/// The first line of a node's answer, shortened and escaped for the log.
 fn shown(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let mut line = OneLine::new(REASON_BYTES_MAX);
@@ -160,7 +161,7 @@ fn shown(body: &[u8]) -> String {
     line.finish()
 }
 
-/// The thread's own: one node, its connection, and how things stood last.
+/// The data of the thread: the node, the connection to it, and its last state.
 struct Link {
     id: NodeId,
     address: SocketAddr,
@@ -170,7 +171,7 @@ struct Link {
 }
 
 impl Link {
-    /// Posts one report and takes note of what came of it. Gives true: there is always a next one.
+    /// Posts one report and records the result. Always returns true: another report follows.
     fn serve(&mut self, report: Outgoing) -> bool {
         let delivery = self.line.post(&report.body);
         match delivery {
@@ -194,7 +195,7 @@ impl Link {
     }
 }
 
-/// The connection to one node, and the seal on what goes over it (without a secret: an empty one).
+/// The connection to one node, and the seal for its requests (empty without a secret).
 struct Line {
     client: Client,
     seal: Seal,
@@ -210,15 +211,15 @@ impl Line {
             receive: phase(ANSWER_SHARE),
         };
         let secret = config.secret.as_deref().map(Secret::parse).transpose().map_err(io::Error::other)?;
-        // A seal of its own, so a stream of nonces of its own: a node tells replays by the order within a stream,
-        // which two threads with one stream would mix up.
+        // Each thread has its own seal and so its own stream of nonces. A node detects replays by the order
+        // within a stream, which two threads with one stream would break.
         let seal = Seal::new(&config.cluster_name, &daemon_name(server), secret.as_ref())?;
         let to = Recipient { name: node_name(node.id), address: node.cluster };
         Ok(Self { client: Client::new(timeouts), seal, to })
     }
 
-    /// Posts a report. One that met a kept connection which the node had closed is repeated by the client; one that was
-    /// not answered is not: the next report is newer.
+    /// Posts a report. If the node had closed the kept connection, the client repeats the request. A request
+    /// without an answer is not repeated: the next report is newer.
     fn post(&mut self, body: &[u8]) -> Delivery {
         let answer =
             self.seal.post(&mut self.client, &self.to, Purpose::Report, path::REPORT, body, ANSWER_BYTES_MAX);

@@ -1,30 +1,31 @@
-//! Whether the worker listens: seen in the kernel's tables of sockets, never by connecting to it, since the course's worker
-//! serves one connection at a time, and a probe would take its turn.
+//! Finds out whether the worker listens, for the daemon's main loop. It reads the kernel's tables of sockets
+//! and never connects: a worker may serve one connection at a time, and a probe would occupy it.
 use std::net::SocketAddr;
 
 use super::local_address;
 use crate::linux;
 
-/// One worker's address, to be looked at again and again.
+/// The address of the worker that is watched.
 pub(super) struct WorkerSocket {
     worker: SocketAddr,
-    /// Whether the worker is on this machine; otherwise it is assumed to be up, and the nodes find out.
+    /// Whether the worker is on this machine. A worker elsewhere is assumed to listen; the nodes find out if
+    /// it does not.
     is_here: bool,
 }
 
-/// What was seen.
+/// Whether a socket listens at the worker's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Listening {
-    /// A socket listens there; its inode names it in `/proc/PID/fd`.
+    /// A socket listens; `/proc/PID/fd` names it by this inode.
     Socket { inode: u64 },
-    /// None does.
+    /// No socket listens.
     Nobody,
-    /// It cannot be seen from here.
+    /// This machine cannot tell.
     Unknown,
 }
 
 impl Listening {
-    /// What the report says.
+    /// The value of `worker_up` in the report.
     pub(super) fn is_up(self) -> bool {
         self != Self::Nobody
     }
@@ -35,7 +36,7 @@ impl WorkerSocket {
         Self { worker, is_here: local_address::is_own(worker.ip()) }
     }
 
-    /// Looks now.
+    /// Reads the present state.
     pub(super) fn look(&self) -> Listening {
         if !self.is_here {
             return Listening::Unknown;

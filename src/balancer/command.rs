@@ -1,13 +1,14 @@
-//! What the log carries for the server table, as JSON that a person can read in the log file and in `GET /log`:
+//! The replicated commands of the server table, as JSON that a person can read in the log file and in `GET
+//! /log`:
 //!
 //! ```json
 //! {"report":{"server":"lab-01","worker":"10.0.0.11:13337","cpu":37.5,"cores":4,"epoch":1795000000000,"sequence":7,"worker_up":true}}
 //! {"dead":{"server":"lab-01","epoch":1795000000000,"sequence":7,"silent_ms":5003}}
 //! ```
 //!
-//! Made by the leader (a report that came in, a verdict of its silence detector); read by every node in
-//! [`ServerTable::apply`](super::ServerTable::apply). The round trip is exact, floating point included: what a follower
-//! reads from its disk is to the bit what the leader meant.
+//! The leader makes a command from a report or from a verdict of its silence detector. Every node reads it in
+//! [`ServerTable::apply`](super::ServerTable::apply). The JSON form is exact, also for floating-point
+//! numbers: a follower reads the same bits that the leader wrote.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,17 +16,18 @@ use super::name::is_name;
 use super::report::{COUNTER_MAX, Report, ReportError, Stamp};
 use crate::raft::Command;
 
-/// The verdict that a server is dead: nobody heard it for so long, and this is the last that was heard.
+/// The verdict that a server is dead: the leader had no report for too long. It names the last report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dead {
-    /// Who.
+    /// The server's name.
     pub server: String,
-    /// With `sequence`: the newest committed report that the leader knew. A newer one beats the verdict.
+    /// With `sequence`: the newest report that the leader had applied. A newer report cancels the verdict.
     pub epoch: u64,
     /// See `epoch`.
     pub sequence: u64,
-    /// For how many milliseconds the leader had heard nothing, by its own monotonic clock. For the reader of the log only.
+    /// How long the leader had no report, in milliseconds of its monotonic clock. Only for the reader of the
+    /// log.
     pub silent_ms: u64,
 }
 
@@ -42,7 +44,7 @@ impl Dead {
 pub enum ServerCommand {
     /// A daemon reported.
     Report(Report),
-    /// A server fell silent.
+    /// A server is dead.
     Dead(Dead),
 }
 
@@ -52,10 +54,11 @@ impl ServerCommand {
         Command::from_value(self).expect("a struct of strings and finite numbers always has a JSON form")
     }
 
-    /// Reads what Raft carried. It depends on the text alone, so all nodes of one build agree on what is not a command.
+    /// Reads a command from the log. The result depends only on the text, so all nodes of one build agree on
+    /// it.
     ///
     /// # Errors
-    /// When the text is no command of the server table, or a value is out of its range: one line.
+    /// One line, when the text is no command of the server table or a value is out of its range.
     pub fn parse(command: &Command) -> Result<Self, String> {
         match serde_json::from_str(command.as_json()).map_err(|error| error.to_string())? {
             Self::Report(report) => {

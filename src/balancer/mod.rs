@@ -1,16 +1,17 @@
-//! The server table that all nodes agree on, and what one node makes of it.
+//! The server table that all nodes agree on, and how one node chooses a server with it. The replica calls it
+//! to apply entries and to find dead servers, the node's threads to publish the table and to choose.
 //!
-//! Two kinds of knowledge live here, and are kept apart on purpose:
+//! Two kinds of state are kept apart:
 //!
-//! - **Agreed** ([`report`], [`command`], [`table`]): the Raft log carries reports and verdicts; [`ServerTable::apply`]
-//!   turns them into the same table on every node. No clock, no randomness, no hash-map order in there.
-//! - **This node's own** ([`view`], [`choice`], [`stall`], [`silence`]): when a report was applied here, what is in
-//!   flight from here, who failed here a moment ago, when this node last heard a daemon. It may differ between nodes, is
-//!   never written to the log, and is forgotten at a restart.
+//! - **Agreed** ([`report`], [`command`], [`table`]): the Raft log carries reports and verdicts;
+//!   [`ServerTable::apply`] makes the same table from them on every node. It uses no clock, no randomness and
+//!   no hash-map order.
+//! - **Local** ([`view`], [`choice`], [`stall`], [`silence`]): when this node applied a report, which of its
+//!   requests are in flight, which servers failed it a moment ago, when a report last reached it. Local state
+//!   may differ between nodes, is never written to the log, and is lost at a restart.
 //!
-//! Everything is pure logic: no socket, no file, no thread. Time is passed in as `now`, the time since any fixed moment on
-//! this process's monotonic clock (never a wall clock, never another machine's). Called by the replica
-//! (apply, verdicts) and by the node's threads (publish, choice). docs/balancing.md tells the whole story.
+//! Everything is pure logic: no socket, no file, no thread. Time is passed in as `now`, the time since a
+//! fixed moment on this process's monotonic clock. docs/balancing.md describes the rules.
 
 pub mod choice;
 pub mod command;

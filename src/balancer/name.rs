@@ -1,12 +1,12 @@
-//! What a server may be called. A cluster is named by the same rule (`src/config/`).
+//! The rule for the names of servers and clusters. Reports and the configuration are checked with it.
 
 /// The longest name, in bytes.
 pub const NAME_BYTES_MAX: usize = 64;
 
 /// Whether this is a name of a server or a cluster: 1 to 64 of `[A-Za-z0-9._-]`, the first a letter or digit.
 ///
-/// Names stand in JSON, log lines, metrics' labels, headers and file names: this alphabet needs escaping in none of
-/// them.
+/// Names appear in JSON, log lines, labels of metrics, headers and file names. These characters need no
+/// escaping in any of them.
 pub fn is_name(name: &str) -> bool {
     let bytes = name.as_bytes();
     bytes.len() <= NAME_BYTES_MAX

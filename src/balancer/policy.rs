@@ -1,5 +1,5 @@
-//! The two rules by which a node may choose a server. cluster.toml names one of them (`[balancer] policy`); `choice.rs`
-//! follows it.
+//! The two policies by which a node may choose a server. cluster.toml names one (`[balancer] policy`);
+//! `choice.rs` applies it.
 
 use std::fmt;
 
@@ -9,7 +9,8 @@ pub enum Policy {
     /// The lowest agreed CPU load.
     #[default]
     LowestCpu,
-    /// The same plus what this node itself has sent there since the report.
+    /// The lowest sum of the agreed CPU load and a load for each request that this node has sent since the
+    /// report.
     Projected,
 }
 
@@ -17,7 +18,7 @@ impl Policy {
     /// Every policy.
     const ALL: [Self; 2] = [Self::LowestCpu, Self::Projected];
 
-    /// The word for it in cluster.toml and `/status`.
+    /// Its name in cluster.toml and `/status`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::LowestCpu => "lowest-cpu",
@@ -25,7 +26,7 @@ impl Policy {
         }
     }
 
-    /// The policy with this word; `None` if there is no such policy.
+    /// The policy with this name; `None` if there is no such policy.
     pub fn from_name(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|policy| policy.name() == word)
     }

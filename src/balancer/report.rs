@@ -1,12 +1,12 @@
-//! What a daemon says of its server, and the strict door through which it comes in: the body of `POST /report`
-//! (docs/protocol.md, "POST /report").
+//! Reads and checks a daemon's report: the body of `POST /report` (docs/protocol.md, "POST /report").
 //!
-//! Called by the cluster listener for each report, before anything is proposed: what passes here is safe to replicate, and
-//! a bad report costs one line, not an entry in everybody's log. The same check runs again in apply ([`Report::check`]),
-//! where it is part of the replicated rules.
+//! The cluster listener calls it for each report before the report is proposed, so that a bad report never
+//! enters the log. [`Report::check`] runs again when the entry is applied, where it is part of the replicated
+//! rules.
 //!
-//! The good case is one typed parse. Only when that fails is the body parsed a second time, loosely, to find out which
-//! field is to blame: serde alone says "expected f64 at column 40", a person wants "`cpu` must be a number …".
+//! A good body is parsed once, into a typed struct. If that fails, the body is parsed again without types, to
+//! find the field at fault: serde says "expected f64 at column 40", but a person needs "`cpu` must be a
+//! number …".
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -19,19 +19,20 @@ use super::name::is_name;
 /// The largest body of `POST /report`, in bytes.
 pub const REPORT_BODY_BYTES_MAX: usize = 64 * 1024;
 
-/// The most processors a server may claim: above any machine of today, and low enough that arithmetic on it is exact.
+/// The most processors of a server: above any machine of today, and low enough for exact arithmetic.
 pub const CORES_MAX: u32 = 65_536;
 
-/// The largest epoch and sequence: 2^53 - 1, the largest integer that every JSON reader (a browser too) holds exactly.
+/// The largest epoch and sequence: 2^53 - 1, the largest integer that every JSON reader (a browser too) holds
+/// exactly.
 pub const COUNTER_MAX: u64 = (1 << 53) - 1;
 
 /// The longest text of a [`ReportError`], in characters.
 pub const ERROR_CHARS_MAX: usize = 300;
 
-/// The longest piece of a client's input that is quoted back, in characters.
+/// The longest part of a client's input that an error quotes, in characters.
 const QUOTED_CHARS_MAX: usize = 60;
 
-/// Each field of the body with what it must be: the mend that an error names. In the order of docs/protocol.md.
+/// Each field of the body, and what it must be, as an error says it. In the order of docs/protocol.md.
 const FIELDS: [(&str, &str); 8] = [
     ("server", "a name of 1 to 64 letters, digits, '.', '_' or '-' that starts with a letter or digit"),
     (
@@ -46,16 +47,16 @@ const FIELDS: [(&str, &str); 8] = [
     ("forward", "true or false (false if it is left out)"),
 ];
 
-/// How many of [`FIELDS`], from the front, may not be left out.
+/// How many of [`FIELDS`], from the first on, are required.
 const REQUIRED: usize = 6;
 
-/// Orders the reports of one server: it grows with every report. The epoch counts first, so that a daemon that was
-/// started anew and counts from the beginning is newer than its predecessor.
+/// Orders the reports of one server: it grows with every report. The epoch is compared first, so that the
+/// reports of a restarted daemon, whose sequence begins again, are newer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp {
     /// When the daemon started, in milliseconds since 1970 by its own clock; 1 to [`COUNTER_MAX`].
     pub epoch: u64,
-    /// Which report since then it is; 0 to [`COUNTER_MAX`].
+    /// The number of the report since then; 0 to [`COUNTER_MAX`].
     pub sequence: u64,
 }
 
@@ -79,18 +80,19 @@ pub struct Report {
     pub worker_up: bool,
 }
 
-/// A checked body of `POST /report`: what a daemon makes and a node reads.
+/// A checked body of `POST /report`. A daemon writes it and a node reads it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct IncomingReport {
-    /// What shall be replicated.
+    /// The part that is replicated.
     #[serde(flatten)]
     pub report: Report,
-    /// The daemon asks a follower to hand the report on to the leader: no node committed its last one.
+    /// The daemon asks a follower to forward the report to the leader, because no node committed its last
+    /// one.
     pub forward: bool,
 }
 
-/// Why a body is not a report: one line that names the field and the mend, free of control characters, of at most
-/// [`ERROR_CHARS_MAX`] characters. Fit for an answer with status 400 and for a log line.
+/// Why a body is not a report: one line that names the field and the mend, without control characters, of at
+/// most [`ERROR_CHARS_MAX`] characters. It is used in an answer with status 400 and in a log line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReportError(String);
 
@@ -118,7 +120,7 @@ impl ReportError {
 /// `text` with its control characters escaped, cut off after `chars_max` characters.
 fn one_line(text: &str, chars_max: usize) -> String {
     let mut line = String::new();
-    // One character may become several (`\u{7f}`); what is cut is cut between characters of the result, which is ASCII there.
+    // One character may become several (`\u{7f}`), so the result is cut and not the input.
     let escaped = text.chars().flat_map(|c| {
         let escape = c.is_control()
             || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
@@ -136,8 +138,8 @@ fn one_line(text: &str, chars_max: usize) -> String {
     line
 }
 
-/// The body as serde reads it, before ranges are checked. Integers are wider than needed, so that a value just out of range
-/// gets the same words as one far out.
+/// The body as serde reads it, before ranges are checked. Integers are wider than needed, so that a value
+/// slightly out of range gets the same error as one far out of range.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Body {
@@ -157,8 +159,8 @@ fn yes() -> bool {
     true
 }
 
-/// Whether a node can connect there: a real port, and an address of one machine. `0.0.0.0` is what a worker binds to, a
-/// common slip; here it would make every node ask itself.
+/// Whether a node can connect to the address: the port is not 0, and the address is that of one machine.
+/// `0.0.0.0`, to which a worker binds, is a common mistake: every node would connect to itself.
 pub fn is_worker_address(worker: &SocketAddr) -> bool {
     let ip = worker.ip().to_canonical();
     let broadcast = matches!(ip, std::net::IpAddr::V4(v4) if v4.is_broadcast());
@@ -166,7 +168,7 @@ pub fn is_worker_address(worker: &SocketAddr) -> bool {
 }
 
 impl Report {
-    /// Where the report stands among those of its server.
+    /// The report's place in the order of the reports of its server.
     pub fn stamp(&self) -> Stamp {
         Stamp { epoch: self.epoch, sequence: self.sequence }
     }
@@ -176,8 +178,9 @@ impl Report {
         self.cpu * f64::from(self.cores) / 100.0
     }
 
-    /// The report with `cpu` made canonical (-0.0 is 0.0: equal states must have equal digests), if every value is in its
-    /// range. These limits are a part of the replicated rules: nodes that disagree on them would drift apart.
+    /// The report, if every value is in its range. -0.0 in `cpu` becomes 0.0, because equal tables must have
+    /// equal digests. These ranges are part of the replicated rules: nodes with different ranges would get
+    /// different tables.
     ///
     /// # Errors
     /// The first field that is out of range.
@@ -188,7 +191,7 @@ impl Report {
         if !is_worker_address(&self.worker) {
             return Err(ReportError::field("worker", self.worker));
         }
-        // NaN is in no range.
+        // NaN is in no range, so it is refused, too.
         if !(0.0..=100.0).contains(&self.cpu) {
             return Err(ReportError::field("cpu", self.cpu));
         }
@@ -207,15 +210,15 @@ impl Report {
 }
 
 impl IncomingReport {
-    /// The body of the request that brings it.
+    /// The body of the request that carries the report.
     pub fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("names and finite numbers always have a JSON form")
     }
 
     /// Reads the body of `POST /report`.
     ///
-    /// Strict: an unknown field is refused, because a misspelt `worker_up` would otherwise silently mean its default; a
-    /// field given twice is refused, because two readers could take it two ways.
+    /// An unknown field is refused, because a misspelt `worker_up` would otherwise silently mean its default.
+    /// A field given twice is refused, because two parsers could read it differently.
     ///
     /// # Errors
     /// One line that names the field and the mend.
@@ -225,7 +228,7 @@ impl IncomingReport {
                 "the body must have at most {REPORT_BODY_BYTES_MAX} bytes"
             )));
         }
-        // serde would also take a struct's fields as an array, in order. The contract says: an object.
+        // serde would also accept an array of the fields. docs/protocol.md demands an object.
         if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
             return Err(diagnose(body, "the body must be a JSON object"));
         }
@@ -249,7 +252,8 @@ impl IncomingReport {
     }
 }
 
-/// Finds the words for a body that is not a report. `otherwise` is what the strict parse said, for what is left.
+/// The error for a body that is not a report. `otherwise` is the error of the strict parse, used if no field
+/// is at fault.
 fn diagnose(body: &[u8], otherwise: &str) -> ReportError {
     let value: Value = match serde_json::from_slice(body) {
         Ok(value) => value,
@@ -280,7 +284,7 @@ fn diagnose(body: &[u8], otherwise: &str) -> ReportError {
             return ReportError::field(field, &fields[*field]);
         }
     }
-    // A field given twice comes here: the loose parse keeps the last one.
+    // For example a field given twice: the second parse keeps the last one and finds no fault.
     ReportError::new(&format!("the body must be a report: {otherwise}"))
 }
 

@@ -1,19 +1,21 @@
-//! The silence detector: how a leader finds out that a server is dead (docs/balancing.md, "The silence").
+//! The silence detector: finds servers whose reports have stopped, so that the leader can declare them dead
+//! (docs/balancing.md, "The silence").
 //!
-//! Called by the replica (`src/replica/`): [`heard`](SilenceDetector::heard) for every report that reaches this node, on followers
-//! too (every daemon reports to every node); the rest on the leader. It only *proposes* verdicts: a server is dead when
-//! one is committed, on all nodes at the same index.
+//! The replica (`src/replica/`) calls [`heard`](SilenceDetector::heard) for every report that reaches this
+//! node. Every daemon reports to every node, so followers call it, too. Only the leader uses the verdicts.
+//! The detector only *proposes* a verdict: a server is dead when the verdict is committed, on all nodes at
+//! the same index.
 //!
-//! - Silence is counted on the monotonic clock of one node, the leader, from the moment when this node first
-//!   heard the newest report it knows of. A report that is not newer than what was heard or committed before is no sign of
-//!   life: replayed or delayed, it must not keep a dead server alive. A daemon that lives sends a newer one soon.
-//! - A fresh leader counts from its own receipts, but at the earliest from its election: it may have been cut
-//!   off before.
-//! - The verdict names the newest committed report, and is proposed once: again only if the node says that the proposal
-//!   was [`lost`](SilenceDetector::lost), or if nothing came of it for another whole timeout.
-//! - A node that did not run for a while (stopped, starved, its machine suspended) heard nobody in that time, and the
-//!   reports of the living still wait in its sockets. Seen from the inside: far more time than it should lies between two
-//!   calls. Then all silence is counted anew from now.
+//! - The silence of a server is measured on the leader's monotonic clock, from the moment when the leader
+//!   first received the newest report. A report that is not newer than an earlier or committed one does not
+//!   count: a replayed or delayed report must not keep a dead server alive.
+//! - A new leader measures from its own receipts, but at the earliest from its election, because it may have
+//!   been cut off before.
+//! - A verdict names the newest committed report and is proposed once. It is proposed again only if the
+//!   proposal was [`lost`](SilenceDetector::lost), or if it had no effect for another whole timeout.
+//! - A node that did not run for a while (paused, starved, its machine suspended) received nothing in that
+//!   time, and reports of living servers still wait in its sockets. The detector sees this as a long gap
+//!   between two calls. Then it measures all silence anew from now.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,37 +24,40 @@ use super::command::Dead;
 use super::report::Stamp;
 use super::table::{SERVERS_MAX, ServerTable};
 
-/// A gap between two calls of more than the timeout divided by this was a pause of this process. With half the timeout, a
-/// shorter gap that goes unnoticed cannot kill anybody by itself, since daemons report several times within a timeout.
+/// A gap between two calls of more than the timeout divided by this counts as a pause of this process. A gap
+/// of less than half the timeout goes unnoticed. Alone it makes no server dead, because daemons report
+/// several times within a timeout.
 const PAUSE_DIVISOR: u32 = 2;
 
-/// The detector wants to be called at least this often: the timeout divided by this. Well below the gap that is a pause.
+/// The detector must be called at least once per timeout divided by this: much more often than the gap that
+/// counts as a pause.
 const TICK_DIVISOR: u32 = 8;
 
-/// The most servers of which receipts are kept. More than the table holds, since a report is heard before it commits.
+/// The most servers for which receipts are kept. More than the table holds, because a report is received
+/// before it is committed.
 const RECEIPTS_MAX: usize = 2 * SERVERS_MAX;
 
-/// The newest report that was heard of a server, and when it was heard first.
+/// The newest report of a server that this node received, and when it received it first.
 #[derive(Clone, Copy, Debug)]
 struct Receipt {
     stamp: Stamp,
     at: Duration,
 }
 
-/// One node's ear for its servers.
+/// When one node last received a report of each server, and which verdicts it has proposed.
 #[derive(Debug)]
 pub struct SilenceDetector {
     timeout: Duration,
     receipts: BTreeMap<String, Receipt>,
     /// Set while this node leads.
     lead_since: Option<Duration>,
-    /// No silence is counted from before: the election, or the end of the last pause.
+    /// No silence is measured from before this: the election, or the end of the last pause.
     counted_from: Duration,
     /// The last call.
     ran_at: Option<Duration>,
-    /// The verdicts that were told and of which nothing came yet: about which report, and when.
-    told: BTreeMap<String, Receipt>,
-    /// Before this moment nobody can be overdue.
+    /// The verdicts that were proposed and are not applied yet: the report that each names, and when.
+    proposed: BTreeMap<String, Receipt>,
+    /// Before this moment no server can be overdue.
     next_look: Duration,
 }
 
@@ -65,12 +70,13 @@ impl SilenceDetector {
             lead_since: None,
             counted_from: Duration::ZERO,
             ran_at: None,
-            told: BTreeMap::new(),
+            proposed: BTreeMap::new(),
             next_look: Duration::ZERO,
         }
     }
 
-    /// A well-formed report reached this node, from its daemon or from a follower that forwarded it.
+    /// Notes a well-formed report that reached this node, from its daemon or from a follower that forwarded
+    /// it.
     pub fn heard(&mut self, server: &str, stamp: Stamp, now: Duration) {
         self.notice_pause(now);
         if let Some(receipt) = self.receipts.get_mut(server) {
@@ -80,7 +86,7 @@ impl SilenceDetector {
             return;
         }
         if self.receipts.len() >= RECEIPTS_MAX {
-            // The oldest says least: its server is silent, or not in the table.
+            // Forget the oldest receipt: its server is silent, or not in the table.
             let oldest =
                 self.receipts.iter().min_by_key(|(_, receipt)| receipt.at).map(|(name, _)| name.clone());
             self.receipts.remove(&oldest.expect("there are many"));
@@ -88,14 +94,14 @@ impl SilenceDetector {
         self.receipts.insert(server.to_owned(), Receipt { stamp, at: now });
     }
 
-    /// This node was elected at that time, or (`None`) leads no more. Verdicts that were under way are forgotten: they
-    /// died with the leadership, or will be found in the table.
+    /// Notes when this node was elected, or (`None`) that it is not the leader. Forgets earlier proposals:
+    /// they were lost with the leadership, or the table will show their effect.
     pub fn lead_since(&mut self, since: Option<Duration>) {
         if since == self.lead_since {
             return;
         }
         self.lead_since = since;
-        self.told.clear();
+        self.proposed.clear();
         if let Some(since) = since {
             self.counted_from = self.counted_from.max(since);
             self.ran_at = self.ran_at.max(Some(since));
@@ -103,41 +109,42 @@ impl SilenceDetector {
         }
     }
 
-    /// The proposal of this verdict will not be committed, as far as this node can know: it may be told again.
+    /// Notes that the proposal of this verdict will probably not be committed: it may be proposed again.
     pub fn lost(&mut self, verdict: &Dead) {
-        if self.told.get(&verdict.server).is_some_and(|told| told.stamp == verdict.stamp()) {
-            // Told again at the next tick, not at once: a proposal that is lost over and over must not spin the loop.
-            self.told.remove(&verdict.server);
+        if self.proposed.get(&verdict.server).is_some_and(|proposed| proposed.stamp == verdict.stamp()) {
+            // Proposed again at the next tick, not at once: a proposal that is always lost must not make a
+            // busy loop.
+            self.proposed.remove(&verdict.server);
         }
     }
 
-    /// The verdicts to be proposed now: none unless this node leads. `table` is this node's applied state. Costs nothing
-    /// before [`deadline`](Self::deadline).
+    /// The verdicts to propose now; none unless this node leads. `table` is this node's applied state.
+    /// Returns at once before [`deadline`](Self::deadline).
     pub fn overdue(&mut self, table: &ServerTable, now: Duration) -> Vec<Dead> {
         self.notice_pause(now);
         if self.lead_since.is_none() || now < self.next_look {
             return Vec::new();
         }
-        self.told.retain(|name, told| {
-            table.get(name).is_some_and(|record| record.alive && record.report.stamp() == told.stamp)
+        self.proposed.retain(|name, proposed| {
+            table.get(name).is_some_and(|record| record.alive && record.report.stamp() == proposed.stamp)
         });
         let mut verdicts = Vec::new();
         let mut next_look = now + self.timeout / TICK_DIVISOR;
         for record in table.servers().filter(|record| record.alive) {
             let (name, committed) = (&record.report.server, record.report.stamp());
-            // A report that was committed without having been heard here (by another leader, say) is a sign of life at
-            // the latest now, when it is first seen in the table.
+            // A committed report may not have reached this node directly, for example under another leader.
+            // It counts as received now, when it is first seen in the table.
             if self.receipts.get(name).is_none_or(|receipt| receipt.stamp < committed) {
                 self.heard(name, committed, now);
             }
             let mut from = self.receipts.get(name).map_or(now, |receipt| receipt.at).max(self.counted_from);
-            if let Some(told) = self.told.get(name) {
-                from = from.max(told.at);
+            if let Some(proposed) = self.proposed.get(name) {
+                from = from.max(proposed.at);
             }
             if from + self.timeout <= now {
-                // Since when it has really been silent, if an earlier verdict came to nothing.
+                // The whole silence, also if an earlier verdict had no effect.
                 let silent = now.saturating_sub(self.receipts.get(name).map_or(now, |receipt| receipt.at));
-                self.told.insert(name.clone(), Receipt { stamp: committed, at: now });
+                self.proposed.insert(name.clone(), Receipt { stamp: committed, at: now });
                 verdicts.push(Dead {
                     server: name.clone(),
                     epoch: committed.epoch,
@@ -158,7 +165,7 @@ impl SilenceDetector {
     }
 
     fn notice_pause(&mut self, now: Duration) {
-        // A follower is not called regularly; but it counts nothing either, and is floored at its election.
+        // A follower is not called regularly. It measures no silence, and begins at its election.
         if let Some(ran_at) = self.ran_at
             && self.lead_since.is_some()
             && now.saturating_sub(ran_at) > self.timeout / PAUSE_DIVISOR
@@ -337,7 +344,7 @@ mod tests {
         leader.detector.lost(&found[0].1);
         assert_eq!(leader.run(15_001), [], "not at once: that could spin");
         let again = leader.run(15_000 + 5_000 / u64::from(TICK_DIVISOR));
-        assert_eq!(again.len(), 1, "told again: {again:?}");
+        assert_eq!(again.len(), 1, "proposed again: {again:?}");
         leader.detector.lead_since(None);
         assert_eq!(leader.detector.overdue(&leader.log.0, ms(15_700)), []);
         leader.detector.lead_since(Some(ms(16_000)));

@@ -1,17 +1,20 @@
-//! The server table: the state machine that Raft replicates (paper, section 2). Each node applies the same committed
-//! commands in the same order and so holds the same table; `GET /status` shows its digest, so that anybody can see that.
+//! The server table: the state machine that Raft replicates (paper, section 2). Each node applies the same
+//! committed commands in the same order and so holds the same table. `GET /status` shows its digest, so that
+//! the tables can be compared.
 //!
-//! Called by the replica (`src/replica/`) for every committed entry, and nobody else changes it. Nothing here
-//! may depend on a clock, on chance, or on the order of a hash map. The rules, all of them:
+//! Only the replica (`src/replica/`) changes the table, once for every committed entry. Nothing here may
+//! depend on a clock, on chance, or on the order of a hash map. These are all the rules:
 //!
-//! 1. Of the reports of a server the newest `(epoch, sequence)` counts; one that is not newer changes nothing.
-//! 2. A newer report makes its server alive, whatever it was before.
-//! 3. "Dead" names the report that its leader knew. If the table holds just that one, the server is dead; if a newer one
-//!    came in between, the verdict was overtaken and changes nothing.
-//! 4. The table holds at most `servers_max` servers. A new one takes the place of the one that has been dead the longest. If
-//!    all are alive, the new one is not let in: a living server is never evicted. The bound itself is replicated: it stands
-//!    in the snapshot and in the digest.
-//! 5. What is no command of ours is ignored and counted, on all nodes alike.
+//! 1. The report of a server with the greatest stamp `(epoch, sequence)` counts. A report that is not newer
+//!    changes nothing.
+//! 2. A newer report makes its server alive.
+//! 3. A verdict names the newest report that the leader had applied. If the table still holds that report,
+//!    the server becomes dead. If a newer report was committed before the verdict, the verdict changes
+//!    nothing.
+//! 4. The table holds at most `servers_max` servers. If it is full, a new server replaces the one that has
+//!    been dead the longest. If all are alive, the new server is refused: a living server is never removed.
+//!    The bound is replicated: it is part of the snapshot and of the digest.
+//! 5. An unknown command is ignored and counted, on all nodes alike.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -24,59 +27,63 @@ use super::command::{Dead, ServerCommand};
 use super::report::{Report, Stamp};
 use crate::raft::{Command, Entry, Index, Term};
 
-/// The most servers that any table holds, and what a node uses. It bounds memory, a snapshot (some 300 KiB), and the time
-/// that a choice can take.
+/// The most servers of any table; a node uses this value. It bounds memory, the snapshot (some 300 KiB), and
+/// the time of a choice.
 pub const SERVERS_MAX: usize = 1_024;
 
-/// How many bytes of the SHA-256 the digest shows: 16, thus 32 hexadecimal characters. Enough that equal means equal.
+/// How many bytes of the SHA-256 the digest shows: 16, as 32 hexadecimal characters. Different tables
+/// practically never share it.
 const DIGEST_BYTES: usize = 16;
 
-/// What is agreed about one server.
+/// The agreed state of one server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServerRecord {
     /// Its newest committed report.
     pub report: Report,
-    /// False from a committed verdict on until the next newer report.
+    /// False from a committed verdict until the next newer report.
     pub alive: bool,
     /// The log index of `report`.
     pub reported_at: Index,
-    /// The term of the entry at that index. Kept here, since the entry itself is compacted some day.
+    /// The term of the entry at that index. Stored here, because compaction removes the entry.
     pub reported_term: Term,
-    /// The log index that decided `alive`: of the first report, of the verdict, of the report that revived it.
+    /// The log index of the entry that last changed `alive`: the first report, a verdict, or a report after
+    /// one.
     pub decided_at: Index,
 }
 
-/// What one applied entry changed. The answer to a report follows from it, and log lines and counters do.
+/// What one applied entry changed. The answer to a report, log lines and counters follow from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// A leader's no-op: nothing.
     Noop,
     /// The first report of a server.
     New {
-        /// The dead server that had to leave for it, if the table was full.
+        /// The dead server that it replaced, if the table was full.
         evicted: Option<String>,
     },
     /// A newer report of a server that was alive.
     Updated,
-    /// The same, and its worker, which was down, listens again.
+    /// A newer report of a server that was alive; its worker, which was down, listens again.
     WorkerUp,
-    /// The same, and its worker, which was up, does not listen any more: alive, but out of the choice.
+    /// A newer report of a server that was alive; its worker does not listen any more. It is alive, but
+    /// cannot be chosen.
     WorkerDown,
     /// A newer report of a server that was dead.
     Revived,
-    /// A verdict that stands: the server is dead.
+    /// A verdict that took effect: the server is dead.
     Died,
-    /// A report that is not newer, or a verdict that was overtaken or said twice: nothing.
+    /// A report that is not newer, a verdict that came after a newer report, or a second verdict: nothing
+    /// changed.
     Stale,
-    /// The first report of a server, while the table is full of living ones: nothing.
+    /// The first report of a server, while the table is full of living servers: nothing changed.
     NoRoom,
-    /// Not a command: nothing but one more on the counter. The reason, one line.
+    /// Not a command: only the counter grew. The reason, one line.
     Ignored(String),
 }
 
 impl Change {
-    /// Whether the entry was a report, and the table holds it now.
+    /// Whether the entry was a report that the table holds now.
     pub fn took_report(&self) -> bool {
         match self {
             Self::New { .. } | Self::Updated | Self::WorkerUp | Self::WorkerDown | Self::Revived => true,
@@ -85,7 +92,7 @@ impl Change {
     }
 }
 
-/// The replicated state. Cloning is cheap enough for tests, not meant for the hot path; readers use [`View`](super::View).
+/// The replicated state. Readers use [`View`](super::View) and do not clone the table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerTable {
     servers_max: usize,
@@ -94,7 +101,7 @@ pub struct ServerTable {
     ignored: u64,
 }
 
-/// How a table stands in a snapshot.
+/// The form of a table in a snapshot.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Saved<'a> {
@@ -105,7 +112,7 @@ struct Saved<'a> {
 }
 
 impl ServerTable {
-    /// The table before the first entry, with room for so many servers.
+    /// The table before the first entry, with room for `servers_max` servers.
     ///
     /// # Panics
     /// When `servers_max` is not from 1 to [`SERVERS_MAX`].
@@ -117,7 +124,7 @@ impl ServerTable {
     /// Applies a committed entry.
     ///
     /// # Panics
-    /// When its index is not above all that was applied before: an entry applied twice would be a bug of the caller.
+    /// When its index is not above the applied index: applying an entry twice is a bug of the caller.
     pub fn apply(&mut self, entry: &Entry) -> Change {
         let Entry { index, term, command } = entry;
         assert!(*index > self.applied_index, "entry {index} applied after {}", self.applied_index);
@@ -151,7 +158,8 @@ impl ServerTable {
             (true, _, _) => Change::Updated,
         };
         let decided_at = if slot.alive { slot.decided_at } else { index };
-        // A new record, never a change in place: readers hold the old one, and see by its address that there is a new one.
+        // A new record, not a change in place: readers hold the old one, and detect the new one by its
+        // address.
         *slot = Arc::new(ServerRecord {
             report,
             alive: true,
@@ -165,7 +173,7 @@ impl ServerTable {
     fn apply_first_report(&mut self, index: Index, term: Term, report: Report) -> Change {
         let mut evicted = None;
         if self.servers.len() >= self.servers_max {
-            // Each index decides one server, so there is exactly one that has been dead the longest.
+            // Each `decided_at` belongs to one server, so exactly one has been dead the longest.
             let dead =
                 self.servers.values().filter(|record| !record.alive).min_by_key(|record| record.decided_at);
             let Some(dead) = dead else { return Change::NoRoom };
@@ -184,8 +192,8 @@ impl ServerTable {
         let Some(slot) = self.servers.get_mut(&dead.server) else {
             return Change::Stale;
         };
-        // Equal, not "at least": a correct leader names a report that it has applied, so a verdict about a report that
-        // is not here yet cannot have been reached by looking at this log.
+        // Equal, not "at least": a correct leader names a report that it has applied, so this table holds
+        // that report or a newer one.
         if !slot.alive || slot.report.stamp() != dead.stamp() {
             return Change::Stale;
         }
@@ -198,7 +206,7 @@ impl ServerTable {
         self.applied_index
     }
 
-    /// How many servers it holds at most.
+    /// The most servers that it may hold.
     pub fn servers_max(&self) -> usize {
         self.servers_max
     }
@@ -208,7 +216,7 @@ impl ServerTable {
         self.ignored
     }
 
-    /// What is agreed about a server.
+    /// The agreed state of a server.
     pub fn get(&self, server: &str) -> Option<&Arc<ServerRecord>> {
         self.servers.get(server)
     }
@@ -218,20 +226,22 @@ impl ServerTable {
         self.servers.values()
     }
 
-    /// Whether a report would change something: the leader answers any other with `"stale":true`, unproposed.
+    /// Whether a report would change the table. The leader answers any other with `"stale":true` and does not
+    /// propose it.
     pub fn is_newer(&self, server: &str, stamp: Stamp) -> bool {
         self.servers.get(server).is_none_or(|record| stamp > record.report.stamp())
     }
 
-    /// Whether a report of this server would be let in as things stand: it is known, there is room, or somebody dead can make
-    /// room. What is under way in the log may change that.
+    /// Whether the table would accept a report of this server now: the server is known, there is room, or a
+    /// dead server can be replaced. Entries that are not applied yet may change the answer.
     pub fn has_room_for(&self, server: &str) -> bool {
         self.servers.len() < self.servers_max
             || self.servers.contains_key(server)
             || self.servers.values().any(|record| !record.alive)
     }
 
-    /// The digest of the replicated state: 32 hexadecimal characters. Equal on all nodes with the same applied index.
+    /// The digest of the replicated state: 32 hexadecimal characters. Equal on all nodes with the same
+    /// applied index.
     pub fn digest(&self) -> String {
         digest(self.servers_max, self.ignored, self.servers.values().map(|record| &**record))
     }
@@ -244,7 +254,7 @@ impl ServerTable {
         Command::from_value(&saved).expect("a struct of strings and finite numbers always has a JSON form")
     }
 
-    /// Whether `state` is a table as of `index`, without keeping it: what the Raft core asks of a snapshot before it takes it.
+    /// Checks that `state` is a table as of `index`. The Raft core calls this before it accepts a snapshot.
     ///
     /// # Errors
     /// The reason, one line.
@@ -256,7 +266,8 @@ impl ServerTable {
         Ok(())
     }
 
-    /// Reads what [`to_snapshot`](Self::to_snapshot) wrote: an equal table, with an equal digest.
+    /// Reads the output of [`to_snapshot`](Self::to_snapshot). The result is an equal table with an equal
+    /// digest.
     ///
     /// # Errors
     /// One line, when the text is not the snapshot of a table that [`apply`](Self::apply) could have made.
@@ -287,10 +298,12 @@ impl ServerTable {
     }
 }
 
-/// The digest of a state: the first 16 bytes of SHA-256 over its canonical form, in hexadecimal. `servers` come by name.
+/// The digest of a state: the first 16 bytes of SHA-256 over its canonical form, in hexadecimal. `servers`
+/// are sorted by name.
 ///
-/// The canonical form has one encoding per state: numbers big-endian in eight bytes (`cpu` by its IEEE 754 bits), texts
-/// with their length in front. The applied index is not in it: entries that change nothing leave the digest alone.
+/// The canonical form has one encoding per state: numbers are big-endian in eight bytes (`cpu` by its IEEE
+/// 754 bits), and each text follows its length. It leaves out the applied index, so that an entry without
+/// effect does not change the digest.
 pub(super) fn digest<'a>(
     servers_max: usize,
     ignored: u64,
@@ -309,7 +322,7 @@ pub(super) fn digest<'a>(
     number(&mut hash, ignored);
     number(&mut hash, servers.len() as u64);
     for ServerRecord { report, alive, reported_at, reported_term, decided_at } in servers {
-        // Taken apart without `..`: a field added later cannot be forgotten here.
+        // Without `..`, so that the compiler reports a new field that is missing here.
         let Report { server, worker, cpu, cores, epoch, sequence, worker_up } = report;
         text(&mut hash, server);
         text(&mut hash, &worker.to_string());
@@ -554,8 +567,8 @@ pub(super) mod tests {
     }
 
     proptest! {
-        /// Whatever the order and however often: the newest report is in, and its server is dead just if a verdict on
-        /// that very report came after it.
+        /// Whatever the order and however often: the newest report is in, and its server is dead just if a
+        /// verdict on that very report came after it.
         #[test]
         fn any_order_ends_as_defined(log in commands(), twice in any::<prop::sample::Index>(), order: u64) {
             let mut log = log;
@@ -592,7 +605,8 @@ pub(super) mod tests {
             }
         }
 
-        /// Replicas that apply the same log agree at every index: one from the beginning, one from a snapshot of any moment.
+        /// Replicas that apply the same log agree at every index: one from the beginning, one from a snapshot
+        /// of any moment.
         #[test]
         fn replicas_agree_at_every_index(log in commands(), restart in any::<prop::sample::Index>()) {
             let restart = restart.index(log.len() + 1);

@@ -1,13 +1,13 @@
-//! What this node's threads see of the server table: an immutable picture, published by the Raft loop after each batch of
-//! applied entries, read by every request without waiting for anybody.
+//! An immutable copy of the server table for this node's threads. The Raft loop publishes it after each batch
+//! of applied entries, and every request reads it without waiting.
 //!
-//! The loop owns the table and changes it ten thousand times a second; a request thread wants to look at one state in
-//! peace. So the loop calls [`Published::publish`] once per batch, which shares every record that did not change (an `Arc`
-//! each), and swaps one pointer. What costs more, the order by load and the digest, is made by the first reader that
-//! asks, once per picture, and never in the loop.
+//! The loop owns the table and may change it ten thousand times a second, while a request thread needs one
+//! unchanging state. So the loop calls [`Published::publish`] once per batch. That call shares every
+//! unchanged record (an `Arc` each) and swaps one pointer. The order by load and the digest cost more: the
+//! first reader that needs them computes them, once per view, and never the loop.
 //!
-//! A view knows one thing that the table must not: *when* a report was applied here, by this node's clock. The stall rule
-//! needs it (`stall.rs`).
+//! A view also holds *when* this node applied a report, by its own clock. The table must not hold that,
+//! because it differs between nodes. The stall rule (`stall.rs`) needs it.
 
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
@@ -19,12 +19,13 @@ use crate::raft::Index;
 /// One server as this node sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerView {
-    /// What is agreed.
+    /// The agreed state.
     pub record: Arc<ServerRecord>,
     /// When this node applied the newest report.
     pub applied_at: Duration,
-    /// How long after its predecessor that was: about the time over which its `cpu` was measured. `None` for the first
-    /// report that this node saw of the server, whose measurement began nobody knows when.
+    /// The time between this node's applications of the report before it and of the newest one: about the
+    /// time over which `cpu` was measured. `None` for the first report that this node saw, because the start
+    /// of its measurement is unknown.
     pub interval: Option<Duration>,
 }
 
@@ -40,7 +41,7 @@ impl ServerView {
     }
 }
 
-/// What views of the same table share.
+/// The part that views of the same table share.
 #[derive(Debug, Default)]
 struct Picture {
     servers: Vec<Arc<ServerView>>,
@@ -58,7 +59,7 @@ pub struct View {
 }
 
 impl View {
-    /// The view that follows this one: `table` at `now`. Work for the loop: one walk over the servers.
+    /// The next view: `table` at `now`. The Raft loop calls it. It walks once over the servers.
     pub fn next(&self, table: &ServerTable, now: Duration) -> Self {
         let old = &self.picture.servers;
         let mut place = 0;
@@ -66,7 +67,7 @@ impl View {
             || self.picture.servers_max != table.servers_max()
             || old.len() != table.servers().len();
         let mut servers = Vec::with_capacity(table.servers().len());
-        // Both are in the order of names: walk them side by side.
+        // Both lists are sorted by name, so one walk compares them.
         for record in table.servers() {
             while old.get(place).is_some_and(|view| view.report().server < record.report.server) {
                 place += 1;
@@ -89,7 +90,7 @@ impl View {
         Self { applied_index: table.applied_index(), picture }
     }
 
-    /// The last entry that this view knows of.
+    /// The index of the last entry that is applied in this view.
     pub fn applied_index(&self) -> Index {
         self.applied_index
     }
@@ -106,7 +107,7 @@ impl View {
         servers.get(place)
     }
 
-    /// The servers that may be chosen, by load, then by name. Sorted by the first who asks, then kept.
+    /// The servers that may be chosen, by load, then by name. Sorted at the first call, then kept.
     pub fn by_load(&self) -> &[Arc<ServerView>] {
         self.picture.by_load.get_or_init(|| {
             let mut eligible: Vec<_> =
@@ -117,22 +118,22 @@ impl View {
         })
     }
 
-    /// The digest of the table, equal to [`ServerTable::digest`]. Computed by the first who asks, then kept.
+    /// The digest of the table, equal to [`ServerTable::digest`]. Computed at the first call, then kept.
     pub fn digest(&self) -> &str {
         let Picture { servers, servers_max, ignored, digest, .. } = &*self.picture;
         digest.get_or_init(|| table::digest(*servers_max, *ignored, servers.iter().map(|view| &*view.record)))
     }
 }
 
-/// How a record that is new in the table is seen, given how its server was seen before.
+/// The view of a new record, given the earlier view of its server.
 fn seen(before: Option<&Arc<ServerView>>, record: &Arc<ServerRecord>, now: Duration) -> ServerView {
     let record = Arc::clone(record);
     match before {
-        // The same report (a verdict came, or the table was rebuilt from a snapshot): it was applied when it was applied.
+        // The same report, after a verdict or in a table from a snapshot: the time of its application stays.
         Some(view) if view.report().stamp() == record.report.stamp() => {
             ServerView { record, applied_at: view.applied_at, interval: view.interval }
         }
-        // Only the same daemon measures on from its last report; one that was started anew begins afresh.
+        // A daemon measures from its last report. A restarted daemon has no last report.
         Some(view) if view.report().epoch == record.report.epoch => {
             ServerView { record, applied_at: now, interval: Some(now.saturating_sub(view.applied_at)) }
         }
@@ -140,7 +141,8 @@ fn seen(before: Option<&Arc<ServerView>>, record: &Arc<ServerRecord>, now: Durat
     }
 }
 
-/// The place where the loop puts the newest view and all other threads find it. The lock is held for a pointer's time.
+/// The newest view, set by the Raft loop and read by all other threads. The lock is held only to copy a
+/// pointer.
 #[derive(Debug, Default)]
 pub struct Published(RwLock<Arc<View>>);
 
@@ -152,18 +154,19 @@ impl Published {
 
     /// The newest view.
     pub fn view(&self) -> Arc<View> {
-        // A lock is poisoned when a holder panics; no holder does more than copy a pointer, so the pointer is whole.
+        // A lock is poisoned when its holder panics. Every holder only copies a pointer, so the pointer is
+        // valid.
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Shows the table as it is now. Called by the loop, and by nobody else, after each batch of applied entries.
+    /// Publishes the table as it is now. Only the Raft loop calls it, after each batch of applied entries.
     pub fn publish(&self, table: &ServerTable, now: Duration) -> Arc<View> {
         let next = Arc::new(self.view().next(table, now));
         let old = {
             let mut slot = self.0.write().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *slot, Arc::clone(&next))
         };
-        drop(old); // Outside the lock: it may be the last reference to a thousand records.
+        drop(old); // Outside the lock: it may be the last reference to a thousand records, which takes time.
         next
     }
 }
