@@ -1,9 +1,9 @@
-//! What all programs of this project share: the common flags, the exit codes, how they stop.
+//! The common flags, exit codes, and start and stop of all programs of this project.
 //!
-//! Each `main` goes the same way: [`parse`] the command line, [`start`] (log, descriptors, parent, signals), run until
-//! [`Stop`] says so, [`end`] with an exit code. Contract for the outside (docs/operations.md): 0 after a clean stop by SIGTERM or
-//! SIGINT, 2 on bad usage or bad configuration (one line on standard error that says what is wrong and how to mend
-//! it), 1 on any other failure.
+//! Each `main` does the same: [`parse`] the command line, [`start`] (log, descriptors, parent, signals), run
+//! until [`Stop`] receives a signal, [`end`] with an exit code. The exit codes (docs/operations.md): 0 after
+//! a clean stop by a signal; 2 on bad usage or bad configuration (one line on standard error says what is
+//! wrong and how to mend it); 1 on any other failure.
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
@@ -27,7 +27,7 @@ pub const EXIT_FAILURE: u8 = 1;
 /// After bad usage or bad configuration: nothing was started, and starting again without a change is useless.
 pub const EXIT_USAGE: u8 = 2;
 
-/// The common flags about the log; `#[command(flatten)]` them into a program's own.
+/// The flags about the log that all programs share; include them with `#[command(flatten)]`.
 #[derive(clap::Args, Clone, Debug)]
 pub struct LogFlags {
     /// The least important lines to log
@@ -42,12 +42,12 @@ pub struct LogFlags {
     )]
     pub log_level: LevelFilter,
 
-    /// Log to the end of this file too (made if need be); standard error always gets the log
+    /// Append the log to this file too (made if it is missing); standard error always gets the log
     #[arg(long, value_name = "FILE", global = true)]
     pub log_file: Option<PathBuf>,
 }
 
-/// The hidden flag with which `rakit up` starts its children; flatten it beside [`LogFlags`].
+/// The hidden flag with which `rakit up` starts its children; include it with `#[command(flatten)]`.
 #[derive(clap::Args, Clone, Copy, Debug, Default)]
 pub struct ParentFlags {
     /// End at once when the process that started this one, PID, ends in whatever way
@@ -58,19 +58,17 @@ pub struct ParentFlags {
 /// Parses a command line (the first argument is the program's name).
 ///
 /// # Errors
-/// The exit code to return at once: 0 after `--help` or `--version` were printed, [`EXIT_USAGE`] after bad usage was
-/// told in one line.
+/// The exit code to return at once: 0 after `--help` or `--version`, [`EXIT_USAGE`] after bad usage. The
+/// output was printed.
 pub fn parse<Cli: clap::Parser>(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
     Cli::try_parse_from(arguments).map_err(|error| {
         if error.use_stderr() {
             let name = Cli::command().get_name().to_owned();
-            let told = match error.kind() {
-                ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-                    "what shall it do? A command is missing".to_owned()
-                }
+            let reason = match error.kind() {
+                ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "a command is missing".to_owned(),
                 _ => usage_line(&error.to_string()),
             };
-            refuse(&name, &format!("{told} (see {name} --help)"))
+            refuse(&name, &format!("{reason} (see {name} --help)"))
         } else {
             // A closed pipe (`rakit --help | head -1`) is no failure.
             let _ = error.print();
@@ -79,7 +77,7 @@ pub fn parse<Cli: clap::Parser>(arguments: impl IntoIterator<Item = OsString>) -
     })
 }
 
-/// What clap says over several lines, in one: the complaint and its hints, without the usage that `--help` shows.
+/// An error text of clap in one line: the error and its hints, without the usage that `--help` shows.
 fn usage_line(text: &str) -> String {
     let complaint = text.split("\n\nUsage:").next().unwrap_or(text);
     let complaint = complaint.split("\n\nFor more information").next().unwrap_or(complaint);
@@ -87,13 +85,13 @@ fn usage_line(text: &str) -> String {
     words.join(" ").trim_start_matches("error: ").to_owned()
 }
 
-/// Tells on standard error, in one line, why the program does not start; gives [`EXIT_USAGE`] to return.
+/// Prints one line on standard error: why the program does not start. Returns [`EXIT_USAGE`].
 pub fn refuse(program: &str, reason: &dyn fmt::Display) -> ExitCode {
     tell(program, reason);
     ExitCode::from(EXIT_USAGE)
 }
 
-/// Tells on standard error, in one line, why the program ends; gives [`EXIT_FAILURE`] to return.
+/// Prints one line on standard error: why the program ends. Returns [`EXIT_FAILURE`].
 pub fn fail(program: &str, reason: &dyn fmt::Display) -> ExitCode {
     tell(program, reason);
     ExitCode::from(EXIT_FAILURE)
@@ -103,19 +101,19 @@ fn tell(program: &str, reason: &dyn fmt::Display) {
     logging::show_last_line(&format!("{program}: {reason}"));
 }
 
-/// Passes an exit code on after the last lines of the log were written. The last step of every `main`.
+/// Writes the last lines of the log and returns `code`. The last step of every `main`.
 pub fn end(code: ExitCode) -> ExitCode {
     logging::flush();
     code
 }
 
-/// The common first steps of a program that runs until it is stopped: bind its life to its parent's (if asked), start the log,
-/// raise the limit of open descriptors, listen for signals.
+/// The first steps of a program that runs until it is stopped: with `--stop-with-parent`, ask the kernel to
+/// kill it with its parent; start the log; raise the limit of open descriptors; listen for signals.
 ///
 /// # Errors
-/// The exit code to return at once; the reason was told on standard error.
+/// The exit code to return at once. The reason was printed on standard error.
 pub fn start(program: &str, log: &LogFlags, parent: ParentFlags) -> Result<Stop, ExitCode> {
-    // First of all: every moment before this is one in which the parent's death goes unnoticed.
+    // First: before this call, the death of the parent would have no effect.
     if let Some(pid) = parent.stop_with_parent {
         stop_with_parent(pid).map_err(|reason| fail(program, &reason))?;
     }
@@ -124,34 +122,35 @@ pub fn start(program: &str, log: &LogFlags, parent: ParentFlags) -> Result<Stop,
     Stop::on_signals().map_err(|error| fail(program, &format!("cannot listen for signals: {error}")))
 }
 
-/// Asks the kernel to kill this process when the thread that started it ends (prctl(2), PR_SET_PDEATHSIG), so that even
-/// `kill -9` of `rakit up` leaves nobody behind. `parent` is that process's id, or 0 for whoever it is now.
+/// Asks the kernel to kill this process when the thread that started it ends (prctl(2), PR_SET_PDEATHSIG), so
+/// that no child remains even after `kill -9` of `rakit up`. `parent` is the parent's process id; 0 means the
+/// present parent.
 ///
-/// The signal is SIGKILL, because this is the path on which nothing else may be relied on: a child that is
-/// stopped (SIGSTOP) or hangs would sit out a SIGTERM. Everything here survives a SIGKILL by design.
+/// The signal is SIGKILL, because a child that is paused (SIGSTOP) or hangs would not end by SIGTERM. All
+/// programs here survive SIGKILL without loss.
 ///
-/// *The thread* that started it, not the process: `rakit up` must start its children from a thread that lives as long
-/// as itself.
+/// The kernel watches the *thread* that started the child, not the process. So `rakit up` starts its children
+/// from its main thread.
 ///
 /// # Errors
-/// One line, when the parent is gone already: it died before the kernel could be asked. The caller then ends.
+/// One line, when the parent died before the call. The caller then ends.
 pub fn stop_with_parent(parent: i32) -> Result<(), String> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|error| format!("cannot bind this process to its parent: {error}"))?;
-    // The kernel only tells of deaths from now on. Whoever lost its parent before has been given another one, which
-    // is process 1 or, where a "subreaper" runs (systemd --user, a container), any other.
+    // The kernel sends the signal only for later deaths. A process whose parent died earlier has a new
+    // parent: process 1 or a "subreaper" (systemd --user, a container).
     let now = rustix::process::getppid().map_or(0, Pid::as_raw_pid);
     let gone = if parent == 0 { now <= 1 } else { now != parent };
     if gone { Err(format!("the parent process {parent} is gone")) } else { Ok(()) }
 }
 
-/// Raises the number of descriptors this process may open (getrlimit(2), RLIMIT_NOFILE) from the soft limit, by
-/// habit 1024, to the hard one; says so in the log; gives the limit that holds now.
+/// Raises the number of descriptors that this process may open (getrlimit(2), RLIMIT_NOFILE) from the soft
+/// limit, usually 1024, to the hard limit. Logs and returns the new limit.
 ///
-/// The soft limit is low only for programs that use select(2), which this one does not.
+/// The soft limit is low only for programs that use select(2). This one does not.
 pub fn raise_descriptor_limit() -> u64 {
     let limit = rustix::process::getrlimit(Resource::Nofile);
-    // `None` means without limit.
+    // `None` means unlimited.
     let (soft, hard) = (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX));
     if soft >= hard {
         info!("this process may open {soft} descriptors");
@@ -223,7 +222,8 @@ mod tests {
     #[test]
     fn a_parent_that_is_gone_is_noticed() {
         // The test's own parent lives; the next process id is not it. (The kernel's part is tested with real
-        // processes in tests/system/daemon.rs; here nothing may be armed for long, as test threads come and go.)
+        // processes in tests/system/daemon.rs; here nothing may be armed for long, as test threads come and
+        // go.)
         let parent = rustix::process::getppid().expect("a test has a parent").as_raw_pid();
         let gone = stop_with_parent(parent + 1);
         rustix::process::set_parent_process_death_signal(None).expect("disarms");

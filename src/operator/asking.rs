@@ -1,7 +1,7 @@
-//! Asking nodes for their `GET /status`, each on a thread of its own, so that one that is paused, dead or slow delays the
-//! answers of no other.
+//! Sends `GET /status` to several nodes for `rakit up` and `rakit status`. Each node has its own thread, so
+//! that a paused, dead or slow node delays no other answer.
 //!
-//! [`ask`] is one question; [`Poller`] asks again and again. Used by `rakit up` and `rakit status`.
+//! [`ask`] asks once; [`Poller`] asks repeatedly.
 
 use std::net::SocketAddr;
 use std::thread;
@@ -13,15 +13,16 @@ use rakit::protocol::{Status, path};
 
 use super::comparison::Asked;
 
-/// How long a node may take to accept the connection, and then to answer. On a busy machine a second is no sign of death;
-/// longer than this, a person would look at an old table.
+/// How long a node may take to accept the connection, and then to answer. A living node on a busy machine can
+/// take a second; with a longer time-out, a person would look at an old table.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest `/status` that is read, in bytes: room for some ten thousand servers.
 const STATUS_BYTES_MAX: usize = 4 << 20;
-/// The pause after a node has failed to answer in time: each question to a paused node leaves a connection in its queue.
+/// The pause after a node did not answer in time. Each request to a paused node leaves a connection in its
+/// queue.
 const PAUSE_AFTER_SILENCE: Duration = Duration::from_secs(2);
 
-/// The reason that stands for a node that takes its time: paused, hung, or overloaded.
+/// The reason for a node that did not answer in time: paused, hung, or overloaded.
 const SILENT: &str = "no answer";
 
 fn client() -> Client {
@@ -42,7 +43,7 @@ fn question(client: &mut Client, address: SocketAddr) -> Result<Status, String> 
         .map_err(|error| format!("its /status is not what a Rakit node says: {error}"))
 }
 
-/// The error in a few words, without the address, which stands beside it already.
+/// The error in a few words. The address is shown beside it.
 fn reason(error: &CallError) -> String {
     match &error.kind {
         CallErrorKind::Refused => "connection refused".to_string(),
@@ -55,7 +56,7 @@ fn reason(error: &CallError) -> String {
     }
 }
 
-/// Asks all addresses at once, once.
+/// Asks all addresses in parallel, once.
 pub fn ask_all(addresses: &[SocketAddr]) -> Vec<Asked> {
     thread::scope(|scope| {
         let asked: Vec<_> =
@@ -72,7 +73,7 @@ pub fn ask_all(addresses: &[SocketAddr]) -> Vec<Asked> {
     })
 }
 
-/// Asks nodes again and again until it is dropped.
+/// Asks nodes repeatedly until it is dropped.
 #[derive(Debug)]
 pub struct Poller {
     /// Dropping it ends the threads' pauses, and with them the threads.
@@ -80,8 +81,8 @@ pub struct Poller {
 }
 
 impl Poller {
-    /// Starts one thread per address, which hands each answer, with the position of its address, to `deliver`, and pauses
-    /// `interval` between two questions. `deliver` answers false when nobody is interested any more.
+    /// Starts one thread per address. The thread passes each answer, with the position of its address, to
+    /// `deliver`, and pauses for `interval` between two requests. It ends when `deliver` returns false.
     pub fn start(
         addresses: &[SocketAddr],
         interval: Duration,

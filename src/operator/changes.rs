@@ -1,5 +1,5 @@
-//! What has happened between two answers of a node, one sentence per event: the story of a cluster as seen from outside,
-//! for `rakit up` and `rakit status --watch` where no table can be drawn, and for the log.
+//! Finds what changed between two answers of a node, and gives one sentence per change. `rakit up` and `rakit
+//! status --watch` print the sentences where no table can be drawn; `rakit up` also logs them.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,18 +9,19 @@ use rakit::raft::RoleName;
 
 use super::comparison::{Asked, clean, freshest};
 
-/// The latest answer of each of several nodes, and what was told about them.
+/// The latest answer of each node, and the state that was reported last.
 #[derive(Debug)]
 pub struct Story {
     /// One per address that is asked, in its order.
     answers: Vec<Asked>,
-    /// Whether each server is alive, as was told last.
-    told_alive: BTreeMap<String, bool>,
-    /// The freshest table that was told from: an older one, of a node that lags, tells nothing new.
-    told_index: u64,
+    /// Whether each server is alive, as reported last.
+    reported_alive: BTreeMap<String, bool>,
+    /// The highest applied index of the tables that were reported. An older table, of a node that lags, is
+    /// ignored.
+    reported_index: u64,
 }
 
-/// The reason in an [`Asked`] that stands for "not asked yet".
+/// The reason in an [`Asked`] before the first answer.
 const NOT_ASKED: &str = "not asked yet";
 
 impl Story {
@@ -30,7 +31,7 @@ impl Story {
             .iter()
             .map(|address| Asked { address: *address, status: Err(NOT_ASKED.to_string()) })
             .collect();
-        Story { answers, told_alive: BTreeMap::new(), told_index: 0 }
+        Story { answers, reported_alive: BTreeMap::new(), reported_index: 0 }
     }
 
     /// The latest answers.
@@ -43,7 +44,7 @@ impl Story {
         !self.answers.iter().any(|answer| answer.status == Err(NOT_ASKED.to_string()))
     }
 
-    /// Takes the newer answer of the node at `position` and gives the sentences that tell what is new in it.
+    /// Stores the newer answer of the node at `position`, and gives one sentence for each change in it.
     pub fn take(&mut self, position: usize, answer: Asked) -> Vec<String> {
         let Some(known) = self.answers.get_mut(position) else { return Vec::new() };
         let before = std::mem::replace(known, answer);
@@ -67,12 +68,12 @@ impl Story {
 
     fn tell_servers(&mut self, sentences: &mut Vec<String>) {
         let Some(status) = freshest(&self.answers) else { return };
-        if status.applied_index < self.told_index {
+        if status.applied_index < self.reported_index {
             return;
         }
-        self.told_index = status.applied_index;
+        self.reported_index = status.applied_index;
         for server in &status.servers {
-            if self.told_alive.insert(server.id.clone(), server.alive) != Some(server.alive) {
+            if self.reported_alive.insert(server.id.clone(), server.alive) != Some(server.alive) {
                 let state = if server.alive { "alive" } else { "dead" };
                 sentences.push(format!("{} is {state}", clean(&server.id)));
             }

@@ -1,14 +1,15 @@
-//! The processes of the cluster: started, watched, and stopped so that none is left.
+//! Starts, watches and stops the processes of a local cluster, so that none remains.
 //!
-//! Only the main thread of `rakit up` uses it. Three decisions make "none is left" true:
-//! - Each child leads a process group of its own (man 2 setpgid). Ctrl-C on the terminal therefore reaches `rakit up`
-//!   alone, which can stop them in order; and a worker's pool of processes can be killed as a whole.
-//! - When a child has died, its group is killed *before* the child is reaped: until then the kernel keeps its process id,
-//!   and with it the group's id, from being given to a stranger. So a pool never outlives its worker, even after a
-//!   kill -9 of the worker.
-//! - If `rakit up` itself dies, the kernel tells each child (`PR_SET_PDEATHSIG`, man 2 prctl): nodes and daemons ask for it
-//!   with `--stop-with-parent`; the worker, which can't, is started on a [`leash`]. The signal comes when the *thread* that
-//!   started the child ends, hence the main thread.
+//! Only the main thread of `rakit up` uses it. Three decisions ensure that no process remains:
+//! - Each child leads its own process group (man 2 setpgid). Ctrl-C on the terminal then reaches only `rakit
+//!   up`, which stops the children in order. A worker can be killed together with its pool.
+//! - When a child has died, its group is killed *before* the child is reaped. Until then the kernel gives its
+//!   process id, which is also the group's id, to no other process. So a pool never outlives its worker, even
+//!   after kill -9 of the worker.
+//! - If `rakit up` itself dies, the kernel sends each child a signal (`PR_SET_PDEATHSIG`, man 2 prctl). Nodes
+//!   and daemons request it with `--stop-with-parent`; for the worker, which has no such flag, [`leash`]
+//!   requests it. The kernel sends the signal when the *thread* that started the child ends, so the main
+//!   thread starts all children.
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -24,19 +25,20 @@ use super::layout::Part;
 
 /// How long a daemon may take to stop after SIGTERM.
 const DAEMON_GRACE: Duration = Duration::from_secs(2);
-/// How long a node may take: it finishes the requests that it has accepted.
+/// How long a node may take to stop: it first finishes the requests that it has accepted.
 const NODE_GRACE: Duration = Duration::from_secs(5);
-/// How long a worker may take: it ends its pool.
+/// How long a worker may take to stop: it first ends its pool.
 const WORKER_GRACE: Duration = Duration::from_secs(2);
-/// How long to wait for a process that was sent SIGKILL. Only one that hangs in the kernel, on a dead disk, takes longer.
+/// How long to wait for a process after SIGKILL. Only a process that hangs in the kernel, for example on a
+/// dead disk, takes longer.
 const KILL_GRACE: Duration = Duration::from_secs(5);
 
-/// How one process is started: a program and its arguments.
+/// A program and its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invocation {
     /// Found by PATH if it has no slash.
     pub program: PathBuf,
-    /// `argv[0]`, if it is to differ from the program's path: what `ps` shows.
+    /// `argv[0]`, which `ps` shows, if it differs from the program's path.
     pub shown_as: Option<&'static str>,
     /// Without `argv[0]`.
     pub arguments: Vec<OsString>,
@@ -53,7 +55,7 @@ impl Invocation {
     }
 }
 
-/// The word as a POSIX shell reads it back: bare where that is safe, else in single quotes.
+/// The word as a POSIX shell reads it: without quotes where that is safe, otherwise in single quotes.
 fn shell_word(word: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
     if !word.is_empty() && word.chars().all(bare) {
@@ -80,15 +82,15 @@ impl Child {
         Pid::from_child(&self.handle)
     }
 
-    /// Sends the signal to the process. Only while it is not reaped: the id is then certainly its own.
+    /// Sends the signal to the process, unless it was reaped: its id may then belong to another process.
     fn signal(&self, signal: Signal) {
         if self.ended.is_none() {
-            // The only error is that it has just ended, which the next look at it will find.
+            // The only possible error is that the process has just ended. The next check finds that.
             let _ = rustix::process::kill_process(self.id(), signal);
         }
     }
 
-    /// Whether it has ended; if so, takes what is left of its group with it and reaps it.
+    /// Whether the process has ended. If so, kills the rest of its group and reaps it.
     fn reap(&mut self) -> bool {
         if self.ended.is_some() {
             return false;
@@ -96,7 +98,7 @@ impl Child {
         let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         match rustix::process::waitid(WaitId::Pid(self.id()), look) {
             Ok(None) => false,
-            // Ended, or (an error, ECHILD) not ours to wait for: `wait` tells, and doesn't block in either case.
+            // It ended, or it is no child of this process (ECHILD). `wait` does not block in either case.
             Ok(Some(_)) | Err(_) => {
                 let _ = rustix::process::kill_process_group(self.id(), Signal::KILL);
                 self.ended = Some(self.handle.wait().unwrap_or_else(|_| ExitStatus::from_raw(0)));
@@ -106,7 +108,7 @@ impl Child {
     }
 }
 
-/// How it ended, in words that follow the name of a process: "was killed by signal 9", "exited with code 2".
+/// How a process ended, in words that follow its name: "was killed by signal 9", "exited with code 2".
 pub fn how(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exited with code {code}"),
@@ -118,16 +120,17 @@ pub fn how(status: ExitStatus) -> String {
 /// Whether a process belongs to a stage of stopping.
 type Member = fn(Part) -> bool;
 
-/// Every process that was started, in the order of starting. Dropping it kills all of them: not even a panic leaves one.
+/// Every process that was started, in the order of starting. Dropping this kills all of them, so that none
+/// remains after a panic.
 #[derive(Debug, Default)]
 pub struct Children {
     list: Vec<Child>,
 }
 
 impl Children {
-    /// Starts `invocation` as `part`, its standard error going to the end of the file `log`. That is where a program logs
-    /// unless it is told a `--log-file` besides; this way, what it says before its log is set up, and a panic's last
-    /// words, stand in the same file, and no line is written twice.
+    /// Starts `invocation` as `part`. Its standard error is appended to the file `log`. Without `--log-file`,
+    /// a program logs to standard error only. So the file also holds early errors and panics, and no line
+    /// twice.
     ///
     /// # Errors
     /// The program can't be started or the file can't be opened.
@@ -148,25 +151,26 @@ impl Children {
         Ok(pid)
     }
 
-    /// All of them, also those that have ended.
+    /// All children, also those that have ended.
     pub fn iter(&self) -> impl Iterator<Item = &Child> {
         self.list.iter()
     }
 
-    /// The one that is this part, if it was started.
+    /// The child that is this part, if it was started.
     pub fn get(&self, part: Part) -> Option<&Child> {
         self.list.iter().find(|child| child.part == part)
     }
 
-    /// Looks which children have ended since the last look, and reaps them; doesn't block. To be called on SIGCHLD, which
-    /// may stand for several.
+    /// Reaps the children that have ended since the last call; does not block. Call it on SIGCHLD. One signal
+    /// may stand for several children.
     pub fn reap(&mut self) -> Vec<Part> {
         self.list.iter_mut().filter_map(|child| child.reap().then_some(child.part)).collect()
     }
 
-    /// Stops all of them: first the daemons (so that no report tells of a dying worker), then the nodes, then the workers
-    /// (so that what a node still owes its clients is computed). `wait(until)` must return when a child may have ended, and
-    /// at `until` at the latest; its answer `true` means that the user is out of patience: everything is killed at once.
+    /// Stops all children: first the daemons, so that no report shows a stopping worker; then the nodes; then
+    /// the workers, so that they still compute what the nodes' clients wait for. `wait(until)` must return
+    /// when a child may have ended, and at `until` at the latest. If it returns `true`, the user wants a stop
+    /// at once: everything is killed.
     pub fn stop(&mut self, mut wait: impl FnMut(Instant) -> bool) {
         let stages: [(Member, Duration); 3] = [
             (|part| matches!(part, Part::Daemon(_)), DAEMON_GRACE),
@@ -177,7 +181,7 @@ impl Children {
         for (member, grace) in stages {
             for child in self.list.iter().filter(|child| member(child.part)) {
                 child.signal(Signal::TERM);
-                // One that somebody paused with SIGSTOP would not see it.
+                // A process that was paused with SIGSTOP handles SIGTERM only after SIGCONT.
                 child.signal(Signal::CONT);
             }
             let until = Instant::now() + grace;
@@ -191,7 +195,7 @@ impl Children {
         });
     }
 
-    /// Kills every group that still has its leader, and reaps the leaders.
+    /// Kills every group whose leader was not reaped, and reaps the leaders.
     fn kill(&mut self, mut wait: impl FnMut(Instant)) {
         for child in self.list.iter().filter(|child| child.ended.is_none()) {
             log::warn!("{} (pid {}) did not stop in time: killed", child.part.name(), child.pid);
@@ -218,7 +222,7 @@ impl Drop for Children {
     }
 }
 
-/// The words before a program that make it stop when `rakit up` dies: `rakit leash PARENT -- PROGRAM …`.
+/// The arguments before a program that make it stop when `rakit up` dies: `rakit leash PARENT -- PROGRAM …`.
 pub fn leashed(own_program: &Path, invocation: &Invocation) -> Invocation {
     let mut arguments: Vec<OsString> =
         vec!["leash".into(), std::process::id().to_string().into(), "--".into()];
@@ -227,8 +231,8 @@ pub fn leashed(own_program: &Path, invocation: &Invocation) -> Invocation {
     Invocation { program: own_program.to_path_buf(), shown_as: None, arguments }
 }
 
-/// `rakit leash`: asks the kernel for its end when the parent dies, then becomes `program` (the request survives exec,
-/// man 2 PR_SET_PDEATHSIG). Returns only if that failed, with the reason.
+/// `rakit leash`: asks the kernel to kill this process when its parent dies, then becomes `program`. The
+/// setting survives exec (man 2 PR_SET_PDEATHSIG). Returns only after a failure, with the reason.
 pub fn leash(parent: i32, program: &OsString, arguments: &[OsString]) -> String {
     match rakit::program::stop_with_parent(parent) {
         Ok(()) => Command::new(program).args(arguments).exec().to_string(),

@@ -1,6 +1,6 @@
-//! Where several nodes believe different things, by the answers to `GET /status`.
+//! Compares the nodes' answers to `GET /status`, and gives one sentence per difference.
 //!
-//! `rakit up` asks its own nodes, `rakit status` any. Comparing is pure: answers in, sentences out.
+//! `rakit up` and `rakit status` call it. It does no input or output.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -8,17 +8,17 @@ use std::net::SocketAddr;
 use rakit::protocol::Status;
 use rakit::raft::RoleName;
 
-/// One node that was asked for its status, and what it said.
+/// One node that was asked for its status, and its answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Asked {
     /// The node's public address.
     pub address: SocketAddr,
-    /// Its answer, or for a person the reason why there is none: "connection refused".
+    /// Its answer, or the reason why there is none, for a person: "connection refused".
     pub status: Result<Status, String>,
 }
 
 impl Asked {
-    /// How a sentence calls the node: by its id where it has told us.
+    /// How a sentence names the node: by its id if it answered, otherwise by its address.
     fn name(&self) -> String {
         match &self.status {
             Ok(status) => format!("node {}", status.node),
@@ -27,23 +27,24 @@ impl Asked {
     }
 }
 
-/// The status of the node that has applied most: the freshest server table there is.
+/// The status of the node with the highest applied index, and so with the newest server table.
 pub fn freshest(answers: &[Asked]) -> Option<&Status> {
     answers.iter().filter_map(|answer| answer.status.as_ref().ok()).max_by_key(|status| status.applied_index)
 }
 
-/// Requests in flight to a server, over all nodes that answered: each node knows only its own.
+/// Requests in flight to a server, summed over all nodes that answered. Each node counts only its own.
 pub fn in_flight(answers: &[Asked], server: &str) -> usize {
     let statuses = answers.iter().filter_map(|answer| answer.status.as_ref().ok());
     let of_server = statuses.flat_map(|status| status.servers.iter().filter(|one| one.id == server));
     of_server.fold(0, |sum, one| sum.saturating_add(one.in_flight))
 }
 
-/// Every point on which the nodes don't agree, one sentence each; empty if they all answer and agree, with a leader.
+/// One sentence for each point on which the nodes differ. Empty if all nodes answer and agree, and there is a
+/// leader.
 ///
-/// How far each has committed and applied is not compared: it differs for a moment whenever something is committed, and is
-/// shown in the table. The tables are compared by their digest, where two nodes have applied equally far; and by
-/// who lives, at any time, as that is what a person asks.
+/// The commit and applied indexes are not compared: they differ for a moment after each commit, and the table
+/// shows them. The digests of two tables are compared if their applied index is equal. Which servers are
+/// alive is always compared.
 pub fn differences(answers: &[Asked]) -> Vec<String> {
     let mut sentences: Vec<String> = Vec::new();
     for answer in answers {
@@ -58,7 +59,7 @@ pub fn differences(answers: &[Asked]) -> Vec<String> {
         let version = |version: &u32| format!("version {version}");
         sentences.push(format!(
             "they speak different versions of the protocol, so they do not work together: {}",
-            told(&by_protocol, version)
+            listed(&by_protocol, version)
         ));
     }
     for status in &statuses {
@@ -70,7 +71,7 @@ pub fn differences(answers: &[Asked]) -> Vec<String> {
     if by_cluster.len() > 1 {
         sentences.push(format!(
             "they are of different clusters: {}",
-            told(&by_cluster, |name| format!("\"{name}\""))
+            listed(&by_cluster, |name| format!("\"{name}\""))
         ));
     }
     let by_leader = grouped(&statuses, |status| status.leader);
@@ -83,16 +84,19 @@ pub fn differences(answers: &[Asked]) -> Vec<String> {
                 Some(id) => format!("node {id}"),
                 None => "nobody".to_string(),
             };
-            sentences.push(format!("they follow different leaders: {}", told(&by_leader, whom)));
+            sentences.push(format!("they follow different leaders: {}", listed(&by_leader, whom)));
         }
     }
     let by_term = grouped(&statuses, |status| status.term);
     if by_term.len() > 1 {
-        sentences
-            .push(format!("they are in different terms: {}", told(&by_term, |term| format!("term {term}"))));
+        sentences.push(format!(
+            "they are in different terms: {}",
+            listed(&by_term, |term| format!("term {term}"))
+        ));
     }
-    // Election Safety and State Machine Safety (Raft paper, Figure 3) forbid the next two. The nodes are not asked at one
-    // instant, but a leader's term and an applied index don't change their meaning between two questions.
+    // Election Safety and State Machine Safety (Raft paper, Figure 3) forbid the next two. The nodes answer
+    // at different moments. That is no problem: a term has one leader for ever, and an applied index one
+    // table.
     let leaders: Vec<&Status> =
         statuses.iter().copied().filter(|status| status.role == RoleName::Leader).collect();
     for (term, ids) in grouped(&leaders, |status| status.term).into_iter().filter(|(_, ids)| ids.len() > 1) {
@@ -106,7 +110,7 @@ pub fn differences(answers: &[Asked]) -> Vec<String> {
         if by_digest.len() > 1 {
             sentences.push(format!(
                 "DIFFERENT TABLES AT ONE INDEX, which must never be: at index {applied_index}, {}",
-                told(&by_digest, |digest| format!("digest {}", clean(digest)))
+                listed(&by_digest, |digest| format!("digest {}", clean(digest)))
             ));
         }
     }
@@ -124,13 +128,13 @@ pub fn differences(answers: &[Asked]) -> Vec<String> {
                 Some(false) => "dead".to_string(),
                 None => "unknown".to_string(),
             };
-            sentences.push(format!("{}: {}", clean(name), told(&by_life, life)));
+            sentences.push(format!("{}: {}", clean(name), listed(&by_life, life)));
         }
     }
     sentences
 }
 
-/// The ids of the nodes, by what each believes.
+/// The ids of the nodes, grouped by the value of `key`.
 fn grouped<K: Ord>(statuses: &[&Status], key: impl Fn(&Status) -> K) -> BTreeMap<K, Vec<u64>> {
     let mut groups: BTreeMap<K, Vec<u64>> = BTreeMap::new();
     for status in statuses {
@@ -140,7 +144,7 @@ fn grouped<K: Ord>(statuses: &[&Status], key: impl Fn(&Status) -> K) -> BTreeMap
 }
 
 /// "term 3 (nodes 1, 2), term 4 (node 3)".
-fn told<K>(groups: &BTreeMap<K, Vec<u64>>, what: impl Fn(&K) -> String) -> String {
+fn listed<K>(groups: &BTreeMap<K, Vec<u64>>, what: impl Fn(&K) -> String) -> String {
     let parts: Vec<String> =
         groups.iter().map(|(key, ids)| format!("{} ({})", clean(&what(key)), nodes(ids))).collect();
     parts.join(", ")
@@ -152,7 +156,7 @@ fn nodes(ids: &[u64]) -> String {
     format!("{} {}", if ids.len() == 1 { "node" } else { "nodes" }, numbers.join(", "))
 }
 
-/// Text from another machine, made safe for a terminal: no control character, which could move the cursor.
+/// Text from another machine without its control characters, which could move the terminal's cursor.
 pub fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

@@ -1,10 +1,11 @@
-//! `DIR/cluster.toml`: written for a new cluster, kept for an old one.
+//! Writes `DIR/cluster.toml` for a new cluster, and checks and keeps it for an existing one.
 //!
-//! `rakit up` calls [`settle`] once, with the directory locked. The rule for a directory that already holds a cluster:
-//! what the user edited (time-outs, policy, comments) is kept; the addresses may move with `--base-port`, as Raft's
-//! state names nodes by id alone; the number of nodes may not change. That would be a change of membership (Raft paper,
-//! section 6) behind the back of logs that were committed by another majority: with data of three nodes and two empty
-//! ones, the two and one old node could elect a leader that lacks committed entries.
+//! `rakit up` calls [`settle`] once, with the directory locked. In a directory that holds a cluster, the
+//! user's changes (time-outs, policy, comments) are kept. `--base-port` may change the addresses, because
+//! Raft's state names nodes only by id. The number of nodes may not change: that would be a change of
+//! membership (Raft paper, section 6) without consensus. For example, three nodes have data and two empty
+//! ones are added. Then the two empty nodes and one old node could elect a leader that lacks committed
+//! entries.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -31,12 +32,13 @@ pub struct Wish {
     pub base_port: Option<u16>,
 }
 
-/// The cluster to run in `dir`, with what was wished and what is there brought together.
+/// The cluster to run in a directory: what the user asked for, combined with what the directory holds.
 #[derive(Debug)]
 pub struct Settled {
-    /// Which processes, where.
+    /// The processes, their ports and files.
     pub layout: Layout,
-    /// The text that `cluster.toml` must get before anything starts; `None` if the file is to stay as it is.
+    /// The new text of `cluster.toml`, to be written before anything starts; `None` if the file stays
+    /// unchanged.
     pub rewrite: Option<String>,
     /// Whether the directory held a cluster before.
     pub resumed: bool,
@@ -55,11 +57,11 @@ impl Settled {
     }
 }
 
-/// Decides which cluster runs in `dir`. Reads `cluster.toml` if there is one; writes nothing.
+/// Decides which cluster runs in `dir`. Reads `cluster.toml` if it exists; writes nothing.
 ///
 /// # Errors
-/// The file is there and is unreadable, wrong, not of the shape that `rakit up` writes, or of another number of nodes than
-/// wished.
+/// The file cannot be read, is invalid, does not have the addresses that `rakit up` gives, or has another
+/// number of nodes than the user asked for.
 pub fn settle(dir: &Path, wish: Wish) -> Result<Settled, Failure> {
     let wished = |nodes, base_port| Layout {
         dir: dir.to_path_buf(),
@@ -101,7 +103,7 @@ pub fn settle(dir: &Path, wish: Wish) -> Result<Settled, Failure> {
     Ok(Settled { layout, rewrite, resumed: true })
 }
 
-/// The number of nodes and the base port, if this is a configuration of the shape that [`template`] writes.
+/// The number of nodes and the base port, if the nodes have the ids and addresses that [`template`] gives.
 fn shape(config: &Config) -> Option<(u16, u16)> {
     let nodes = u16::try_from(config.nodes.len()).ok().filter(|nodes| (1..=NODES_MAX).contains(nodes))?;
     let base_port = config.nodes.first()?.public.port().checked_sub(1)?;
@@ -115,8 +117,9 @@ fn shape(config: &Config) -> Option<(u16, u16)> {
     fits.then_some((nodes, base_port))
 }
 
-/// The text with each quoted address of the old layout replaced by the new one's, in one pass, so that an address that is
-/// old for one node and new for another is not replaced twice. Everything else, comments too, stays.
+/// The text with each quoted address of the old layout replaced by the address in the new layout. Everything
+/// else stays, comments too. One pass replaces all: an address may be old for one node and new for another,
+/// and must not be replaced twice.
 fn moved(text: &str, old: &Layout, new: &Layout) -> String {
     let addresses: BTreeMap<String, String> = old
         .addresses()
@@ -124,12 +127,13 @@ fn moved(text: &str, old: &Layout, new: &Layout) -> String {
         .zip(new.addresses())
         .map(|((from, _), (to, _))| (from.to_string(), to.to_string()))
         .collect();
-    // Quoted strings are the odd pieces between quotation marks; a piece that is no old address is kept.
+    // A quoted string is one piece between quotation marks. A piece that is no old address is kept.
     let pieces = text.split('"').map(|piece| addresses.get(piece).map_or(piece, String::as_str));
     pieces.collect::<Vec<&str>>().join("\"")
 }
 
-/// A new cluster's `cluster.toml`, with a reason beside every line: a student reads it before the documentation.
+/// A new cluster's `cluster.toml`, with an explanation of each line: a student may read it before the
+/// documentation.
 fn template(layout: &Layout) -> String {
     let mut text = String::from(
         "# The configuration of this cluster, written once by `rakit up`; every node and daemon reads it when it starts.\n\
@@ -140,8 +144,8 @@ fn template(layout: &Layout) -> String {
          # secret_file = \"cluster.key\"     # a file of mode 0600; needed once an address is not on this machine\n\
          \n\
          [raft]\n\
-         heartbeat_ms = 100                # how often a leader says that it lives\n\
-         election_timeout_ms = [500, 1000] # a node that hears nothing for so long (drawn anew each time) stands for election\n\
+         heartbeat_ms = 100                # how often a leader sends a heartbeat to each follower\n\
+         election_timeout_ms = [500, 1000] # a follower that hears no leader for a random time in this range asks for votes\n\
          data_dir = \"data\"                 # node i keeps its log, term and vote in data/node-i, beside this file\n\
          snapshot_entries = 10000          # the log is compacted after so many applied entries\n\
          \n\
@@ -150,7 +154,7 @@ fn template(layout: &Layout) -> String {
          server_timeout_ms = 5000          # a server without a report for so long is declared dead, by consensus\n\
          report_interval_ms = 1000         # how often the daemons report\n\
          request_timeout_ms = 300000       # a big N takes a slow worker minutes\n\
-         stall_ms = 2000                   # owes an answer for so long and looks idle: the server is passed over\n",
+         stall_ms = 2000                   # a server that owes an answer for so long, and is idle, is not chosen\n",
     );
     text.push_str("\n# public: clients ask here for primes and status. cluster: the other nodes and the daemons talk here.\n");
     for id in layout.node_ids() {

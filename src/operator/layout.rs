@@ -1,42 +1,42 @@
-//! Where everything of a local cluster is: which port belongs to whom, and which file in DIR holds what.
+//! The ports and files of a local cluster: which process has which port, and which file in DIR holds what.
 //!
-//! `rakit up` is its caller; it is the one place that knows the numbers and names promised to users, so that a test, a
-//! message and the program can't disagree about them. It computes only: no file is read, no socket opened.
+//! `rakit up` uses it. The ports and names that users rely on are defined only here, so that program,
+//! messages and tests agree. It opens no file and no socket.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-/// Node i's public address is at the base port + i, its cluster address that many ports above it.
+/// Node i's public port is the base port + i. Its cluster port is its public port + this.
 pub const CLUSTER_PORT_OFFSET: u16 = 1000;
-/// The worker of server j listens at the base port + this + j.
+/// The worker of server j listens on the base port + this + j.
 pub const WORKER_PORT_OFFSET: u16 = 2000;
 /// The directory of the cluster unless `--dir` names another.
 pub const DIRECTORY_DEFAULT: &str = "rakit-cluster";
-/// Nodes unless `--nodes` says otherwise: five survive the loss of two.
+/// The number of nodes without `--nodes`: five survive the loss of two.
 pub const NODES_DEFAULT: u16 = 5;
-/// Servers unless `--servers` says otherwise.
+/// The number of servers without `--servers`.
 pub const SERVERS_DEFAULT: u16 = 3;
-/// The base port unless `--base-port` says otherwise: node 1 is then at 8001.
+/// The base port without `--base-port`: node 1 then has port 8001.
 pub const BASE_PORT_DEFAULT: u16 = 8000;
-/// The most nodes on one machine. A majority of more than this many would agree on nothing that fewer can't, and every
-/// node keeps a connection to every other.
+/// The most nodes on one machine. More nodes would add nothing but connections: every node keeps one to every
+/// other.
 pub const NODES_MAX: u16 = 31;
 /// The most servers on one machine: each is a Python process with a pool of its own.
 pub const SERVERS_MAX: u16 = 64;
 /// The highest base port at which every port of the largest cluster exists.
 pub const BASE_PORT_MAX: u16 = u16::MAX - WORKER_PORT_OFFSET - SERVERS_MAX;
 
-// The three ranges of ports lie side by side for every permitted number of nodes and servers; nothing else can collide.
+// The three ranges of ports do not overlap, for any permitted number of nodes and servers.
 const _: () = assert!(NODES_MAX < CLUSTER_PORT_OFFSET);
 const _: () = assert!(CLUSTER_PORT_OFFSET + NODES_MAX < WORKER_PORT_OFFSET);
 
-/// In the directory: locked while a `rakit up` runs it.
+/// The name of the file in DIR that a running `rakit up` locks.
 pub const LOCK_FILE: &str = "up.lock";
 
 /// A cluster on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// `--dir`: holds everything below.
+    /// `--dir`: holds all files of the cluster.
     pub dir: PathBuf,
     /// 1 to [`NODES_MAX`].
     pub nodes: u16,
@@ -73,7 +73,7 @@ impl Part {
     }
 }
 
-/// What server j is called in the cluster's table.
+/// The name of server j in the cluster's table.
 pub fn server_name(j: u16) -> String {
     format!("server-{j}")
 }
@@ -83,12 +83,12 @@ fn loopback(port: u16) -> SocketAddr {
 }
 
 impl Layout {
-    /// Where clients reach node `id`.
+    /// The public address of node `id`, for clients.
     pub fn public(&self, id: u16) -> SocketAddr {
         loopback(self.base_port + id)
     }
 
-    /// Where peers and daemons reach node `id`.
+    /// The cluster address of node `id`, for the other nodes and the daemons.
     pub fn cluster(&self, id: u16) -> SocketAddr {
         loopback(self.base_port + CLUSTER_PORT_OFFSET + id)
     }
@@ -108,7 +108,7 @@ impl Layout {
         1..=self.servers
     }
 
-    /// Every address of the cluster, with what it is for, in the words of a message to the user.
+    /// Every address of the cluster, with its purpose as a message to the user names it.
     pub fn addresses(&self) -> Vec<(SocketAddr, String)> {
         let nodes = self.node_ids().flat_map(|id| {
             [
@@ -131,7 +131,8 @@ impl Layout {
         self.dir.join("logs")
     }
 
-    /// The log of this process: its standard error goes there, so that a panic or a Python traceback is in it too.
+    /// The log of this process. Its standard error goes there, so that the file also holds panics and Python
+    /// tracebacks.
     pub fn log_file(&self, part: Part) -> PathBuf {
         self.logs().join(format!("{}.log", part.stem()))
     }
@@ -141,7 +142,7 @@ impl Layout {
         self.logs().join("up.log")
     }
 
-    /// Which process is which.
+    /// The file that lists the process ids.
     pub fn pids_file(&self) -> PathBuf {
         self.dir.join("pids.json")
     }
@@ -151,13 +152,13 @@ impl Layout {
         self.dir.join("worker.py")
     }
 
-    /// The same cluster in other ports.
+    /// The same cluster with other ports.
     pub fn at_base_port(&self, base_port: u16) -> Layout {
         Layout { base_port, ..self.clone() }
     }
 }
 
-/// The path as text for a message or for a configuration file; never used to open anything.
+/// The path as text for a message or a configuration file. Do not use it to open a file: it may be inexact.
 pub fn shown(path: &Path) -> String {
     path.display().to_string()
 }

@@ -1,18 +1,18 @@
-//! The operator's program `rakit`: a whole cluster on this machine ([`up`]), and what the nodes of any cluster believe
-//! ([`status`]).
+//! The operator's program `rakit`: it runs a whole cluster on this machine ([`up`]), shows what the nodes of
+//! any cluster answer ([`status`]), and moves leadership ([`transfer`]).
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `up` | `rakit up`: what must be right before anything starts |
+//! | `up` | `rakit up`: the checks before anything starts |
 //! | `session` | the running cluster: start, ready, live table, stop |
-//! | `layout`, `programs`, `configuration` | which ports and files, which command lines, which `cluster.toml` |
+//! | `layout`, `programs`, `configuration` | ports and files, command lines, `cluster.toml` |
 //! | `children`, `ports` | processes; whether a port is free |
 //! | `status` | `rakit status` |
 //! | `transfer` | `rakit transfer` |
-//! | `asking`, `comparison`, `changes` | `GET /status`, what it says, what differs, what has changed |
+//! | `asking`, `comparison`, `changes` | `GET /status`, how the answers differ, what has changed |
 //! | `table`, `screen` | text in columns, on a terminal or not |
 //!
-//! `rakit node` and `rakit daemon` are the other two programs of the project, whole (see [`programs`]).
+//! `rakit node` and `rakit daemon` run the other two programs of the project (see [`programs`]).
 
 mod asking;
 mod changes;
@@ -44,7 +44,7 @@ const EXAMPLES: &str = "\
 Examples:
   rakit up                          five nodes and three servers on this machine, until Ctrl-C
   curl http://127.0.0.1:8001/1000   the 1000th prime, from node 1; nodes 2 to 5 are at 8002 to 8005
-  rakit status                      what each of these nodes believes, and where they differ
+  rakit status                      the status of each of these nodes, and where they differ
   rakit transfer --to 2             have the leader hand over to node 2
   rakit up --nodes 3 --base-port 8100 --dir /tmp/second
   rakit status --watch http://10.0.0.1:8001 http://10.0.0.2:8001
@@ -52,7 +52,7 @@ Examples:
 
 Exit codes: 0 after a clean stop, 1 after a failure, 2 on bad usage or configuration.";
 
-/// A load balancer of several nodes that agree, by their own Raft, on how busy each server is and whether it lives
+/// A load balancer of several nodes that agree, by Raft, on how busy each server is and whether it is alive
 #[derive(Parser, Debug)]
 #[command(name = NAME, version, after_help = EXAMPLES)]
 struct Cli {
@@ -66,14 +66,14 @@ struct Cli {
 enum Command {
     /// Run a whole cluster on this machine, until Ctrl-C
     Up(up::Flags),
-    /// Show what every node believes, and where they differ
+    /// Show the status of every node, and where they differ
     Status(status::Flags),
-    /// Have the leader hand leadership over
+    /// Have the leader hand leadership over to another node
     Transfer(transfer::Flags),
-    /// Be one node of the load balancer: the program rakit-node
+    /// Run one node of the load balancer: the program rakit-node
     #[command(disable_help_flag = true)]
     Node(Rest),
-    /// Be the load monitor of one server: the program rakit-daemon
+    /// Run the load monitor of one server: the program rakit-daemon
     #[command(disable_help_flag = true)]
     Daemon(Rest),
 }
@@ -85,7 +85,7 @@ struct Rest {
     _arguments: Vec<OsString>,
 }
 
-/// Why the program ends without having done what it was asked for.
+/// Why the program failed.
 #[derive(Debug)]
 pub struct Failure {
     /// What is wrong and how to mend it; one line.
@@ -121,8 +121,8 @@ fn load_config(path: &Path) -> Result<Config, Failure> {
 
 /// Runs the program with these arguments (the first is its name) to its end.
 ///
-/// Started under the name `rakit-node` or `rakit-daemon`, it is that program: so `rakit up` starts it, and `ps` shows who is
-/// who.
+/// Under the name `rakit-node` or `rakit-daemon` it runs that program. `rakit up` starts its children under
+/// these names, so that `ps` shows which process is which.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let name = arguments.first().map(Path::new).and_then(Path::file_name);
@@ -131,7 +131,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     } else if name == Some(OsStr::new("rakit-daemon")) {
         return rakit::daemon::main(arguments);
     }
-    // These three read their arguments themselves; the parser below knows the first two for the help's sake alone.
+    // These three parse their own arguments. The parser below lists the first two only for `--help`.
     let rest = |name: &str| std::iter::once(name.into()).chain(arguments.iter().skip(2).cloned());
     match arguments.get(1).and_then(|word| word.to_str()) {
         Some("node") => return rakit::node::main(rest("rakit-node")),
@@ -154,7 +154,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     result.unwrap_or_else(Failure::tell)
 }
 
-/// `rakit leash PARENT -- PROGRAM …`, used by `rakit up` alone; see [`children::leash`].
+/// `rakit leash PARENT -- PROGRAM …`. Only `rakit up` uses it; see [`children::leash`].
 fn leash(arguments: &[OsString]) -> ExitCode {
     let [parent, dashes, program, arguments @ ..] = arguments else {
         return Failure::usage("leash: PARENT -- PROGRAM … expected".to_string()).tell();

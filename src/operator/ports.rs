@@ -1,17 +1,18 @@
-//! Who listens where on this machine: whether a port is free, and if not, which process holds it.
+//! Finds out whether a port of this machine is free, and if not, which process holds it.
 //!
-//! `rakit up` asks before it starts anything, so that a taken port is one clear line rather than five nodes that
-//! fail in five log files; and it asks whether a worker listens yet, without connecting to it (a worker of one
-//! connection at a time would be kept busy by the question).
+//! `rakit up` checks all ports before it starts anything, so that a taken port is one clear error and not
+//! five nodes that fail in five log files. It also checks whether a worker listens yet. It does not connect
+//! for that: a worker that serves one connection at a time would be kept busy.
 //!
-//! How that is seen: `src/linux/sockets.rs`.
+//! `src/linux/sockets.rs` reads the kernel's tables of sockets.
 
 use std::net::{SocketAddr, TcpListener};
 
 use procfs::net::{TcpNetEntry, TcpState};
 use rakit::linux;
 
-/// Why `address` can't be listened on; `None` if it can. Binds it for an instant, as the process will.
+/// Why no process can listen on `address`; `None` if one can. Binds the address for a moment, as the process
+/// will.
 pub fn obstacle(address: SocketAddr) -> Option<String> {
     match TcpListener::bind(address) {
         Ok(_) => None,
@@ -26,25 +27,27 @@ pub fn obstacle(address: SocketAddr) -> Option<String> {
     }
 }
 
-/// The process that holds this TCP port, as `name (pid 123)`; `None` if it can't be found or isn't ours to see.
+/// The process that holds this TCP port, as `name (pid 123)`; `None` if it is not found or belongs to another
+/// user.
 fn holder(port: u16) -> Option<String> {
     let mut sockets: Vec<TcpNetEntry> = linux::all_sockets()
         .into_iter()
         .filter(|entry| entry.local_address.port() == port && entry.inode != 0)
         .collect();
-    // A listener is what stands in the way, even where a connection that it accepted has the same port.
+    // Prefer the listening socket. A connection that it accepted has the same port.
     sockets.sort_by_key(|entry| entry.state != TcpState::Listen);
     let holder = sockets.iter().find_map(|entry| linux::holder(entry.inode))?;
     Some(format!("{} (pid {})", holder.name, holder.pid))
 }
 
-/// Whether a connection from or to this port has ended, and the kernel keeps its address for a while (RFC 9293, 3.3.2).
+/// Whether a connection of this port has ended and the kernel still keeps its address (TIME_WAIT, RFC 9293,
+/// 3.3.2).
 fn is_ending(port: u16) -> bool {
     let ending = |entry: &TcpNetEntry| entry.state == TcpState::TimeWait;
     linux::all_sockets().iter().any(|entry| entry.local_address.port() == port && ending(entry))
 }
 
-/// Which of these addresses have a listener. One look for all of them.
+/// Which of these addresses have a listener. Reads the tables once for all addresses.
 pub fn listening(addresses: &[SocketAddr]) -> Vec<bool> {
     let sockets = linux::listening_sockets().unwrap_or_default();
     addresses.iter().map(|address| linux::listening_on(*address, &sockets).is_some()).collect()

@@ -1,7 +1,8 @@
-//! How each process of a local cluster is started, by `rakit up` and, after a death, by hand.
+//! The command line of each process of a local cluster, for `rakit up` and for a user who restarts a process
+//! by hand.
 //!
-//! The program `rakit` holds all programs of the project, so that the cluster is always of the very build that was asked
-//! for: `cargo run -- up` builds `rakit` alone, and whatever `rakit-node` lies beside it may be older.
+//! The program `rakit` contains all programs of the project, so that all processes are of the same build:
+//! `cargo run -- up` builds only `rakit`, and a `rakit-node` beside it may be older.
 
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt as _;
@@ -12,17 +13,17 @@ use super::Failure;
 use super::children::{Invocation, leashed};
 use super::layout::{Layout, Part, server_name, shown};
 
-/// What the kernel calls the running program, even after its file was replaced by a newer build (man 5 proc_pid_exe).
+/// The file of the running program, even after a newer build replaced it (man 5 proc_pid_exe).
 const SELF: &str = "/proc/self/exe";
 /// The interpreter of `worker.py`, found by PATH.
 const PYTHON: &str = "python3";
-/// The worker, written into DIR, so that the program needs no other file to run a cluster.
+/// The source of the worker. It is written into DIR, so that `rakit` needs no other file to run a cluster.
 pub const WORKER_SOURCE: &str = include_str!("../../worker.py");
 
 /// The programs on this machine.
 #[derive(Clone, Debug)]
 pub struct Programs {
-    /// This very program, to be started again.
+    /// The path of this program, to start it again.
     own: PathBuf,
     /// How a user in the current directory calls it.
     own_by_hand: PathBuf,
@@ -54,9 +55,10 @@ impl Programs {
         Ok(Programs { own, own_by_hand })
     }
 
-    /// How `rakit up` starts this part. A daemon measures the process `worker_pid`; for the others it means nothing.
+    /// How `rakit up` starts this part. A daemon measures the process `worker_pid`; other parts ignore it.
     ///
-    /// No `--log-file`: standard error goes to the log file as a whole, see [`super::children::Children::start`].
+    /// Without `--log-file`: all of standard error goes to the log file, see
+    /// [`super::children::Children::start`].
     pub fn invocation(&self, layout: &Layout, part: Part, worker_pid: u32) -> Invocation {
         let mut arguments = arguments(layout, part, worker_pid);
         let shown_as = match part {
@@ -87,7 +89,7 @@ impl Programs {
     }
 }
 
-/// What the program of this part needs to know, however it is started.
+/// The arguments that this part needs however it is started.
 fn arguments(layout: &Layout, part: Part, worker_pid: u32) -> Vec<OsString> {
     let config = layout.config_file().into_os_string();
     match part {

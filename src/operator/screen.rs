@@ -1,22 +1,23 @@
-//! Standard output, as a terminal with a table that is drawn anew in place, or as plain lines.
+//! Writes to standard output: on a terminal, a table that is redrawn in place; otherwise plain lines.
 //!
-//! Events are lines that stay; on a terminal they scroll past above the table. Nothing here fails: a terminal that has gone
-//! away (SIGHUP follows) or a closed pipe must not end a cluster.
+//! Events are lines that stay; on a terminal they scroll above the table. Nothing here fails: a closed
+//! terminal (SIGHUP follows) or a closed pipe must not end a cluster.
 //!
-//! Only three control sequences are used (ECMA-48: CUU, ED, and carriage return), which every terminal knows.
+//! It uses only three control sequences (ECMA-48: CUU, ED, and carriage return), which every terminal
+//! supports.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
 use super::table::cut;
 
-/// The size to assume where the terminal doesn't tell, in columns and rows: the VT100's.
+/// The assumed size if the terminal gives none, in columns and rows: that of a VT100.
 const SIZE_DEFAULT: (usize, usize) = (80, 24);
 
 /// Standard output.
 #[derive(Debug)]
 pub struct Screen {
     terminal: bool,
-    /// The table as it was drawn last; empty if none stands there.
+    /// The table as it was drawn last; empty if there is none on the screen.
     drawn: Vec<String>,
 }
 
@@ -52,15 +53,16 @@ impl Screen {
         self.draw(table);
     }
 
-    /// Draws these lines in the place of those drawn before; nothing if this is no terminal. Lines that don't fit the
-    /// terminal are cut, in both directions: a table taller than the screen could not be erased again.
+    /// Draws these lines in place of the earlier ones; does nothing if this is no terminal. Lines that do not
+    /// fit the terminal are cut, in both directions: a table taller than the screen could not be erased.
     pub fn draw(&mut self, lines: Vec<String>) {
         if !self.terminal {
             return;
         }
         let (columns, rows) = self.size();
         let mut text = erase(&self.drawn, columns);
-        // A line as wide as the terminal would leave some cursors in the next line, others in the last column.
+        // After a line as wide as the terminal, some terminals move the cursor to the next line and others do
+        // not.
         self.drawn = lines.iter().take(rows.saturating_sub(1)).map(|line| cut(line, columns - 1)).collect();
         for line in &self.drawn {
             text.push_str(line);
@@ -69,14 +71,14 @@ impl Screen {
         write(&text);
     }
 
-    /// Leaves the table where it stands; what follows is printed below it.
+    /// Keeps the table on the screen. Later lines are printed below it.
     pub fn leave(&mut self) {
         self.drawn.clear();
     }
 }
 
-/// What moves the cursor to the first of these lines and erases from there to the end of the screen. The terminal may have
-/// become narrower since they were drawn, and have broken each into several.
+/// The control sequence that moves the cursor to the first of these lines and erases the screen from there.
+/// If the terminal has become narrower, it has wrapped each line into several; the sequence counts them.
 fn erase(drawn: &[String], columns: usize) -> String {
     let height: usize = drawn.iter().map(|line| line.chars().count().div_ceil(columns.max(1)).max(1)).sum();
     if height == 0 { String::new() } else { format!("\r\u{1b}[{height}A\u{1b}[J") }

@@ -1,11 +1,13 @@
-//! A running local cluster: from the first process to the last.
+//! Runs a local cluster, from the start of the first process to the end of the last. `rakit up` calls it.
 //!
-//! One thread, this one, starts, reaps and stops the processes and draws the table; it sleeps on one channel, into which a
-//! thread for signals and one per node (see [`super::asking`]) put what has happened. A node that hangs can't hold it up.
+//! The main thread starts, reaps and stops the processes and draws the table. It waits on one channel. A
+//! thread for signals and one thread per node (see [`super::asking`]) send events into it. A node that hangs
+//! cannot delay the main thread.
 //!
-//! States: *starting* (nodes and workers at once; each daemon when its worker listens, so that its first report is a good
-//! one), *ready*, *stopping*. A death while starting ends the attempt: it is a configuration or a machine that can't
-//! work, and its last words are shown. A death later is what this project is about: it is told, and the cluster goes on.
+//! States: *starting*, *ready*, *stopping*. Nodes and workers start at once; each daemon starts when its
+//! worker listens, so that its first report says so. If a process dies while starting, the configuration or
+//! the machine is at fault: the end of its log is shown, and everything is stopped. If a process dies later,
+//! a line says so, and the cluster goes on.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -30,20 +32,21 @@ use super::screen::Screen;
 use super::table::{self, NodeNote, ServerNote};
 use super::{Failure, NAME, ports};
 
-/// How often each node is asked, and the table drawn anew: quick enough to watch an election, and far below one per cent of
-/// a processor for all nodes together.
+/// How often each node is asked and the table is redrawn: often enough to watch an election, and far below
+/// one per cent of a processor for all nodes together.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// How often it is looked, while starting, whether a worker listens.
+/// How often the main thread checks, while starting, whether a worker listens.
 const STARTING_INTERVAL: Duration = Duration::from_millis(50);
-/// When it is told what is missing for `ready`, and again after each further time of this length. Nothing is stopped:
-/// a slow machine may still get there, and otherwise the user wants to look.
+/// If the cluster is not ready after this time, and again after each further such time, lines say what is
+/// missing. Nothing is stopped: a slow machine may still become ready, and otherwise the user wants to look
+/// at the processes.
 const READY_EXPECTED: Duration = Duration::from_secs(60);
-/// A second signal to stop counts as impatience from this long after the first: `timeout` and terminals that close send
-/// two at once.
+/// A second signal stops everything at once if it comes at least this long after the first. An earlier one
+/// does not count: `timeout`, and a terminal that closes, send two signals together.
 const IMPATIENT_AFTER: Duration = Duration::from_millis(500);
-/// What waits in the channel at most; a thread that finds it full waits.
+/// The most events in the channel. A thread that finds it full waits.
 const EVENTS_MAX: usize = 256;
-/// How much of the end of a dead process's log is shown.
+/// How much of the end of a dead process's log is shown, in lines and in bytes.
 const LAST_WORDS_LINES: usize = 8;
 const LAST_WORDS_BYTES: u64 = 4096;
 
@@ -61,23 +64,23 @@ pub struct Session {
     programs: Programs,
     children: Children,
     story: Story,
-    /// `ready` was said.
+    /// `ready` was printed.
     is_ready: bool,
     screen: Screen,
     events: Receiver<Event>,
     /// For the poller's threads.
     sender: Sender<Event>,
-    /// Milliseconds since 1970 when this run began: a report of an epoch before that is of an earlier run.
+    /// When this run began, in milliseconds since 1970. A report with an earlier epoch is of an earlier run.
     began_ms: u64,
-    /// When each process that died did so, likewise.
+    /// When each dead process died, in milliseconds since 1970.
     died_ms: BTreeMap<Part, u64>,
 }
 
-/// Why [`Session::run`]'s loop has ended.
+/// Why the loop of [`Session::run`] has ended.
 enum End {
-    /// The user wants it.
+    /// This signal arrived.
     Stop(i32),
-    /// It can't go on; what there is to say was said.
+    /// The cluster cannot run. The reason was printed.
     Failed,
 }
 
@@ -85,10 +88,11 @@ impl Session {
     /// Starts nodes and workers.
     ///
     /// # Errors
-    /// A process can't be started, or the system refuses a thread or a signal handler. Those already started are killed.
+    /// A process cannot be started, or the system refuses a thread or a signal handler. Processes that were
+    /// started are killed.
     pub fn start(layout: Layout, programs: Programs, resumed: bool) -> Result<Session, Failure> {
         let (sender, events) = bounded(EVENTS_MAX);
-        // Before the first child: no death goes unnoticed.
+        // Before the first child, so that no SIGCHLD is missed.
         listen_for_signals(sender.clone())
             .map_err(|error| Failure::other(format!("can't listen for signals: {error}")))?;
         let addresses: Vec<SocketAddr> = layout.node_ids().map(|id| layout.public(id)).collect();
@@ -119,7 +123,7 @@ impl Session {
             session.start_part(part)?;
         }
         if servers == 0 {
-            session.write_pids()?; // No daemon is waited for: this is every process.
+            session.write_pids()?; // Without daemons, all processes are started.
         }
         Ok(session)
     }
@@ -142,7 +146,7 @@ impl Session {
         }
     }
 
-    /// Runs the cluster until the user stops it, and leaves no process behind.
+    /// Runs the cluster until the user stops it. No process remains afterwards.
     pub fn run(mut self) -> ExitCode {
         let (sender, addresses) = (self.sender.clone(), self.addresses());
         let deliver = move |position, answer| sender.send(Event::Answer(position, Box::new(answer))).is_ok();
@@ -163,7 +167,7 @@ impl Session {
         self.layout.node_ids().map(|id| self.layout.public(id)).collect()
     }
 
-    /// Until all is ready (`None`), or the end.
+    /// Runs until everything is ready (`None`) or the cluster has to stop.
     fn starting(&mut self) -> Option<End> {
         let mut remind = Instant::now() + READY_EXPECTED;
         loop {
@@ -194,7 +198,8 @@ impl Session {
         }
     }
 
-    /// Starts the daemon of each server whose worker has begun to listen; then says which process is which.
+    /// Starts the daemon of each server whose worker listens now. Writes `pids.json` when all processes are
+    /// started.
     fn start_daemons(&mut self) -> Result<(), Failure> {
         let waiting: Vec<u16> =
             self.layout.server_numbers().filter(|j| self.children.get(Part::Daemon(*j)).is_none()).collect();
@@ -214,7 +219,8 @@ impl Session {
         if left == 0 { self.write_pids() } else { Ok(()) }
     }
 
-    /// `pids.json`, for scripts and demonstrations: written when every process has been started, so before `ready`.
+    /// Writes `pids.json`, for scripts and demonstrations: after every process was started, and before
+    /// `ready`.
     fn write_pids(&self) -> Result<(), Failure> {
         let pids: serde_json::Map<String, serde_json::Value> =
             self.children.iter().map(|child| (child.part.name(), child.pid.into())).collect();
@@ -225,7 +231,7 @@ impl Session {
             .map_err(|error| Failure::other(format!("{}: can't be written: {error}", shown(&path))))
     }
 
-    /// What is missing for `ready`, one sentence each, with the log to look at.
+    /// What is missing for `ready`: one sentence each, with the log file to read.
     fn missing(&self) -> Vec<String> {
         let mut sentences = Vec::new();
         let see = |part: Part| format!("see {}", shown(&self.layout.log_file(part)));
@@ -257,7 +263,7 @@ impl Session {
                 sentences.push(format!("node {id} knows no leader: {}", see(Part::Node(id))));
             }
             for j in self.layout.server_numbers() {
-                // What an earlier run in this directory has committed is still in the table: it is no sign of life.
+                // A report of an earlier run in this directory may still be in the table. It does not count.
                 let alive = status.servers.iter().any(|server| {
                     server.id == server_name(j) && server.alive && server.epoch >= self.began_ms
                 });
@@ -273,7 +279,7 @@ impl Session {
         sentences
     }
 
-    /// From `ready` to the end.
+    /// Runs from `ready` until the cluster has to stop.
     fn ready(&mut self) -> End {
         let first = self.layout.public(1);
         self.tell(&format!("try: curl http://{first}/1000    the 1000th prime, from any node"));
@@ -295,8 +301,7 @@ impl Session {
         }
     }
 
-    /// Waits for an event until `until` and takes it in. Without a terminal, when ready, there is nothing to do at `until`;
-    /// the answers of the nodes come as often.
+    /// Waits for an event until `until`, and handles it.
     fn wait(&mut self, until: Instant) -> Option<End> {
         match self.events.recv_deadline(until) {
             Ok(Event::Signal(SIGCHLD)) => {
@@ -304,13 +309,13 @@ impl Session {
                     self.tell_death(part);
                 }
             }
-            // The table is drawn anew for the new size of the terminal.
+            // SIGWINCH: the caller redraws the table for the new size of the terminal.
             Ok(Event::Signal(SIGWINCH)) => self.draw(),
             Ok(Event::Signal(signal)) => return Some(End::Stop(signal)),
             Ok(Event::Answer(position, answer)) => {
                 for sentence in self.story.take(position, *answer) {
                     log::info!("{sentence}");
-                    // On a terminal, the table shows it.
+                    // On a terminal, the table shows the change.
                     if !self.screen.is_terminal() {
                         self.screen.say(&sentence);
                     }
@@ -322,7 +327,7 @@ impl Session {
         None
     }
 
-    /// Says one line to the user and to the log.
+    /// Prints one line and logs it.
     fn tell(&mut self, line: &str) {
         log::info!("{line}");
         self.screen.say(line);
@@ -334,7 +339,7 @@ impl Session {
         let Some(status) = child.ended else { return };
         let command = self.programs.by_hand(&self.layout, part, self.worker_pid(part));
         let died = format!("{} (pid {}) {}", part.name(), child.pid, how(status));
-        // Before that, the whole attempt ends: see `tell_last_words`.
+        // Before `ready`, a death stops everything: see `tell_last_words`.
         let line = match self.is_ready {
             true => format!("{died}; the cluster goes on; to start it again: {command}"),
             false => died,
@@ -342,7 +347,7 @@ impl Session {
         self.tell(&line);
     }
 
-    /// The end of the log of a process that died while starting: most often it says why, in one line.
+    /// Prints the end of the log of a process that died while starting. It usually names the reason.
     fn tell_last_words(&mut self, part: Part) {
         let path = self.layout.log_file(part);
         self.tell(&format!(
@@ -373,7 +378,7 @@ impl Session {
     fn note(&self, id: u16) -> NodeNote {
         let Some(child) = self.children.get(Part::Node(id)) else { return NodeNote::default() };
         match child.ended {
-            // One that answers although our process is dead was started by the user.
+            // It answers although the process of this run is dead: the user has started it again.
             Some(status) => NodeNote { pid: "by hand".to_string(), instead: how(status) },
             None => NodeNote { pid: child.pid.to_string(), instead: String::new() },
         }
@@ -389,7 +394,7 @@ impl Session {
             None => "-".to_string(),
         };
         let worker_pid = process(Part::Worker(j), &|| ports::listening(&[self.layout.worker(j)]) == [true]);
-        // A daemon that was started after ours had died is the user's.
+        // The user has started a daemon after the daemon of this run died.
         let daemon_pid = process(Part::Daemon(j), &|| {
             let reported = super::comparison::freshest(self.story.answers())
                 .and_then(|status| status.servers.iter().find(|server| server.id == name));
@@ -399,7 +404,7 @@ impl Session {
         Some(ServerNote { worker_pid, daemon_pid })
     }
 
-    /// Stops everything. Exit code 0 if the user wanted it and nothing is left.
+    /// Stops everything. Returns exit code 0 if the user stopped the cluster and no process remains.
     fn stop(mut self, end: &End) -> ExitCode {
         self.screen.leave();
         let why = match end {
@@ -410,7 +415,7 @@ impl Session {
         let began = Instant::now();
         let events = &self.events;
         self.children.stop(|until| {
-            // Any event may be followed by a look at the children: that is cheap, and there are few.
+            // The children are checked after any event, which is cheap.
             match events.recv_deadline(until) {
                 Ok(Event::Signal(SIGINT | SIGTERM)) => began.elapsed() >= IMPATIENT_AFTER,
                 _ => false,
@@ -425,7 +430,7 @@ impl Session {
         if left.is_empty() {
             self.tell("stopped");
         } else {
-            self.tell(&format!("the kernel has not ended, even after SIGKILL: {}", left.join(", ")));
+            self.tell(&format!("still running after SIGKILL: {}", left.join(", ")));
         }
         match end {
             End::Stop(_) if left.is_empty() => ExitCode::SUCCESS,
@@ -434,10 +439,10 @@ impl Session {
     }
 }
 
-/// Hands every signal that concerns us to the main thread.
+/// Passes every signal that matters to the main thread.
 ///
-/// SIGHUP too, also when it was ignored at the start: the promise of `rakit up` is to end with its terminal. (To let a
-/// cluster outlive it: `setsid rakit up`.)
+/// SIGHUP counts even if it was ignored at the start: `rakit up` ends with its terminal. `setsid rakit up`
+/// runs a cluster that outlives the terminal.
 fn listen_for_signals(sender: Sender<Event>) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD, SIGWINCH])?;
     std::thread::Builder::new().name("signals".to_string()).spawn(move || {

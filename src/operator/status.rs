@@ -1,6 +1,7 @@
-//! `rakit status`: what every node of a cluster believes, side by side, and where they differ.
+//! `rakit status`: shows the status of every node of a cluster, and where they differ.
 //!
-//! It asks the nodes themselves, all at once; it needs no configuration if it is given addresses. Nothing is changed.
+//! It asks all nodes in parallel and changes nothing. With addresses on the command line it needs no
+//! configuration.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ use super::{Failure, NAME, load_config, table};
 
 /// How often `--watch` asks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
-/// Answers that wait for the screen at most; a thread that finds the channel full waits.
+/// The most answers that wait for the screen. A thread that finds the channel full waits.
 const ANSWERS_MAX: usize = 256;
 
 /// Flags of `rakit status`.
@@ -34,19 +35,19 @@ pub struct Flags {
     #[arg(long, value_name = "FILE", conflicts_with = "urls")]
     config: Option<PathBuf>,
 
-    /// Go on until Ctrl-C: redraw once a second; without a terminal, a line per event
+    /// Continue until Ctrl-C: redraw once a second; without a terminal, print a line per event
     #[arg(long)]
     watch: bool,
 }
 
 const STATUS_HELP: &str = "\
 Exit codes: 0 if every node answers and all agree, under one leader; 1 if not; 2 on bad usage. With --watch, 0 when stopped.
-How far each has committed and applied is shown, not compared: it differs for a moment whenever something is committed.";
+The commit and applied indexes are shown, not compared: they differ for a moment after each commit.";
 
-/// Runs it.
+/// Runs `rakit status`.
 ///
 /// # Errors
-/// It is not clear whom to ask, or (with `--watch`) the system refuses a thread.
+/// No node's address is known, or (with `--watch`) the system refuses a thread.
 pub fn run(flags: &Flags, log: &LogFlags) -> Result<ExitCode, Failure> {
     let addresses = addresses(flags)?;
     if flags.watch {
@@ -55,7 +56,7 @@ pub fn run(flags: &Flags, log: &LogFlags) -> Result<ExitCode, Failure> {
     rakit::logging::start(log.log_level, log.log_file.as_deref()).map_err(Failure::usage)?;
     let answers = ask_all(&addresses);
     let mut screen = Screen::new();
-    // Not cut to the terminal's width: this may go into a file, and a terminal breaks it.
+    // Not cut to the terminal's width: the output may go into a file, and a terminal wraps long lines.
     for line in lines(&answers, usize::MAX) {
         screen.say(&line);
     }
@@ -63,7 +64,7 @@ pub fn run(flags: &Flags, log: &LogFlags) -> Result<ExitCode, Failure> {
     Ok(ExitCode::from(if well { EXIT_OK } else { EXIT_FAILURE }))
 }
 
-/// Both tables and the verdict.
+/// Both tables, and where the nodes differ.
 fn lines(answers: &[Asked], width: usize) -> Vec<String> {
     let mut lines = table::nodes(answers, &[], width);
     lines.push(String::new());
@@ -87,7 +88,7 @@ fn lines(answers: &[Asked], width: usize) -> Vec<String> {
 fn watch(addresses: &[SocketAddr], log: &LogFlags) -> Result<ExitCode, Failure> {
     let stop = match program::start(NAME, log, ParentFlags::default()) {
         Ok(stop) => stop,
-        // Told already, on standard error.
+        // The reason was printed on standard error.
         Err(exit) => return Ok(exit),
     };
     let (sender, answers) = bounded(ANSWERS_MAX);
@@ -118,7 +119,7 @@ fn watch(addresses: &[SocketAddr], log: &LogFlags) -> Result<ExitCode, Failure> 
     }
 }
 
-/// Whom to ask.
+/// The addresses of the nodes to ask.
 fn addresses(flags: &Flags) -> Result<Vec<SocketAddr>, Failure> {
     if !flags.urls.is_empty() {
         return flags.urls.iter().map(|url| address(url)).collect();

@@ -1,7 +1,7 @@
-//! Tables of plain text, for a terminal of any width and for a file: of the nodes, and of the servers.
+//! The tables of nodes and servers as plain text, for `rakit up` and `rakit status`.
 //!
-//! Columns stand in the order of their importance; on a narrow terminal each line is cut at the right edge, so that what
-//! is lost is what matters least. No colour and no box drawing: it must survive a projector, `tee` and a copy into mail.
+//! The most important columns come first: on a narrow terminal each line is cut at the right edge. There is
+//! no colour and no box drawing, so that the tables stay readable on a projector, in a file and in a mail.
 
 use rakit::protocol::Status;
 
@@ -10,7 +10,7 @@ use super::comparison::{Asked, clean, freshest, in_flight};
 /// Between two columns.
 const GAP: &str = "  ";
 
-/// Text in columns, as wide as their widest cell.
+/// Text in columns. Each column is as wide as its widest cell.
 #[derive(Debug, Default)]
 pub struct Table {
     /// The first is the heading.
@@ -18,7 +18,8 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table with these headings. A heading that starts with `>` belongs to a column of numbers, set to the right.
+    /// A table with these headings. A heading that starts with `>` belongs to a column that is aligned to the
+    /// right.
     pub fn new(headings: &[&str]) -> Table {
         Table { rows: vec![headings.iter().map(ToString::to_string).collect()] }
     }
@@ -57,12 +58,12 @@ pub fn cut(line: &str, width: usize) -> String {
     line.chars().take(width).collect()
 }
 
-/// What is known of a node beside its answer: the process, where this program has started it.
+/// The process of a node, if this program has started it.
 #[derive(Clone, Debug, Default)]
 pub struct NodeNote {
     /// Its process id, or `-`.
     pub pid: String,
-    /// What to say if it does not answer; the reason of the failed question, if empty.
+    /// The text for a node that does not answer. If it is empty, the reason of the failed request is shown.
     pub instead: String,
 }
 
@@ -98,7 +99,7 @@ pub fn nodes(answers: &[Asked], notes: &[NodeNote], width: usize) -> Vec<String>
     table.lines(width)
 }
 
-/// Enough of the digest to tell two apart by eye.
+/// The first characters of the digest: enough to compare two by eye.
 fn digest(status: &Status) -> String {
     const DIGEST_CHARACTERS: usize = 8;
     cut(&status.state_digest, DIGEST_CHARACTERS)
@@ -115,7 +116,7 @@ fn believing(status: &Status) -> Vec<String> {
     ]
 }
 
-/// The process ids of a server, or what there is to say instead, where this program has started its processes.
+/// The process ids of a server, or a text in place of them, if this program has started its processes.
 #[derive(Clone, Debug)]
 pub struct ServerNote {
     /// Of the worker.
@@ -124,8 +125,8 @@ pub struct ServerNote {
     pub daemon_pid: String,
 }
 
-/// The servers as the freshest node has them, one row each, with what `note` knows of the one of this name. Empty if no node
-/// answers.
+/// The servers, one row each, as the node with the highest applied index has them. `note` gives the processes
+/// of a server by its name. Empty if no node answers.
 pub fn servers(answers: &[Asked], note: impl Fn(&str) -> Option<ServerNote>, width: usize) -> Vec<String> {
     let Some(status) = freshest(answers) else { return Vec::new() };
     let notes: Vec<Option<ServerNote>> = status.servers.iter().map(|server| note(&server.id)).collect();

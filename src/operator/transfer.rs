@@ -1,7 +1,9 @@
-//! `rakit transfer`: has the leader hand leadership over, to a node of one's choice or to the one that is furthest along
-//! (thesis 3.10). For a planned stop of the leader's machine; nobody waits for an election timeout, no report is lost.
+//! `rakit transfer`: asks the leader to hand leadership over (thesis 3.10), to a chosen node or to the node
+//! whose log is furthest along. Use it before a planned stop of the leader's machine: nobody waits for an
+//! election timeout, and no report is lost.
 //!
-//! It needs the cluster.toml, since the request goes to the leader's cluster address and is signed if there is a secret.
+//! It needs cluster.toml: the request goes to the leader's cluster address, and is signed if there is a
+//! secret.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -25,22 +27,23 @@ use super::{Failure, load_config};
 /// How long each phase of the request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The leader gives up a transfer after an election timeout; so long after that, this program stops asking.
+/// The leader gives up a transfer after an election timeout. This program waits that long and this much
+/// longer.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// How often each node is asked who leads.
 const ASK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The answer is a line.
+/// The longest answer that is read, in bytes. The answer is one line.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// Flags of `rakit transfer`.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Exit codes: 0 if the wished node leads now; 1 if not; 2 on bad usage or configuration."
+    after_help = "Exit codes: 0 if the chosen node leads now; 1 if not; 2 on bad usage or configuration."
 )]
 pub struct Flags {
-    /// The node that shall lead [default: the one whose log is furthest along]
+    /// The node that is to lead [default: the one whose log is furthest along]
     #[arg(long, value_name = "ID")]
     to: Option<NodeId>,
 
@@ -49,10 +52,10 @@ pub struct Flags {
     config: PathBuf,
 }
 
-/// Runs it.
+/// Runs `rakit transfer`.
 ///
 /// # Errors
-/// There is no leader to ask, it refuses, or nobody took over in time.
+/// There is no leader, the leader refuses, or no other node became leader in time.
 pub fn run(flags: &Flags, log: &LogFlags) -> Result<ExitCode, Failure> {
     rakit::logging::start(log.log_level, log.log_file.as_deref()).map_err(Failure::usage)?;
     let config = load_config(&flags.config)?;
@@ -76,12 +79,12 @@ pub fn run(flags: &Flags, log: &LogFlags) -> Result<ExitCode, Failure> {
     let patience = config.election_timeout.1 + GRACE;
     let deadline = Instant::now() + patience;
     while let Ok(answer) = answers.recv_deadline(deadline) {
-        // A node that lags behind may still name the leader before this one: only a newer term is news.
+        // A node that lags may still name an earlier leader. Only a newer term counts.
         let after = leader(&config, &[answer]).filter(|(_, newer)| *newer > term);
         let Some((after, _)) = after.filter(|(after, _)| after.id != before.id) else { continue };
         if flags.to.is_some_and(|to| to != after.id) {
             return Err(Failure::other(format!(
-                "node {} leads now, not the wished one; try again",
+                "node {} leads now, not the chosen one; try again",
                 after.id
             )));
         }
@@ -95,7 +98,7 @@ pub fn run(flags: &Flags, log: &LogFlags) -> Result<ExitCode, Failure> {
     )))
 }
 
-/// Whom the newest term of those who answer names, and that term.
+/// The newest term among the answers of the nodes, and its leader.
 fn leader<'a>(config: &'a Config, answers: &[Asked]) -> Option<(&'a Node, Term)> {
     let believed = answers.iter().filter_map(|answer| answer.status.as_ref().ok());
     let newest = believed.filter(|status| status.leader.is_some()).max_by_key(|status| status.term)?;

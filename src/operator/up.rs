@@ -1,7 +1,8 @@
-//! `rakit up`: everything that must be right before the first process of a local cluster starts, and the end of it all.
+//! `rakit up`: checks everything before the first process of a local cluster starts, and then runs the
+//! cluster.
 //!
-//! The order matters: the directory is locked before anything in it is read, and nothing in it is changed before all that
-//! can be refused has been looked at.
+//! The order matters: the directory is locked before anything in it is read, and nothing in it is changed
+//! before all checks have passed.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -19,7 +20,7 @@ use super::ports;
 use super::programs::{self, Programs};
 use super::session::Session;
 
-/// How far apart the base ports are that are tried to find one to propose, and how many of them.
+/// To propose a free base port, this many are tried, at this distance from each other.
 const PROPOSAL_STEP: u16 = 100;
 const PROPOSALS_MAX: u16 = 50;
 
@@ -37,31 +38,31 @@ pub struct Flags {
         value_parser = clap::value_parser!(u16).range(0..=i64::from(layout::SERVERS_MAX)))]
     servers: Option<u16>,
 
-    /// Node i serves clients at this port + i and its peers at + 1000 + i; worker j at + 2000 + j [default: 8000, or as DIR
-    /// has it]
+    /// Node i: this port + i for clients, + 1000 + i for the cluster; worker j: + 2000 + j [default: 8000, or
+    /// as in DIR]
     #[arg(long, value_name = "PORT",
         value_parser = clap::value_parser!(u16).range(1..=i64::from(layout::BASE_PORT_MAX)))]
     base_port: Option<u16>,
 
-    /// Where the cluster's configuration, data and logs are; made if need be
+    /// Where the cluster's configuration, data and logs are; made if it is missing
     #[arg(long, value_name = "DIR", default_value = layout::DIRECTORY_DEFAULT)]
     dir: PathBuf,
 }
 
 const UP_HELP: &str = "\
 DIR/cluster.toml  the configuration; written once, then kept: change it as you like
-DIR/data          what the nodes have agreed on; the next `rakit up` goes on from there
+DIR/data          what the nodes have agreed on; the next `rakit up` continues from it
 DIR/logs          a log per process
 DIR/pids.json     the process ids, e.g. to kill one: kill -9 $(jq '.[\"node-1\"]' DIR/pids.json)
 
-Prints `ready` when every node answers, a leader is known and every server is alive. A process that
-dies is told, not started again; the line tells how to do so by hand. Ctrl-C, SIGTERM or SIGHUP
-stops them all; a second Ctrl-C at once.";
+Prints `ready` when every node answers, a leader is known and every server is alive. If a process
+dies, it is not started again; a line gives the command for that. Ctrl-C, SIGTERM or SIGHUP stops
+all processes; a second Ctrl-C kills them.";
 
-/// Runs a cluster until it is told to stop.
+/// Runs a cluster until the user stops it.
 ///
 /// # Errors
-/// It can't be started as asked.
+/// The cluster cannot be started as the user asked.
 pub fn run(flags: &Flags, log: &LogFlags) -> Result<ExitCode, Failure> {
     let programs = Programs::find()?;
     let dir = &flags.dir;
@@ -80,7 +81,7 @@ pub fn run(flags: &Flags, log: &LogFlags) -> Result<ExitCode, Failure> {
     logging::start_in_file(log.log_level, &own_log).map_err(Failure::usage)?;
     settled.write()?;
     programs::write_worker(&settled.layout)?;
-    // Of the run before; until this one's is written, nobody shall take a stranger's id from it.
+    // The old pids.json: its ids may belong to other processes by now.
     let _ = fs::remove_file(settled.layout.pids_file());
 
     let session = Session::start(settled.layout, programs, settled.resumed)?;
@@ -106,7 +107,7 @@ fn lock(dir: &Path) -> Result<FileLock, Failure> {
     })
 }
 
-/// Every port must be free before the first process starts; otherwise says which isn't, what it is for and who has it.
+/// Checks that every port is free. The error names a taken port, its purpose and the process that holds it.
 fn refuse_taken_ports(layout: &Layout) -> Result<(), Failure> {
     let obstacles: Vec<String> = layout.addresses().into_iter().filter_map(obstacle).collect();
     let Some(first) = obstacles.first() else { return Ok(()) };
@@ -125,7 +126,7 @@ fn obstacle((address, purpose): (SocketAddr, String)) -> Option<String> {
     ports::obstacle(address).map(|why| format!("port {}, for {purpose}, {why}", address.port()))
 }
 
-/// A base port near the wished one at which every port of the cluster is free.
+/// A base port near the given one at which every port of the cluster is free.
 fn free_base_port(layout: &Layout) -> Option<u16> {
     let proposals = (1..=PROPOSALS_MAX).filter_map(|i| layout.base_port.checked_add(i * PROPOSAL_STEP));
     proposals

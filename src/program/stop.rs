@@ -1,7 +1,7 @@
-//! How a program learns that it shall stop: SIGTERM, SIGINT (Ctrl-C) or SIGHUP (the terminal is gone).
+//! Receives the signals that stop a program: SIGTERM, SIGINT (Ctrl-C) or SIGHUP (the terminal was closed).
 //!
-//! A signal handler may do next to nothing (signal-safety(7)), so signal-hook's thread waits for signals and turns the
-//! first into a message, which the program's own loop meets in its `select!` beside everything else it waits for.
+//! A signal handler may do very little (signal-safety(7)). So a thread waits for signals and sends a message
+//! for the first one. The program's main loop receives the message in its `select!`.
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -10,16 +10,16 @@ use log::{info, warn};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// A second signal that comes so much later means: "at once, I said". Not sooner: a Ctrl-C reaches every process of
-/// the terminal, and `rakit up` then sends its children a SIGTERM as well; these two are one wish.
+/// A second signal ends the process at once if it comes at least this long after the first. An earlier one
+/// does not count: Ctrl-C reaches every process of the terminal, and `rakit up` then also sends SIGTERM to
+/// its children.
 const IMPATIENT_AFTER: Duration = Duration::from_secs(1);
 
-/// The wish to stop, by its signal's name.
+/// The name of the signal that stops the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StopSignal(pub &'static str);
 
-/// Tells when the program shall stop. One message, for one receiver: whoever gets it passes it on as its program
-/// needs.
+/// Receives the signal to stop. There is one message, for one receiver.
 #[derive(Clone, Debug)]
 pub struct Stop {
     receiver: Receiver<StopSignal>,
@@ -30,8 +30,8 @@ impl Stop {
     ///
     /// A second signal after a pause ends the process at once, with exit code 1.
     ///
-    /// SIGHUP is left alone when the process was started with it ignored: that is how nohup(1) asks to outlive
-    /// the terminal.
+    /// SIGHUP stays ignored if the process was started with it ignored: nohup(1) uses this to outlive the
+    /// terminal.
     ///
     /// # Errors
     /// When the system gives no signal handler, descriptor or thread.
@@ -50,7 +50,7 @@ impl Stop {
                     None => {
                         info!("{name}: stopping");
                         first = Some(Instant::now());
-                        // The channel has room for the one message that is ever sent.
+                        // The channel has room for the only message that is sent.
                         let _ = sender.send(StopSignal(name));
                     }
                     Some(first) if first.elapsed() >= IMPATIENT_AFTER => {
@@ -65,14 +65,14 @@ impl Stop {
         Ok(Self { receiver })
     }
 
-    /// Where the wish arrives; for `select!` and for waiting with a deadline.
+    /// The channel of the message, for `select!` and for waiting with a deadline.
     pub fn receiver(&self) -> &Receiver<StopSignal> {
         &self.receiver
     }
 
-    /// Waits for the wish.
+    /// Waits for the signal to stop.
     pub fn wait(&self) -> StopSignal {
-        // The sender lives in a thread that never ends; were it gone, nobody could ever stop this program.
+        // The thread of the sender never ends. If it did, nothing could stop this program, so it stops.
         self.receiver.recv().unwrap_or(StopSignal("the end of the signal thread"))
     }
 }
