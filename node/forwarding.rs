@@ -262,7 +262,7 @@ impl Forwarder {
         };
         let thread = std::thread::Builder::new().name("race-helper".into()).stack_size(HELPER_STACK_BYTES);
         if let Err(error) = thread.spawn(helper) {
-            warn!("request {}: no thread for a helper: {error}", race.request_id);
+            warn!("request {}: the system gives no thread to ask another server: {error}", race.request_id);
         }
         true
     }

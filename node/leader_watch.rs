@@ -155,7 +155,9 @@ impl LeaderWatch {
                     }
                 }
                 Watched::Gone => {
-                    info!("leader node {id}: its process seems to have died: nobody listens at {address}");
+                    info!(
+                        "leader watch: the process of node {id}, the leader, seems to have died: nobody listens at {address}"
+                    );
                     match self.tell_of_death(id, address) {
                         Ok(next) => leader = next,
                         Err(_) => return,

@@ -295,13 +295,14 @@ fn run(
     )
     .map_err(|error| cannot_bind("public", node.public, &error))?;
     info!(
-        "start: public address {}, cluster address {}",
+        "start: node {id} listens for clients at {}, for nodes and daemons at {}",
         public_server.local_addr(),
         cluster_server.local_addr()
     );
 
     // The threads that live as long as the node.
     let sending = Sending {
+        own_id: id,
         seal: seal.clone(),
         incarnation,
         reply_timeout: config.election_timeout.1,
@@ -399,9 +400,9 @@ fn recover(
     let last_index = recovered.entries.last().map_or(snapshot_index, |entry| entry.index);
     let hard_state = recovered.hard_state;
     info!(
-        "recovery: {} in {}: term {}, voted for {}, snapshot up to index {snapshot_index}, log up to index \
-         {last_index}, incarnation {:016x}",
-        if recovered.fresh { "a fresh start" } else { "the state" },
+        "recovery: node {id} finds {} in {}: term {}, vote for {}, snapshot up to index {snapshot_index}, log up to \
+         index {last_index}, incarnation {:016x}",
+        if recovered.fresh { "nothing, and starts fresh," } else { "its state" },
         directory.display(),
         hard_state.term,
         hard_state.voted_for.map_or("nobody".to_owned(), |node| format!("node {node}")),
@@ -435,9 +436,9 @@ fn hand_over(id: NodeId, standing: &StandingBoard, inbox: &Inbox, patience: Dura
     if inbox.deliver_within(patience, Input::Transfer { to: None }).is_ok()
         && standing.wait_for_leader(patience, |leader| leader.is_some_and(|leader| leader != id))
     {
-        info!("stop: leadership is handed over");
+        info!("stop: node {id} has handed leadership over");
     } else {
-        warn!("stop: leadership could not be handed over in time; the others will elect a leader");
+        warn!("stop: node {id} could not hand leadership over in time; the others will elect a leader");
     }
 }
 

@@ -53,6 +53,8 @@ pub struct Peers {
 /// What a sender needs to know.
 #[derive(Clone)]
 pub struct Sending {
+    /// This node's id, for its log lines.
+    pub own_id: NodeId,
     /// Signs as this node. Each sender takes a clone of its own: a seal numbers what it signs, and the receiver expects
     /// the numbers of one seal nearly in order.
     pub seal: Seal,
@@ -173,12 +175,12 @@ impl PeerSender {
     /// One line when a peer is lost, one when it is back; none in between.
     fn note_reachable(&mut self, failure: Option<&str>) {
         self.sending.refusals.not_refused(self.id);
-        let reachable = failure.is_none();
+        let (own, peer, reachable) = (self.sending.own_id, self.id, failure.is_none());
         if self.purpose == "log" && self.reachable != Some(reachable) {
             match failure {
-                Some(why) => warn!("peer node {}: not reached: {why}", self.id),
-                None if self.reachable.is_some() => info!("peer node {}: reached again", self.id),
-                None => info!("peer node {}: reached at {}", self.id, self.to.address),
+                Some(why) => warn!("peer: node {own} does not reach node {peer}: {why}"),
+                None if self.reachable.is_some() => info!("peer: node {own} reaches node {peer} again"),
+                None => info!("peer: node {own} reaches node {peer} at {}", self.to.address),
             }
             self.reachable = Some(reachable);
         }

@@ -527,7 +527,7 @@ fn the_death_of_a_leader_that_has_just_taken_over_is_noticed_at_once() {
         }
         let second =
             cluster.wait_for("another one leads", || cluster.agreed_leader().filter(|id| *id != first));
-        let told = format!("leader node {second}: its process seems to have died");
+        let told = format!("the process of node {second}, the leader, seems to have died: nobody listens");
         let before: Vec<_> = cluster.ids().into_iter().map(|id| cluster.log_text(id).len()).collect();
         cluster.kill9(second);
         cluster.wait_for("a third one leads", || cluster.agreed_leader());

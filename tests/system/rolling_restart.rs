@@ -155,7 +155,7 @@ fn all_five_are_restarted_in_turn_and_nobody_notices() {
         assert!(said.contains("has stopped cleanly"), "{}", cluster.story());
         if leader == id {
             assert!(said.contains("hands leadership over to node"), "{}", cluster.story());
-            assert!(said.contains("stop: leadership is handed over"), "{}", cluster.story());
+            assert!(said.contains("has handed leadership over"), "{}", cluster.story());
             let heir = cluster.wait_for_leader();
             let logged = logged.iter().find(|(node, _)| *node == heir).expect("a node").1;
             assert_handed_over(&cluster, id, heir, logged);

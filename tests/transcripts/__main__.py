@@ -169,8 +169,8 @@ def complaint_of(claim, words, steps):
 
 
 def claim_complaints(name, steps, whose):
-    """Every claim that does not hold for these steps, one sentence each."""
-    found = []
+    """Every claim that does not hold for these steps, one sentence each, at the first step where it fails so."""
+    found = {}
     for number, step in enumerate(steps, 1):
         for claim, *words in [[claim] for claim in GENERAL] + step.claims:
             claim = NAMED.get(claim, claim)
@@ -178,8 +178,8 @@ def claim_complaints(name, steps, whose):
                 sys.exit(f"{name}:{step.line}: claims.py has no claim {claim}")
             complaint = complaint_of(claim, words, steps[:number])
             if complaint:
-                found.append(f"{name}:{step.line}: {whose}: {complaint}")
-    return found
+                found.setdefault(complaint, f"{name}:{step.line}: {whose}: {complaint}")
+    return list(found.values())
 
 
 def form_complaints(name, steps, fresh):
