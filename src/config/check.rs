@@ -43,7 +43,7 @@ pub(super) fn check(file: File, place: &Place<'_>) -> Result<Config, ConfigError
     let (heartbeat, election_timeout) = timeouts(&file.raft, place)?;
     let snapshot_entries =
         number(file.raft.snapshot_entries.as_ref(), SNAPSHOT_ENTRIES, 1..=SNAPSHOT_ENTRIES_MAX)
-            .map_err(|wrong| wrong.told("raft.snapshot_entries", "entries", place))?;
+            .map_err(|wrong| wrong.into_error("raft.snapshot_entries", "entries", place))?;
     let data_dir = path(file.raft.data_dir.as_ref(), "raft.data_dir", place)?
         .unwrap_or_else(|| beside(place.path, DATA_DIR));
     let (policy, times) = balancer(&file.balancer, place)?;
@@ -95,7 +95,7 @@ struct OutOfRange {
 }
 
 impl OutOfRange {
-    fn told(self, key: &str, unit: &str, place: &Place<'_>) -> ConfigError {
+    fn into_error(self, key: &str, unit: &str, place: &Place<'_>) -> ConfigError {
         let (low, high) = (self.range.start(), self.range.end());
         let complaint = format!("{} is out of range; give {low} to {high} {unit}", self.value);
         place.error(Some(self.span), key, complaint)
@@ -114,7 +114,7 @@ fn number(value: Option<&Spanned<i64>>, default: i64, range: RangeInclusive<i64>
 /// `heartbeat_ms` and `election_timeout_ms`, which depend on each other.
 fn timeouts(raft: &Raft, place: &Place<'_>) -> Result<(Duration, (Duration, Duration)), ConfigError> {
     let heartbeat = number(raft.heartbeat_ms.as_ref(), HEARTBEAT_MS, 1..=HEARTBEAT_MS_MAX)
-        .map_err(|wrong| wrong.told("raft.heartbeat_ms", "milliseconds", place))?;
+        .map_err(|wrong| wrong.into_error("raft.heartbeat_ms", "milliseconds", place))?;
     let key = "raft.election_timeout_ms";
     let given = raft.election_timeout_ms.as_ref();
     let span = given.map(Spanned::span);
@@ -177,7 +177,7 @@ fn balancer(balancer: &Balancer, place: &Place<'_>) -> Result<(Policy, Times), C
     let time = |value: &Option<Spanned<i64>>, default: i64, low: i64, key: &str| {
         number(value.as_ref(), default, low..=BALANCER_MS_MAX)
             .map(Duration::from_millis)
-            .map_err(|wrong| wrong.told(key, "milliseconds", place))
+            .map_err(|wrong| wrong.into_error(key, "milliseconds", place))
     };
     let times = Times {
         server_timeout: time(
@@ -229,7 +229,7 @@ fn nodes(given: Vec<Spanned<super::file::Node>>, place: &Place<'_>) -> Result<Ve
         let id_given = entry.id.ok_or_else(|| missing("id", "1"))?;
         let id_range = 1..=i64::try_from(NODE_ID_MAX).expect("a constant that fits");
         let id = number(Some(&id_given), 1, id_range)
-            .map_err(|wrong| wrong.told("[[node]] id", "(a whole number)", place))?;
+            .map_err(|wrong| wrong.into_error("[[node]] id", "(a whole number)", place))?;
         if nodes.iter().any(|node| node.id == id) {
             let complaint = format!("{id} is another node's id already; give each node its own");
             return Err(place.error(Some(id_given.span()), "[[node]] id", complaint));
@@ -237,11 +237,11 @@ fn nodes(given: Vec<Spanned<super::file::Node>>, place: &Place<'_>) -> Result<Ve
         let mut address = |key: &'static str, given: Option<Spanned<String>>, sample: &str| {
             let given = given.ok_or_else(|| missing(key, sample))?;
             let full_key = format!("[[node]] {key}");
-            let told = |complaint: String| place.error(Some(given.span()), &full_key, complaint);
-            let address = parse_address(given.get_ref()).map_err(&told)?;
+            let wrong = |complaint: String| place.error(Some(given.span()), &full_key, complaint);
+            let address = parse_address(given.get_ref()).map_err(&wrong)?;
             if let Some((other, owner, owner_key)) = taken.iter().find(|(other, ..)| collide(*other, address))
             {
-                return Err(told(format!(
+                return Err(wrong(format!(
                     "{address} is taken by the {owner_key} address {other} of node {owner}; give every address another port"
                 )));
             }

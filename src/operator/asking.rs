@@ -40,7 +40,7 @@ fn question(client: &mut Client, address: SocketAddr) -> Result<Status, String> 
         return Err(format!("not a Rakit node: GET /status gave {}", answer.status));
     }
     serde_json::from_slice(&answer.body)
-        .map_err(|error| format!("its /status is not what a Rakit node says: {error}"))
+        .map_err(|error| format!("its answer to GET /status can't be read: {error}"))
 }
 
 /// The error in a few words. The address is shown beside it.

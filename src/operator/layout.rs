@@ -172,7 +172,7 @@ mod tests {
         Layout { dir: PathBuf::from("somewhere"), nodes, servers, base_port }
     }
 
-    /// The addresses that `rakit up --help` promises, by number: a stranger's script counts on them.
+    /// The addresses that `rakit up --help` promises, as numbers: users' scripts rely on them.
     #[test]
     fn ports_are_the_promised_ones() {
         let layout = layout(5, 3, 8000);

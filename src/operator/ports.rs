@@ -21,9 +21,9 @@ pub fn obstacle(address: SocketAddr) -> Option<String> {
             None if is_ending(address.port()) => {
                 "is kept by a connection that has just ended (TIME_WAIT), for a minute at most".to_string()
             }
-            None => "is taken by a process that this user may not look into".to_string(),
+            None => "is taken by a process of another user".to_string(),
         }),
-        Err(error) => Some(format!("can't be had: {error}")),
+        Err(error) => Some(format!("can't be used: {error}")),
     }
 }
 

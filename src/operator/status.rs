@@ -103,7 +103,7 @@ fn watch(addresses: &[SocketAddr], log: &LogFlags) -> Result<ExitCode, Failure> 
             recv(answers) -> answer => match answer {
                 Ok((position, answer)) => story.take(position, answer),
                 // The threads hold their senders until the poller is dropped.
-                Err(_) => return Err(Failure::other("nobody asks the nodes any more".to_string())),
+                Err(_) => return Err(Failure::other("the threads that ask the nodes have ended".to_string())),
             },
         };
         if screen.is_terminal() {
@@ -130,7 +130,7 @@ fn addresses(flags: &Flags) -> Result<Vec<SocketAddr>, Failure> {
         None if default.exists() => &default,
         None => {
             return Err(Failure::usage(format!(
-                "whom to ask? There is no {} here; give the nodes' addresses (rakit status http://127.0.0.1:8001) or \
+                "there is no {} here; give the nodes' addresses (rakit status http://127.0.0.1:8001) or \
                  --config FILE",
                 default.display()
             )));

@@ -29,7 +29,7 @@ pub enum StorageError {
         operation: &'static str,
         /// On which file or directory.
         path: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// A process holds the directory's lock.
