@@ -1,7 +1,7 @@
 //! A sealed request over HTTP: seals it, sends it, opens the answer.
 //!
-//! Called by everyone who sends on a cluster address: a node's peer senders and its leader watch, a node that hands a
-//! report on, the daemons, `rakit transfer`. The edge below ([`crate::http`]) knows nothing of seals.
+//! Called by everyone who sends on a cluster address: a node's peer senders and its leader watch, a follower
+//! that hands a report on, the daemons, `rakit transfer`. [`crate::http`] below has no seals.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,10 +10,10 @@ use super::{Refusal, RefusalKind, Seal};
 use crate::http::client::{Answer, CallError, Client};
 use crate::protocol::Purpose;
 
-/// Of the body of a refusal, so many bytes are quoted.
+/// How many bytes of a refusal's body an error quotes at most.
 const QUOTE_BYTES_MAX: usize = 200;
 
-/// A node, for whoever sends to it.
+/// A node to send to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipient {
     /// What the node is called in a seal: `node-2`.
@@ -27,7 +27,7 @@ pub struct Recipient {
 pub enum SealedCallError {
     /// No answer came.
     Call(CallError),
-    /// An answer came from this address. It is not trusted, or it is the node's own refusal of our request.
+    /// An answer came from this address. It cannot be trusted, or it is the node's refusal of our request.
     Refused(SocketAddr, Refusal),
 }
 
@@ -43,14 +43,16 @@ impl fmt::Display for SealedCallError {
 impl std::error::Error for SealedCallError {}
 
 impl Seal {
-    /// Seals and sends `POST path`, and opens the answer: what is returned was said by the recipient in answer to this
-    /// very request (as far as the seal has a secret). The answer's body may have `answer_bytes_max` bytes.
+    /// Seals and sends `POST path`, and opens the answer. With a secret, the returned answer is proven to be
+    /// the recipient's answer to this request. The answer's body may have `answer_bytes_max` bytes.
     ///
-    /// A request that `client` has to repeat on a fresh connection is sealed anew: it needs a nonce of its own, since the
-    /// node may have taken the first one before its connection broke, and would refuse the second as replayed.
+    /// When `client` repeats the request on a fresh connection, the repetition is sealed anew, with its own
+    /// nonce: the node may have accepted the first one before the connection broke, and would refuse the same
+    /// nonce as replayed.
     ///
     /// # Errors
-    /// When no answer came; `Refused` also when the node refused *our* request; its words are quoted.
+    /// `Call` when no answer came. `Refused` when the answer cannot be trusted, or when the node refused
+    /// *our* request; then the error quotes the node's answer.
     pub fn post(
         &self,
         client: &mut Client,
@@ -69,8 +71,8 @@ impl Seal {
         match self.open_answer(&sealed, answer.status, |name| answer.header(name), &answer.body) {
             Ok(()) => Ok(answer),
             Err(mut refusal) => {
-                // Without a signature the node's words prove nothing, but they are the operator's best hint: this is
-                // how the refusal of our own request looks from here.
+                // A node that refuses our request does not sign its answer. So the unsigned words prove
+                // nothing, but they are the operator's best hint.
                 if refusal.kind == RefusalKind::Unsigned {
                     let said = quote(&answer.body);
                     refusal.detail = format!("{} (it said {}: {said})", refusal.detail, answer.status);
@@ -142,7 +144,7 @@ mod tests {
             for _ in 0..2 {
                 let (mut stream, client) = listener.accept().unwrap();
                 let mut reader = BufReader::new(stream.try_clone().unwrap());
-                // The gate takes every request; the second is taken and never answered.
+                // The gate accepts every request; on this connection, the second one is never answered.
                 let mut answered = false;
                 while let Some(headers) = read_request(&mut reader) {
                     let header = |wanted: &'static str| {

@@ -1,4 +1,5 @@
-//! The receiver's side: opens requests and seals their answers.
+//! The receiver's side: checks sealed requests and signs their answers. Called by the node's cluster
+//! listener.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,19 +20,20 @@ use crate::protocol::{
     HEADER_SIGNATURE, HEADER_TIME, HEADER_VERSION, Purpose,
 };
 
-/// Of each kind of refusal, one line in so much time; it says how many were left out.
+/// Each kind of refusal is logged once in this time; the line says how many were left out.
 const REFUSAL_LINE_PAUSE: Duration = Duration::from_secs(5);
 
-/// The longest name, in bytes, of a cluster, sender or recipient that is read from a header.
+/// The longest value, in bytes, of a header that holds a name or a version.
 pub(super) const NAME_BYTES_MAX: usize = 256;
 
-/// Opens requests and seals their answers. A node has exactly one: two would each accept the same request once.
+/// Checks requests and signs their answers. A node has exactly one: two would each accept the same request
+/// once.
 pub struct Gate {
     cluster: String,
     me: String,
     keys: Option<Keys>,
     replays: Mutex<Replays>,
-    /// Per kind, in the order of [`RefusalKind::ALL`].
+    /// One per kind, in the order of [`RefusalKind::ALL`].
     refused: [RefusalCount; RefusalKind::ALL.len()],
 }
 
@@ -44,17 +46,18 @@ struct RefusalCount {
 /// A request that was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opened {
-    /// Who sent it, such as `node-2` or `daemon:lab-01`; empty if it did not say, which only a gate without a secret
-    /// accepts. Proven only as far as the key goes: every holder of the purpose's key can use every name.
+    /// Who sent it, such as `node-2` or `daemon:lab-01`. Empty if a report names no sender, which only a gate
+    /// without a secret accepts. The signature proves the key, not the name: a holder of the key can use
+    /// every name.
     pub sender: String,
-    /// What it is for: one of the purposes that were expected.
+    /// What it is for: one of the purposes that the route accepts.
     pub purpose: Purpose,
-    /// Of the request; empty without a secret.
+    /// The nonce of the request; empty without a secret.
     pub nonce: String,
 }
 
 impl Gate {
-    /// The gate of the node `me` (`node-1`) in this cluster. From now on: what was sealed before is refused.
+    /// The gate of the node `me` (`node-1`) in this cluster. It refuses what was sealed before this moment.
     ///
     /// # Errors
     /// One line, if the secret is a report key alone.
@@ -62,7 +65,7 @@ impl Gate {
         Self::new_at(cluster, me, secret, unix_ms())
     }
 
-    /// [`new`](Self::new) with the clock in the caller's hand, for tests.
+    /// [`new`](Self::new) at a time that the caller gives, for tests.
     ///
     /// # Errors
     /// As there.
@@ -90,11 +93,12 @@ impl Gate {
         self.keys.is_some()
     }
 
-    /// Decides whether a request is accepted on a route that is for these purposes. `path` is the request line's
-    /// target as it came, with the query; `header` looks up a header of the request; `peer` is for the log line.
+    /// Decides whether a request is accepted on a route for these purposes. `path` is the target of the
+    /// request line as it came, with the query; `header` looks up a header of the request; `peer` is for the
+    /// log line.
     ///
     /// # Errors
-    /// Every [`RefusalKind`]. It has been counted and, at a bounded rate, logged.
+    /// Every [`RefusalKind`]. The gate has counted the refusal and, at a bounded rate, logged it.
     pub fn open_request<'a>(
         &self,
         method: &str,
@@ -107,7 +111,7 @@ impl Gate {
         self.open_request_at(method, path, header, body, purposes, peer, unix_ms())
     }
 
-    /// [`open_request`](Self::open_request) with the clock in the caller's hand, for tests.
+    /// [`open_request`](Self::open_request) at a time that the caller gives, for tests.
     ///
     /// # Errors
     /// As there.
@@ -136,7 +140,7 @@ impl Gate {
         purposes: &[Purpose],
         now_ms: u64,
     ) -> Result<Opened, Refusal> {
-        // First of all: another version may sign in another way.
+        // The version comes first, since another version may sign in another way.
         let version = header(HEADER_VERSION);
         check_version("the sender", version, true)?;
         let signature = header(HEADER_SIGNATURE);
@@ -145,8 +149,8 @@ impl Gate {
                 "requests to this node must be signed, and this one is not; give its sender the secret_file";
             return Err(Refusal::new(RefusalKind::Unsigned, why));
         }
-        // Who and where to, before the signature: the key depends on the cluster, and a line that says "node-2 was
-        // meant, check the address" mends more than one that says "the signature does not match".
+        // Names come before the signature, since they give the better message: "it is meant for node-2, check
+        // the addresses" helps more than "the signature does not match".
         let cluster = name_header(HEADER_CLUSTER, header(HEADER_CLUSTER))?;
         let sender = name_header(HEADER_SENDER, header(HEADER_SENDER))?;
         let recipient = name_header(HEADER_RECIPIENT, header(HEADER_RECIPIENT))?;
@@ -170,7 +174,7 @@ impl Gate {
                     format!("{HEADER_PURPOSE} must be raft, report or admin"),
                 )
             })?,
-            // Without a secret, a report may come without any of the headers: so `curl` can send one.
+            // Without a secret, a report needs none of the headers, so that `curl` can send one.
             None if self.keys.is_none() && purposes.contains(&Purpose::Report) => Purpose::Report,
             None => return Err(missing(HEADER_PURPOSE)),
         };
@@ -185,8 +189,8 @@ impl Gate {
                 nonce: String::new(),
             });
         }
-        // From here on all must be there. (Without a secret too: a page in somebody's browser can make it send a POST
-        // to a loopback address, but not with headers of this kind.)
+        // From here on every header is required, without a secret, too: a web page can make a browser send a
+        // POST to a loopback address, but not with such headers.
         version.ok_or_else(|| missing(HEADER_VERSION))?;
         let cluster = cluster.ok_or_else(|| missing(HEADER_CLUSTER))?;
         let sender = sender.ok_or_else(|| missing(HEADER_SENDER))?;
@@ -205,7 +209,8 @@ impl Gate {
         })?;
         let fields = RequestFields { cluster, sender, recipient, purpose, method, path, body, time, nonce };
         verify(fields.mac(key), signature)?;
-        // It is genuine. Is it of now, and is it the first of its kind?
+        // The signature is genuine. Now check that the request is recent, and that it was not accepted
+        // before.
         let apart_ms = now_ms.abs_diff(said_ms);
         if apart_ms > CLOCK_APART_MS_MAX {
             let side = if said_ms < now_ms { "behind" } else { "ahead of" };
@@ -242,7 +247,8 @@ impl Gate {
         }
     }
 
-    /// The headers for the answer to a request that was accepted: the version, and with a secret the signature.
+    /// The headers for the answer to a request that was accepted: the version, and with a secret the
+    /// signature.
     pub fn seal_answer(&self, request: &Opened, status: u16, body: &[u8]) -> Vec<(&'static str, String)> {
         let Some(key) = self.keys.as_ref().and_then(|keys| keys.of(request.purpose)) else {
             return vec![version_header()];
@@ -264,7 +270,7 @@ impl Gate {
         RefusalKind::ALL.map(|kind| (kind, self.refused[kind as usize].count.load(Ordering::Relaxed)))
     }
 
-    /// Counts a refusal and writes a line, unless one of this kind was written just before.
+    /// Counts a refusal and logs it, at most once per kind in `REFUSAL_LINE_PAUSE`.
     fn note(&self, refusal: &Refusal, method: &str, path: &str, peer: SocketAddr) {
         let of_kind = &self.refused[refusal.kind as usize];
         of_kind.count.fetch_add(1, Ordering::Relaxed);
@@ -275,12 +281,12 @@ impl Gate {
     }
 }
 
-/// The header that every answer bears, also the answer to a request that was refused: the version of this build.
+/// The header with the version of this build. Every answer has it, also the one to a refused request.
 pub fn version_header() -> (&'static str, String) {
     (HEADER_VERSION, version())
 }
 
-/// A name from a header: absent, or fit to be compared, signed and printed.
+/// A name or version from a header: absent, or fit to be compared, signed and logged.
 pub(super) fn name_header<'a>(name: &str, value: Option<&'a str>) -> Result<Option<&'a str>, Refusal> {
     let fit = |value: &str| {
         (1..=NAME_BYTES_MAX).contains(&value.len())

@@ -1,5 +1,7 @@
-//! What the secret file holds, and the keys that are derived from it: one for each purpose, so that with the key of one
-//! nobody can make a request of another. Used by [`Seal`](super::Seal) and [`Gate`](super::Gate).
+//! The secret, and the keys that are derived from it. Used by [`Seal`](super::Seal) and
+//! [`Gate`](super::Gate).
+//!
+//! Each purpose has its own key: who holds the key of one purpose cannot make a request of another.
 
 use std::fmt;
 
@@ -8,10 +10,11 @@ use hmac::{KeyInit, Mac};
 use super::{HmacSha256, frame, header_form, hex, unhex};
 use crate::protocol::Purpose;
 
-/// A secret must have so many bytes at least. What docs/security.md makes has 44.
+/// The shortest secret, in bytes. The command in docs/security.md makes one of 44 bytes.
 const SECRET_BYTES_MIN: usize = 16;
 
-/// The first field of the frame from which a key is derived. It holds no version: a key outlives it.
+/// The first field of the frame from which a key is derived. The frame has no version: the keys stay the same
+/// in every version, and a report key in a file stays valid.
 const KEY_FRAME: &[u8] = b"rakit key";
 const REPORT_KEY_PREFIX: &str = "report-key:";
 
@@ -35,10 +38,10 @@ impl fmt::Debug for Secret {
 }
 
 impl Secret {
-    /// The secret, for whoever needs more of it than the report key: a node, `rakit transfer`.
+    /// The secret itself, for a node and for `rakit transfer`: the report key is not enough for them.
     ///
     /// # Errors
-    /// One line, if it is a report key alone.
+    /// One line, if the file holds the report key alone.
     pub fn whole(self) -> Result<Self, String> {
         match self.0 {
             SecretKind::Whole(_) => Ok(self),
@@ -72,8 +75,8 @@ impl Secret {
         Ok(Self(SecretKind::Whole(content.to_vec())))
     }
 
-    /// The line for the secret file of a machine that shall be able to report, and nothing else.
-    /// `None` if this is such a file already and so knows no cluster.
+    /// The line for the secret file of a machine that may only report.
+    /// `None` if this is a report key already: no key can be derived from it.
     pub fn report_key_line(&self, cluster: &str) -> Option<String> {
         match &self.0 {
             SecretKind::Whole(secret) => {
@@ -84,13 +87,14 @@ impl Secret {
         }
     }
 
-    /// Whether requests of this purpose can be signed and checked with it.
+    /// Whether it can sign and check requests of this purpose.
     pub fn serves(&self, purpose: Purpose) -> bool {
         purpose == Purpose::Report || matches!(self.0, SecretKind::Whole(_))
     }
 }
 
-/// The keys of the three purposes, each ready to start an HMAC; `None` where the secret file holds no such key.
+/// The keys of the three purposes, each ready to start an HMAC; `None` where the secret file holds no such
+/// key.
 pub(super) struct Keys([Option<HmacSha256>; 3]);
 
 impl Keys {

@@ -1,39 +1,43 @@
-//! Signing: who said this, and was it said just now, to me, about this?
+//! Signing: proves who sent a request, when, to which node and for what purpose; and who answered it.
 //!
-//! Who calls it: whoever sends on the cluster address holds a [`Seal`] (the peers' senders, the daemons, the
-//! operator's program) and sends with [`Seal::post`]; the node's cluster listener holds the one [`Gate`]. A forged vote or a forged acknowledgement
-//! breaks Raft's safety (it assumes that machines fail, not that they lie), so answers are signed as well.
-//! docs/security.md says what this protects from, what it does not, and how an operator sets it up.
+//! Who calls it: every sender on a cluster address (peer senders, daemons, the operator's program) holds a
+//! [`Seal`] and sends with [`Seal::post`]. The node's cluster listener holds the one [`Gate`]. Answers are
+//! signed, too: Raft assumes that machines fail, not that they lie, so a forged vote or acknowledgement would
+//! break its safety. docs/security.md says what signing protects from, what it does not, and how an operator
+//! sets it up.
 //!
 //! # What is signed
-//! HMAC-SHA-256 (RFC 2104) over a *frame* of fields: `rakit request`, version, cluster, sender, recipient, purpose, method, path with
-//! query, SHA-256 of the body, time (Unix, milliseconds), nonce. Each field goes in with its length in front, so that
-//! no two lists of fields give the same bytes. An answer's frame holds `rakit answer`, version, cluster, the one who
-//! answers, the one who asked, purpose, the request's nonce, the status, and SHA-256 of the body.
+//! HMAC-SHA-256 (RFC 2104) over a *frame* of fields: `rakit request`, version, cluster, sender, recipient,
+//! purpose, method, path with query, SHA-256 of the body, time (Unix, milliseconds), nonce. Each field has
+//! its length in front, so that no two lists of fields give the same bytes. An answer's frame holds `rakit
+//! answer`, version, cluster, answerer, asker, purpose, the request's nonce, the status, and SHA-256 of the
+//! body.
 //!
 //! # Versions
-//! Another version of the protocol is refused before anything else is looked at, since it may sign in another way. The
-//! node names both versions in its refusal, and its own in a header of every answer, which the sender compares with its
-//! own.
+//! The version of the protocol is checked first, since another version may sign in another way. The node's
+//! refusal names both versions. Every answer of the node carries its version in a header, and the sender
+//! checks it.
 //!
 //! # Keys
-//! Each purpose has its own key, derived from the secret and the cluster's name: with the `report` key nobody can
-//! make a request of purpose `raft`. A route takes only its own purposes. A daemon may be given a secret file that
-//! holds the derived report key alone ([`Secret::report_key_line`]); then it *cannot* vote, even if it is broken into.
+//! Each purpose has its own key, derived from the secret and the cluster's name: with the `report` key nobody
+//! can make a request of purpose `raft`. A route takes only its own purposes. A daemon may be given a secret
+//! file that holds the derived report key alone ([`Secret::report_key_line`]); then it *cannot* vote, even if
+//! it is broken into.
 //!
 //! # Replays
-//! Remembering every nonce for a minute would cost some 60 MB at 30,000 requests a second. Instead nonces are made so
-//! that they can be remembered in short, as IPsec does it (RFC 4303, 3.4.3: the anti-replay window): a nonce is a
-//! *stream* (64 bits, drawn at random when a seal is made; each clone of a seal takes the next) and a counter in that
-//! stream. A receiver keeps per stream the highest counter and a bitmap of the [`WINDOW`] counters below it: 150
-//! bytes, however many requests come. Requests of one stream may overtake each other within the window; what is
-//! further behind is refused. Since each sending thread has its own clone, and one request under way, it never is.
+//! To remember every nonce for a minute would cost some 60 MB at 30,000 requests a second. Therefore a nonce
+//! has two parts, as in IPsec (RFC 4303, 3.4.3: the anti-replay window): a *stream* and a counter in that
+//! stream. The stream has 64 bits, drawn at random when a seal is made; each clone of a seal takes the next
+//! one. A receiver keeps per stream the highest counter and a bitmap of the last [`WINDOW`] counters: 150
+//! bytes, however many requests come. Requests of one stream may overtake each other within the window. A
+//! request further behind is refused. This never happens to an honest sender, since each sending thread has
+//! its own clone and one request under way.
 //!
-//! A stream is forgotten when the last thing it said is too old to be accepted again. What if the clock is set back
-//! then, or this process restarts and knows no stream? For that there is the *horizon*: from a stream that is not
-//! known, nothing is accepted that was said before it. It starts at the gate's own birth and rises with every stream
-//! that is forgotten. The price: a sender whose clock is five seconds behind is refused by a node that has just
-//! started, for five seconds.
+//! The gate forgets a stream when its newest request is too old to be accepted again. Then the clock may be
+//! set back, or the node may restart and remember no stream. For these cases the gate keeps the *horizon*, a
+//! time: a request of an unknown stream is refused if it was sealed before the horizon. The horizon starts at
+//! the gate's creation and rises with each forgotten stream. The price: if a sender's clock is five seconds
+//! behind, a node that has just started refuses that sender for five seconds.
 
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -59,14 +63,16 @@ pub use seal::{Seal, SealedRequest};
 /// How far the clocks of sender and receiver may be apart, in milliseconds.
 pub const CLOCK_APART_MS_MAX: u64 = 30_000;
 
-/// How many counters below the highest of a stream are remembered one by one.
+/// For how many counters of a stream, up to the highest, the gate remembers one by one whether it has seen
+/// them.
 pub const WINDOW: u64 = 1024;
 
-/// How many streams a gate remembers, over the last minute or so: 10 MB. A stream is one sending thread of one
-/// process. Beyond it, further streams are refused: one that is still inside the clock window is never forgotten.
+/// How many streams a gate remembers (10 MB), over about the last minute. A stream is one sending thread of
+/// one process. When all places are taken, new streams are refused: to forget a stream early would allow a
+/// replay.
 pub const STREAMS_MAX: usize = 65_536;
 
-/// The first field of a request's frame, and that of an answer's: so no answer is ever taken for a request.
+/// The first fields of the two frames. They differ, so that the signature of an answer never fits a request.
 const REQUEST_FRAME: &[u8] = b"rakit request";
 const ANSWER_FRAME: &[u8] = b"rakit answer";
 
@@ -79,23 +85,24 @@ pub enum RefusalKind {
     Unsigned,
     /// The signature is not that of what came with it.
     Altered,
-    /// This very request was accepted before (or is too far behind its stream to tell).
+    /// This request was accepted before, or its counter is below the window, so that nobody can say.
     Replayed,
-    /// Sealed before this node started (or before a stream that is forgotten spoke last).
+    /// Sealed before the horizon: before this node started, or before the newest request of a forgotten
+    /// stream.
     TooOld,
     /// Sealed further from this node's time than [`CLOCK_APART_MS_MAX`].
     ClockApart,
-    /// Signed for something else than this route is for.
+    /// Its purpose is not one that this route accepts.
     WrongPurpose,
     /// Meant for another node.
     WrongRecipient,
-    /// Of another version of the protocol.
+    /// It has another version of the protocol.
     WrongVersion,
-    /// Of another cluster.
+    /// It belongs to another cluster.
     WrongCluster,
-    /// Headers that are missing or are not what they should be.
+    /// A header is missing or has no valid value.
     Malformed,
-    /// [`STREAMS_MAX`] is reached.
+    /// The gate remembers [`STREAMS_MAX`] streams and has no place for this one.
     NonceCacheFull,
 }
 
@@ -133,10 +140,10 @@ impl RefusalKind {
     }
 }
 
-/// A refusal, and the line that says why and what to do.
+/// A refusal, with its reason and the mend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// Which rule.
+    /// Which rule was broken.
     pub kind: RefusalKind,
     /// What was wrong and how to mend it, in one line of printable characters.
     pub detail: String,
@@ -169,10 +176,12 @@ fn version() -> String {
     PROTOCOL_VERSION.to_string()
 }
 
-/// Compares the version in a header with ours. `by` is who said it; `optional` is whether it may be left out.
+/// Compares the version in a header with ours. `by` names who sent it; `optional`: whether it may be left
+/// out.
 ///
 /// # Errors
-/// `WrongVersion`, with both versions and the mend; `Malformed`, if a log line could not show it.
+/// `WrongVersion`, with both versions and the mend; `Malformed`, if the header's value is not fit for a log
+/// line.
 fn check_version(by: &str, theirs: Option<&str>, optional: bool) -> Result<(), Refusal> {
     let ours = version();
     let theirs = match name_header(HEADER_VERSION, theirs)? {
@@ -187,8 +196,9 @@ fn check_version(by: &str, theirs: Option<&str>, optional: bool) -> Result<(), R
     Err(Refusal::new(RefusalKind::WrongVersion, detail))
 }
 
-/// Puts fields into one string of bytes from which they could be told apart again: how many, and before each its
-/// length, as 32 bits in network order.
+/// Puts fields into one string of bytes, so that different lists of fields give different bytes: first the
+/// number of fields, then each field with its length in front. Number and lengths have 32 bits, in network
+/// order.
 fn frame(fields: &[&[u8]]) -> Vec<u8> {
     let length = |n: usize| {
         u32::try_from(n).expect("fields are names, heads and digests: far below 4 GiB").to_be_bytes()
@@ -202,8 +212,9 @@ fn frame(fields: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
-/// A name as it stands in a header, and so in the frame: what is not a letter, digit or one of `-_.:` is written as
-/// `%` and two hexadecimal digits. So a cluster may be called "Prüfung 3" and its header is still visible ASCII.
+/// A name as it stands in a header and in the frame. Each byte that is not a letter, a digit or one of `-_.:`
+/// becomes `%` and two hexadecimal digits. So a cluster may be called "Prüfung 3", and its header is still
+/// visible ASCII.
 fn header_form(name: &str) -> String {
     let mut form = String::with_capacity(name.len());
     for byte in name.bytes() {
@@ -233,7 +244,7 @@ fn hex(bytes: &[u8]) -> String {
     digits
 }
 
-/// The reverse of [`hex`], for exactly `N` bytes; upper case is not accepted, so that there is one way to write it.
+/// The reverse of [`hex`], for exactly `N` bytes. Upper case is refused, so that each value has one spelling.
 fn unhex<const N: usize>(digits: &str) -> Option<[u8; N]> {
     let digits = digits.as_bytes();
     if digits.len() != 2 * N {
@@ -251,13 +262,13 @@ fn unhex<const N: usize>(digits: &str) -> Option<[u8; N]> {
     Some(bytes)
 }
 
-/// Milliseconds since 1970 on this machine's clock; 0 if it is set before that.
+/// Milliseconds since 1970 on this machine's clock; 0 if the clock stands before 1970.
 fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// One purpose's HMAC over these fields.
+/// The HMAC over these fields, with the key of one purpose.
 fn mac(key: &HmacSha256, fields: &[&[u8]]) -> HmacSha256 {
     let mut mac = key.clone();
     mac.update(&frame(fields));
@@ -268,7 +279,7 @@ fn signature(mac: HmacSha256) -> String {
     hex(&mac.finalize().into_bytes())
 }
 
-/// Compares in constant time.
+/// Checks a signature, in constant time.
 fn verify(mac: HmacSha256, signature: &str) -> Result<(), Refusal> {
     let claimed: [u8; 32] = unhex(signature).ok_or_else(|| {
         Refusal::new(RefusalKind::Malformed, "the signature is not 64 hexadecimal digits, in lower case")

@@ -1,8 +1,8 @@
 //! What a receiver remembers so that no request is accepted twice.
 //!
-//! Who calls it: [`Gate`](super::Gate), with requests whose signature was found good, so that only holders of
-//! the key can make it remember anything. The idea (streams, counters, a window, the horizon) is explained at the
-//! head of `mod.rs`; the window is that of RFC 4303, 3.4.3.
+//! Who calls it: [`Gate`](super::Gate), after it has checked the signature, so that only holders of the key
+//! can fill this memory. The head of `mod.rs` explains streams, counters, window and horizon. The window
+//! follows RFC 4303, 3.4.3.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -10,30 +10,30 @@ use std::collections::hash_map::Entry;
 use super::{CLOCK_APART_MS_MAX, STREAMS_MAX, WINDOW};
 use crate::protocol::Purpose;
 
-/// Forgotten streams are looked for at most so often, in milliseconds: it takes a walk over all of them.
+/// The least time between two sweeps, in milliseconds: a sweep looks at every stream.
 const SWEEP_MS: u64 = 1_000;
 
 const WORDS: usize = (WINDOW / 64) as usize;
 
-/// Which stream: the purpose belongs to it, so that whoever holds the report key cannot use up the counters of a
-/// stream of Raft's, which are there to be seen on the wire.
+/// Names a stream. The purpose is a part of the name: streams are visible on the wire, and otherwise a holder
+/// of the report key could use up the counters of a stream of purpose `raft`.
 pub(super) type StreamId = (Purpose, u64);
 
 /// Why a nonce is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rejected {
-    /// Seen before, or too far behind its stream to tell.
+    /// Seen before, or below the window, so that nobody can say.
     Replayed,
-    /// Of an unknown stream, and so many milliseconds before the horizon.
+    /// Its stream is unknown, and it was sealed this many milliseconds before the horizon.
     BeforeHorizon(u64),
     /// No room for another stream.
     Full,
 }
 
-/// The streams that were heard lately.
+/// The streams of about the last minute.
 pub(super) struct Replays {
     streams: HashMap<StreamId, Stream>,
-    /// From a stream that is not known, nothing is accepted that was said before this time.
+    /// A request of an unknown stream is refused if it was sealed before this time.
     horizon_ms: u64,
     swept_ms: u64,
     streams_max: usize,
@@ -41,14 +41,14 @@ pub(super) struct Replays {
 
 struct Stream {
     highest: u64,
-    /// Bit `c % WINDOW` stands for counter `c`, for the `WINDOW` counters up to `highest`.
+    /// Bit `c % WINDOW` says whether counter `c` was seen, for the `WINDOW` counters up to `highest`.
     seen: [u64; WORDS],
-    /// The latest time that it gave for a request.
+    /// The latest time at which one of its accepted requests was sealed.
     latest_ms: u64,
 }
 
 impl Replays {
-    /// Knows nothing, and accepts nothing that was said before `born_ms`.
+    /// Without any stream; the horizon is `born_ms`.
     pub(super) fn new(born_ms: u64) -> Self {
         Self { streams: HashMap::new(), horizon_ms: born_ms, swept_ms: 0, streams_max: STREAMS_MAX }
     }
@@ -58,8 +58,8 @@ impl Replays {
         Self { streams_max, ..Self::new(born_ms) }
     }
 
-    /// Takes note of a request, said at `said_ms` and heard at `now_ms`, or says why it must be refused. The caller
-    /// has checked that the two times are close enough.
+    /// Remembers a request that was sealed at `said_ms` and came at `now_ms`, or returns why it must be
+    /// refused. The caller has checked that the two times are close enough.
     pub(super) fn admit(
         &mut self,
         id: StreamId,
@@ -84,10 +84,11 @@ impl Replays {
         Ok(())
     }
 
-    /// Forgets the streams that can say nothing old any more: whatever they said is outside the clock window, and
-    /// the horizon keeps it out even if this machine's clock is set back.
+    /// Forgets the streams whose requests are all too old to be accepted again. The horizon rises with them,
+    /// so that the requests stay refused even if this machine's clock is set back.
     fn sweep(&mut self, now_ms: u64) {
-        // A clock that was set back must not stop the sweeping for as long.
+        // After the clock was set back, `now_ms` is below `swept_ms`: then sweep at once, not when it catches
+        // up.
         if now_ms >= self.swept_ms && now_ms - self.swept_ms < SWEEP_MS {
             return;
         }
@@ -111,7 +112,7 @@ impl Replays {
 impl Stream {
     fn admit(&mut self, counter: u64, said_ms: u64) -> Result<(), Rejected> {
         if counter > self.highest {
-            // The counters in between have not been seen; their bits still stand for older ones.
+            // The counters in between have not been seen, but their bits still belong to older counters.
             let steps = counter - self.highest;
             if steps >= WINDOW {
                 self.seen = [0; WORDS];
@@ -199,7 +200,7 @@ mod tests {
         let mut replays = Replays::new(NOW);
         assert_eq!(replays.admit(A, 0, NOW - 1, NOW), Err(Rejected::BeforeHorizon(1)));
         assert_eq!(replays.admit(A, 0, NOW, NOW), Ok(()));
-        // From a stream that is known, what was said earlier is judged by its counter.
+        // In a known stream, the counter decides, not the horizon.
         assert_eq!(replays.admit(A, 1, NOW - 1, NOW), Ok(()));
     }
 
@@ -215,7 +216,7 @@ mod tests {
             assert_eq!(replays.admit((Purpose::Report, stream), 0, NOW, late), Err(Rejected::Replayed));
         }
         assert_eq!(replays.streams(), 100);
-        // When they are too old to be accepted, there is room again.
+        // When their requests are too old to be accepted, the streams are forgotten, and there is room again.
         let later = late + SWEEP_MS;
         assert_eq!(replays.admit((Purpose::Report, 100), 0, later, later), Ok(()));
         assert_eq!(replays.streams(), 1);
@@ -233,7 +234,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a plain set: whatever was admitted is never admitted again, and within the window nothing new is
+        /// Compared with a plain set: no counter is admitted twice, and within the window no new one is
         /// refused.
         #[test]
         fn agrees_with_a_set(counters in prop::collection::vec(0_u64..5_000, 1..300)) {

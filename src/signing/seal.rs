@@ -1,4 +1,4 @@
-//! The sender's side: seals requests and opens their answers.
+//! The sender's side: signs requests and checks their answers. Each sending thread owns a [`Seal`].
 
 use std::io;
 use std::sync::Arc;
@@ -15,10 +15,11 @@ use crate::protocol::{
     HEADER_SIGNATURE, HEADER_TIME, HEADER_VERSION, Purpose,
 };
 
-/// Seals requests and opens their answers. Give every sending thread a clone of its own: see "Replays" above.
+/// Signs requests and checks their answers. Give every sending thread a clone of its own: see "Replays" in
+/// `mod.rs`.
 ///
-/// Without a secret the requests carry version, cluster, sender, recipient and purpose, unsigned: enough to find a wrong
-/// address in a configuration, and no protection.
+/// Without a secret the requests carry version, cluster, sender, recipient and purpose, unsigned. This finds
+/// a wrong address in a configuration, but protects from nobody.
 #[derive(Debug)]
 pub struct Seal {
     cluster: Arc<str>,
@@ -26,14 +27,14 @@ pub struct Seal {
     pub(super) keys: Option<Arc<Keys>>,
     stream: u64,
     counter: AtomicU64,
-    /// The next stream, for the next clone.
+    /// The stream of the next clone; shared by all clones.
     next_stream: Arc<AtomicU64>,
 }
 
-/// A sealed request: its headers, and what is needed to open its answer.
+/// A sealed request: its headers, and what is needed to check its answer.
 #[derive(Debug)]
 pub struct SealedRequest {
-    /// To be sent with it, all of them.
+    /// All of them must be sent with the request.
     pub headers: Vec<(&'static str, String)>,
     nonce: String,
     recipient: String,
@@ -44,7 +45,7 @@ impl Seal {
     /// A seal of `me` (`node-1`, `daemon:lab-01`, `operator`) in this cluster.
     ///
     /// # Errors
-    /// If the system has no random numbers to give.
+    /// If the system gives no random number.
     pub fn new(cluster: &str, me: &str, secret: Option<&Secret>) -> io::Result<Self> {
         let cluster = header_form(cluster);
         let stream = random_u64().map_err(io::Error::other)?;
@@ -58,7 +59,7 @@ impl Seal {
         })
     }
 
-    /// Seals a request to `recipient` (`node-2`). `path` is what will stand in the request line, with the query.
+    /// Seals a request to `recipient` (`node-2`). `path` is the target of the request line, with the query.
     pub fn request(
         &self,
         recipient: &str,
@@ -70,7 +71,7 @@ impl Seal {
         self.request_at(recipient, purpose, method, path, body, unix_ms())
     }
 
-    /// [`request`](Self::request) with the clock in the caller's hand, for tests.
+    /// [`request`](Self::request) at a time that the caller gives, for tests.
     pub fn request_at(
         &self,
         recipient: &str,
@@ -88,8 +89,9 @@ impl Seal {
         headers.push((HEADER_RECIPIENT, recipient.clone()));
         headers.push((HEADER_PURPOSE, purpose.name().to_owned()));
         let mut nonce = String::new();
-        // A machine that has only the report key cannot sign for another purpose: the request goes out unsigned, and
-        // is refused with a line that says so. The programs check `Secret::serves` when they start.
+        // A machine that has only the report key cannot sign for another purpose. It sends the request
+        // unsigned, and the node refuses it with a line that says so. The programs refuse such a file when
+        // they start.
         if let Some(key) = self.keys.as_ref().and_then(|keys| keys.of(purpose)) {
             let counter = self.counter.fetch_add(1, Ordering::Relaxed);
             nonce = hex(&(u128::from(self.stream) << 64 | u128::from(counter)).to_be_bytes());
@@ -113,12 +115,14 @@ impl Seal {
         SealedRequest { headers, nonce, recipient, purpose }
     }
 
-    /// Whether this answer was given by the recipient to this request. `header` looks up a header of the answer.
-    /// Covered are status and body; the answer's other headers are not. Without a secret, everything of this version is
-    /// accepted. (The answer to a report may name no version: so a stand-in for a node need not know it.)
+    /// Checks that the recipient gave this answer to this request. `header` looks up a header of the answer.
+    /// The signature covers status and body, not the other headers. Without a secret, only the version is
+    /// checked. (The answer to a report may have no version, so that a simple program can stand in for a
+    /// node.)
     ///
     /// # Errors
-    /// `WrongVersion`, `Unsigned`, `Malformed` or `Altered`. In each case nothing in the answer is to be believed.
+    /// `WrongVersion`, `Unsigned`, `Malformed`, `Altered` or `WrongPurpose`. Then nothing in the answer can
+    /// be trusted.
     pub fn open_answer<'a>(
         &self,
         request: &SealedRequest,
@@ -127,7 +131,7 @@ impl Seal {
         body: &[u8],
     ) -> Result<(), Refusal> {
         let purpose = request.purpose;
-        // A refusal may come from the edge of the node, which knows nothing of versions.
+        // The node's HTTP edge, which adds no version, may have refused the request.
         let optional = purpose == Purpose::Report || !(200..300).contains(&status) || self.keys.is_some();
         check_version(&request.recipient, header(HEADER_VERSION), optional)?;
         let Some(keys) = &self.keys else { return Ok(()) };
@@ -153,7 +157,7 @@ impl Seal {
 }
 
 impl Clone for Seal {
-    /// The same sender with a stream of its own.
+    /// The same sender, with a stream of its own.
     fn clone(&self) -> Self {
         Self {
             cluster: Arc::clone(&self.cluster),

@@ -1,4 +1,4 @@
-//! A sender and a gate that talk without a network.
+//! A sender and a gate, without a network in between.
 
 #![allow(clippy::unwrap_used)]
 
@@ -34,7 +34,7 @@ fn peer() -> SocketAddr {
     "10.0.0.2:40000".parse().unwrap()
 }
 
-/// A request on its way, with each part open to an attacker's hand.
+/// A request on its way. An attacker can change each part of it.
 #[derive(Clone)]
 struct Message {
     method: String,
@@ -139,7 +139,7 @@ fn every_altered_byte_is_refused() {
             "{refusal}: judged as if it were genuine"
         );
     }
-    // None of them used up the nonce of the genuine one.
+    // None of them used up the nonce of the genuine request.
     open(&gate, &message, NOW).unwrap();
 }
 
@@ -157,7 +157,7 @@ fn each_refusal() {
     value(&mut garbled, HEADER_SIGNATURE).push('0');
     let mut other_version = vote(NOW);
     *value(&mut other_version, HEADER_VERSION) = "2".to_owned();
-    // Whatever else a later version does: it is refused by name.
+    // A later version is refused by name, whatever else it changes.
     let mut later = other_version.clone();
     later.headers.retain(|(name, _)| *name == HEADER_VERSION);
     for (message, expected, words) in [
@@ -251,7 +251,8 @@ fn answers() {
     assert_eq!(check(&other_request, 200, &headers, granted), RefusalKind::Altered);
     let swapped = gate.seal_answer(&other_opened, 200, granted);
     assert_eq!(check(&request, 200, &swapped, granted), RefusalKind::Altered);
-    // Forged: by nobody, by another node, by a holder of another purpose's key, by the request's own signature.
+    // Forged: by nobody, by another node, by a holder of another purpose's key, by the request's own
+    // signature.
     assert_eq!(check(&request, 200, &[], granted), RefusalKind::Unsigned);
     let node_3 = Gate::new_at("lab", "node-3", Some(&secret()), BORN).unwrap();
     assert_eq!(
@@ -294,7 +295,7 @@ fn an_answer_of_another_version_is_refused_by_name() {
         assert_eq!(kind(spoilt), RefusalKind::Malformed);
         if secret.is_none() {
             assert_eq!(kind(judge(Purpose::Raft, 200, &[])), RefusalKind::WrongVersion);
-            // The edge refuses without a version; and who plays a node for a daemon need not name one.
+            // The HTTP edge refuses without a version; and a program that stands in for a node may name none.
             judge(Purpose::Raft, 503, &[]).unwrap();
             judge(Purpose::Report, 200, &[]).unwrap();
         }
@@ -363,7 +364,7 @@ fn without_a_secret_the_headers_still_find_a_wrong_address() {
         assert_eq!(kind(open_for(&gate, &message, &both, NOW)), expected);
     }
     assert_eq!(kind(open(&gate, &plain("lab", "node-1", Purpose::Report).1, NOW)), RefusalKind::WrongPurpose);
-    // What curl sends: fine for a report, not for a vote or a command.
+    // A request of curl is accepted as a report, but not as a vote or a command.
     let bare = Message { headers: Vec::new(), ..message.clone() };
     let opened = open_for(&gate, &bare, &[Purpose::Report], NOW).unwrap();
     assert_eq!((opened.sender.as_str(), opened.purpose), ("", Purpose::Report));
@@ -375,7 +376,7 @@ fn without_a_secret_the_headers_still_find_a_wrong_address() {
         message.headers.remove(missing);
         assert_eq!(kind(open(&gate, &message, NOW)), RefusalKind::Malformed, "without header {missing}");
     }
-    // A sender with a secret is served by a gate without; it is the sender who then refuses the unsigned answer.
+    // A gate without a secret serves a sender with one. Then the sender refuses the unsigned answer.
     let (request, message) = sealed(&seal("node-2"), "node-1", Purpose::Raft, NOW);
     open(&gate, &message, NOW).unwrap();
     assert_eq!(kind(seal("node-2").open_answer(&request, 200, |_| None, b"")), RefusalKind::Unsigned);
@@ -412,7 +413,7 @@ fn with_the_system_clock() {
 }
 
 proptest! {
-    /// The frame can be taken apart again, so no two lists of fields share one.
+    /// A frame can be parsed back into its fields, so no two lists of fields share one.
     #[test]
     fn framing_is_injective(fields in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..8)) {
         let borrowed: Vec<&[u8]> = fields.iter().map(Vec::as_slice).collect();
@@ -429,7 +430,7 @@ proptest! {
         prop_assert_eq!(taken_apart, fields);
     }
 
-    /// So is the form of a name in a header, and it is fit for one.
+    /// Two names have different forms in a header, and each form is fit for a header.
     #[test]
     fn names_in_headers_are_injective_and_fit(name in "\\PC{1,20}", other in "\\PC{1,20}") {
         prop_assert!(name_header("x", Some(&header_form(&name))).is_ok());
