@@ -1,31 +1,32 @@
-//! What every Rakit program logs with: one event, one line.
+//! Logging for every Rakit program: one event, one line.
 //!
-//! All programs call [`start`] once, first thing; from then on the macros of the `log` crate (`info!`, `warn!`, …)
-//! lead here. A line looks like this, and `grep` is all that is needed to follow an election:
+//! Each program calls [`start`] once, before anything else. Then the macros of the `log` crate (`info!`,
+//! `warn!`, …) write through this module. A line looks like this, and `grep` is enough to follow an election:
 //!
 //! ```text
 //! 2026-11-23T15:51:20.123456Z [INFO] raft: node 2 became leader of term 7: 3 of 5 votes
 //! ```
 //!
-//! The time is UTC, RFC 3339, to the microsecond, and tells when the event happened; then the level and the room of the house
-//! that speaks (`raft`, `node`, `daemon`, …: the module path without the crate's name). Lines go to standard error and, with
-//! `--log-file`, also to the end of a file.
+//! First comes the time of the event: UTC, RFC 3339, to the microsecond. Then the level, and the first module
+//! of the code that logs (`raft`, `node`, `daemon`, …). Lines go to standard error and, with `--log-file`,
+//! also to the end of a file.
 //!
-//! Whoever logs makes the line and leaves it in a queue; one thread writes:
+//! The thread that logs makes the line and puts it into a queue; one other thread writes:
 //!
 //! ```text
 //! info!(…) ─► one_line.rs ─► layout.rs ─► queue.rs ═► writer.rs ─► output.rs: the log file, standard error
-//!             one line,      time,        bounded     many lines   what it does not take is
-//!             no tricks      level, room              per write    counted and told
+//!             one line,      time,        bounded     many lines   counts lost lines
+//!             escaped        level, room              per write    and logs the count
 //! ```
 //!
-//! - *One event is one line*, whatever a peer, a client or a file put into the message ([`OneLine`]): otherwise a
-//!   request path with a line break forges log lines, and an escape sequence rewrites the operator's terminal.
-//! - *Logging never waits*: not for a disk that is slow, full or frozen, nor for a pipe that nobody reads. It loses lines
-//!   instead, and those of requests never cost another one. How many are missing is said in the log itself, and by
-//!   [`lines_dropped`].
+//! - *One event is one line*, whatever text of a peer, a client or a file is in the message ([`OneLine`]).
+//!   Otherwise a request path with a line break could forge log lines, and an escape sequence could change
+//!   the operator's terminal.
+//! - *Logging never waits*, neither for a disk that is slow, full or frozen, nor for a pipe that nobody
+//!   reads. It loses lines instead; lines of requests never push out other lines. The log itself and
+//!   [`lines_dropped`] say how many are missing.
 //! - *The last lines count most*: a program that ends calls [`flush`], and a panic is logged and flushed.
-//! - The libraries' own chatter is let through from `warn` up only.
+//! - Lines of libraries are logged only from `warn` up.
 use std::cell::OnceCell;
 use std::fmt::Write as _;
 use std::io;
@@ -54,29 +55,32 @@ use output::Output;
 use queue::{Class, Queues};
 use writer::Writer;
 
-/// Targets of this crate begin so; it is cut off, as every line would carry it.
+/// Targets of this crate begin with this. It is cut off, since every line would have it.
 const OWN_PREFIX: &str = "rakit::";
 
-/// A target is a module path, chosen by code, not by a peer; the bound only keeps the length of a line a sum of bounds.
+/// The longest target in a line, in bytes. A target is a module path, not a peer's text, but every part of a
+/// line needs a bound.
 const TARGET_BYTES_MAX: usize = 64;
 
-/// How long a program that ends waits for its last lines to be written. A disk that takes longer does not keep it alive.
+/// How long a program that ends waits for its last lines to be written. A disk that takes longer does not
+/// keep it alive.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Starts logging for this process: lines of `level` and above go to standard error and to the end of `file`.
 ///
-/// The file is made if need be, and its directory too. Called a second time in one process (tests do), it changes
-/// nothing.
+/// The file is made if need be, and its directory too. Called a second time in one process (tests do), it
+/// changes nothing.
 ///
 /// # Errors
-/// When the file cannot be opened for appending, or the system gives no thread: one line that says so and the mend.
+/// When the file cannot be opened for appending, or the system gives no thread: one line that says so and the
+/// mend.
 pub fn start(level: LevelFilter, file: Option<&Path>) -> Result<(), String> {
     let file = file.map(output::open).transpose()?.map(Output::new);
     start_with(level, file.into_iter().chain([Output::new(io::stderr())]).collect())
 }
 
-/// The same, but to the end of `file` alone: for a program that shows the user on the terminal what it logs, in another
-/// form, and whose table would be torn by lines on standard error.
+/// As [`start`], but to `file` alone: for a program that shows a table on the terminal, which lines on
+/// standard error would break.
 ///
 /// # Errors
 /// As for [`start`].
@@ -91,7 +95,7 @@ fn start_with(level: LevelFilter, outputs: Vec<Output>) -> Result<(), String> {
         return Ok(());
     }
     log::set_max_level(level);
-    // Beyond RLIMIT_FSIZE, the default is to die (setrlimit(2)). With a handler, any, the write fails and costs a line.
+    // Beyond RLIMIT_FSIZE, SIGXFSZ ends the process (setrlimit(2)). With any handler, only the write fails.
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))
         .map_err(|error| format!("cannot ignore SIGXFSZ: {error}"))?;
     start_writer(queues, outputs)?;
@@ -109,7 +113,7 @@ fn start_writer(queues: Arc<Queues>, outputs: Vec<Output>) -> Result<(), String>
     Ok(())
 }
 
-/// A panic becomes a line of the log, and is written at once: the process may end by it.
+/// Logs each panic and flushes, since the process may end by it.
 fn log_panics() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -131,8 +135,8 @@ pub fn flush() {
     log::logger().flush();
 }
 
-/// Shows one line of plain text on standard error, after all that was logged before. For a program that ends: a standard
-/// error that takes nothing for a second does not get it.
+/// Writes one line of plain text to standard error, after all that was logged before. For a program that
+/// ends. The line is dropped if standard error takes nothing for a second.
 pub fn show_last_line(line: &str) {
     flush();
     output::write_to_stderr(&format!("{}\n", one_line(line)), FLUSH_PATIENCE);
@@ -150,7 +154,7 @@ struct OneLineLogger {
 
 impl Log for OneLineLogger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // What libraries (ureq, rustix, …) tell below `warn` is for their developers.
+        // Lines of libraries (ureq, rustix, …) below `warn` are for their developers.
         let limit = if is_own(metadata.target()) { Level::Trace } else { Level::Warn };
         metadata.level() <= limit && metadata.level() <= self.level
     }
@@ -160,7 +164,7 @@ impl Log for OneLineLogger {
             return;
         }
         let mut message = OneLine::new(MESSAGE_BYTES_MAX);
-        // A `Display` that fails is a defect of whoever wrote it; what it gave until then is still worth a line.
+        // A `Display` that fails is a defect in the caller. The text until then is still logged.
         let _ = write!(message, "{}", record.args());
         let message = message.finish();
         let class = Class::of(record.target(), record.level());
@@ -169,7 +173,7 @@ impl Log for OneLineLogger {
                 self.queues.push(class, line);
             });
         };
-        // A thread that is ending has no layout any more, but may have something to say.
+        // A thread that is ending has lost its thread-local layout, but may still log.
         if LAYOUT.try_with(|layout| lay_out(layout.get_or_init(Layout::new))).is_err() {
             lay_out(&Layout::new());
         }
@@ -185,7 +189,7 @@ fn is_own(target: &str) -> bool {
     target == "rakit" || target.starts_with(OWN_PREFIX)
 }
 
-/// The short name of a target: `rakit::raft::election` speaks as `raft`.
+/// The short name of a target: `raft` for `rakit::raft::election`.
 fn room(target: &str) -> &str {
     let short = match target.strip_prefix(OWN_PREFIX) {
         Some(inside) => inside.split("::").next().unwrap_or(inside),
@@ -202,7 +206,7 @@ mod tests {
     use std::os::fd::{AsFd, BorrowedFd};
     use std::sync::mpsc;
 
-    /// Longer than any test takes that works.
+    /// Longer than any passing test takes.
     const PATIENCE: Duration = Duration::from_secs(60);
 
     fn logger(level: LevelFilter, outputs: Vec<Output>) -> OneLineLogger {
@@ -225,7 +229,7 @@ mod tests {
         assert_eq!(room("rakitoid::x"), "rakitoid::x");
     }
 
-    /// The whole way of a hostile record: through the logger and simplelog to the bytes of a file.
+    /// A hostile record, through the logger and simplelog to the bytes of a file.
     #[test]
     fn one_event_is_one_line_with_time_level_and_room() {
         let directory = tempfile::tempdir().expect("a temporary directory");
@@ -251,7 +255,7 @@ mod tests {
         assert!(lines[2].ends_with("more bytes)"), "{}", lines[2]);
     }
 
-    /// A disk that does not return from a write before it is thawed; then what it is given can be read.
+    /// A disk whose writes do not return before it is thawed. Then the test can read the written bytes.
     struct FrozenDisk {
         thawed: mpsc::Receiver<()>,
         pipe: PipeWriter,
@@ -293,7 +297,7 @@ mod tests {
                 log(&logger, "rakit::raft", Level::Info, &format!("consensus {}", number / 100));
             }
         }
-        logger.queues.flush(Duration::ZERO); // Comes back, although nothing is written.
+        logger.queues.flush(Duration::ZERO); // Returns, although nothing is written.
 
         drop(thaw);
         let reading = std::thread::spawn(move || {

@@ -1,25 +1,27 @@
-//! Requests to nodes: the peers' RPCs, the daemons' reports, the operator's status.
+//! The client for requests to nodes: the peers' RPCs, the daemons' reports, the operator's commands.
 //!
-//! Who calls it: each thread that sends (one per peer and purpose, one per node in a daemon) owns one [`Client`]. The
-//! connections are kept between requests, one per node.
+//! Who calls it: each thread that sends (one per peer and purpose, one per node in a daemon) owns one
+//! [`Client`]. It keeps one connection per node between requests.
 //!
-//! How ureq is set up, and why: of its time-outs only connect, send and receive are used: the others
-//! (`timeout_global`, `timeout_per_call`, `timeout_resolve`) make its own resolver start a thread per request. No
-//! proxy: ureq would obey `http_proxy` from the environment, for loopback too. A 4xx or 5xx is an answer, not an
-//! error; a redirect is an answer too, and never followed. How the bytes travel is in `dial.rs`.
+//! How ureq is set up, and why: of its time-outs only connect, send and receive are used. The others
+//! (`timeout_global`, `timeout_per_call`, `timeout_resolve`) make its own resolver start a thread per
+//! request. No proxy: otherwise ureq would obey `http_proxy` from the environment, even for loopback. A 4xx
+//! or 5xx is an answer, not an error. A redirect is an answer, too, and is never followed. `dial.rs` moves
+//! the bytes.
 //!
 //! # When a kept connection turns out to be closed
-//! A node closes kept connections: when they were idle for long, when it stops, when it is killed. Mostly ureq's pool
-//! sees it beforehand (`Wire::is_open`) and opens a fresh one. But the close may cross the request on its way: then
-//! the request fails without a byte of answer. RFC 9112 (9.3.1) lets a client repeat such a request by itself if it
-//! is idempotent, and every request on a cluster address is, by design: Raft's RPCs tolerate duplicates (Raft, 5.5:
-//! "Raft RPCs are idempotent"), a report that is not newer than what is committed changes nothing, and a transfer of
-//! leadership to a node that leads already is done. So such a request is sent once more on a fresh connection.
-//! Never after a time-out (the node has it and is slow), never on a connection that was fresh (that is news about the
-//! node), never when an answer had begun.
+//! A node closes a kept connection when it was idle for long, when the node stops, and when the node is
+//! killed. Mostly ureq's pool notices the close beforehand (`Wire::is_open`) and opens a fresh connection.
+//! But the close may cross the request on its way: then the request fails without a byte of answer. RFC 9112
+//! (9.3.1) lets a client repeat such a request if it is idempotent. Every request on a cluster address is:
+//! Raft's RPCs tolerate duplicates (Raft paper, 5.5: "Raft RPCs are idempotent"), a report that is not newer
+//! than the committed one changes nothing, and a transfer of leadership to the leader itself is already done.
+//! So the client sends the request once more on a fresh connection. It never does so after a time-out (the
+//! node has the request and is slow), when the connection was fresh (then the failure says something about
+//! the node), or when an answer had begun.
 //!
-//! Headers that may be used once only (a seal's nonce: the node may have taken the first one before its connection broke,
-//! and would refuse the second as replayed) are made anew for the repetition.
+//! The repetition has new headers, since a nonce may be used only once: the node may have accepted the first
+//! request before the connection broke, and would refuse the same nonce as replayed.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -41,11 +43,12 @@ const IDLE_PER_NODE_MAX: usize = 1;
 /// Kept connections in all; more nodes than the largest cluster has.
 const IDLE_MAX: usize = 64;
 
-/// How long a connection is kept unused. Longer than the pause between two reports or heartbeats, which keep it warm.
+/// How long a connection is kept unused. Longer than the pause between two reports or heartbeats, which keep
+/// it warm.
 const IDLE_AGE_MAX: Duration = Duration::from_secs(15);
 
-/// Reserved for the body of an answer before its length has been seen to come, in bytes at most. What is announced
-/// costs the sender nothing; what comes does.
+/// The most memory, in bytes, that is reserved by the announced length of an answer's body. More memory is
+/// taken only as bytes arrive, so that a false length cannot exhaust it.
 const RESERVE_BYTES_MAX: usize = 64 * 1024;
 
 /// How long each phase of a request may take. None of them is zero.
@@ -55,7 +58,7 @@ pub struct ClientTimeouts {
     pub connect: Duration,
     /// To hand the request to the kernel: the head, and again the body.
     pub send: Duration,
-    /// Until the head of the answer is here, and again until its body is.
+    /// To receive the head of the answer, and again its body.
     pub receive: Duration,
 }
 
@@ -76,10 +79,10 @@ impl Answer {
     }
 }
 
-/// Why there is no answer, and from whom.
+/// Why a call has no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallError {
-    /// Who was called.
+    /// The address that was called.
     pub address: SocketAddr,
     /// What happened.
     pub kind: CallErrorKind,
@@ -90,7 +93,7 @@ pub struct CallError {
 pub enum CallErrorKind {
     /// Nobody listens there.
     Refused,
-    /// No way there (no route, no descriptor left, …), in the system's words.
+    /// No connection could be opened (no route, no descriptor left, …), in the system's words.
     Unreachable(String),
     /// The connection could not be made in time.
     ConnectTimeout,
@@ -102,7 +105,7 @@ pub enum CallErrorKind {
     ReceiveTimeout,
     /// The answer is longer than this many bytes, or its head than the limit for heads.
     AnswerTooLarge(usize),
-    /// What came is not HTTP, or the request cannot be said in HTTP.
+    /// The answer is not HTTP, or the request cannot be expressed in HTTP.
     Protocol(String),
 }
 
@@ -131,7 +134,7 @@ impl std::error::Error for CallError {}
 pub struct Client {
     agent: Agent,
     journal: Arc<Journal>,
-    /// Who may end its one call: see [`Client::for_one_call`].
+    /// Ends its one call: see [`Client::for_one_call`].
     cancel: Option<CancelHandle>,
 }
 
@@ -163,8 +166,8 @@ impl Client {
         Self { agent: Agent::with_parts(config, dialer, NumericResolver), journal, cancel: None }
     }
 
-    /// A client for one call, which `cancel` ends in whatever phase it is; the handle then tells that it was cancelled, the
-    /// error does not. (A connection that is kept for a second call is not lent to the handle again.)
+    /// A client for one call, which `cancel` can end in every phase. Then the handle says that the call was
+    /// cancelled; the error does not. (The handle cannot end a second call on a kept connection.)
     pub fn for_one_call(timeouts: ClientTimeouts, cancel: CancelHandle) -> Self {
         Self { cancel: Some(cancel), ..Self::new(timeouts) }
     }
@@ -184,8 +187,7 @@ impl Client {
         self.call(&request, |builder| add_headers(builder, headers))
     }
 
-    /// Sends `POST path` with this body, and with headers that are made for each attempt anew: for a request that is
-    /// repeated, too.
+    /// Sends `POST path` with this body. `headers` makes the headers, anew for each attempt.
     ///
     /// # Errors
     /// As for [`get`](Self::get).
@@ -201,15 +203,15 @@ impl Client {
         self.call(&request, |builder| add_headers(builder, &headers()))
     }
 
-    /// Sends the request, and once more if it met a kept connection that was closed: see the head of this file.
-    /// `dress` adds the headers, for each attempt anew.
+    /// Sends the request, and once more if it met a kept connection that was closed: see the head of this
+    /// file. `dress` adds the headers, for each attempt anew.
     fn call(
         &mut self,
         request: &Call<'_>,
         mut dress: impl FnMut(Builder) -> Builder,
     ) -> Result<Answer, CallError> {
         let outcome = match self.attempt(request, &mut dress) {
-            // The pool keeps one connection per node, and that one is gone: the second attempt dials.
+            // The pool keeps one connection per node, and it is closed: the second attempt opens a fresh one.
             Err(CallErrorKind::Closed) if !self.journal.dialled() && !self.journal.heard() => {
                 self.attempt(request, &mut dress)
             }
@@ -276,7 +278,7 @@ impl Client {
     }
 }
 
-/// One request, whatever is said in its headers.
+/// One request without its headers.
 struct Call<'a> {
     address: SocketAddr,
     method: Method,

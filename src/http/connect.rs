@@ -1,8 +1,8 @@
 //! Opening a connection that another thread may give up, and what its socket's time-outs mean.
 //!
-//! Called for every connection that goes out: by `dial.rs` (to nodes) and `worker_client/` (to workers). A wait can be ended
-//! through a [`CancelHandle`]: the socket is lent to it, and it may shut the socket down, since shutdown(2) wakes a blocked
-//! read, and on Linux also a handshake.
+//! Called for every outgoing connection: by `dial.rs` (to nodes) and `worker_client/` (to workers). Another
+//! thread can end a wait through a [`CancelHandle`]: the call lends its socket to the handle, and the handle
+//! shuts the socket down. shutdown(2) wakes a blocked read, and on Linux also a handshake.
 
 use std::fmt;
 use std::io;
@@ -15,28 +15,29 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-/// Socket time-outs are rounded up to whole milliseconds: the time that is left differs by microseconds from one
-/// request to the next, and each different value would cost one more setsockopt(2).
+/// Socket time-outs are rounded up to whole milliseconds. The time left differs by microseconds from one
+/// request to the next, and each different value would cost another setsockopt(2).
 const TIMEOUT_STEP: Duration = Duration::from_millis(1);
 
-/// Takes the data of a mutex whether or not a thread panicked while holding it: what is kept behind the mutexes of
-/// these files is replaced as a whole, never left half changed.
+/// Locks a mutex, even if a thread panicked while it held the lock: the data behind the mutexes of these
+/// files is always replaced as a whole, never half changed.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The means to end a call from another thread. Clones are the same handle.
+/// Ends a call from another thread. Clones are the same handle.
 ///
-/// Made by whoever starts the call, given to the call by reference, and kept (as a clone) by whoever may cancel. A
-/// handle serves one call at a time; once cancelled it stays so, and a call that is given it later ends at once.
+/// The caller makes it, gives it to the call, and gives a clone to the thread that may cancel. A handle
+/// serves one call at a time. Once cancelled, it stays cancelled: a later call with the same handle ends at
+/// once.
 #[derive(Clone, Default)]
 pub struct CancelHandle(Arc<Cancel>);
 
 #[derive(Default)]
 struct Cancel {
     cancelled: AtomicBool,
-    /// The socket of the call in progress. Lent while it is open; taken back when the call ends, so that the
-    /// descriptor is closed then and not when the last handle goes.
+    /// The socket of the call in progress. Taken back when the call ends, so that the descriptor is closed
+    /// then, and not only when the last handle is dropped.
     socket: Mutex<Option<Arc<TcpStream>>>,
 }
 
@@ -46,13 +47,13 @@ impl CancelHandle {
         Self::default()
     }
 
-    /// Ends the call that uses this handle: its socket is shut down, which wakes a blocked read or write, and also a call that
-    /// is still connecting. Returns at once.
+    /// Ends the call that uses this handle: it shuts the socket down, which wakes a blocked read, write or
+    /// connect. Returns at once.
     pub fn cancel(&self) {
-        // The flag first: a call that lends its socket afterwards looks at the flag under the same lock.
+        // The flag first: a call that lends its socket later checks the flag under the same lock.
         self.0.cancelled.store(true, Ordering::SeqCst);
         if let Some(socket) = lock(&self.0.socket).as_ref() {
-            // An error means that the connection is gone already, which is what was wanted.
+            // An error means that the connection is closed already.
             let _ = socket.shutdown(Shutdown::Both);
         }
     }
@@ -62,7 +63,7 @@ impl CancelHandle {
         self.0.cancelled.load(Ordering::SeqCst)
     }
 
-    /// Lends the socket of a call for the time of the call.
+    /// Lends the socket of a call to the handle. Fails if the call was cancelled.
     pub(super) fn lend(&self, socket: &Arc<TcpStream>) -> io::Result<()> {
         let mut slot = lock(&self.0.socket);
         if self.is_cancelled() {
@@ -89,8 +90,8 @@ impl fmt::Debug for CancelHandle {
     }
 }
 
-/// Opens a connection as [`TcpStream::connect_timeout`] does, but lends the socket to `cancel` before it waits for the other side:
-/// on Linux, shutdown(2) ends a handshake too.
+/// Opens a connection as [`TcpStream::connect_timeout`] does, but lends the socket to `cancel` before it
+/// waits for the handshake: on Linux, shutdown(2) ends a handshake, too.
 pub(super) fn connect(
     address: &SocketAddr,
     timeout: Duration,
@@ -138,12 +139,13 @@ fn wait_for_handshake(
     Err(stream.take_error()?.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()))
 }
 
-/// How a socket says that SO_RCVTIMEO or SO_SNDTIMEO passed (EAGAIN, socket(7)), and connect_timeout that it did.
+/// Whether an error is a time-out: a socket returns EAGAIN after SO_RCVTIMEO or SO_SNDTIMEO (socket(7)), and
+/// [`connect`] returns `TimedOut`.
 pub(super) fn is_timeout(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-/// Sets a socket time-out if it differs from the one that is set, in whole steps.
+/// Sets a socket time-out, in whole steps, if it differs from the current one (`set`).
 pub(super) fn apply_timeout(
     left: Option<Duration>,
     set: &mut Option<Duration>,

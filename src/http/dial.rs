@@ -1,22 +1,22 @@
-//! Connections going out: the piece of ureq that this project replaces, for two reasons that ureq offers no setting for.
+//! Connections to nodes: the part of ureq that this project replaces, for two reasons.
 //!
-//! Who calls it: [`Client`](super::client::Client) (peers, daemon, status) gives a [`Dialer`] to its ureq agent as its
-//! *connector*. ureq keeps doing what it is good at (request head, answer head, body framing of RFC 9112, the pool
-//! of kept connections); this file moves the bytes.
+//! Who calls it: [`Client`](super::client::Client) (peers, daemon, status) gives a [`Dialer`] to its ureq
+//! agent as its *connector*. ureq still does the request head, the answer head, the body framing of RFC 9112
+//! and the pool of kept connections. This file moves the bytes.
 //!
 //! The two reasons:
-//! 1. *Somebody must know what happened.* Whether a request may be sent again depends on facts that ureq's error does
-//!    not carry: was the connection a kept one, did a byte of answer arrive, did the stream end by a reset (ureq takes
-//!    a reset for the regular end of a body without Content-Length, which would turn half a number into a prime)?
-//!    They are noted in a [`Journal`]. And a call must be cancellable from another thread: the socket is lent to a
-//!    [`CancelHandle`], which may shut it down (shutdown(2) wakes a blocked read).
-//! 2. *Microseconds.* ureq writes head and body with one write(2) each, and so one packet each; it sets the receive
-//!    time-out before nearly every read, since the remaining time is never twice the same; and it probes a kept
-//!    connection with three system calls, twice per request. Here a request up to [`WRITE_BYTES`] leaves in one
-//!    write, a time-out is set when it changes by a millisecond, and a kept connection is probed once, by
-//!    recv(2) with MSG_PEEK and MSG_DONTWAIT.
+//! 1. *Facts.* Whether a request may be sent again depends on facts that ureq's error does not hold. Was the
+//!    connection a kept one? Did a byte of the answer arrive? Did the stream end by a reset? (ureq takes a
+//!    reset for the regular end of a body without Content-Length, and so would accept half an answer.) A
+//!    [`Journal`] notes these facts. And another thread must be able to cancel a call: the socket is lent to
+//!    a [`CancelHandle`], which may shut it down.
+//! 2. *Microseconds.* ureq writes head and body with one write(2) each, and so in two packets. It sets the
+//!    receive time-out before nearly every read, since the remaining time differs each time. It probes a kept
+//!    connection with three system calls, twice per request. Here a request up to [`WRITE_BYTES`] leaves in
+//!    one write, a time-out is set only when it changes by a millisecond, and a kept connection is probed
+//!    once, by recv(2) with MSG_PEEK and MSG_DONTWAIT.
 //!
-//! No name is ever resolved: every address in `cluster.toml` and in a report is an IP address and a port. So
+//! No name is resolved: every address in `cluster.toml` and in a report is an IP address and a port. So
 //! [`NumericResolver`] never blocks, and ureq never starts its resolver thread.
 
 use std::fmt;
@@ -37,26 +37,29 @@ use ureq::unversioned::transport::{
 
 use super::connect::{CancelHandle, apply_timeout, connect, is_timeout, lock};
 
-/// ureq's two buffers per connection, in bytes each: what one read may bring, and what the head of a request may
-/// need at most. ureq's own default is 128 KiB each, for bulk transfers; our messages are a few hundred bytes.
+/// The size in bytes of each of ureq's two buffers per connection. It bounds one read, and the head of a
+/// request. ureq's default is 128 KiB each, for bulk transfers; our messages are a few hundred bytes.
 pub(super) const BUFFER_BYTES: usize = 8 * 1024;
 
-/// The longest answer head, in bytes. Less than the buffer, since ureq can only notice what the buffer can hold.
+/// The longest answer head, in bytes. Less than the buffer: ureq notices a longer head only if the buffer can
+/// hold it.
 pub(super) const HEAD_BYTES_MAX: usize = BUFFER_BYTES - 1;
 
-/// Requests up to so many bytes, head included, leave in one write(2). Longer ones leave in pieces of this size.
+/// Requests up to so many bytes, head included, leave in one write(2). Longer ones leave in pieces of this
+/// size.
 const WRITE_BYTES: usize = 64 * 1024;
 
 // ---------------------------------------------------------------------------------------------------------------
 
-/// What the caller knows and the connection must obey, and what the connection saw and the caller must know.
+/// What client and connection tell each other about *the call in progress*: the handle that may end the call,
+/// and what happened on the connection. A client makes one call at a time and shares one journal with all its
+/// connections.
 ///
-/// Shared by one client with all its connections, and so about *the call in progress*: a client makes one call at a
-/// time. The atomics are all written and read by the thread that makes the call; they are atomics because ureq asks
-/// its transports to be `Sync`.
+/// Only the thread that makes the call reads and writes the atomics. They are atomics because ureq requires
+/// `Sync`.
 #[derive(Debug, Default)]
 pub(super) struct Journal {
-    /// Who may end the call.
+    /// Ends the call, if the caller gave one.
     cancel: Mutex<Option<CancelHandle>>,
     dialled: AtomicBool,
     connected: AtomicBool,
@@ -65,7 +68,7 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Opens a page for the next call.
+    /// Forgets the facts of the last call; the next one begins.
     pub(super) fn begin(&self, cancel: Option<CancelHandle>) {
         *lock(&self.cancel) = cancel;
         for fact in [&self.dialled, &self.connected, &self.heard, &self.reset] {
@@ -73,7 +76,7 @@ impl Journal {
         }
     }
 
-    /// A new connection was tried for: the pool held none that looked alive.
+    /// The call tried to open a connection: the pool had none that looked open.
     pub(super) fn dialled(&self) -> bool {
         self.dialled.load(Ordering::Relaxed)
     }
@@ -100,7 +103,7 @@ impl Journal {
 
 // ---------------------------------------------------------------------------------------------------------------
 
-/// Takes the address out of the URI, where the client put it. Never a name, never a wait, never a thread.
+/// Reads the address from the URI, where the client put it: no name, no wait, no thread.
 #[derive(Debug)]
 pub(super) struct NumericResolver;
 
@@ -137,7 +140,8 @@ impl Connector<()> for Dialer {
             Err(e) if is_timeout(&e) => return Err(ureq::Error::Timeout(ureq::Timeout::Connect)),
             Err(e) => return Err(e.into()),
         };
-        // One write per request makes Nagle's algorithm pointless; its delay would hit the last piece of a long one.
+        // With one write per request, Nagle's algorithm gains nothing, and it would delay the end of a long
+        // request.
         stream.set_nodelay(true)?;
         Journal::note(&self.journal.connected);
         Ok(Some(Wire {
@@ -161,20 +165,23 @@ pub(super) struct Wire {
     stream: Arc<TcpStream>,
     journal: Arc<Journal>,
     buffers: LazyBuffers,
-    /// What ureq handed over to be sent and is not yet written: head and body leave together. Written when it is long
-    /// enough, or when ureq starts to wait for the answer, which it does exactly when the request is complete.
+    /// Bytes that ureq handed over and that are not yet written, so that head and body leave together. They
+    /// are written when they are many, or when ureq starts to wait for the answer: then the request is
+    /// complete.
     unsent: Vec<u8>,
     /// The time-out that ureq gave with the newest piece of [`unsent`](Self::unsent).
     send_timeout: NextTimeout,
-    /// The socket's time-outs as they stand (SO_RCVTIMEO, SO_SNDTIMEO), to be changed only when they must.
+    /// The current time-outs of the socket (SO_RCVTIMEO, SO_SNDTIMEO), so that they are set only when they
+    /// change.
     timeout_set_read: Option<Duration>,
     timeout_set_write: Option<Duration>,
-    /// Whether [`Transport::is_open`] must really look. ureq asks twice per request: when it puts the connection back
-    /// (an answer has just been read from it: no need to look) and when it takes it out again (look).
+    /// Whether [`Transport::is_open`] must probe the socket. ureq asks twice per request. When it puts the
+    /// connection into the pool, an answer has just been read, and no probe is needed. When it takes it out
+    /// again, a probe is.
     probe_due: bool,
 }
 
-/// When a wait must end, by what ureq allows from now on. `None`: never.
+/// When a wait that begins now must end. `None`: never.
 fn end_of_wait(timeout: NextTimeout) -> Option<Instant> {
     match timeout.after {
         time::Duration::Exact(left) => Instant::now().checked_add(left),
@@ -182,7 +189,8 @@ fn end_of_wait(timeout: NextTimeout) -> Option<Instant> {
     }
 }
 
-/// The time left until then; `None`: without limit. An error, with ureq's name for this wait, when none is left.
+/// The time left until `end`; `None`: without limit. An error, with ureq's name for this wait, when no time
+/// is left.
 fn time_left(end: Option<Instant>, wait: NextTimeout) -> Result<Option<Duration>, ureq::Error> {
     match end.map(|end| end.saturating_duration_since(Instant::now())) {
         Some(Duration::ZERO) => Err(ureq::Error::Timeout(wait.reason)),
@@ -191,9 +199,9 @@ fn time_left(end: Option<Instant>, wait: NextTimeout) -> Result<Option<Duration>
 }
 
 impl Wire {
-    /// Writes all that waits.
+    /// Writes all of `unsent`.
     fn flush(&mut self) -> Result<(), ureq::Error> {
-        // ureq gave its allowance when it handed the bytes over, microseconds ago; this write may use all of it.
+        // ureq gave the time-out with the bytes, microseconds ago. This write may use all of it.
         let wait = self.send_timeout;
         let end = end_of_wait(wait);
         let mut written = 0;
@@ -259,7 +267,8 @@ impl Transport for Wire {
             self.probe_due = true;
             return true;
         }
-        // Nothing to read and no end: open. A byte would be one that nobody asked for, and makes it unusable too.
+        // Nothing to read and no end: open. A byte that came without a request makes the connection unusable,
+        // too.
         let mut byte = [0u8; 1];
         let look = rustix::net::recv(&*self.stream, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT);
         matches!(look, Err(Errno::AGAIN))

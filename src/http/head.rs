@@ -1,26 +1,26 @@
 //! The head of a request: from raw bytes to a checked [`Head`], or to the answer that refuses it.
 //!
-//! Called by `connection.rs` alone, which reads the bytes and sends the refusals. Nothing here touches a socket, so
-//! every rule can be tested, and fuzzed, with byte strings.
+//! Called by `connection.rs` alone, which reads the bytes and sends the refusals. Nothing here touches a
+//! socket, so every rule can be tested, and fuzzed, with byte strings.
 //!
 //! Follows RFC 9112 (HTTP/1.1): section 2.2 (lines), 3 (request line), 3.2 (target and Host), 5 (fields), 6
 //! (framing of the body), 9.3 (keep-alive); and RFC 9110 section 10.1.1 (Expect).
 //!
-//! `httparse` splits the head, but it is kinder than a server at the edge should be: it takes a bare LF as the end of
-//! a line and skips any number of empty lines. Two programs that disagree on where a line or a body ends can be
-//! made to disagree on where the next *request* begins ("request smuggling"), so where the RFC lets a server choose,
-//! this one refuses. That costs nobody anything: no client that works by accident is worth a wrong answer.
+//! `httparse` splits the head, but it accepts more than a server should: a bare LF as the end of a line, and
+//! any number of empty lines. If two programs disagree on where a line or a body ends, an attacker can make
+//! them disagree on where the next *request* begins ("request smuggling"). So where the RFC lets a server
+//! choose, this one refuses.
 
 use std::mem::MaybeUninit;
 use std::str::FromStr;
 use tiny_http::{Header, Method};
 
-/// Most header fields in one head, for any listener: the array for them lives on the small stack of a thread.
+/// Most header fields in one head, for any listener. Their array is on the small stack of a thread.
 pub const HEADERS_MAX: usize = 64;
 
 /// Why a request is refused: the status, and the one line that tells the client what to mend.
 ///
-/// After a refusal nobody knows where the next request would begin, so the connection closes behind it.
+/// After a refusal the server cannot know where the next request begins, so the connection closes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeadRefusal {
     /// Status code, 400 to 599.
@@ -35,27 +35,27 @@ const fn refuse<T>(status: u16, line: &'static str) -> Result<T, HeadRefusal> {
 
 /// Finds the end of a head in bytes that arrive piece by piece, looking at each byte once.
 ///
-/// It also refuses what no head may contain as soon as it arrives, so that a TLS greeting or a stray binary protocol
-/// is answered at once instead of after the deadline.
+/// It refuses an invalid byte as soon as it arrives, so that a client with TLS or another binary protocol
+/// gets its answer at once, and not after the deadline.
 #[derive(Debug, Default)]
 pub struct Scanner {
     /// Bytes looked at so far.
     scanned: usize,
     /// Where the current line begins.
     line_start: usize,
-    /// Where the head begins: 0, or behind the one empty line that may precede it.
+    /// Where the head begins: 0, or after the one empty line that may precede it.
     head_start: usize,
 }
 
 impl Scanner {
-    /// Looks at what is new in `bytes`, which must begin with all that earlier calls saw.
+    /// Looks at the new bytes in `bytes`, which must begin with the bytes of all earlier calls.
     ///
-    /// `Some(range)` once the empty line that ends the head is in: the head, that line included.
+    /// `Some(range)` once the head is complete: its place, with the empty line at its end.
     pub fn scan(&mut self, bytes: &[u8]) -> Result<Option<std::ops::Range<usize>>, HeadRefusal> {
         while let Some(&byte) = bytes.get(self.scanned) {
             let at = self.scanned;
             self.scanned += 1;
-            // RFC 9112 section 2.2: a lone CR or LF is either invalid or guesswork; here it is invalid.
+            // RFC 9112 section 2.2: a server may refuse or guess at a lone CR or LF. This one refuses.
             let after_cr = at > 0 && bytes[at - 1] == b'\r';
             if after_cr != (byte == b'\n') {
                 return refuse(400, "a line of the head must end with CR LF, and neither may stand alone");
@@ -69,8 +69,8 @@ impl Scanner {
                 if self.line_start > self.head_start + 2 {
                     return Ok(Some(self.head_start..self.scanned));
                 }
-                // RFC 9112 section 2.2 asks to ignore *one* empty line before the request: old clients sent it after
-                // a body. A second one is noise.
+                // RFC 9112 section 2.2 asks to ignore *one* empty line before the request: old clients sent
+                // it after a body. A second one is refused.
                 if self.head_start > 0 {
                     return refuse(400, "the request begins with empty lines");
                 }
@@ -88,7 +88,8 @@ impl Scanner {
 pub struct Head {
     /// The method, any token.
     pub method: Method,
-    /// The request target in origin form: begins with `/`, may have a query. An absolute form was reduced to it.
+    /// The request target in origin form: begins with `/`, may have a query. An absolute form is reduced to
+    /// this.
     pub target: String,
     /// All header fields, in their order. A byte of a value that is not ASCII reads as `?`.
     pub headers: Vec<Header>,
@@ -98,7 +99,7 @@ pub struct Head {
     pub expects_continue: bool,
     /// The client would like to send another request on this connection.
     pub keep_alive: bool,
-    /// The request says HTTP/1.0, whose clients must be told when the connection stays open.
+    /// The request is HTTP/1.0. Its client needs a header that says when the connection stays open.
     pub is_http_10: bool,
 }
 
@@ -156,8 +157,8 @@ pub fn parse(bytes: &[u8], headers_max: usize) -> Result<Head, HeadRefusal> {
     })
 }
 
-/// Whether the request line ends like one of some other HTTP: `HTTP/`, a digit, a dot, a digit. The HTTP/2 preface
-/// `PRI * HTTP/2.0` does. Anything else is no HTTP at all, and 400.
+/// Whether the request line ends with a version of HTTP (`HTTP/`, digit, dot, digit), as the HTTP/2 preface
+/// `PRI * HTTP/2.0` does. Any other line is not HTTP, and is answered 400.
 fn names_a_version(head: &[u8]) -> bool {
     let line = head.split(|&byte| byte == b'\r').next();
     let version = line.and_then(|line| line.rsplit(|&byte| byte == b' ').next());
@@ -165,8 +166,8 @@ fn names_a_version(head: &[u8]) -> bool {
         if major.is_ascii_digit() && minor.is_ascii_digit())
 }
 
-/// RFC 9112 section 3.2: a server must take the absolute form as well, as if it were its own proxy. The authority form
-/// (CONNECT) and `*` (OPTIONS) name nothing that is served here.
+/// The target in origin form. A server must accept the absolute form, too (RFC 9112 section 3.2.2). The
+/// authority form (CONNECT) and `*` (OPTIONS) name nothing that is served here.
 fn origin_form(target: &str) -> Result<String, HeadRefusal> {
     if !target.is_ascii() {
         return refuse(400, "the target of the request must be ASCII");
@@ -186,13 +187,13 @@ fn origin_form(target: &str) -> Result<String, HeadRefusal> {
     refuse(400, "the target of the request must begin with /")
 }
 
-/// A host and port as RFC 3986 section 3.2.2 spells them, by their characters alone: nothing here routes by it. It may
-/// be empty.
+/// Whether a host and port has only the characters of RFC 3986 section 3.2.2. More is not needed: nothing
+/// here routes by it. It may be empty.
 fn host_is_valid(value: &[u8]) -> bool {
     value.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%:[]".contains(byte))
 }
 
-/// The fields, and what those that this server acts upon say.
+/// All fields, and the values of those that this server acts upon.
 #[derive(Default)]
 struct Fields {
     headers: Vec<Header>,
@@ -237,7 +238,8 @@ impl Fields {
         Ok(())
     }
 
-    /// RFC 9112 section 3.2: 400 for HTTP/1.1 without a Host, and for any request with two or with an invalid one.
+    /// RFC 9112 section 3.2: 400 for HTTP/1.1 without a Host, and for any request with two or with an invalid
+    /// one.
     fn check_host(&self, is_http_10: bool) -> Result<(), HeadRefusal> {
         match self.hosts {
             0 if !is_http_10 => refuse(400, "HTTP/1.1 needs a Host header field"),
@@ -247,9 +249,9 @@ impl Fields {
         }
     }
 
-    /// RFC 9112 section 6.1: a transfer coding that is not implemented is 501 (here: all of them, since every client of
-    /// this project knows the length of what it sends); one beside a Content-Length, or from HTTP/1.0, is an attempt to
-    /// have two programs read two different bodies, and 400.
+    /// RFC 9112 section 6.1: 501 for a transfer coding that is not implemented. Here that is all of them,
+    /// since every client of this project knows the length of its body. 400 for one together with
+    /// Content-Length, or from HTTP/1.0: two programs could then read two different bodies.
     fn check_transfer_encoding(&self, is_http_10: bool) -> Result<(), HeadRefusal> {
         match (self.transfer_encoding, self.content_length) {
             (false, _) => Ok(()),
@@ -267,8 +269,8 @@ impl Fields {
     }
 }
 
-/// RFC 9110 section 8.6: decimal digits and nothing else. No sign, no list, no blank (the parser took those at the
-/// ends). A number beyond all bounds stays a number, beyond all limits.
+/// RFC 9110 section 8.6: decimal digits only. No sign, no list, no blank (the parser has removed those at the
+/// ends). A number that is too large becomes `u64::MAX`, which is beyond every limit.
 fn decimal(value: &[u8]) -> Result<u64, HeadRefusal> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return refuse(400, "Content-Length must be one decimal number");
@@ -276,9 +278,9 @@ fn decimal(value: &[u8]) -> Result<u64, HeadRefusal> {
     Ok(value.iter().fold(0_u64, |sum, digit| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'))))
 }
 
-/// tiny_http's header holds ASCII only. Bytes beyond it are legal in a value but mean nothing certain (RFC 9110 section
-/// 5.5); a browser may well send them in a cookie of some other program on the same host, so they must not cost the
-/// request.
+/// tiny_http's header holds ASCII only. Other bytes are legal in a value, but have no certain meaning (RFC
+/// 9110 section 5.5). A browser may send them in a cookie of another program on the same host, so the request
+/// must not be refused.
 fn to_tiny_http(field: &httparse::Header<'_>) -> Result<Header, HeadRefusal> {
     let header = if field.value.is_ascii() {
         Header::from_bytes(field.name, field.value)

@@ -1,5 +1,5 @@
-//! Every bound of a listener: its name, its value, and what happens beyond it. `server.rs` and `connection.rs` keep to
-//! them; `docs/http-edge.md` has the same table in words.
+//! The bounds of a listener that can be set, with their defaults. `server.rs` and `connection.rs` enforce
+//! them; `docs/http-edge.md` has the table of all limits.
 
 use super::head::HEADERS_MAX;
 use std::time::Duration;
@@ -14,13 +14,13 @@ pub const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 pub const BODY_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a connection may wait between two requests.
 pub const IDLE_DEADLINE: Duration = Duration::from_secs(60);
-/// Time for the client to take an answer; a slow but moving one gets it twice.
+/// Time for the client to take an answer. A client that takes a part gets it once more for the rest.
 pub const WRITE_DEADLINE: Duration = Duration::from_secs(20);
-/// How long, after a last answer, to read away what the client still sends.
+/// How long, after the last answer, the server reads and drops what the client still sends.
 pub const LINGER_DEADLINE: Duration = Duration::from_secs(2);
-/// How many bytes of it.
+/// How many bytes the server reads and drops after the last answer.
 pub const LINGER_BYTES_MAX: usize = 1024 * 1024;
-/// How long a server that is dropped waits for the requests in flight.
+/// How long a `Server` that is dropped waits for the requests in flight.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The bounds of one listener. `Default` gives the constants of this module.
@@ -32,19 +32,19 @@ pub struct Limits {
     pub head_bytes_max: usize,
     /// Header fields of a head, at most [`HEADERS_MAX`]. Beyond it: 431.
     pub headers_max: usize,
-    /// Time for a whole head. Beyond it: 408; for a connection that never said anything, a close without a word.
+    /// Time for a whole head. Beyond it: 408; a connection on which no byte came is closed without an answer.
     pub head_deadline: Duration,
     /// Time for a whole body. Beyond it: 408.
     pub body_deadline: Duration,
-    /// Pause between two requests. Beyond it: a close without a word.
+    /// Pause between two requests. Beyond it: closed without an answer.
     pub idle_deadline: Duration,
     /// Time for the client to take an answer. Beyond it: cut off.
     pub write_deadline: Duration,
-    /// Time to read away what follows a last answer.
+    /// Time to read and drop what follows the last answer.
     pub linger_deadline: Duration,
-    /// Bytes of it.
+    /// How many bytes to read and drop.
     pub linger_bytes_max: usize,
-    /// What `Drop` gives the requests in flight.
+    /// Time that `Drop` gives to the requests in flight.
     pub drain_deadline: Duration,
 }
 

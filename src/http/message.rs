@@ -1,10 +1,10 @@
 //! A request as a handler sees it, the answers it may give, and how an answer is written.
 //!
-//! Called by every [`Service`](super::service::Service) (the node's two addresses) and by `connection.rs`. The parts
-//! are tiny_http's: `Method`, `Header`, `StatusCode` and `Response`. Its *serializer* is not used for answers, for five
-//! reasons found in its source: it drops `Connection`; it switches to chunks at 32 KiB; it sends a Content-Length with
-//! 204; it passes CR and LF in a header value on to the client (two answers where one was meant); and it allocates
-//! a dozen times per answer. Its calendar is used (see `DateCache`).
+//! Called by every [`Service`](super::service::Service) (the node's two addresses) and by `connection.rs`.
+//! The parts are tiny_http's: `Method`, `Header`, `StatusCode` and `Response`. Its *serializer* is not used
+//! for answers, for five reasons: it drops `Connection`; it switches to chunks at 32 KiB; it sends a
+//! Content-Length with 204; it passes on CR and LF in a header value, so that one answer becomes two; and it
+//! allocates a dozen times per answer. Its calendar is used (see `DateCache`).
 //!
 //! Follows RFC 9112 section 4 and 6, and RFC 9110 section 6.6.1 (Date) and 8.6 (Content-Length).
 
@@ -31,10 +31,10 @@ pub struct Request {
     pub headers: Vec<Header>,
     /// The body; empty if there was none.
     pub body: Vec<u8>,
-    /// Who sent it, as the socket says.
+    /// The sender's address, from the socket.
     pub peer: SocketAddr,
-    /// The connection, for [`Request::client_has_closed`]. Weak, so that a handler that keeps its request for long
-    /// does not keep the descriptor.
+    /// The connection, for [`Request::client_has_closed`]. Weak, so that a handler that keeps its request for
+    /// long does not keep the descriptor.
     pub(super) connection: Weak<Open>,
 }
 
@@ -65,22 +65,22 @@ impl Request {
         self.headers.iter().find(is_it).map(|header| header.value.as_str())
     }
 
-    /// Whether the client has closed its side, so that the answer is probably waited for by nobody. One system call
+    /// Whether the client has closed its side, so that probably nobody waits for the answer. One system call
     /// that never blocks.
     ///
-    /// A hint only: a client that says "that was all" by closing its sending side (`nc -N`) looks the same, and one
-    /// that had sent a further request before it closed looks alive.
+    /// Only a hint: a client that closes its sending side after its last request (`nc -N`) looks the same. A
+    /// client that sent another request before it closed looks open.
     pub fn client_has_closed(&self) -> bool {
         self.client().has_closed()
     }
 
-    /// The same question, for another thread than the handler's.
+    /// For another thread than the handler's that must know whether the client has closed.
     pub fn client(&self) -> ClientHandle {
         ClientHandle(Weak::clone(&self.connection))
     }
 }
 
-/// Who waits for the answer to a request. Holds no descriptor.
+/// The client of a request. Holds no descriptor.
 #[derive(Clone, Debug)]
 pub struct ClientHandle(Weak<Open>);
 
@@ -99,8 +99,8 @@ pub fn text(status: u16, line: &str) -> Response {
     with_body(status, "text/plain; charset=utf-8", body)
 }
 
-/// An answer of one JSON value. A value that JSON cannot express (a map whose keys are no strings) is a bug in the
-/// caller: it is logged and answered with 500.
+/// An answer of one JSON value. A value that JSON cannot express (a map whose keys are no strings) is a bug
+/// in the caller: it is logged and answered with 500.
 pub fn json<T: Serialize + ?Sized>(status: u16, value: &T) -> Response {
     match serde_json::to_vec(value) {
         Ok(body) => with_body(status, "application/json", body),
@@ -116,14 +116,14 @@ pub fn with_body(status: u16, content_type: &'static str, body: Vec<u8>) -> Resp
     with_headers(status, vec![header("Content-Type", content_type)], body)
 }
 
-/// An answer with these headers and this body: for what is handed on from elsewhere.
+/// An answer with these headers and this body: for an answer that is passed on from another program.
 pub fn with_headers(status: u16, headers: Vec<Header>, body: Vec<u8>) -> Response {
     let length = body.len();
     Response::new(StatusCode(status), headers, Cursor::new(body), Some(length), None)
 }
 
-/// A header field for `Response::with_header`. What a value may not contain (control characters, anything beyond
-/// ASCII) becomes `?`, so that text from elsewhere cannot add fields of its own.
+/// A header field for `Response::with_header`. In the value, control characters and non-ASCII bytes become
+/// `?`, so that text from another program cannot add header fields.
 ///
 /// # Panics
 /// If `name` is not a token: names are written in the source, never taken from a client.
@@ -140,14 +140,14 @@ pub fn header(name: &'static str, value: &str) -> Header {
 pub(super) enum Connection {
     /// Nothing: HTTP/1.1 keeps connections open.
     Implied,
-    /// `keep-alive`: an HTTP/1.0 client asked for it and must be told that it got it.
+    /// `keep-alive`: an HTTP/1.0 client asked for it, and needs the header to know.
     KeepAlive,
     /// `close`: this is the last answer.
     Close,
 }
 
-/// Writes everything in front of the body into `out` and returns the body that follows it (empty where the status or
-/// `without_body`, for HEAD, forbids one).
+/// Writes everything before the body into `out`, and returns the body (empty if the status forbids one, or
+/// with `without_body`, for HEAD).
 pub(super) fn print(
     response: Response,
     connection: Connection,
@@ -165,7 +165,7 @@ pub(super) fn print(
     for header in response.headers() {
         out.extend_from_slice(header.field.as_str().as_str().as_bytes());
         out.extend_from_slice(b": ");
-        // Again, because a handler may have made its header without `header()`.
+        // Checked again, because a handler may have made its header without `header()`.
         out.extend(
             header.value.as_str().bytes().map(|byte| if byte.is_ascii_control() { b' ' } else { byte }),
         );
@@ -176,7 +176,8 @@ pub(super) fn print(
         Connection::KeepAlive => out.extend_from_slice(b"Connection: keep-alive\r\n"),
         Connection::Close => out.extend_from_slice(b"Connection: close\r\n"),
     }
-    // The length is the body's own, whatever the response claims: a wrong one would shift every later answer.
+    // The true length of the body, not the one in the response: a wrong length would break every later
+    // answer.
     let body = response.into_reader().into_inner();
     let status_has_body = status.0 != 204 && status.0 != 304;
     if status_has_body {
@@ -192,8 +193,8 @@ fn print_number(number: u64, out: &mut Vec<u8>) {
     write!(out, "{number}").expect("a vector takes all that is written to it");
 }
 
-/// The `Date` line of the current second. RFC 9110 section 6.6.1 wants it in every answer of a server with a clock, and
-/// it changes once a second: each connection keeps its own, so that no lock is needed.
+/// The `Date` line of the current second. RFC 9110 section 6.6.1 requires it in every answer of a server with
+/// a clock. It changes once a second. Each connection keeps its own, so that no lock is needed.
 #[derive(Default)]
 pub(super) struct DateCache {
     unix_seconds: u64,
@@ -202,7 +203,7 @@ pub(super) struct DateCache {
 
 impl DateCache {
     fn line(&mut self) -> &[u8] {
-        // A clock before 1970 is wrong anyway; the answer then carries that day.
+        // A clock before 1970 is wrong. Then the answer has the first day of 1970.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         if self.line.is_empty() || self.unix_seconds != now {
             self.unix_seconds = now;
@@ -212,7 +213,7 @@ impl DateCache {
     }
 }
 
-/// tiny_http has a calendar, but only its serializer may use it: an empty answer is printed and its Date line kept.
+/// tiny_http's calendar is private to its serializer. So this prints an empty answer and keeps its Date line.
 fn date_line() -> Vec<u8> {
     let mut printed = Vec::new();
     let printing =
@@ -220,7 +221,7 @@ fn date_line() -> Vec<u8> {
     let mut lines = printed.split_inclusive(|&byte| byte == b'\n');
     match (printing, lines.find(|line| line.starts_with(b"Date: "))) {
         (Ok(()), Some(line)) => line.to_vec(),
-        // Cannot happen with tiny_http 0.12; an answer without a date beats none.
+        // Cannot happen with tiny_http 0.12. An answer without a date is better than no answer.
         _ => Vec::new(),
     }
 }

@@ -1,12 +1,12 @@
-//! The edge: what the given HTTP crates need around them to be safe to run for months.
+//! The HTTP edge: a server and two clients around the HTTP crates, with a bound on everything.
 //!
-//! - Towards those who ask: [`server`] is the bounded accept loop behind both addresses of a node; [`head`] and
-//!   [`message`] are what it reads and answers. `docs/http-edge.md` tells why tiny_http's own `Server` does not stand
-//!   there, names every limit, and says what each refusal answers.
-//! - Towards those who are asked: [`client`] talks to nodes, [`worker_client`] asks a worker for a prime; `dial` is how
-//!   their bytes travel.
+//! - The server: [`server`] is the accept loop behind both addresses of a node. [`head`] reads a request,
+//!   [`message`] writes an answer. `docs/http-edge.md` says why tiny_http's own `Server` is not used, and
+//!   lists every limit and every refusal.
+//! - The clients: [`client`] sends requests to nodes, [`worker_client`] asks a worker for a prime. `connect`
+//!   opens their connections; `dial` moves the bytes of [`client`].
 //!
-//! The edge knows nothing of seals: [`crate::signing`] is a layer above it.
+//! Signatures are a layer above: [`crate::signing`].
 
 pub mod client;
 mod connect;

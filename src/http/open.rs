@@ -1,16 +1,16 @@
-//! An open connection, as three see it: the thread that serves it (`connection.rs`), the server that ends it
+//! An open connection. Three share it: the thread that serves it (`connection.rs`), the server that ends it
 //! (`server.rs`), and a handler that asks whether its client is still there (`message.rs`).
 
 use rustix::net::{RecvFlags, recv};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// An open connection. The descriptor closes when the last holder lets go.
+/// An open connection. The descriptor closes when the last holder drops it.
 #[derive(Debug)]
 pub(super) struct Open {
     pub(super) stream: TcpStream,
     pub(super) peer: SocketAddr,
-    /// True while the connection waits for the first byte of a request and nobody would miss it.
+    /// True while the connection waits for the first byte of a request: it may be closed without loss.
     pub(super) idle: AtomicBool,
 }
 
@@ -19,16 +19,17 @@ impl Open {
         Open { stream, peer, idle: AtomicBool::new(true) }
     }
 
-    /// Wakes the thread of a connection that waits for a request; it still serves one that has arrived meanwhile,
-    /// since what the kernel holds is read before the end is seen. A connection in the middle of a request is left.
+    /// Ends a connection that waits for a request: it wakes the thread. A request that has arrived meanwhile
+    /// is still served, since the thread reads the received bytes before the end. A connection with a request
+    /// stays open.
     pub(super) fn end_if_idle(&self) {
         if self.idle.load(Ordering::SeqCst) {
-            // It may have been closed by the other side; then there is nothing to wake.
+            // An error means that the other side has closed it: then there is nothing to wake.
             let _ = self.stream.shutdown(Shutdown::Read);
         }
     }
 
-    /// Cuts the connection off, whatever it is doing.
+    /// Ends the connection at once, also in the middle of a request.
     pub(super) fn cut(&self) {
         let _ = self.stream.shutdown(Shutdown::Both);
     }

@@ -1,15 +1,16 @@
-//! What stands behind a listener: whoever answers its requests. A node has two services, one for each address.
+//! The handler behind a listener. A node has two services, one for each address.
 
 use super::message::{Request, Response};
 use tiny_http::Method;
 
-/// What answers the requests of one address. Called by many threads at once.
+/// Answers the requests of one address. Many threads call it at once.
 pub trait Service: Send + Sync + 'static {
-    /// Asked once the head is read, before a byte of the body is read or reserved: the most bytes of body that this
-    /// method and path take (0 for none), or the answer that refuses them (404, 405 with Allow). `path` has no query.
+    /// The longest body, in bytes, for this method and path (0 for none), or the answer that refuses the
+    /// request (404, 405 with Allow). Called after the head is read, before memory for the body is reserved.
+    /// `path` has no query.
     fn body_limit(&self, method: &Method, path: &str) -> Result<usize, Response>;
 
-    /// Answers one request. May block: it holds its own connection's thread and nothing else. A panic is answered with
-    /// 500 and logged.
+    /// Answers one request. It may block: only its own connection's thread waits. A panic is logged and
+    /// answered with 500.
     fn call(&self, request: Request) -> Response;
 }

@@ -1,19 +1,19 @@
-//! What one listener has counted: written by its threads, read for `/metrics`.
+//! The counters of one listener. Its threads add to them, and `/metrics` shows them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What has happened on one listener since it was bound; `connections_open` and `threads` are of now.
+/// The counts of one listener since it was bound. `connections_open` and `threads` are the current numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Connections open now.
     pub connections_open: u64,
-    /// Threads that serve them or wait for the next.
+    /// Threads that serve a connection or wait for the next one.
     pub threads: u64,
-    /// Connections taken.
+    /// Connections accepted.
     pub accepted: u64,
-    /// Connections answered with 503 at the door: the cap was reached, or threads or descriptors were out.
+    /// Connections answered with 503: the cap was reached, or no thread or descriptor was left.
     pub turned_away: u64,
-    /// Requests whose head was read and understood.
+    /// Requests with a valid head.
     pub requests: u64,
     /// Requests refused for breaking the protocol or a limit.
     pub refusals: u64,
@@ -33,7 +33,7 @@ pub(super) struct Count(AtomicU64);
 
 impl Count {
     pub(super) fn add_one(&self) {
-        // Nothing is ordered by a counter.
+        // Relaxed: no other memory access depends on a counter.
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 

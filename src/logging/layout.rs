@@ -1,14 +1,14 @@
-//! How a line is laid out: simplelog does it.
+//! The layout of a line: time, level, target and message. simplelog makes it.
 //!
-//! Called by the logger, which keeps one [`Layout`] per thread so that nobody waits for another's line, and by the writer for
-//! what it says about the log itself.
+//! Called by the logger, which keeps one [`Layout`] per thread so that no thread waits for another, and by
+//! the writer for its lines about lost lines.
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-/// The longest line, in bytes, with its line break: PIPE_BUF of Linux. pipe(7) promises that a write of so many bytes to a
-/// pipe is never mixed with another process's, and poll(2) that it does not block once the pipe is said to be writable.
+/// The longest line, in bytes, with its line break: PIPE_BUF of Linux. A write of this size to a pipe is
+/// never mixed with another process's (pipe(7)), and does not block once poll(2) reports the pipe writable.
 pub const LINE_BYTES_MAX: usize = 4_096;
 
 /// Time, level and target take less than this, in bytes; the rest of a line is the message's.
@@ -16,14 +16,14 @@ const HEAD_BYTES_MAX: usize = 160;
 const CUT_MARK_BYTES_MAX: usize = 48;
 const _: () = assert!(HEAD_BYTES_MAX + super::MESSAGE_BYTES_MAX + CUT_MARK_BYTES_MAX <= LINE_BYTES_MAX);
 
-/// Makes lines of records, one at a time.
+/// Makes a line from each record, one at a time.
 pub(super) struct Layout {
     simplelog: Box<simplelog::WriteLogger<Pieces>>,
     pieces: Pieces,
 }
 
-/// simplelog hands over a line in pieces; here they are gathered. Shared with simplelog, which keeps its writer to itself;
-/// the lock is never contended.
+/// Collects the pieces in which simplelog hands over a line. Shared with simplelog, which gives no access to
+/// its writer. No two threads ever contend for the lock.
 #[derive(Clone, Default)]
 struct Pieces(Arc<Mutex<Vec<u8>>>);
 
@@ -47,8 +47,9 @@ impl Write for Pieces {
 impl Layout {
     pub(super) fn new() -> Self {
         let layout = simplelog::ConfigBuilder::new()
-            // simplelog's own RFC 3339 format shows as many digits of the second as happen not to be zero; columns that
-            // jump are hard to read. The vote and the election that it decides are less than a millisecond apart.
+            // simplelog's own RFC 3339 format drops zeros at the end of the second, so the columns would not
+            // line up. Microseconds, since a vote and the election that it decides are less than a
+            // millisecond apart.
             .set_time_format_custom(time::macros::format_description!(
                 "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z"
             ))
@@ -58,12 +59,13 @@ impl Layout {
             .set_location_level(LevelFilter::Off)
             .build();
         let pieces = Pieces::default();
-        // What is logged at all was decided before.
+        // The logger has checked the level already.
         let simplelog = simplelog::WriteLogger::new(LevelFilter::Trace, layout, pieces.clone());
         Self { simplelog, pieces }
     }
 
-    /// Gives the line of this event, which happens now, to `receive`, with its line break. `message` is one line already.
+    /// Gives the line of this event to `receive`, with the current time and a line break. `message` is one
+    /// line already.
     pub(super) fn line<R>(
         &self,
         level: Level,

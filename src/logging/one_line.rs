@@ -1,17 +1,17 @@
-//! Text from anywhere, made fit to be one line of a log, of an error or of a terminal.
+//! Makes any text fit to be one line of a log, of an error or of a terminal.
 //!
-//! Called by the logger for every message, and by whoever shows a peer's, a client's or a file's words to a person.
-//! It is for reading, not for reading back: a backslash that was already there stays as it is.
+//! Called by the logger for every message, and by code that shows the text of a peer, a client or a file to a
+//! person. The escapes are for people and cannot be decoded: a backslash in the text stays as it is.
 use std::fmt;
 
 /// How many bytes of a message a log line shows, its escapes included.
 pub const MESSAGE_BYTES_MAX: usize = 3_840;
 
-/// The longest a single character becomes: `\u{10ffff}`.
+/// The longest escape of one character, in bytes: `\u{10ffff}`.
 const ESCAPE_BYTES_MAX: usize = 10;
 
-/// Collects text, escaping what could break the line or deceive its reader, and counting instead of keeping what is
-/// beyond the bound: a message of a gigabyte costs no memory.
+/// Collects text and escapes characters that could break the line or deceive its reader. It counts the bytes
+/// beyond the bound and does not keep them, so that a message of a gigabyte costs no memory.
 #[derive(Debug)]
 pub struct OneLine {
     text: String,
@@ -20,7 +20,8 @@ pub struct OneLine {
 }
 
 impl OneLine {
-    /// An empty line that will keep `bytes_max` bytes of text at most, and then say how much was left out.
+    /// An empty line. It keeps at most `bytes_max` bytes of text, and says at its end how many bytes were
+    /// left out.
     pub fn new(bytes_max: usize) -> Self {
         Self { text: String::with_capacity(128.min(bytes_max)), bytes_max, bytes_left_out: 0 }
     }
@@ -36,7 +37,7 @@ impl OneLine {
 
 impl fmt::Write for OneLine {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        // Nearly every piece of nearly every line: nothing to escape, and room for it.
+        // The fast path for nearly every text: nothing to escape, and enough room.
         let harmless = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
         if harmless
             && self.bytes_left_out == 0
@@ -69,15 +70,15 @@ pub fn one_line(text: &str) -> String {
     line.finish()
 }
 
-/// Whether a character moves the cursor, ends the line or changes the order or look of what stands around it.
+/// Whether a character moves the cursor, ends the line, or changes the order or look of the text around it.
 fn deceives(character: char) -> bool {
-    // C0 (with ESC), DEL and C1 (with CSI as a single byte pair: some terminals obey it).
+    // C0 (with ESC), DEL and C1 (with CSI as one character, which some terminals obey).
     character.is_control()
         || matches!(character,
             // Line and paragraph separator: a line break for some viewers.
             '\u{2028}' | '\u{2029}'
-            // Marks, embeddings, overrides and isolates of the bidirectional algorithm (Unicode Annex 9): they make
-            // a reader see another order than the bytes have.
+            // Marks, embeddings, overrides and isolates of the bidirectional algorithm (Unicode Annex 9):
+            // they make a reader see another order than the bytes have.
             | '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
             // Characters without any width: two names that look the same.
             | '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}')
@@ -110,7 +111,7 @@ mod tests {
 
     #[test]
     fn nothing_follows_what_was_left_out() {
-        // Otherwise the end of a long message could be glued to its beginning, as if nothing stood between.
+        // Otherwise the end of a long message could follow its beginning, and the gap would be invisible.
         let line = one_line(&format!("{}\u{10ffff}end", "x".repeat(MESSAGE_BYTES_MAX - 5)));
         assert!(!line.contains("end"), "{line}");
     }

@@ -1,8 +1,8 @@
 //! Where log lines end up: standard error, and a file if one is wanted.
 //!
-//! Called by the writing thread alone (`writer.rs`). Each place may fail by itself: a full disk, a file at its size limit, a
-//! terminal that was stopped with Ctrl-S, a pipe that nobody reads. Then it loses lines, counts them, and says how many are
-//! missing as soon as it takes bytes again.
+//! Called by the writer thread (`writer.rs`). Each output may fail by itself: a full disk, a file at its size
+//! limit, a terminal that was stopped with Ctrl-S, a pipe that nobody reads. Then the output loses lines and
+//! counts them. As soon as it takes bytes again, it logs how many are missing.
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
@@ -15,8 +15,8 @@ use rustix::fs::FileType;
 
 use super::layout::{LINE_BYTES_MAX, Layout};
 
-/// How long a pipe or a terminal that takes nothing is waited for: a reader that is merely busy catches up in this time.
-/// After one such wait, it is not waited for again until it takes bytes.
+/// How long the writer waits for a pipe or a terminal that takes nothing: a busy reader catches up in this
+/// time. After one such wait, the writer does not wait again until the output takes bytes.
 const READER_PATIENCE: Duration = Duration::from_millis(50);
 
 /// Opens a log file for appending; makes it, and its directory, if need be.
@@ -33,20 +33,20 @@ pub(super) fn open(path: &Path) -> Result<File, String> {
     OpenOptions::new().append(true).create(true).open(path).map_err(failed)
 }
 
-/// What an output writes to: a file, standard error; in tests also what stands in for a broken one.
+/// What an output writes to: a file or standard error; in tests also a simulated broken disk.
 pub(super) trait Place: Write + AsFd + Send {}
 
 impl<P: Write + AsFd + Send> Place for P {}
 
-/// One place, and what it has lost.
+/// One place, and the lines that it has lost.
 pub(super) struct Output {
     place: Box<dyn Place>,
     /// A pipe, a socket or a terminal: it may take nothing for as long as nobody reads it.
     has_reader: bool,
-    /// Lines that it did not take since it last took one, and why.
+    /// How many lines are lost and not yet reported in the output, and why.
     lost: u64,
     why: String,
-    /// It took the last line only in part: the next begins on a line of its own.
+    /// It took the last line only in part: a line break must come before the next line.
     torn: bool,
 }
 
@@ -63,13 +63,13 @@ impl Output {
         Self { place: Box::new(place), has_reader, lost: 0, why: String::new(), torn: false }
     }
 
-    /// One that never says whether it would block, as no disk does.
+    /// An output that is written without poll(2) first, as for a disk.
     #[cfg(test)]
     pub(super) fn on_disk(place: impl Place + 'static) -> Self {
         Self { has_reader: false, ..Self::new(place) }
     }
 
-    /// Writes whole lines. Gives how many were lost.
+    /// Writes whole lines. Returns how many were lost.
     pub(super) fn write(&mut self, lines: &[u8], layout: &Layout) -> u64 {
         let missed = if self.lost > 0 && !self.tell(layout) {
             line_count(lines)
@@ -83,7 +83,7 @@ impl Output {
         missed
     }
 
-    /// These lines were lost before they came here.
+    /// Counts lines that were lost before they reached this output.
     pub(super) fn lose(&mut self, lines: u64, why: &str) {
         if lines > 0 {
             self.lost += lines;
@@ -91,12 +91,12 @@ impl Output {
         }
     }
 
-    /// Whether it has lost lines and could not say so yet.
+    /// Whether it has lost lines and has not reported them yet.
     pub(super) fn is_behind(&self) -> bool {
         self.lost > 0
     }
 
-    /// Says how many lines are missing, if any are. `false` if it does not take that line either.
+    /// Logs how many lines are missing, if any are. `false` if the output does not take that line either.
     pub(super) fn tell(&mut self, layout: &Layout) -> bool {
         if self.lost == 0 {
             return true;
@@ -110,8 +110,8 @@ impl Output {
         self.lost == 0
     }
 
-    /// Writes all of it, and waits for a reader for `patience` at most. Nothing that goes wrong here may reach the program: there
-    /// is nobody left to tell, and a closed terminal is no reason to stop balancing load.
+    /// Writes all lines, and waits for a reader for `patience` at most. An error here must not stop the
+    /// program: a closed terminal is no reason to stop balancing load.
     fn put(&mut self, lines: &[u8], patience: Duration) -> Result<(), Unwritten> {
         let deadline = Instant::now() + patience;
         if self.torn {
@@ -125,8 +125,8 @@ impl Output {
         Ok(())
     }
 
-    /// As many of these lines as one write may bring: all to a file; to a reader as many as never block, nor mix with another
-    /// process's.
+    /// The lines for one write: all of them for a file; for a reader, at most `LINE_BYTES_MAX` bytes, which
+    /// do not block and are not mixed with another process's lines.
     fn piece<'a>(&self, lines: &'a [u8]) -> &'a [u8] {
         if !self.has_reader || lines.len() <= LINE_BYTES_MAX {
             return lines;
@@ -135,7 +135,7 @@ impl Output {
         &lines[..whole.map_or(LINE_BYTES_MAX, |end| end + 1)]
     }
 
-    /// One write(2); tells how many bytes it took.
+    /// One write(2); returns how many bytes were written.
     fn put_piece(&mut self, piece: &[u8], deadline: Instant) -> Result<usize, String> {
         if self.has_reader && !self.takes_bytes_by(deadline) {
             return Err("nobody read them".to_owned());
@@ -153,21 +153,22 @@ impl Output {
         }
     }
 
-    /// Whether it takes bytes before `deadline`. A broken one (a closed pipe) does: the write fails at once.
+    /// Whether it can take bytes before `deadline`. True for a closed pipe, too: its write fails at once.
     fn takes_bytes_by(&self, deadline: Instant) -> bool {
         let left = deadline.saturating_duration_since(Instant::now());
         let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
         match poll(&mut [PollFd::new(&self.place, PollFlags::OUT)], Some(&left)) {
             Ok(ready) => ready > 0,
-            // Interrupted by a signal, or no memory for the question: try to write rather than lose the line.
+            // Interrupted by a signal, or no memory for poll(2): try to write rather than lose the line.
             Err(_) => true,
         }
     }
 }
 
-/// Writes one line to standard error, and waits for its reader for `patience` at most. For a program that ends.
+/// Writes one line to standard error, and waits for its reader for `patience` at most. For a program that
+/// ends.
 pub(super) fn write_to_stderr(line: &str, patience: Duration) {
-    // There is nobody to tell that it did not work.
+    // Ignored: standard error is the last place where an error could be shown.
     let _ = Output::new(io::stderr()).put(line.as_bytes(), patience);
 }
 
@@ -182,7 +183,7 @@ mod tests {
     use std::os::fd::BorrowedFd;
     use std::sync::{Arc, Mutex};
 
-    /// A disk that takes `room` bytes and then is full.
+    /// A disk that takes `room` bytes and is full then.
     #[derive(Clone)]
     struct SmallDisk {
         file: Arc<File>,
@@ -200,7 +201,7 @@ mod tests {
             *self.room.lock().expect("not poisoned") += bytes;
         }
 
-        /// What is on it, the times cut off.
+        /// The written lines, without their times.
         fn lines(&self) -> Vec<String> {
             let text = String::from_utf8(self.taken.lock().expect("not poisoned").clone()).expect("text");
             text.lines()

@@ -1,8 +1,8 @@
-//! The lines that wait to be written: bounded, and never in the way of whoever logs.
+//! The bounded queues of lines that wait to be written. A thread that logs never waits for a disk.
 //!
-//! Called by the logger ([`Queues::push`]), by [`flush`](super::flush), and by the one writing thread of `writer.rs`, which
-//! takes what waits. A lock is held for as long as it takes to copy a line, never while something is written. So a disk
-//! that takes nothing costs lines, and neither a request nor an election.
+//! Called by the logger ([`Queues::push`]), by [`flush`](super::flush), and by the writer thread of
+//! `writer.rs`, which takes the waiting lines. A lock is held only while a line is copied, never during a
+//! write. So a disk that takes nothing costs lines, but no request and no election.
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Thread};
@@ -10,23 +10,25 @@ use std::time::Duration;
 
 use log::Level;
 
-/// What waits of the lines of [`Class::Request`], in bytes, at most: half a second of requests at full speed.
+/// The most waiting lines of [`Class::Request`], in bytes: half a second of requests at full speed.
 pub(super) const REQUESTS_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// The same for all other lines. They are few: whoever can be made to speak often by others limits the rate of its lines.
+/// The same for all other lines. They are few: code that others can make log often limits the rate of its
+/// lines.
 pub(super) const OTHERS_BYTES_MAX: usize = 512 * 1024;
 
-/// How long the writer waits for more lines of requests once it has one: many lines leave in one write(2), and a request
-/// seldom has to wake the writer. All other lines are written at once.
+/// How long the writer waits for more lines of requests once it has one. So one write(2) takes many lines,
+/// and a request seldom has to wake the writer. All other lines are written at once.
 const GATHERING: Duration = Duration::from_millis(5);
 
-/// A buffer that grew beyond this, in bytes, is given back after it was written.
+/// A buffer that grew beyond this, in bytes, is shrunk after it was written.
 const KEPT_BYTES_MAX: usize = 64 * 1024;
 
-/// What a line is about. Each class has a queue of its own, so that a flood of requests costs no line about an election.
+/// What a line is about. Each class has a queue of its own, so that a flood of requests costs no line about
+/// an election.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
-    /// What a client can cause, as often as it likes.
+    /// Lines that a client can cause as often as it likes.
     Request,
     /// Everything else: elections, the Raft log, peers, the disk, start and stop. It is written first.
     Other,
@@ -36,17 +38,17 @@ pub(super) enum Class {
 const REQUEST_MODULES: [&str; 3] = ["rakit::http", "rakit::node::forwarding", "rakit::node::primes"];
 
 impl Class {
-    /// The class of what the module `target` tells at this level.
+    /// The class of a line of the module `target` at this level.
     pub(super) fn of(target: &str, level: Level) -> Self {
         let inside = |module: &&str| {
             target.strip_prefix(*module).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
         };
-        // A client may cause an error, but that does not make it unimportant.
+        // An error is important even if a client caused it.
         if level > Level::Error && REQUEST_MODULES.iter().any(inside) { Self::Request } else { Self::Other }
     }
 }
 
-/// What the writing thread is doing.
+/// The writer thread works.
 const WRITING: u8 = 0;
 /// It sleeps until there is a line.
 const IDLE: u8 = 1;
@@ -58,9 +60,9 @@ const GATHERS: u8 = 2;
 pub(super) struct Queues {
     requests: Mutex<Vec<u8>>,
     others: Mutex<Vec<u8>>,
-    /// Lines that found their queue full since the writer last asked.
+    /// Lines that found their queue full since the writer last took a batch.
     refused: AtomicU64,
-    /// There is something that the writer should not wait with.
+    /// There is a line or a flush for which the writer should not wait.
     urgent: AtomicBool,
     writer: OnceLock<Thread>,
     doing: AtomicU8,
@@ -68,31 +70,31 @@ pub(super) struct Queues {
     flushed: Condvar,
 }
 
-/// Wishes to have everything written, numbered in their order.
+/// Calls of `flush`, numbered in their order.
 #[derive(Debug, Default)]
 struct Flushes {
     asked: u64,
     done: u64,
 }
 
-/// What the writer takes at once: whole lines.
+/// The whole lines that the writer takes at once.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     pub(super) others: Vec<u8>,
     pub(super) requests: Vec<u8>,
-    /// Lines that should have followed these, but found their queue full.
+    /// How many later lines were lost, since their queue was full.
     pub(super) refused: u64,
-    /// The last flush that this batch fulfils.
+    /// The number of the last flush that this batch completes.
     flush: u64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Whoever panicked with the lock left whole lines: each is added in one step.
+    // A thread that panicked with the lock has left whole lines: each line is added in one step.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Queues {
-    /// Leaves one whole line for the writer. `false` if its queue is full: the line is lost, and counted.
+    /// Puts one whole line into its queue. `false` if the queue is full: the line is lost and counted.
     pub(super) fn push(&self, class: Class, line: &[u8]) -> bool {
         let (queue, bytes_max) = match class {
             Class::Request => (&self.requests, REQUESTS_BYTES_MAX),
@@ -106,7 +108,8 @@ impl Queues {
         }
         waiting.extend_from_slice(line);
         drop(waiting);
-        // The writer says what it is going to do and then looks once more for lines. So it sees this one, or this sees it.
+        // The writer first stores `doing` and then looks for lines once more. So either the writer sees this
+        // line, or this thread sees that the writer sleeps.
         match (class, self.doing.load(Ordering::SeqCst)) {
             (Class::Request, IDLE) => self.wake(),
             (Class::Request, _) => {}
@@ -120,10 +123,10 @@ impl Queues {
         true
     }
 
-    /// Waits until everything that was pushed before is written, or was given up since it cannot be; `limit` at most.
+    /// Waits until all earlier lines are written, or lost because their output failed; `limit` at most.
     pub(super) fn flush(&self, limit: Duration) {
         if self.writer.get().is_none_or(|writer| writer.id() == thread::current().id()) {
-            return; // It would wait for itself.
+            return; // The writer would wait for itself.
         }
         let mut flushes = lock(&self.flushes);
         flushes.asked += 1;
@@ -134,8 +137,8 @@ impl Queues {
         drop(waited);
     }
 
-    /// `writer` is the thread to wake. Told by that thread before it looks for lines, and by whoever started it before it goes on:
-    /// so no line and no flush finds nobody to wake.
+    /// `writer` is the thread to wake. Called by that thread before it looks for lines, and by the thread
+    /// that started it before it goes on. So every line and every flush finds a thread to wake.
     pub(super) fn set_writer(&self, writer: Thread) {
         let known = self.writer.get_or_init(|| writer.clone());
         assert!(known.id() == writer.id(), "one thread writes the lines of a process");
@@ -149,7 +152,7 @@ impl Queues {
 
     // ------------------------------------------------------------------------------------------- the writing thread
 
-    /// Sleeps until there is something to do, or `limit` has passed; may also wake for nothing.
+    /// Sleeps until there is something to do, or `limit` has passed. It may also wake without a reason.
     pub(super) fn wait(&self, limit: Option<Duration>) {
         self.doing.store(IDLE, Ordering::SeqCst);
         if self.is_empty() && !self.urgent.load(Ordering::SeqCst) {
@@ -169,7 +172,7 @@ impl Queues {
         lock(&self.requests).is_empty() && lock(&self.others).is_empty()
     }
 
-    /// Takes all that waits into `batch`, whose last content was written.
+    /// Takes all waiting lines into `batch`. The old content of `batch` is written already, and is dropped.
     pub(super) fn take(&self, batch: &mut Batch) {
         self.urgent.store(false, Ordering::SeqCst);
         batch.flush = lock(&self.flushes).asked;
@@ -181,7 +184,7 @@ impl Queues {
         batch.refused = self.refused.swap(0, Ordering::Relaxed);
     }
 
-    /// What this batch held has been written, or given up.
+    /// Reports that the lines of this batch were written or lost.
     pub(super) fn done(&self, batch: &Batch) {
         let mut flushes = lock(&self.flushes);
         if flushes.done < batch.flush {

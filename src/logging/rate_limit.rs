@@ -1,7 +1,8 @@
-//! A brake for events that a stranger can cause as often as he likes: refused signatures, full queues, bad requests.
+//! A rate limit for log lines about events that a stranger can cause: refused signatures, full queues, bad
+//! requests.
 //!
-//! Without it, a flood of bad requests becomes a flood of log lines: a full disk, and the one line that matters drowned.
-//! Used like this, with one brake per kind of event (it may be a `static`):
+//! Without it, a flood of bad requests would become a flood of log lines. The disk would fill, and nobody
+//! would find the line that matters. Each kind of event has its own limit, which may be a `static`:
 //!
 //! ```
 //! use rakit::logging::RateLimit;
@@ -14,12 +15,12 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lets the first event through at once (or the first few, see [`burst`](RateLimit::burst)), then no more until the interval
-/// is over.
+/// Lets the first event through at once (or the first few, see [`burst`](RateLimit::burst)), and then no more
+/// until the interval is over.
 #[derive(Debug)]
 pub struct RateLimit {
     interval: Duration,
-    /// So many events are let through per interval; 1 or more.
+    /// How many events are let through per interval; 1 or more.
     burst: u64,
     state: Mutex<State>,
 }
@@ -29,33 +30,33 @@ struct State {
     /// When the first event of the current interval was let through.
     last: Option<Instant>,
     /// How many were let through since then, that one included.
-    told: u64,
-    /// How many were held back since.
+    passed: u64,
+    /// How many were held back since then.
     suppressed: u64,
 }
 
 impl RateLimit {
-    /// A brake that lets one event through per `interval`.
+    /// A limit that lets one event through per `interval`.
     pub const fn new(interval: Duration) -> Self {
         Self::burst(1, interval)
     }
 
-    /// A brake that lets `burst` events through per `interval`: for events that honestly come in clusters, each of which a
-    /// person wants to see, such as the votes of an election.
+    /// A limit that lets `burst` events through per `interval`: for events that normally come in groups and
+    /// are all of interest, such as the votes of an election.
     pub const fn burst(burst: u64, interval: Duration) -> Self {
-        Self { interval, burst, state: Mutex::new(State { last: None, told: 0, suppressed: 0 }) }
+        Self { interval, burst, state: Mutex::new(State { last: None, passed: 0, suppressed: 0 }) }
     }
 
-    /// Whether an event that happens at `now` may be told: `Some` with the number of those that were held back since
-    /// the last one that was told, or `None` when this one is held back too.
+    /// Whether an event that happens at `now` may be logged: `Some` with the number of events that were held
+    /// back since the last logged one, or `None` when this one is held back, too.
     ///
-    /// Events held back after the last told one are told about only by the next: nothing runs in the background.
+    /// The count of held-back events comes only with the next logged event: nothing runs in the background.
     pub fn allow(&self, now: Instant) -> Option<u64> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match state.last {
             Some(last) if now.saturating_duration_since(last) < self.interval => {
-                if state.told < self.burst {
-                    state.told += 1;
+                if state.passed < self.burst {
+                    state.passed += 1;
                     return Some(std::mem::take(&mut state.suppressed));
                 }
                 state.suppressed = state.suppressed.saturating_add(1);
@@ -63,7 +64,7 @@ impl RateLimit {
             }
             _ => {
                 state.last = Some(now);
-                state.told = 1;
+                state.passed = 1;
                 Some(std::mem::take(&mut state.suppressed))
             }
         }

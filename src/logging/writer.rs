@@ -1,7 +1,8 @@
 //! The one thread of a process that writes log lines.
 //!
-//! Started by [`start`](super::start). Takes what waits in the [`Queues`] as one batch and writes it to each place, the lines
-//! of requests last. If a write does not return (a frozen file system), nothing happens but that the queues fill and lines are lost.
+//! Started by [`start`](super::start). Takes the waiting lines of the [`Queues`] as one batch and writes the
+//! batch to each output, the lines of requests last. If a write does not return (a frozen file system), the
+//! queues fill and lines are lost, but no other thread waits.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,21 +11,21 @@ use super::layout::Layout;
 use super::output::Output;
 use super::queue::{Batch, Queues};
 
-/// A place that has lost lines is tried so often, until it could say how many.
+/// How often the writer tries an output that has lost lines, until it takes the line that says how many.
 const TELL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Lines that are missing in the log of this process.
+/// How many lines are missing in the log of this process.
 static LINES_DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// How many lines are missing in the log since this process started: they found their queue full, or the log file did not
-/// take them (without `--log-file`: standard error).
+/// How many lines are missing in the log since this process started: they found their queue full, or the log
+/// file did not take them (without `--log-file`: standard error).
 pub fn lines_dropped() -> u64 {
     LINES_DROPPED.load(Ordering::Relaxed)
 }
 
 pub(super) struct Writer {
     pub(super) queues: Arc<Queues>,
-    /// The record first: what it loses is counted.
+    /// The first one is the log file, if there is one. Only its losses count in `lines_dropped`.
     pub(super) outputs: Vec<Output>,
 }
 
@@ -44,7 +45,7 @@ impl Writer {
         }
     }
 
-    /// Gives how many lines are missing in the record now.
+    /// Writes a batch. Returns how many of its lines the first output has lost.
     fn write(&mut self, batch: &Batch, layout: &Layout) -> u64 {
         let mut lost_by_record = None;
         for output in &mut self.outputs {

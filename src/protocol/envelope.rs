@@ -1,15 +1,16 @@
-//! The envelope of a request on a cluster address, and of its answer: headers that say who speaks to whom, for what, and
-//! in which version. With a secret, a signature covers them and the body ([`crate::signing`]).
+//! The envelope of a request on a cluster address, and of its answer: headers that name sender, recipient,
+//! purpose and version. With a secret, a signature covers them and the body ([`crate::signing`]).
 
 use crate::raft::NodeId;
 
-/// The version of the protocol, of a request and of an answer: [`PROTOCOL_VERSION`](super::PROTOCOL_VERSION), decimal.
+/// The version of the protocol, of a request and of an answer: [`PROTOCOL_VERSION`](super::PROTOCOL_VERSION),
+/// decimal.
 pub const HEADER_VERSION: &str = "X-Rakit-Version";
-/// Who sends: `node-1`, `daemon:lab-01`, `operator`.
+/// The sender: `node-1`, `daemon:lab-01`, `operator`.
 pub const HEADER_SENDER: &str = "X-Rakit-Sender";
 /// The cluster's name.
 pub const HEADER_CLUSTER: &str = "X-Rakit-Cluster";
-/// The node that is meant.
+/// The node that the request is for.
 pub const HEADER_RECIPIENT: &str = "X-Rakit-Recipient";
 /// See [`Purpose`].
 pub const HEADER_PURPOSE: &str = "X-Rakit-Purpose";
@@ -19,16 +20,17 @@ pub const HEADER_TIME: &str = "X-Rakit-Time";
 pub const HEADER_NONCE: &str = "X-Rakit-Nonce";
 /// The HMAC of the request: 64 digits, hexadecimal, lower case.
 pub const HEADER_SIGNATURE: &str = "X-Rakit-Signature";
-/// The same for the answer.
+/// The HMAC of the answer: 64 digits, hexadecimal, lower case.
 pub const HEADER_ANSWER_SIGNATURE: &str = "X-Rakit-Answer-Signature";
 
 /// On an answer to a client: which node routed the request.
 pub const HEADER_NODE: &str = "X-Rakit-Node";
 /// On an answer to a client: which server computed the prime.
 pub const HEADER_SERVER: &str = "X-Rakit-Server";
-/// On an answer to a client, while the node knows no leader: the age of the state that it serves from, in milliseconds.
+/// On an answer to a client, while the node has had no leader for longer than the upper election timeout: the
+/// age of its table, in milliseconds.
 pub const HEADER_STALE_MS: &str = "X-Rakit-Stale-Ms";
-/// The client's name for its request, or the one that the node made.
+/// The request's id: the client's own, or one that the node made.
 pub const HEADER_REQUEST_ID: &str = "X-Request-Id";
 
 /// What a request is for. Each purpose has a key of its own.
@@ -36,7 +38,7 @@ pub const HEADER_REQUEST_ID: &str = "X-Request-Id";
 pub enum Purpose {
     /// Raft's RPCs, node to node.
     Raft,
-    /// A server's report: daemon to node, and node to leader when it hands one on.
+    /// A server's report: daemon to node, or follower to leader when the follower hands a report on.
     Report,
     /// The operator's commands, such as a transfer of leadership.
     Admin,
@@ -46,7 +48,7 @@ impl Purpose {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Raft, Self::Report, Self::Admin];
 
-    /// As it stands in [`HEADER_PURPOSE`].
+    /// The name, as it stands in [`HEADER_PURPOSE`].
     pub fn name(self) -> &'static str {
         match self {
             Self::Raft => "raft",
@@ -55,7 +57,7 @@ impl Purpose {
         }
     }
 
-    /// The purpose of this name.
+    /// The purpose with this name.
     pub fn of_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|purpose| purpose.name() == name)
     }
@@ -64,12 +66,12 @@ impl Purpose {
 /// The name under which the operator's program sends.
 pub const OPERATOR: &str = "operator";
 
-/// The name under which a node sends and is spoken to.
+/// The name of a node as a sender and as a recipient.
 pub fn node_name(id: NodeId) -> String {
     format!("node-{id}")
 }
 
-/// The id in such a name.
+/// The id in a node's name; `None` for any other name.
 pub fn node_id(name: &str) -> Option<NodeId> {
     name.strip_prefix("node-")?.parse().ok()
 }

@@ -1,7 +1,7 @@
-//! What travels between programs, as types: used by the sender, the receiver and the tests alike, so that each word of
-//! the protocol is written down once. docs/protocol.md shows every request with its answers.
+//! What travels between programs, as types. Sender, receiver and tests use the same ones, so that each word
+//! of the protocol is written down once. docs/protocol.md shows every request with its answers.
 //!
-//! | file | holds | who says it to whom |
+//! | file | holds | from whom to whom |
 //! | --- | --- | --- |
 //! | `path.rs` | the paths, and the purpose of each | |
 //! | `envelope.rs` | names, the headers around a request, purposes | all senders to a node's cluster address |
@@ -11,13 +11,14 @@
 //! | `status.rs` | a node's own view, and its log | node to everyone |
 //!
 //! # The version
-//! [`PROTOCOL_VERSION`] is the one number for everything that two builds must have in common. Each request on a cluster
-//! address and each answer carries it, and so do the first line of a node's log and its snapshots. Whoever finds another
-//! number refuses by name: the node that gets the request, the program that gets the answer, the node that opens the
-//! directory. Nothing of an older version is understood.
+//! [`PROTOCOL_VERSION`] is the one number for everything that two builds must have in common. Each request on
+//! a cluster address and each answer carries it, and so do the first line of a node's log and its snapshots.
+//! A program that finds another number refuses it by name: the node that receives the request, the program
+//! that receives the answer, the node that opens the directory. No other version is understood, not even an
+//! older one.
 //!
-//! This room imports `balancer` and `raft` only: they own the report, the entry and the arguments of the RPCs, since these
-//! are replicated or written to disk as well.
+//! This room imports `balancer` and `raft` only. They own the report, the entry and the arguments of the
+//! RPCs, since these are also replicated or written to disk.
 
 mod envelope;
 pub mod path;

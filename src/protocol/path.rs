@@ -1,4 +1,4 @@
-//! The paths of a node's two addresses.
+//! The paths of a node's two addresses, and the purpose of each. Used by the node and by all who send to it.
 
 use super::Purpose;
 use crate::raft::RpcRequest;
@@ -17,7 +17,7 @@ pub const INSTALL_SNAPSHOT: &str = "/raft/install-snapshot";
 pub const TIMEOUT_NOW: &str = "/raft/timeout-now";
 /// Cluster address: the request that a follower keeps open at its leader.
 pub const WATCH: &str = "/raft/watch";
-/// Cluster address: the operator's wish that another node shall lead.
+/// Cluster address: the operator asks the leader to hand leadership over.
 pub const TRANSFER: &str = "/raft/transfer";
 
 /// Public address: a short usage text.
@@ -33,7 +33,7 @@ pub const READYZ: &str = "/readyz";
 /// Public address: counters, for Prometheus.
 pub const METRICS: &str = "/metrics";
 
-/// Where an RPC of Raft goes. The path says what the body holds, so that an access log or a packet dump can be read.
+/// The path of an RPC of Raft. It names the kind of RPC, so that a person can read a log or a packet dump.
 pub fn of_rpc(request: &RpcRequest) -> &'static str {
     match request {
         RpcRequest::PreVote(_) => PRE_VOTE,
@@ -44,7 +44,7 @@ pub fn of_rpc(request: &RpcRequest) -> &'static str {
     }
 }
 
-/// What requests to a path of the cluster address are for; `None` if nothing is there.
+/// The purpose of requests to this path of the cluster address; `None` if there is no such path.
 pub fn purpose(path: &str) -> Option<Purpose> {
     match path {
         REPORT => Some(Purpose::Report),

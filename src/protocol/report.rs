@@ -1,4 +1,5 @@
-//! The answers to a report. The report itself is [`IncomingReport`]: `balancer` owns it, since it is replicated.
+//! The answers to a report. The report itself is [`IncomingReport`]: `balancer` owns it, since it is
+//! replicated.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +7,7 @@ pub use crate::balancer::IncomingReport;
 use crate::balancer::Stamp;
 use crate::raft::{Index, NodeId, Term};
 
-/// What a node says to a report that it understood. To any other, it gives another status and one line of text.
+/// The answers of a node to a valid report. All other answers have another status and one line of text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
 pub enum ReportAnswer {
@@ -23,16 +24,16 @@ pub enum ReportAnswer {
         committed: Index,
         /// The term of that entry.
         term: Term,
-        /// True. The keys tell this answer from the one above; this one tells it to a person.
+        /// Always true. A program tells this answer from the one above by its keys; this key is for a person.
         stale: bool,
-        /// The epoch of that report: a report above its epoch and sequence is news.
+        /// The epoch of that report. A report above this epoch and sequence is newer.
         epoch: u64,
         /// The sequence of that report.
         sequence: u64,
     },
-    /// Status 202: the node does not lead. It has noted that the server spoke.
+    /// Status 202: the node does not lead. It has noted that the server reported.
     NotLeader {
-        /// Who leads.
+        /// The leader's id.
         leader: NodeId,
     },
 }

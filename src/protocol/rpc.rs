@@ -1,7 +1,7 @@
-//! What nodes say to each other: the RPCs of Raft, and the watch of the leader.
+//! The messages between nodes: the RPCs of Raft, and the watch of the leader.
 //!
-//! The arguments and results are [`RpcRequest`] and [`RpcReply`] of the Raft core. An unknown field in the envelope or in a
-//! message is refused: two builds of one version have none.
+//! The arguments and results are [`RpcRequest`] and [`RpcReply`] of the Raft core. An unknown field in the
+//! envelope or in a message is refused: it cannot happen between two builds of one version.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,8 +11,8 @@ use crate::raft::{NodeId, RpcReply, RpcRequest};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RequestEnvelope {
-    /// A random number from the day on which the sender's data directory was made. Another number under the same id
-    /// means that the node has lost its memory.
+    /// The random number that the sender's data directory got when it was made. When the number of a node
+    /// changes, the node has lost its disk.
     pub incarnation: u64,
     /// The request.
     pub request: RpcRequest,
@@ -22,7 +22,7 @@ pub struct RequestEnvelope {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReplyEnvelope {
-    /// The same of the replier's data directory.
+    /// The incarnation of the replier's data directory.
     pub incarnation: u64,
     /// The reply.
     pub reply: RpcReply,
@@ -32,8 +32,8 @@ pub struct ReplyEnvelope {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WatchRequest {}
 
-/// Names the leader: the answer to [`WatchRequest`], and to a [`TransferRequest`](super::TransferRequest) that came to
-/// a node which does not lead.
+/// Names the leader. The answer to [`WatchRequest`], and to a [`TransferRequest`](super::TransferRequest) if
+/// the node that received it does not lead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KnownLeader {

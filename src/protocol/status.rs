@@ -1,4 +1,4 @@
-//! What a node says of itself to everyone: its status and its log.
+//! What a node shows to everyone on its public address: its status and its log.
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,8 @@ use crate::raft::{Entry, Index, NodeId, RoleName, Term};
 
 /// The answer to `GET /status`: this node's own view. Keys in the order of docs/protocol.md.
 ///
-/// Unknown keys are passed over, so that `rakit status` can ask nodes of a later build and say that they are.
+/// Unknown keys are ignored, so that `rakit status` can read the status of a later build and name its
+/// version.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// The cluster's name.
@@ -20,13 +21,13 @@ pub struct Status {
     pub role: RoleName,
     /// Its current term.
     pub term: Term,
-    /// Whom it believes to lead.
+    /// The leader of its term, if it knows one.
     pub leader: Option<NodeId>,
-    /// Whom it voted for in `term`.
+    /// The node that it voted for in `term`.
     pub voted_for: Option<NodeId>,
-    /// Up to here the log is committed, as far as it knows.
+    /// The last index that it knows to be committed.
     pub commit_index: Index,
-    /// Up to here the log is in the server table.
+    /// The last index that it has applied to the server table.
     pub applied_index: Index,
     /// The end of its log.
     pub last_index: Index,
@@ -42,13 +43,13 @@ pub struct Status {
     pub version: String,
     /// [`PROTOCOL_VERSION`](super::PROTOCOL_VERSION) of the program.
     pub protocol: u32,
-    /// Other nodes that it does not work with at present.
+    /// Other nodes with which it cannot work at present.
     pub refusals: Vec<PeerRefusal>,
     /// The server table, by name.
     pub servers: Vec<ServerStatus>,
 }
 
-/// Another node, and why the two do not work together: one of them refuses what the other one says.
+/// Another node, and why the two cannot work together: one of them refuses the other's messages.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerRefusal {
     /// The other node.
@@ -57,30 +58,31 @@ pub struct PeerRefusal {
     pub reason: String,
 }
 
-/// One server: what is agreed, and (`in_flight`, `stalled`, `avoided`) what the node that answers knows alone.
+/// One server. All nodes agree on these values, except `in_flight`, `stalled` and `avoided`: those are
+/// observations of the node that answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServerStatus {
     /// Its name.
     pub id: String,
     /// Where its worker listens.
     pub worker: SocketAddr,
-    /// Percent of its processors that was busy at its last committed report.
+    /// How much of its processor time was busy, in percent, by its last committed report.
     pub cpu: f64,
     /// How many processors it has.
     pub cores: u32,
-    /// Whether it lives, by consensus.
+    /// Whether it is alive, as agreed by the nodes.
     pub alive: bool,
-    /// Whether its worker listened at its last committed report: without, no request goes there.
+    /// Whether its worker listened, by its last committed report. If not, no node sends it requests.
     pub worker_up: bool,
     /// When its daemon started, in milliseconds since 1970.
     pub epoch: u64,
-    /// Which report since then the last committed one is.
+    /// The sequence of its last committed report.
     pub sequence: u64,
     /// Requests of this node that it has not answered yet.
     pub in_flight: usize,
-    /// Whether this node passes it over since it swallows requests.
+    /// Whether this node passes it over, since it owes an answer for long while its worker does nothing.
     pub stalled: bool,
-    /// Whether this node avoids it for a moment since it failed.
+    /// Whether this node avoids it for a moment, since a request to it failed.
     pub avoided: bool,
 }
 
@@ -90,20 +92,20 @@ pub type LogEntry = Entry;
 /// The most entries that `GET /log` gives at once.
 pub const LOG_LIMIT_MAX: usize = 1_000;
 
-/// How many it gives if it is not told.
+/// How many entries it gives if the query has no `limit`.
 const LOG_LIMIT_DEFAULT: usize = 100;
 
-/// Which entries of the log are asked for: the query of `GET /log`.
+/// The query of `GET /log`: which entries the client wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogQuery {
-    /// Those after this index.
+    /// The entries after this index.
     pub after: Index,
-    /// At most so many; 1 to [`LOG_LIMIT_MAX`].
+    /// At most this many; 1 to [`LOG_LIMIT_MAX`].
     pub limit: usize,
 }
 
 impl LogQuery {
-    /// Reads a query such as `after=7&limit=2`; `None` if it is not one.
+    /// Reads a query such as `after=7&limit=2`; `None` if it is not valid.
     pub fn parse(query: &str) -> Option<Self> {
         let mut parsed = Self { after: 0, limit: LOG_LIMIT_DEFAULT };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {

@@ -1,4 +1,4 @@
-//! The operator's wish that another node shall lead, and the leader's answer.
+//! The operator's request to hand leadership over, and the leader's answer.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use crate::raft::NodeId;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TransferRequest {
-    /// The wished successor; the node whose log is furthest along if it is left out.
+    /// The next leader. Without it, the leader chooses the node whose log is furthest along.
     #[serde(default)]
     pub to: Option<NodeId>,
 }
@@ -19,20 +19,20 @@ impl TransferRequest {
     /// # Errors
     /// When it is no JSON object, or has other keys.
     pub fn parse(body: &[u8]) -> Result<Self, serde_json::Error> {
-        // By way of a map, since serde would take a list for the fields in their order.
+        // First into a map: serde alone would also accept a list, as the fields in their order.
         let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body)?;
         serde_json::from_value(object.into())
     }
 }
 
-/// Status 202: the leader tries it. `GET /status` shows when it is done. (409 comes with
-/// [`KnownLeader`](super::KnownLeader): the node does not lead.)
+/// Status 202: the leader tries it. `GET /status` shows when it is done. (A node that does not lead answers
+/// 409 with [`KnownLeader`](super::KnownLeader).)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TransferBegun {
     /// The node that leads.
     pub from: NodeId,
-    /// The wished successor, if one was named.
+    /// The next leader, if the request named one.
     pub to: Option<NodeId>,
 }
 

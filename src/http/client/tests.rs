@@ -63,8 +63,8 @@ fn answer(stream: &mut TcpStream, body: &str) {
     write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
 }
 
-/// A node whose connections each serve the next number of requests in `script` and close right after reading one
-/// more; the count of requests that came is its result.
+/// A node whose connections each serve the next number of requests in `script` and close right after reading
+/// one more; the count of requests that came is its result.
 fn node_that_closes(script: &'static [usize]) -> (SocketAddr, JoinHandle<Vec<Seen>>) {
     let (listener, address) = listen();
     let node = thread::spawn(move || {
@@ -128,7 +128,8 @@ fn connections_are_kept_and_one_that_closed_is_replaced() {
 
 #[test]
 fn a_request_is_repeated_once_and_not_on_a_fresh_connection() {
-    // Connection 1 serves one and closes on the second; connection 2 closes on its repetition: that is news.
+    // Connection 1 serves one and closes on the second. Connection 2, a fresh one, closes on the repetition:
+    // an error.
     let (address, node) = node_that_closes(&[1, 0]);
     let mut client = client();
     client.post(address, "/", Vec::new, b"1", ANSWER_BYTES_MAX).unwrap();
@@ -156,7 +157,7 @@ fn no_repetition_once_an_answer_has_begun() {
     let mut client = client();
     client.get(address, "/", &[], ANSWER_BYTES_MAX).unwrap();
     let error = client.get(address, "/", &[], ANSWER_BYTES_MAX).unwrap_err();
-    // Were it repeated, nobody would listen there any more, and it would be refused.
+    // If the request were repeated, nobody would listen any more, and the error would be `Refused`.
     assert_eq!(error.kind, CallErrorKind::Closed);
     node.join().unwrap();
 }
@@ -192,7 +193,7 @@ fn a_close_that_has_arrived_costs_nothing() {
     node.join().unwrap();
 }
 
-/// What the client makes of these bytes as an answer.
+/// The client's result when these bytes are the answer.
 fn outcome_of(bytes: &'static str) -> Result<Answer, CallErrorKind> {
     let (listener, address) = listen();
     thread::spawn(move || {
@@ -235,7 +236,7 @@ fn answers_that_are_none() {
 
 #[test]
 fn a_node_that_does_not_answer_or_does_not_read() {
-    // The listener accepts by its backlog, and nobody reads.
+    // The kernel accepts the connection into the backlog, and nobody reads from it.
     let (_listener, address) = listen();
     let mut impatient =
         Client::new(ClientTimeouts { connect: PATIENCE, send: PATIENCE, receive: Duration::from_millis(50) });
