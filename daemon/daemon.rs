@@ -3,7 +3,8 @@
 //! The main thread runs one loop: measure, make one report, give it to all senders, wait until the next
 //! report is due or the program has to stop. One thread per node sends the reports (`sender.rs`), so that a
 //! dead or slow node delays no other and cannot stop the loop. `machine_load.rs`, `process_load.rs` and
-//! `meter.rs` measure the load; `worker_socket.rs` finds out whether the worker listens.
+//! `meter.rs` measure the load; `worker_socket.rs` finds out whether the worker listens,
+//! and `activity.rs` whether it does something.
 //!
 //! At level `info` only changes are logged, not each report. docs/protocol.md shows the report,
 //! docs/log-lines.md the log lines.
@@ -24,6 +25,7 @@ use crate::program::{self, LogFlags, ParentFlags, Stop};
 use crate::raft::Random;
 
 mod acknowledged;
+mod activity;
 mod local_address;
 mod machine_load;
 mod meter;
@@ -32,6 +34,7 @@ mod sender;
 mod worker_socket;
 
 use acknowledged::Acknowledged;
+use activity::Activity;
 use meter::{MEASURE_MIN, Meter};
 use sender::Sender;
 use worker_socket::WorkerSocket;
@@ -215,6 +218,7 @@ fn report_until_stopped(
 
     let socket = WorkerSocket::new(worker);
     let mut meter = Meter::new(flags.measure, Instant::now());
+    let mut activity = Activity::default();
     let mut worker_up_before = None;
     let mut judge = acknowledged::Judge::new(&flags.server);
     let epoch = unix_ms();
@@ -246,6 +250,7 @@ fn report_until_stopped(
             epoch,
             sequence,
             worker_up,
+            worker_active: activity.look(listening),
         };
         debug!(
             "report {sequence}: {:.2} % of {} processors, worker up: {worker_up}",

@@ -98,10 +98,21 @@ impl Tree {
             .fold(0_u64, |sum, (_, then)| sum.saturating_add(then.own).saturating_add(then.reaped));
         used.saturating_add(appeared.saturating_sub(vanished))
     }
+
+    /// Whether a thread of one of these processes runs now, or would if it got a processor.
+    pub(super) fn is_runnable(&self) -> bool {
+        self.processes.keys().any(|identity| threads_run(identity.pid).unwrap_or(false))
+    }
 }
 
 fn stat(pid: i32) -> Option<Stat> {
     Process::new(pid).and_then(|process| process.stat()).ok()
+}
+
+/// Whether a thread of this process is runnable: state R in `/proc/PID/task/TID/stat`.
+fn threads_run(pid: i32) -> procfs::ProcResult<bool> {
+    let mut threads = Process::new(pid)?.tasks()?.flatten();
+    Ok(threads.any(|thread| thread.stat().is_ok_and(|stat| stat.state == 'R')))
 }
 
 /// A zombie has ended. It keeps its entry until its parent waits for it.

@@ -8,16 +8,17 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use tiny_http::Method;
 
+use super::exchange::IN_FLIGHT_BYTES_MAX;
 use super::inbox::{Inbox, Refused, ServiceInput, one_answer};
 use super::leader_watch::WATCH_ANSWER_AFTER;
 use super::standing::StandingBoard;
 use crate::balancer::report::REPORT_BODY_BYTES_MAX;
-use crate::balancer::{Report, SERVERS_MAX, ServerCommand};
+use crate::balancer::{Chooser, Report, SERVERS_MAX, ServerCommand};
 use crate::http::Service;
 use crate::http::client::{Client, ClientTimeouts};
 use crate::http::message::{Request, Response, header, json, text, with_headers};
@@ -81,6 +82,10 @@ pub struct ClusterService {
     pub gate: Arc<Gate>,
     /// Signs reports that are handed on. Each thread takes a clone.
     pub seal: Seal,
+    /// Is told what other nodes have in flight, ...
+    pub chooser: Arc<Chooser>,
+    /// ... on the clock that counts from here.
+    pub started: Instant,
     /// To the loop.
     pub inbox: Inbox,
     /// How this node stands.
@@ -123,6 +128,7 @@ impl Service for ClusterService {
             (Ok(_), path::REPORT) => self.report(&request.body),
             (Ok(_), path::TRANSFER) => self.transfer(&request.body),
             (Ok(_), path::WATCH) => self.watch(),
+            (Ok(_), path::IN_FLIGHT) => self.in_flight(&opened, &request.body),
             (Ok(_), path) => self.rpc(path, &opened, &request.body),
         };
         self.sealed(&opened, answer)
@@ -140,6 +146,7 @@ fn route(method: &Method, path: &str) -> Result<(usize, Purpose), Response> {
     let limit = match path {
         path::REPORT => REPORT_BODY_BYTES_MAX,
         path::APPEND_ENTRIES | path::INSTALL_SNAPSHOT => APPEND_BYTES_MAX,
+        path::IN_FLIGHT => IN_FLIGHT_BYTES_MAX,
         _ => RPC_BYTES_MAX,
     };
     Ok((limit, purpose))
@@ -237,13 +244,17 @@ impl ClusterService {
 
     // ------------------------------------------------------------------------------------------------ RPCs
 
+    /// Which other node of the cluster sent this.
+    fn peer(&self, opened: &Opened) -> Result<NodeId, Response> {
+        node_id(&opened.sender).filter(|from| self.peers.iter().any(|(id, _)| id == from)).ok_or_else(|| {
+            text(400, &format!("'{}' is no other node of this cluster", opened.sender.escape_debug()))
+        })
+    }
+
     fn rpc(&self, path: &str, opened: &Opened, body: &[u8]) -> Response {
-        let Some(from) = node_id(&opened.sender).filter(|from| self.peers.iter().any(|(id, _)| id == from))
-        else {
-            return text(
-                400,
-                &format!("'{}' is no other node of this cluster", opened.sender.escape_debug()),
-            );
+        let from = match self.peer(opened) {
+            Ok(from) => from,
+            Err(answer) => return answer,
         };
         let RequestEnvelope { incarnation, request } = match serde_json::from_slice(body) {
             Ok(envelope) => envelope,
@@ -260,6 +271,21 @@ impl ClusterService {
         match waits.recv_timeout(OUTCOME_TIMEOUT) {
             Ok(reply) => json(200, &ReplyEnvelope { incarnation: self.incarnation, reply }),
             Err(_) => unavailable("this node is stopping, or its disk hangs"),
+        }
+    }
+
+    /// A peer says what it has in flight.
+    fn in_flight(&self, opened: &Opened, body: &[u8]) -> Response {
+        let from = match self.peer(opened) {
+            Ok(from) => from,
+            Err(answer) => return answer,
+        };
+        match serde_json::from_slice(body) {
+            Ok(counts) => {
+                self.chooser.hear(from, counts, self.started.elapsed());
+                text(200, "noted")
+            }
+            Err(error) => text(400, &format!("not counts of requests in flight: {error}")),
         }
     }
 

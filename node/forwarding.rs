@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use log::{info, warn};
 
+use super::exchange::Exchange;
 use crate::balancer::{Chooser, Chosen, Policy, Published};
 use crate::http::ClientHandle;
 use crate::http::worker_client::{CancelHandle, WorkerAnswer, WorkerClient, WorkerError};
@@ -85,6 +86,8 @@ pub struct ForwardCounters {
 #[derive(Debug)]
 pub struct Forwarder {
     chooser: Arc<Chooser>,
+    /// Tells the other nodes what is in flight from here.
+    exchange: Exchange,
     published: Arc<Published>,
     policy: Policy,
     request_timeout: Duration,
@@ -100,6 +103,7 @@ impl Forwarder {
     /// A forwarder that chooses from what is published, on the clock that counts from `started`.
     pub fn new(
         chooser: Arc<Chooser>,
+        exchange: Exchange,
         published: Arc<Published>,
         policy: Policy,
         request_timeout: Duration,
@@ -107,6 +111,7 @@ impl Forwarder {
     ) -> Arc<Self> {
         Arc::new(Self {
             chooser,
+            exchange,
             published,
             policy,
             request_timeout,
@@ -172,6 +177,7 @@ impl Forwarder {
         } else {
             state.attempts.chose(chosen.name());
         }
+        self.exchange.changed();
         state.begin(chosen.ticket.id(), cancel);
         Some((chosen, patient))
     }
@@ -187,6 +193,7 @@ impl Forwarder {
         let id = chosen.ticket.id();
         let Chosen { server, load, ticket, .. } = chosen;
         ticket.end(retry::outcome(&answer), self.now());
+        self.exchange.changed();
         let server = server.report();
         match race.note(id, &server.server, load, hedged, answer) {
             After::Done => true,

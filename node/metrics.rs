@@ -105,9 +105,18 @@ impl Metrics {
             page.line("rakit_server_alive", &labels, u8::from(server.record.alive));
         }
         page.head("rakit_server_in_flight", "gauge", "Requests from this node that a server owes an answer.");
-        for (server, local) in view.servers().iter().zip(local) {
+        for (server, local) in view.servers().iter().zip(&local) {
             let labels = format!("{{server=\"{}\"}}", server.report().server);
             page.line("rakit_server_in_flight", &labels, local.in_flight);
+        }
+        page.head(
+            "rakit_server_in_flight_elsewhere",
+            "gauge",
+            "Requests from the other nodes that a server owes an answer, as far as this node knows.",
+        );
+        for (server, local) in view.servers().iter().zip(&local) {
+            let labels = format!("{{server=\"{}\"}}", server.report().server);
+            page.line("rakit_server_in_flight_elsewhere", &labels, local.in_flight_elsewhere);
         }
         with_body(200, "text/plain; version=0.0.4", page.0.into_bytes())
     }

@@ -19,6 +19,7 @@
 //! | cluster listener, one per open connection | its socket, the loop's outcome | `cluster_service.rs` |
 //! | Raft loop, one | inboxes, deadline | `raft_loop.rs` |
 //! | peer senders, two per peer | their slot, one RPC in flight | `peers.rs` |
+//! | count senders, one per peer | a request that begins or ends, one message in flight | `exchange.rs` |
 //! | leader watch, one | one request kept open at the leader | `leader_watch.rs` |
 //! | race watcher, one; helpers, when a server stalls | the clock; a worker | `forwarding.rs`, `forwarding/race.rs` |
 //!
@@ -47,6 +48,7 @@ use crate::signing::{Gate, Seal, Secret};
 use crate::storage::{DirectoryDisk, Identity, Storage, StorageError};
 
 mod cluster_service;
+mod exchange;
 mod forwarding;
 mod inbox;
 mod leader_watch;
@@ -61,6 +63,7 @@ mod standing;
 mod status;
 
 use cluster_service::{ClusterCounters, ClusterService};
+use exchange::Exchange;
 use forwarding::Forwarder;
 use inbox::{CONSENSUS_INBOX_MAX, Inbox, REPORT_INBOX_MAX, inbox};
 use leader_watch::{LeaderWatch, leader_news};
@@ -203,6 +206,8 @@ fn run(
     let peer_addresses: Vec<(NodeId, SocketAddr)> =
         config.nodes.iter().filter(|other| other.id != id).map(|other| (other.id, other.cluster)).collect();
 
+    let no_thread = |error: std::io::Error| format!("the system gives no thread: {error}");
+
     // What the disk remembers.
     let (replica, storage, incarnation) = recover(config, id, started)?;
 
@@ -219,12 +224,15 @@ fn run(
     // What threads share, each behind a short lock.
     let published = Arc::new(Published::new());
     let standing = Arc::new(StandingBoard::default());
-    let chooser = Chooser::new(config.stall);
+    let chooser = Chooser::new(config.stall, random_u64()?);
     let cluster_counters = Arc::new(ClusterCounters::default());
     let prime_counters = Arc::new(PrimeCounters::default());
     let refusals = Arc::new(PeerRefusals::default());
+    let exchange = Exchange::start(&peer_addresses, &seal, &chooser, random_u64()?, started, &stopping)
+        .map_err(no_thread)?;
     let forwarder = Forwarder::new(
         Arc::clone(&chooser),
+        exchange,
         Arc::clone(&published),
         config.policy,
         config.request_timeout,
@@ -247,6 +255,8 @@ fn run(
                 .flat_map(|node| [(node.id, node.public), (node.id, node.cluster)])
                 .collect(),
             incarnation,
+            chooser: Arc::clone(&chooser),
+            started,
             gate: Arc::clone(&gate),
             seal: seal.clone(),
             inbox: inbox.clone(),
@@ -309,7 +319,6 @@ fn run(
         inbox: inbox.clone(),
         refusals,
     };
-    let no_thread = |error: std::io::Error| format!("the system gives no thread: {error}");
     let peers = Peers::start(&peer_addresses, &sending).map_err(no_thread)?;
     let watch = LeaderWatch { peers: peer_addresses, seal, leaders: leader_changes, inbox: inbox.clone() };
     spawn("leader-watch", move || watch.run()).map_err(no_thread)?;

@@ -94,9 +94,8 @@ pub(super) fn outcome(answer: &Result<WorkerAnswer, WorkerError>) -> Outcome {
     match answer {
         Ok(_) => Outcome::Answered,
         Err(WorkerError::DeadlinePassed | WorkerError::Cancelled) => Outcome::GivenUp,
-        Err(WorkerError::BadBody(_) | WorkerError::ServerError(_) | WorkerError::Busy { .. }) => {
-            Outcome::BadAnswer
-        }
+        Err(WorkerError::Busy { .. }) => Outcome::Busy,
+        Err(WorkerError::BadBody(_) | WorkerError::ServerError(_)) => Outcome::BadAnswer,
         Err(WorkerError::ConnectTimeout) => Outcome::NotAccepted,
         Err(_) => Outcome::Broken,
     }

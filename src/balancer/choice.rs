@@ -1,5 +1,5 @@
 //! The choice of a server (docs/protocol.md, "Choice of the server"), and what one node must remember for it: what is in
-//! flight from here, who failed here a moment ago, who was chosen when, who is stalled.
+//! flight from here and, by what they say, from the other nodes; who failed here a moment ago; who is stalled.
 //!
 //! Called by every request thread of a node: [`Chooser::choose`] before a request is sent, [`Ticket::end`] after it. The
 //! agreed loads come from a [`View`], which is read without a lock; the node's own memory is behind one short lock. Choosing
@@ -9,23 +9,25 @@
 //! The rules, in their order:
 //!
 //! 1. Only servers that are alive and whose worker is up; none that this request was at already.
-//! 2. Servers without blemish before those that failed within the last [`AVOID`], those before stalled ones. A blemished
-//!    server is still better than none: to fail quickly costs little, and a stalled one may wake up.
-//! 3. The lowest load: the agreed `cpu`; with the policy `projected`, plus 100/cores for each request that this node sent
-//!    there since it applied that report and that has not ended.
-//! 4. The fewest requests in flight from this node.
-//! 5. The one chosen longest ago; at last, the first by name.
+//! 2. Servers without blemish before those that failed or were busy within the last [`AVOID`], those before stalled ones. A
+//!    blemished server is still better than none: to fail quickly costs little, and a stalled one may wake up.
+//! 3. Of these, by the policy. `lowest-cpu`: the lowest agreed `cpu`, then the fewest requests in flight from this node, then
+//!    one drawn at random. `projected`: see `projected.rs`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::in_flight::{Board, InFlight, TOLD_AFTER};
+use super::own_work::OwnWork;
 use super::policy::Policy;
-use super::report::Stamp;
-use super::stall::{Debts, Settled};
+use super::projected::{self, Candidate};
+use super::stall::{Debts, Settled, Verdict};
 use super::table::SERVERS_MAX;
 use super::view::{ServerView, View};
+use crate::raft::{NodeId, Random};
 
 /// For how long a server that failed is avoided. About one report: then its daemon has seen what became of the worker.
 pub const AVOID: Duration = Duration::from_secs(1);
@@ -43,6 +45,8 @@ pub enum Outcome {
     Answered,
     /// A whole answer that is the server's failure: a 5xx, a 200 whose body is not digits.
     BadAnswer,
+    /// A 503 with `Retry-After`: too many wait there already. Avoided like one that failed, but no failure.
+    Busy,
     /// The connection was refused, reset, or cut before the answer was whole.
     Broken,
     /// The connection was not accepted in time: its queue is full, since it is busy or hangs, or no packet reaches it. Avoided
@@ -58,7 +62,7 @@ pub enum Outcome {
 pub struct Chosen {
     /// The server, as it was seen when it was chosen.
     pub server: Arc<ServerView>,
-    /// The load that decided, in percent: the agreed `cpu`, or what was projected from it (then it may exceed 100).
+    /// The load that decided, in percent: the agreed `cpu`, or what `projected` counts per core (then it may exceed 100).
     pub load: f64,
     /// The server is stalled, and this request is the trial whether it still is: send it to the next best at once, too.
     pub hedge_now: bool,
@@ -99,15 +103,6 @@ impl Ticket {
         self.ended = true;
         self.chooser.end(&self.server.report().server, self.id, outcome, now);
     }
-
-    /// Whether the request should also be sent to the next best server: its server is stalled, or gone.
-    pub fn must_hedge(&self, view: &View, now: Duration) -> bool {
-        let name = &self.server.report().server;
-        let stall = self.chooser.stall;
-        self.chooser.memory().servers.get_mut(name).is_some_and(|memory| {
-            memory.debts.must_hedge(self.id, view.get(name).map(|server| &**server), stall, now)
-        })
-    }
 }
 
 impl Drop for Ticket {
@@ -124,6 +119,8 @@ impl Drop for Ticket {
 pub struct LocalState {
     /// Requests from this node that have not ended.
     pub in_flight: usize,
+    /// Requests in flight there from the other nodes, by what they say.
+    pub in_flight_elsewhere: u32,
     /// It is passed over until it answers.
     pub stalled: bool,
     /// It failed a moment ago.
@@ -134,14 +131,11 @@ pub struct LocalState {
 #[derive(Debug, Default)]
 struct ServerMemory {
     debts: Debts,
-    /// The number of the last choice that fell on it; 0: never.
-    chosen: u64,
+    /// Requests in flight there from the other nodes, as far as is known.
+    others: u32,
+    work: OwnWork,
     /// It failed, and is avoided before this moment.
     avoided_until: Option<Duration>,
-    /// The newest report under which a request was sent there, and the tickets sent under it that have not ended.
-    since_report: (Stamp, u64),
-    /// Under which report each ticket was sent.
-    sent_under: HashMap<TicketId, Stamp>,
 }
 
 impl ServerMemory {
@@ -149,50 +143,96 @@ impl ServerMemory {
         self.avoided_until.is_some_and(|until| now < until)
     }
 
-    /// How many requests that were sent since this report was applied here have not ended.
-    fn sent_since(&self, report: Stamp) -> u64 {
-        if self.since_report.0 == report { self.since_report.1 } else { 0 }
+    /// Requests in flight there from all nodes.
+    fn in_flight(&self) -> u32 {
+        u32::try_from(self.debts.len()).unwrap_or(u32::MAX).saturating_add(self.others)
+    }
+
+    /// To be called after each change of what is in flight.
+    fn note_in_flight(&mut self, now: Duration) {
+        self.work.set_in_flight(self.in_flight(), now);
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Memory {
     servers: BTreeMap<String, ServerMemory>,
-    /// How many choices were made.
-    choices: u64,
+    /// What the other nodes said.
+    board: Board,
+    dice: Random,
+    /// The ticket that was given out last.
+    ticket: TicketId,
 }
 
 /// One node's memory of its requests. One per node, shared by all its request threads.
 #[derive(Debug)]
 pub struct Chooser {
     stall: Duration,
+    /// Tickets that have not ended.
+    tickets: AtomicUsize,
     memory: Mutex<Memory>,
 }
 
-/// What a server is compared by; smaller is better. The order of the fields is the order of the rules.
-#[derive(Clone, Copy, Debug)]
-struct Key {
-    blemish: u8,
-    load: f64,
-    in_flight: usize,
-    chosen: u64,
+/// What speaks against a server; the worst comes last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Blemish {
+    Clean,
+    Avoided,
+    Stalled,
 }
 
-const CLEAN: u8 = 0;
-const AVOIDED: u8 = 1;
-const STALLED: u8 = 2;
+/// One server that may be chosen.
+struct Standing<'a> {
+    server: &'a Arc<ServerView>,
+    blemish: Blemish,
+    /// It was stalled, and this request would be the trial whether it still is.
+    trial: bool,
+    /// Requests in flight there from this node.
+    own: usize,
+    candidate: Candidate,
+}
 
-impl Key {
-    fn is_better_than(&self, other: &Self) -> bool {
-        let order = self.blemish.cmp(&other.blemish).then(self.load.total_cmp(&other.load));
-        order.then(self.in_flight.cmp(&other.in_flight)).then(self.chosen.cmp(&other.chosen)).is_lt()
+impl<'a> Standing<'a> {
+    fn of(
+        server: &'a Arc<ServerView>,
+        memory: Option<&mut ServerMemory>,
+        stall: Duration,
+        now: Duration,
+    ) -> Self {
+        let report = server.report();
+        let (cores, cpu) = (f64::from(report.cores), report.cpu);
+        let Some(memory) = memory else {
+            // No request was ever sent there: whatever its load is, it is not ours.
+            let candidate = Candidate { cores, cpu, foreign: report.busy_cores(), in_flight: 0.0 };
+            return Self { server, blemish: Blemish::Clean, trial: false, own: 0, candidate };
+        };
+        let verdict = memory.debts.judge(server, stall, now);
+        let blemish = match verdict {
+            Verdict::Stalled => Blemish::Stalled,
+            _ if memory.is_avoided(now) => Blemish::Avoided,
+            _ => Blemish::Clean,
+        };
+        let foreign = memory.work.foreign(server, now);
+        let candidate = Candidate { cores, cpu, foreign, in_flight: f64::from(memory.in_flight()) };
+        Self { server, blemish, trial: verdict == Verdict::OnTrial, own: memory.debts.len(), candidate }
     }
 }
 
+/// The place of the server with the lowest agreed CPU load, and that load.
+fn lowest_cpu(standing: &[Standing<'_>], dice: &mut Random) -> Option<(usize, f64)> {
+    let key = |one: &Standing<'_>| (one.server.report().cpu, one.own);
+    let lowest = standing.iter().map(key).min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)))?;
+    let equal: Vec<usize> = (0..standing.len()).filter(|&place| key(&standing[place]) == lowest).collect();
+    let drawn = dice.below(equal.len() as u64) as usize;
+    Some((equal[drawn], lowest.0))
+}
+
 impl Chooser {
-    /// `stall` is the configuration's `stall_ms`.
-    pub fn new(stall: Duration) -> Arc<Self> {
-        Arc::new(Self { stall, memory: Mutex::default() })
+    /// `stall` is the configuration's `stall_ms`. `seed` is drawn at random: nodes with the same one would draw the same servers.
+    pub fn new(stall: Duration, seed: u64) -> Arc<Self> {
+        let (servers, board, dice) = (BTreeMap::new(), Board::default(), Random::new(seed));
+        let memory = Mutex::new(Memory { servers, board, dice, ticket: 0 });
+        Arc::new(Self { stall, tickets: AtomicUsize::new(0), memory })
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -203,8 +243,7 @@ impl Chooser {
 
     /// Chooses a server for a request, of which `tried` names the servers it was at already. `None` if there is no other.
     ///
-    /// Costs a walk over the servers in the order of their load, up to the first that cannot win any more: usually the
-    /// few with equal lowest load.
+    /// Costs a walk over all servers.
     pub fn choose(
         self: &Arc<Self>,
         view: &View,
@@ -212,99 +251,96 @@ impl Chooser {
         now: Duration,
         tried: &[String],
     ) -> Option<Chosen> {
-        let by_load = view.by_load(); // Sorted, if it must be, before the lock is taken.
         let mut guard = self.memory();
         let memory = &mut *guard;
-        if memory.servers.len() > MEMORIES_MAX {
-            memory.servers.retain(|name, memory| memory.debts.len() > 0 || view.get(name).is_some());
-        }
+        memory.tidy(view, now);
 
-        let mut best: Option<(Key, &Arc<ServerView>)> = None;
-        let mut trial: Option<(Key, &Arc<ServerView>)> = None;
-        for server in by_load {
-            let cpu = server.report().cpu;
-            // No load is below its cpu, so all that follow lose.
-            if best.is_some_and(|(key, _)| key.blemish == CLEAN && cpu > key.load) {
-                break;
-            }
-            if tried.contains(&server.report().server) {
+        let mut standing = Vec::with_capacity(view.servers().len());
+        // Both are in the order of names: walk them side by side.
+        let mut memories = memory.servers.iter_mut().peekable();
+        for server in view.servers() {
+            let name = &server.report().server;
+            while memories.next_if(|(other, _)| *other < name).is_some() {}
+            if !server.is_eligible() || tried.contains(name) {
                 continue;
             }
-            let key = self.judge(memory, server, policy, now);
-            if key.blemish == STALLED && trial.is_none_or(|(other, _)| key.is_better_than(&other)) {
-                trial = Some((key, server));
+            let known = memories.next_if(|(other, _)| *other == name).map(|(_, memory)| memory);
+            let mut one = Standing::of(server, known, self.stall, now);
+            if one.trial && !tried.is_empty() {
+                // A request that was elsewhere has waited enough to be no trial.
+                one.blemish = Blemish::Stalled;
+                one.trial = false;
             }
-            if best.is_none_or(|(other, _)| key.is_better_than(&other)) {
-                best = Some((key, server));
+            standing.push(one);
+        }
+        let best = standing.iter().map(|one| one.blemish).min()?;
+        standing.retain(|one| one.blemish == best);
+
+        let (place, load) = match policy {
+            Policy::LowestCpu => lowest_cpu(&standing, &mut memory.dice)?,
+            Policy::Projected => {
+                let candidates: Vec<Candidate> = standing.iter().map(|one| one.candidate).collect();
+                let expected = memory.board.expected(now);
+                projected::choose(&candidates, expected, &mut memory.dice)?
             }
-        }
-        let (mut key, mut server) = best?;
-
-        // A stalled server that would have won by its load, and that owes nothing it could still answer, gets a trial.
-        let mut hedge_now = false;
-        if let Some((trial_key, stalled)) = trial
-            && key.blemish != STALLED
-            && tried.is_empty()
-            && let Some(debts) =
-                memory.servers.get_mut(&stalled.report().server).map(|memory| &mut memory.debts)
-            && debts.begin_trial(now)
-        {
-            (key, server, hedge_now) = (trial_key, stalled, true);
-        }
-
-        let id = memory.begin(server, now);
+        };
+        let Standing { server, trial, .. } = standing[place];
+        // Alone, it is no trial: there is nobody to send the request to as well.
+        let hedge_now = trial && view.servers().iter().filter(|server| server.is_eligible()).count() > 1;
+        let id = memory.begin(server, trial, hedge_now, now);
+        self.tickets.fetch_add(1, Ordering::Relaxed);
         drop(guard);
         let ticket = Ticket { chooser: Arc::clone(self), server: Arc::clone(server), id, ended: false };
-        Some(Chosen { server: Arc::clone(server), load: key.load, hedge_now, ticket })
-    }
-
-    fn judge(&self, memory: &mut Memory, server: &ServerView, policy: Policy, now: Duration) -> Key {
-        let report = server.report();
-        let Some(memory) = memory.servers.get_mut(&report.server) else {
-            return Key { blemish: CLEAN, load: report.cpu, in_flight: 0, chosen: 0 };
-        };
-        let blemish = if memory.debts.is_stalled(server, self.stall, now) {
-            STALLED
-        } else if memory.is_avoided(now) {
-            AVOIDED
-        } else {
-            CLEAN
-        };
-        let load = match policy {
-            Policy::LowestCpu => report.cpu,
-            Policy::Projected => {
-                report.cpu + 100.0 / f64::from(report.cores) * memory.sent_since(report.stamp()) as f64
-            }
-        };
-        Key { blemish, load, in_flight: memory.debts.len(), chosen: memory.chosen }
+        Some(Chosen { server: Arc::clone(server), load, hedge_now, ticket })
     }
 
     fn end(&self, server: &str, id: TicketId, outcome: Outcome, now: Duration) {
         let mut memory = self.memory();
+        self.tickets.fetch_sub(1, Ordering::Relaxed);
         let Some(memory) = memory.servers.get_mut(server) else {
             return;
         };
-        let sent_under = memory.sent_under.remove(&id);
-        if sent_under == Some(memory.since_report.0) {
-            memory.since_report.1 = memory.since_report.1.saturating_sub(1);
-        }
         let settled = match outcome {
-            Outcome::Answered | Outcome::BadAnswer => Settled::Answered,
+            Outcome::Answered | Outcome::BadAnswer | Outcome::Busy => Settled::Answered,
             Outcome::Broken => Settled::Broken,
             Outcome::NotAccepted | Outcome::GivenUp => Settled::GivenUp,
         };
         memory.debts.settle(id, settled, now);
+        memory.note_in_flight(now);
         match outcome {
             Outcome::Answered => memory.avoided_until = None,
-            Outcome::BadAnswer | Outcome::Broken | Outcome::NotAccepted => {
+            Outcome::BadAnswer | Outcome::Busy | Outcome::Broken | Outcome::NotAccepted => {
                 memory.avoided_until = Some(now + AVOID);
             }
             Outcome::GivenUp => {}
         }
     }
 
+    /// Whether this node has nothing in flight. Takes no lock.
+    pub fn is_quiet(&self) -> bool {
+        self.tickets.load(Ordering::Relaxed) == 0
+    }
+
+    /// What to tell the other nodes: how many requests this node has had in flight at each server for [`TOLD_AFTER`] or longer.
+    pub fn in_flight(&self, now: Duration) -> BTreeMap<String, u32> {
+        let before = now.saturating_sub(TOLD_AFTER);
+        let memory = self.memory();
+        let count = |(name, memory): (&String, &ServerMemory)| {
+            let count = u32::try_from(memory.debts.sent_until(before)).unwrap_or(u32::MAX);
+            (count > 0).then(|| (name.clone(), count))
+        };
+        memory.servers.iter().filter_map(count).collect()
+    }
+
+    /// Another node said what it has in flight.
+    pub fn hear(&self, node: NodeId, counts: InFlight, now: Duration) {
+        let mut memory = self.memory();
+        let touched = memory.board.hear(node, counts, now);
+        memory.count_others(&touched, now);
+    }
+
     /// The requests that should also be sent to the next best server, each told once: for a thread that watches over all of
-    /// them. A thread that waits for its own request asks [`Ticket::must_hedge`] instead.
+    /// them.
     pub fn hedges(&self, view: &View, now: Duration) -> Vec<TicketId> {
         let mut due = Vec::new();
         for (name, memory) in &mut self.memory().servers {
@@ -313,25 +349,18 @@ impl Chooser {
         due
     }
 
-    /// When to ask [`hedges`](Self::hedges) again if no new view comes before; `None` if only a new view can change anything.
-    pub fn next_hedge(&self, view: &View) -> Option<Duration> {
-        let memory = self.memory();
-        let next = |(name, memory): (&String, &ServerMemory)| {
-            memory.debts.next_hedge(view.get(name).map(|server| &**server), self.stall)
-        };
-        memory.servers.iter().filter_map(next).min()
-    }
-
     /// What this node alone knows of the servers of `view`, in the same order.
     pub fn local_states(&self, view: &View, now: Duration) -> Vec<LocalState> {
         let mut memory = self.memory();
+        memory.tidy(view, now);
         let state = |server: &Arc<ServerView>| {
             let Some(memory) = memory.servers.get_mut(&server.report().server) else {
                 return LocalState::default();
             };
             LocalState {
                 in_flight: memory.debts.len(),
-                stalled: memory.debts.is_stalled(server, self.stall, now),
+                in_flight_elsewhere: memory.others,
+                stalled: memory.debts.judge(server, self.stall, now) == Verdict::Stalled,
                 avoided: memory.is_avoided(now),
             }
         };
@@ -340,27 +369,39 @@ impl Chooser {
 }
 
 impl Memory {
-    /// Counts a request as in flight.
-    fn begin(&mut self, server: &ServerView, now: Duration) -> TicketId {
-        self.choices += 1;
-        let id = self.choices; // Each choice is one request.
-        let report = server.report();
-        if !self.servers.contains_key(&report.server) {
-            self.servers.insert(report.server.clone(), ServerMemory::default());
+    /// A request is sent to this server.
+    fn begin(&mut self, server: &ServerView, trial: bool, hedged: bool, now: Duration) -> TicketId {
+        self.ticket += 1;
+        let name = &server.report().server;
+        if !self.servers.contains_key(name) {
+            self.servers.insert(name.clone(), ServerMemory::default());
         }
-        let memory = self.servers.get_mut(&report.server).expect("it was just inserted if it was missing");
-        memory.chosen = id;
-        memory.debts.sent(id, server, now);
-        // A thread with a view that is just being replaced may come with an older report: it does not count for the newer.
-        let stamp = report.stamp();
-        if stamp > memory.since_report.0 {
-            memory.since_report = (stamp, 0);
+        let memory = self.servers.get_mut(name).expect("it was just inserted if it was missing");
+        if trial {
+            memory.debts.begin_trial(now);
         }
-        if stamp == memory.since_report.0 {
-            memory.since_report.1 += 1;
+        memory.debts.sent(self.ticket, server, hedged, now);
+        memory.note_in_flight(now);
+        self.ticket
+    }
+
+    /// Forgets what is too old to be believed, and servers that left the table.
+    fn tidy(&mut self, view: &View, now: Duration) {
+        let touched = self.board.forget(now);
+        self.count_others(&touched, now);
+        if self.servers.len() > MEMORIES_MAX {
+            self.servers.retain(|name, memory| memory.debts.len() > 0 || view.get(name).is_some());
         }
-        memory.sent_under.insert(id, stamp);
-        id
+    }
+
+    /// Counts anew what the other nodes have in flight at these servers.
+    fn count_others(&mut self, servers: &BTreeSet<String>, now: Duration) {
+        for name in servers {
+            let others = self.board.at(name);
+            let memory = self.servers.entry(name.clone()).or_default();
+            memory.others = others;
+            memory.note_in_flight(now);
+        }
     }
 }
 
@@ -371,10 +412,10 @@ mod tests {
     use crate::balancer::report::Report;
     use crate::balancer::table::tests::{Log, report};
     use crate::balancer::view::Published;
-    use std::collections::BTreeSet;
 
     const STALL: Duration = Duration::from_millis(2_000);
     const LOWEST: Policy = Policy::LowestCpu;
+    const PROJECTED: Policy = Policy::Projected;
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -393,7 +434,7 @@ mod tests {
             let mut node = Self {
                 log: Log::default(),
                 published: Published::new(),
-                chooser: Chooser::new(STALL),
+                chooser: Chooser::new(STALL, 1),
                 sequence: 0,
             };
             node.report(loads, ms(0));
@@ -406,6 +447,12 @@ mod tests {
                 self.log.report(report(server, *cpu, 1, self.sequence));
             }
             self.published.publish(&self.log.0, now);
+        }
+
+        /// Another node tells what it has in flight.
+        fn hear(&self, node: NodeId, sequence: u64, counts: &[(&str, u32)], now: Duration) {
+            let servers = counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+            self.chooser.hear(node, InFlight { process: 7, sequence, servers }, now);
         }
 
         fn choose_by(&self, policy: Policy, now: Duration, tried: &[&str]) -> Option<Chosen> {
@@ -462,24 +509,100 @@ mod tests {
     }
 
     #[test]
-    fn equal_loads_share_evenly() {
+    fn equal_loads_go_to_the_fewest_in_flight_from_this_node() {
         let node = Node::new(&[("a", 5.0), ("b", 5.0), ("c", 5.0), ("d", 5.5)]);
-        let one_by_one: Vec<_> = (0..9).map(|_| node.ask(ms(0))).collect();
-        assert_eq!(one_by_one.concat(), "abcabcabc", "chosen longest ago");
-        let at_once: Vec<_> = (0..30).map(|_| node.choose(ms(0))).collect();
+        let held: Vec<_> = (0..30).map(|_| node.choose(ms(0))).collect();
         for name in ["a", "b", "c"] {
-            assert_eq!(at_once.iter().filter(|chosen| chosen.name() == name).count(), 10);
+            assert_eq!(held.iter().filter(|chosen| chosen.name() == name).count(), 10);
+        }
+        // What the other nodes have in flight does not count.
+        let node = Node::new(&[("a", 5.0), ("b", 5.0)]);
+        node.hear(2, 1, &[("b", 100)], ms(0));
+        let held = node.choose_by(LOWEST, ms(0), &["b"]).expect("a");
+        assert_eq!(node.ask(ms(0)), "b");
+        drop(held);
+    }
+
+    #[test]
+    fn among_equals_each_node_draws_at_random() {
+        for policy in [LOWEST, PROJECTED] {
+            // Nodes that are asked at the same moment must not all choose the same server.
+            let first = |seed| {
+                let mut node = Node::new(&[("a", 5.0), ("b", 5.0), ("c", 5.0)]);
+                node.chooser = Chooser::new(STALL, seed);
+                node.choose_by(policy, ms(0), &[]).expect("there are servers").name().to_owned()
+            };
+            let names: Vec<String> = (0..300).map(first).collect();
+            for name in ["a", "b", "c"] {
+                let count = names.iter().filter(|other| *other == name).count();
+                assert!((70..130).contains(&count), "{policy}: {name} {count} times");
+            }
         }
     }
 
     #[test]
-    fn the_fewest_in_flight_come_before_the_longest_ago() {
-        let node = Node::new(&[("a", 5.0), ("b", 5.0)]);
-        let held = node.choose(ms(0));
-        assert_eq!(held.name(), "a");
-        assert_eq!([node.ask(ms(0)), node.ask(ms(0))], ["b", "b"], "though b was chosen last");
-        held.ticket.end(Outcome::Answered, ms(1));
-        assert_eq!(node.ask(ms(1)), "a");
+    fn projected_takes_the_lowest_cpu_as_long_as_nothing_is_in_flight() {
+        let mut node = Node::new(&[("a", 10.0), ("b", 40.0), ("c", 7.9)]);
+        let ask = |node: &Node, now| node.choose_by(PROJECTED, now, &[]).expect("a server").name().to_owned();
+        for round in 0..100 {
+            assert_eq!(ask(&node, ms(round)), "c", "two points below a");
+        }
+        // Right after a burst, of which all was ours.
+        let burst: Vec<_> = (0..100).map(|_| node.choose_by(PROJECTED, ms(1_000), &["a", "b"])).collect();
+        node.report(&[("a", 10.0), ("b", 40.0), ("c", 100.0)], ms(2_000));
+        drop(burst);
+        assert_eq!(ask(&node, ms(2_001)), "a");
+    }
+
+    #[test]
+    fn projected_counts_what_all_nodes_have_in_flight() {
+        let node = Node::new(&[("a", 10.0), ("b", 40.0)]); // Four cores each.
+        let choose = |now| node.choose_by(PROJECTED, now, &[]).expect("a server");
+        let one = choose(ms(0));
+        assert_eq!((one.name(), one.load), ("a", 10.0));
+        let two = choose(ms(0));
+        assert_eq!(
+            (two.name(), two.load),
+            ("a", 35.0),
+            "one in flight on four cores, and 10 % that is not ours"
+        );
+        let three = choose(ms(0));
+        assert_eq!((three.name(), three.load), ("b", 40.0), "a is at 60");
+        node.hear(2, 1, &[("b", 1)], ms(1));
+        let four = choose(ms(1));
+        assert_eq!((four.name(), four.load), ("a", 60.0), "b is at 90");
+        drop(four);
+        // It ended there; and here.
+        node.hear(2, 2, &[], ms(2));
+        three.ticket.end(Outcome::Answered, ms(2));
+        assert_eq!(choose(ms(2)).name(), "b");
+        drop((one, two));
+    }
+
+    #[test]
+    fn no_count_of_another_node_outlives_the_node() {
+        let node = Node::new(&[("a", 10.0), ("b", 40.0)]);
+        let ask = |now| node.choose_by(PROJECTED, now, &[]).expect("a server").name().to_owned();
+        node.hear(2, 1, &[("a", 50)], ms(0));
+        assert_eq!(ask(ms(10)), "b");
+        assert_eq!(ask(ms(1_999)), "b");
+        assert_eq!(ask(ms(60_000)), "a", "it was not repeated: the node has gone, or the network");
+        node.hear(2, 2, &[("a", 50)], ms(70_000));
+        assert_eq!(ask(ms(70_001)), "b");
+        let restarted = InFlight { process: 99, sequence: 1, servers: BTreeMap::new() };
+        node.chooser.hear(2, restarted, ms(70_002));
+        assert_eq!(ask(ms(75_000)), "a");
+    }
+
+    #[test]
+    fn the_others_are_told_what_has_been_in_flight_for_a_moment() {
+        let node = Node::new(&[("a", 10.0)]);
+        let held = [node.choose(ms(100)), node.choose(ms(100)), node.choose(ms(103))];
+        assert!(node.chooser.in_flight(ms(104)).is_empty(), "it may be answered at once");
+        assert_eq!(node.chooser.in_flight(ms(105)), BTreeMap::from([("a".to_owned(), 2)]));
+        assert_eq!(node.chooser.in_flight(ms(108)), BTreeMap::from([("a".to_owned(), 3)]));
+        drop(held);
+        assert!(node.chooser.in_flight(ms(109)).is_empty());
     }
 
     #[test]
@@ -491,7 +614,7 @@ mod tests {
 
     #[test]
     fn one_that_failed_is_avoided_for_a_moment_unless_nothing_else_is_left() {
-        for failure in [Outcome::Broken, Outcome::BadAnswer, Outcome::NotAccepted] {
+        for failure in [Outcome::Broken, Outcome::BadAnswer, Outcome::Busy, Outcome::NotAccepted] {
             let node = Node::new(&[("a", 1.0), ("b", 90.0)]);
             node.choose(ms(0)).ticket.end(failure, ms(0));
             assert!(node.local("a", ms(0)).avoided);
@@ -512,36 +635,10 @@ mod tests {
     fn a_ticket_that_is_dropped_is_not_in_flight_for_ever() {
         let node = Node::new(&[("a", 1.0)]);
         let chosen = node.choose(ms(0));
-        assert_eq!(node.local("a", ms(0)).in_flight, 1);
+        assert_eq!((node.local("a", ms(0)).in_flight, node.chooser.is_quiet()), (1, false));
         drop(chosen);
+        assert!(node.chooser.is_quiet());
         assert_eq!(node.local("a", ms(0)), LocalState::default());
-    }
-
-    #[test]
-    fn projected_adds_what_was_sent_since_the_report() {
-        let by = Policy::Projected;
-        let mut node = Node::new(&[("a", 10.0), ("b", 40.0)]); // Four cores: 25 % each.
-        let one = node.choose_by(by, ms(0), &[]).expect("a");
-        let two = node.choose_by(by, ms(0), &[]).expect("a");
-        assert_eq!([(one.name(), one.load), (two.name(), two.load)], [("a", 10.0), ("a", 35.0)]);
-        let three = node.choose_by(by, ms(0), &[]).expect("b");
-        assert_eq!((three.name(), three.load), ("b", 40.0), "a would be at 60");
-        one.ticket.end(Outcome::Answered, ms(1));
-        assert_eq!(
-            node.choose_by(by, ms(1), &[]).map(|chosen| chosen.load),
-            Some(35.0),
-            "what ended does not count"
-        );
-        // The next report shows the load of what still runs: it is not counted twice.
-        node.report(&[("a", 36.0)], ms(2));
-        let four = node.choose_by(by, ms(2), &[]).expect("a");
-        assert_eq!((four.name(), four.load), ("a", 36.0));
-        two.ticket.end(Outcome::Answered, ms(3));
-        assert_eq!(
-            node.choose_by(by, ms(3), &["b"]).map(|chosen| chosen.load),
-            Some(61.0),
-            "an older one does not count"
-        );
     }
 
     #[test]
@@ -550,8 +647,6 @@ mod tests {
         let swallowed = node.choose(ms(100));
         assert_eq!(swallowed.name(), "a");
         node.report(&[("a", 0.0), ("b", 50.0)], ms(1_000));
-        let view = node.published.view();
-        assert_eq!(node.chooser.next_hedge(&view), Some(ms(2_100)));
         assert_eq!(node.ask(ms(2_099)), "a");
         // The answer that just came shows that it moves: the clock starts again.
         let second = node.choose(ms(2_200));
@@ -561,7 +656,6 @@ mod tests {
         assert_eq!(node.ask(ms(4_150)), "b");
         assert!(node.local("a", ms(4_150)).stalled);
         assert_eq!(node.chooser.hedges(&view, ms(4_150)), [swallowed.ticket.id(), second.ticket.id()]);
-        assert!(second.ticket.must_hedge(&view, ms(4_150)));
         assert!(node.chooser.hedges(&view, ms(4_200)).is_empty());
         assert_eq!(node.choose_by(LOWEST, ms(4_200), &["b"]).expect("the last resort").name(), "a");
         second.ticket.end(Outcome::Answered, ms(4_300));
@@ -599,14 +693,16 @@ mod tests {
         assert_eq!((trial.name(), trial.hedge_now), ("a", true));
         let beside = node.choose_by(LOWEST, ms(7_200), &["a"]).expect("b");
         assert_eq!((beside.name(), beside.hedge_now), ("b", false));
-        assert_eq!(node.ask(ms(99_000)), "b", "one trial at a time");
+        assert_eq!(node.ask(ms(7_201)), "b", "one trial at a time");
         // Its queue is full: that is no sign of life.
-        trial.ticket.end(Outcome::NotAccepted, ms(99_001));
-        assert!(node.local("a", ms(99_002)).stalled);
-        let trial = node.choose(ms(200_000));
+        trial.ticket.end(Outcome::NotAccepted, ms(8_000));
+        assert!(node.local("a", ms(8_001)).stalled);
+        assert_eq!(node.ask(ms(12_199)), "b");
+        assert!(!node.local("a", ms(12_200)).stalled, "the mark ages");
+        let trial = node.choose(ms(12_200));
         assert_eq!((trial.name(), trial.hedge_now), ("a", true));
-        trial.ticket.end(Outcome::Answered, ms(200_001));
-        assert_eq!(node.ask(ms(200_002)), "a");
+        trial.ticket.end(Outcome::Answered, ms(12_201));
+        assert_eq!(node.ask(ms(12_202)), "a");
     }
 
     #[test]
@@ -626,7 +722,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_by_the_table() {
-        let chooser = Chooser::new(STALL);
+        let chooser = Chooser::new(STALL, 1);
         for round in 0..4 {
             let mut log = Log::default();
             let published = Published::new();
@@ -634,12 +730,10 @@ mod tests {
                 log.report(report(&format!("r{round}-{number}"), 1.0, 1, 1));
             }
             let view = published.publish(&log.0, ms(0));
-            let mut chosen = BTreeSet::new();
-            for _ in 0..SERVERS_MAX {
-                let choice = chooser.choose(&view, LOWEST, ms(0), &[]).expect("there are many");
-                chosen.insert(choice.name().to_owned());
-            }
-            assert_eq!(chosen.len(), SERVERS_MAX, "each was its turn");
+            let choose = |_| chooser.choose(&view, LOWEST, ms(0), &[]).expect("there are many");
+            let held: Vec<_> = (0..SERVERS_MAX).map(choose).collect();
+            let names: BTreeSet<_> = held.iter().map(Chosen::name).collect();
+            assert_eq!(names.len(), SERVERS_MAX, "each was its turn");
         }
         assert!(chooser.memory().servers.len() <= MEMORIES_MAX + 1);
     }

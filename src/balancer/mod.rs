@@ -6,7 +6,7 @@
 //! - **Agreed** ([`report`], [`command`], [`table`]): the Raft log carries reports and verdicts;
 //!   [`ServerTable::apply`] makes the same table from them on every node. It uses no clock, no randomness and
 //!   no hash-map order.
-//! - **Local** ([`view`], [`choice`], [`stall`], [`silence`]): when this node applied a report, which of its
+//! - **Local** ([`view`], [`choice`], [`in_flight`], [`stall`], [`silence`]): when this node applied a report, which
 //!   requests are in flight, which servers failed it a moment ago, when a report last reached it. Local state
 //!   may differ between nodes, is never written to the log, and is lost at a restart.
 //!
@@ -15,8 +15,11 @@
 
 pub mod choice;
 pub mod command;
+pub mod in_flight;
 mod name;
+mod own_work;
 mod policy;
+mod projected;
 pub mod report;
 pub mod silence;
 pub mod stall;
@@ -25,6 +28,7 @@ pub mod view;
 
 pub use choice::{Chooser, Chosen, LocalState, Outcome, Ticket, TicketId};
 pub use command::{Dead, ServerCommand};
+pub use in_flight::{Announcer, InFlight};
 pub use name::{NAME_BYTES_MAX, is_name};
 pub use policy::Policy;
 pub use report::{IncomingReport, Report, ReportError, Stamp};

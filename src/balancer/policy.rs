@@ -7,16 +7,16 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
     /// The lowest agreed CPU load.
-    #[default]
     LowestCpu,
-    /// The lowest sum of the agreed CPU load and a load for each request that this node has sent since the
-    /// report.
+    /// The fewest requests in flight per core, from all nodes, with the load that is not ours; the lowest agreed CPU load when
+    /// nothing is in flight.
+    #[default]
     Projected,
 }
 
 impl Policy {
     /// Every policy.
-    const ALL: [Self; 2] = [Self::LowestCpu, Self::Projected];
+    const ALL: [Self; 2] = [Self::Projected, Self::LowestCpu];
 
     /// Its name in cluster.toml and `/status`.
     pub const fn name(self) -> &'static str {

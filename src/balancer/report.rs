@@ -33,7 +33,7 @@ pub const ERROR_CHARS_MAX: usize = 300;
 const QUOTED_CHARS_MAX: usize = 60;
 
 /// Each field of the body, and what it must be, as an error says it. In the order of docs/protocol.md.
-const FIELDS: [(&str, &str); 8] = [
+const FIELDS: [(&str, &str); 9] = [
     ("server", "a name of 1 to 64 letters, digits, '.', '_' or '-' that starts with a letter or digit"),
     (
         "worker",
@@ -44,6 +44,7 @@ const FIELDS: [(&str, &str); 8] = [
     ("epoch", "an integer from 1 to 9007199254740991, when the daemon started"),
     ("sequence", "an integer from 0 to 9007199254740991, one more with every report"),
     ("worker_up", "true or false (true if it is left out)"),
+    ("worker_active", "true or false (left out if it is not known)"),
     ("forward", "true or false (false if it is left out)"),
 ];
 
@@ -78,6 +79,9 @@ pub struct Report {
     pub sequence: u64,
     /// Whether something listens at `worker`. False keeps the server alive but out of the choice.
     pub worker_up: bool,
+    /// Whether the worker did something since the last report, or would have if it had got a processor. `None`: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker_active: Option<bool>,
 }
 
 /// A checked body of `POST /report`. A daemon writes it and a node reads it.
@@ -151,12 +155,19 @@ struct Body {
     sequence: u64,
     #[serde(default = "yes")]
     worker_up: bool,
+    #[serde(default, deserialize_with = "said")]
+    worker_active: Option<bool>,
     #[serde(default)]
     forward: bool,
 }
 
 fn yes() -> bool {
     true
+}
+
+/// `null` is no way to leave a field out.
+fn said<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<bool>, D::Error> {
+    bool::deserialize(value).map(Some)
 }
 
 /// Whether a node can connect to the address: the port is not 0, and the address is that of one machine.
@@ -247,6 +258,7 @@ impl IncomingReport {
             epoch: raw.epoch,
             sequence: raw.sequence,
             worker_up: raw.worker_up,
+            worker_active: raw.worker_active,
         };
         Ok(Self { report: report.check()?, forward: raw.forward })
     }
@@ -276,7 +288,7 @@ fn diagnose(body: &[u8], otherwise: &str) -> ReportError {
             Some(value) => match *field {
                 "server" | "worker" => value.is_string(),
                 "cpu" => value.is_number(),
-                "worker_up" | "forward" => value.is_boolean(),
+                "worker_up" | "worker_active" | "forward" => value.is_boolean(),
                 _ => value.is_u64(),
             },
         };

@@ -323,10 +323,11 @@ pub(super) fn digest<'a>(
     number(&mut hash, servers.len() as u64);
     for ServerRecord { report, alive, reported_at, reported_term, decided_at } in servers {
         // Without `..`, so that the compiler reports a new field that is missing here.
-        let Report { server, worker, cpu, cores, epoch, sequence, worker_up } = report;
+        let Report { server, worker, cpu, cores, epoch, sequence, worker_up, worker_active } = report;
         text(&mut hash, server);
         text(&mut hash, &worker.to_string());
-        let flags = u64::from(*worker_up) | u64::from(*alive) << 1;
+        let active = worker_active.map_or(0, |active| 1 + u64::from(active));
+        let flags = u64::from(*worker_up) | u64::from(*alive) << 1 | active << 2;
         let decided = [*reported_at, *reported_term, *decided_at];
         for value in [cpu.to_bits(), u64::from(*cores), *epoch, *sequence, flags].into_iter().chain(decided) {
             number(&mut hash, value);
@@ -347,7 +348,16 @@ pub(super) mod tests {
     /// A report of a server with four cores.
     pub(in crate::balancer) fn report(server: &str, cpu: f64, epoch: u64, sequence: u64) -> Report {
         let worker = "10.0.0.11:13337".parse().expect("an address");
-        Report { server: server.to_owned(), worker, cpu, cores: 4, epoch, sequence, worker_up: true }
+        Report {
+            server: server.to_owned(),
+            worker,
+            cpu,
+            cores: 4,
+            epoch,
+            sequence,
+            worker_up: true,
+            worker_active: None,
+        }
     }
 
     fn dead(server: &str, epoch: u64, sequence: u64) -> Command {

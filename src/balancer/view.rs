@@ -23,10 +23,6 @@ pub struct ServerView {
     pub record: Arc<ServerRecord>,
     /// When this node applied the newest report.
     pub applied_at: Duration,
-    /// The time between this node's applications of the report before it and of the newest one: about the
-    /// time over which `cpu` was measured. `None` for the first report that this node saw, because the start
-    /// of its measurement is unknown.
-    pub interval: Option<Duration>,
 }
 
 impl ServerView {
@@ -131,13 +127,9 @@ fn seen(before: Option<&Arc<ServerView>>, record: &Arc<ServerRecord>, now: Durat
     match before {
         // The same report, after a verdict or in a table from a snapshot: the time of its application stays.
         Some(view) if view.report().stamp() == record.report.stamp() => {
-            ServerView { record, applied_at: view.applied_at, interval: view.interval }
+            ServerView { record, applied_at: view.applied_at }
         }
-        // A daemon measures from its last report. A restarted daemon has no last report.
-        Some(view) if view.report().epoch == record.report.epoch => {
-            ServerView { record, applied_at: now, interval: Some(now.saturating_sub(view.applied_at)) }
-        }
-        _ => ServerView { record, applied_at: now, interval: None },
+        _ => ServerView { record, applied_at: now },
     }
 }
 
@@ -192,9 +184,9 @@ mod tests {
         let second = published.publish(&log.0, seconds(6));
         assert_eq!((second.digest(), second.applied_index()), (log.0.digest().as_str(), 3));
         assert_ne!(first.digest(), second.digest(), "an old view stays as it was");
-        let times = |name| second.get(name).map(|view| (view.report().cpu, view.applied_at, view.interval));
-        assert_eq!(times("a"), Some((20.0, seconds(5), None)));
-        assert_eq!(times("b"), Some((30.0, seconds(6), Some(seconds(1)))));
+        let times = |name| second.get(name).map(|view| (view.report().cpu, view.applied_at));
+        assert_eq!(times("a"), Some((20.0, seconds(5))));
+        assert_eq!(times("b"), Some((30.0, seconds(6))));
         assert_eq!(times("c"), None);
         let order: Vec<_> = second.by_load().iter().map(|view| view.report().server.as_str()).collect();
         assert_eq!(order, ["a", "b"]);
@@ -215,15 +207,6 @@ mod tests {
         let a = view.get("a").expect("there");
         assert_eq!((a.record.alive, a.applied_at), (false, seconds(5)));
         assert_eq!(view.by_load().len(), 1, "the dead are not chosen");
-    }
-
-    #[test]
-    fn a_daemon_started_anew_measures_from_nobody_knows_when() {
-        let (mut log, published) = (Log::default(), Published::new());
-        log.report(report("a", 10.0, 1, 1));
-        published.publish(&log.0, seconds(5));
-        log.report(report("a", 10.0, 2, 1));
-        assert_eq!(published.publish(&log.0, seconds(6)).get("a").expect("there").interval, None);
     }
 
     #[test]
@@ -248,7 +231,7 @@ mod tests {
         other.report(report("b", 11.0, 1, 2));
         let view = published.publish(&other.0, seconds(6));
         assert_eq!(view.servers().len(), 1);
-        assert_eq!(view.get("b").expect("there").interval, Some(seconds(1)));
+        assert_eq!(view.get("b").expect("there").applied_at, seconds(6));
         assert_eq!(view.digest(), other.0.digest());
     }
 }

@@ -150,7 +150,7 @@ fn template(layout: &Layout) -> String {
          snapshot_entries = 10000          # the log is compacted after so many applied entries\n\
          \n\
          [balancer]\n\
-         policy = \"lowest-cpu\"             # or \"projected\", which adds what this node itself has sent since the report\n\
+         policy = \"projected\"              # or \"lowest-cpu\": docs/balancing.md\n\
          server_timeout_ms = 5000          # a server without a report for so long is declared dead, by consensus\n\
          report_interval_ms = 1000         # how often the daemons report\n\
          request_timeout_ms = 300000       # a big N takes a slow worker minutes\n\

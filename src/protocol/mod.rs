@@ -7,6 +7,7 @@
 //! | `envelope.rs` | names, the headers around a request, purposes | all senders to a node's cluster address |
 //! | `rpc.rs` | the RPCs of Raft, the watch of the leader | node to node |
 //! | `report.rs` | a report and the answers to it | daemon to node |
+//! | `balancer/in_flight.rs` | what a node has in flight at each server | node to node |
 //! | `transfer.rs` | the wish that another node shall lead | operator to node |
 //! | `status.rs` | a node's own view, and its log | node to everyone |
 //!
@@ -27,6 +28,7 @@ mod rpc;
 mod status;
 mod transfer;
 
+pub use crate::balancer::InFlight;
 pub use crate::raft::PROTOCOL_VERSION;
 pub use envelope::*;
 pub use report::*;

@@ -17,6 +17,8 @@ pub const INSTALL_SNAPSHOT: &str = "/raft/install-snapshot";
 pub const TIMEOUT_NOW: &str = "/raft/timeout-now";
 /// Cluster address: the request that a follower keeps open at its leader.
 pub const WATCH: &str = "/raft/watch";
+/// Cluster address: what a node has in flight at each server.
+pub const IN_FLIGHT: &str = "/raft/in-flight";
 /// Cluster address: the operator asks the leader to hand leadership over.
 pub const TRANSFER: &str = "/raft/transfer";
 
@@ -49,7 +51,7 @@ pub fn purpose(path: &str) -> Option<Purpose> {
     match path {
         REPORT => Some(Purpose::Report),
         TRANSFER => Some(Purpose::Admin),
-        PRE_VOTE | REQUEST_VOTE | APPEND_ENTRIES | INSTALL_SNAPSHOT | TIMEOUT_NOW | WATCH => {
+        PRE_VOTE | REQUEST_VOTE | APPEND_ENTRIES | INSTALL_SNAPSHOT | TIMEOUT_NOW | WATCH | IN_FLIGHT => {
             Some(Purpose::Raft)
         }
         _ => None,

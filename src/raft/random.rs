@@ -26,6 +26,12 @@ impl Random {
         z ^ (z >> 31)
     }
 
+    /// A number from 0, included, to 1, excluded.
+    pub fn unit(&mut self) -> f64 {
+        // The upper bits, as many as an f64 holds.
+        (self.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
     /// A number below `bound`, which is at least 1. The modulo's bias is irrelevant for bounds far below 2^64.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.next_u64() % bound

@@ -156,7 +156,8 @@ fn reply(from: NodeId, reply: RpcReply) -> Input<Who, Who> {
 
 fn report(server: &str, sequence: u64) -> Report {
     let worker = "10.0.0.11:13337".parse().expect("an address");
-    Report { server: server.to_owned(), worker, cpu: 10.0, cores: 4, epoch: 1, sequence, worker_up: true }
+    let server = server.to_owned();
+    Report { server, worker, cpu: 10.0, cores: 4, epoch: 1, sequence, worker_up: true, worker_active: None }
 }
 
 /// An entry of term 1.

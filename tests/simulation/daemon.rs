@@ -47,6 +47,7 @@ impl Daemon {
             epoch: self.stamp.epoch,
             sequence: self.stamp.sequence,
             worker_up: random.below(10) > 0,
+            worker_active: None,
         };
         (report, forward)
     }

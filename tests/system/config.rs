@@ -19,7 +19,7 @@ data_dir = "data"                # node i keeps its state in data/node-i; relati
 snapshot_entries = 10000         # compact the log after so many applied entries
 
 [balancer]
-policy = "lowest-cpu"            # or "projected"
+policy = "projected"             # or "lowest-cpu"
 server_timeout_ms = 5000         # no report for so long: dead, by consensus
 report_interval_ms = 1000        # how often the daemons report
 request_timeout_ms = 300000      # a big N takes a slow worker minutes
@@ -62,7 +62,7 @@ fn the_sample_is_read_and_its_values_are_the_defaults() {
     assert_eq!(sample.data_dir, directory.path().join("data"));
     assert_eq!(sample.node_dir(1), directory.path().join("data/node-1"));
     assert_eq!(sample.snapshot_entries, 10_000);
-    assert_eq!(sample.policy, Policy::LowestCpu);
+    assert_eq!(sample.policy, Policy::Projected);
     assert_eq!(sample.server_timeout, Duration::from_secs(5));
     assert_eq!(sample.report_interval, Duration::from_secs(1));
     assert_eq!(sample.request_timeout, Duration::from_secs(300));

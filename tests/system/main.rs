@@ -19,6 +19,7 @@ mod config;
 mod daemon;
 mod disk_trouble;
 mod hostile;
+mod in_flight;
 mod programs;
 mod rolling_restart;
 mod routing;

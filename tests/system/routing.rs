@@ -86,17 +86,18 @@ fn requests_go_where_the_agreed_load_is_lowest_on_every_node() {
 }
 
 #[test]
-fn equal_loads_share_and_requests_in_flight_count() {
+fn equal_loads_are_drawn_at_random_and_requests_in_flight_count() {
     let cluster = Cluster::start(ClusterOptions::nodes(3));
     let (one, two) = (Worker::good(1), Worker::good(2));
     cluster.report("s1", &one, 30.0);
     cluster.report("s2", &two, 30.0);
-    for _ in 0..10 {
+    // The chance that one of them gets none of forty is one in a million millions.
+    for _ in 0..40 {
         assert_eq!(cluster.get(1, "/5").status, 200);
     }
-    assert_eq!((one.requests(), two.requests()), (5, 5), "the one that was chosen longest ago is next");
+    assert!(one.requests() > 0 && two.requests() > 0, "{} and {}", one.requests(), two.requests());
 
-    // What is in flight decides before that: while one of them owes an answer, all others go to the other.
+    // What is in flight decides before chance: while one of them owes an answer, all others go to the other.
     one.behave(Behaviour::Holds);
     two.behave(Behaviour::Holds);
     let first = ask(&cluster, 1, "/6");

@@ -1,0 +1,172 @@
+//! The exchange of requests in flight: how each node learns what the other nodes have in flight at each server
+//! (docs/balancing.md, "What the other nodes have in flight").
+//!
+//! One sender thread for each peer. It sleeps until a request begins or ends here ([`Exchange::changed`]), waits a moment, and
+//! sends what is in flight now, if the peer does not know it. So an idle node sends nothing, and a busy one a bounded number of
+//! messages, however many requests it has. Only when the last request has ended, nobody waits: until the peers hear of it, they
+//! take a server for loaded that is not. The exchange needs no leader, and has nothing to do with the Raft log.
+//!
+//! The cluster address hands what a peer says to [`Chooser::hear`].
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, after, bounded, never, select};
+use log::debug;
+
+use crate::balancer::in_flight::{Announcer, PAUSE, REPEAT, TOLD_AFTER};
+use crate::balancer::{Chooser, NAME_BYTES_MAX, SERVERS_MAX};
+use crate::http::client::{Client, ClientTimeouts};
+use crate::protocol::{InFlight, Purpose, node_name, path, to_json};
+use crate::raft::NodeId;
+use crate::signing::{Recipient, Seal};
+
+/// The longest message: a name, a count and what JSON adds, for as many servers as a table holds.
+pub const IN_FLIGHT_BYTES_MAX: usize = SERVERS_MAX * (NAME_BYTES_MAX + 32) + 256;
+
+/// How long each step of sending may take. Later, the counts are old, and newer ones are waiting.
+const SEND_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// An answer says nothing.
+const ANSWER_BYTES_MAX: usize = 4 * 1024;
+
+/// A sender's stack: serialising a message needs little.
+const STACK_BYTES: usize = 256 * 1024;
+
+/// Wakes the senders. One per node, held by whoever begins and ends requests.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    chooser: Arc<Chooser>,
+    senders: Vec<Wake>,
+}
+
+/// Wakes one sender. Each channel has one place: that something happened is all that there is to say.
+#[derive(Clone, Debug)]
+struct Wake {
+    changed: Sender<()>,
+    quiet: Sender<()>,
+    /// Whether the peer was told of requests in flight.
+    holds: Arc<AtomicBool>,
+}
+
+impl Exchange {
+    /// Starts a sender for each of these peers; they end when `stopping` is closed. `process` is a random number that names
+    /// this process.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(
+        peers: &[(NodeId, SocketAddr)],
+        seal: &Seal,
+        chooser: &Arc<Chooser>,
+        process: u64,
+        started: Instant,
+        stopping: &Receiver<()>,
+    ) -> std::io::Result<Self> {
+        let start = |&(id, address): &(NodeId, SocketAddr)| {
+            let (changed, changes) = bounded(1);
+            let (quiet, quiets) = bounded(1);
+            let holds = Arc::new(AtomicBool::new(true));
+            let sender = CountSender {
+                to: Recipient { name: node_name(id), address },
+                seal: seal.clone(),
+                client: Client::new(ClientTimeouts {
+                    connect: SEND_TIMEOUT,
+                    send: SEND_TIMEOUT,
+                    receive: SEND_TIMEOUT,
+                }),
+                chooser: Arc::clone(chooser),
+                announcer: Announcer::new(process),
+                started,
+                holds: Arc::clone(&holds),
+                changes,
+                quiets,
+                stopping: stopping.clone(),
+            };
+            std::thread::Builder::new()
+                .name(format!("peer-{id}-counts"))
+                .stack_size(STACK_BYTES)
+                .spawn(move || sender.run())?;
+            Ok(Wake { changed, quiet, holds })
+        };
+        let senders = peers.iter().map(start).collect::<std::io::Result<_>>()?;
+        Ok(Self { chooser: Arc::clone(chooser), senders })
+    }
+
+    /// A request began or ended. Never waits; costs next to nothing while the senders know already.
+    pub fn changed(&self) {
+        let quiet = self.chooser.is_quiet();
+        for wake in &self.senders {
+            // Full: it will look anyway. Disconnected: the node is stopping.
+            if quiet && wake.holds.load(Ordering::Relaxed) {
+                let _ = wake.quiet.try_send(());
+            }
+            let _ = wake.changed.try_send(());
+        }
+    }
+}
+
+/// One sender's thread.
+struct CountSender {
+    to: Recipient,
+    seal: Seal,
+    client: Client,
+    chooser: Arc<Chooser>,
+    announcer: Announcer,
+    holds: Arc<AtomicBool>,
+    started: Instant,
+    changes: Receiver<()>,
+    quiets: Receiver<()>,
+    stopping: Receiver<()>,
+}
+
+impl CountSender {
+    fn run(mut self) {
+        while self.pause(TOLD_AFTER) {
+            let now = self.started.elapsed();
+            if let Some(message) = self.announcer.announce(self.chooser.in_flight(now), now) {
+                let goes_on = match self.tell(&message) {
+                    Ok(()) => {
+                        self.holds.store(self.announcer.holds(), Ordering::Relaxed);
+                        self.pause(PAUSE)
+                    }
+                    Err(why) => {
+                        debug!("counts of requests in flight did not reach {}: {why}", self.to.name);
+                        self.announcer.lost();
+                        self.holds.store(true, Ordering::Relaxed);
+                        self.stopping.recv_timeout(REPEAT) == Err(RecvTimeoutError::Timeout)
+                    }
+                };
+                if !goes_on {
+                    return;
+                }
+            }
+            let repeat = if self.announcer.holds() { after(REPEAT) } else { never() };
+            select! {
+                recv(self.changes) -> change => if change.is_err() { return },
+                recv(repeat) -> _ => {}
+                recv(self.stopping) -> _ => return,
+            }
+        }
+    }
+
+    /// Waits for so long, or until the last request in flight has ended; `false` if the node stops meanwhile.
+    fn pause(&self, time: Duration) -> bool {
+        select! {
+            recv(self.quiets) -> _ => true,
+            recv(self.stopping) -> _ => false,
+            default(time) => true,
+        }
+    }
+
+    fn tell(&mut self, message: &InFlight) -> Result<(), String> {
+        let body = to_json(message);
+        let answer = self
+            .seal
+            .post(&mut self.client, &self.to, Purpose::Raft, path::IN_FLIGHT, &body, ANSWER_BYTES_MAX)
+            .map_err(|error| error.to_string())?;
+        if answer.status == 200 { Ok(()) } else { Err(format!("it answered {}", answer.status)) }
+    }
+}
