@@ -9,7 +9,7 @@
 //!
 //! The loop blocks on its inboxes and on the replica's next deadline, and on nothing else: it never does network I/O, and
 //! it hands requests to slots, which never make it wait. It decides nothing: [`Replica`] decides, and the
-//! simulator drives the same type. Started by `node.rs`; fed through `inbox.rs`.
+//! simulator drives the same type. Started by `wiring.rs`; fed through `inbox.rs`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -106,7 +106,7 @@ pub struct Process {
 const IDLE_WAKES_MAX: u32 = 50;
 
 impl Process {
-    /// As `node/node.rs` puts a node together: from what its disk remembers.
+    /// As `node/recovery.rs` puts a node together: from what its disk remembers.
     pub fn start(
         plan: &Plan,
         id: NodeId,

@@ -1,0 +1,70 @@
+//! What the disk remembers: a node that starts makes its replica of it. Called by `wiring.rs`.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use log::{info, warn};
+
+use super::ending::Ending;
+use super::raft_loop::NodeReplica;
+use crate::balancer::SERVERS_MAX;
+use crate::config::Config;
+use crate::linux::random_u64;
+use crate::raft::{self, NodeId};
+use crate::replica::{Replica, Settings};
+use crate::storage::{DirectoryDisk, Identity, Storage};
+
+/// A node as its process begins.
+pub struct RecoveredNode {
+    /// Its decisions, with the recovered state in them.
+    pub replica: NodeReplica,
+    /// Its directory, open and locked.
+    pub storage: Storage<DirectoryDisk>,
+    /// The random number of the day on which the directory was made: peers find out by it that it was replaced.
+    pub incarnation: u64,
+}
+
+/// Opens the node's directory and makes a replica of what is in it. The replica's clock counts from `started`.
+///
+/// # Errors
+/// The directory is in use, damaged, another node's, or the disk fails.
+pub fn recover(config: &Config, id: NodeId, started: Instant) -> Result<RecoveredNode, Ending> {
+    let directory = config.node_dir(id);
+    let disk = DirectoryDisk::open(&directory)?;
+    let identity = Identity { cluster: config.cluster_name.clone(), node: id };
+    let fresh_incarnation = random_u64()?;
+    let (storage, recovered) = Storage::open(disk, &identity, fresh_incarnation)?;
+    if let Some(repair) = &recovered.repaired {
+        warn!("recovery: {repair}");
+    }
+    let snapshot_index = recovered.snapshot.as_ref().map_or(0, |snapshot| snapshot.last_index);
+    let last_index = recovered.entries.last().map_or(snapshot_index, |entry| entry.index);
+    let hard_state = recovered.hard_state;
+    info!(
+        "recovery: {} in {}: term {}, voted for {}, snapshot up to index {snapshot_index}, log up to index \
+         {last_index}, incarnation {:016x}",
+        if recovered.fresh { "a fresh start" } else { "the state" },
+        directory.display(),
+        hard_state.term,
+        hard_state.voted_for.map_or("nobody".to_owned(), |node| format!("node {node}")),
+        recovered.incarnation,
+    );
+    let voters: BTreeSet<NodeId> = config.nodes.iter().map(|node| node.id).collect();
+    let mut raft = raft::Settings::new(id, voters, config.election_timeout, config.heartbeat, random_u64()?);
+    raft.trailing_entries = raft.trailing_entries.min(config.snapshot_entries);
+    let settings = Settings {
+        raft,
+        server_timeout: config.server_timeout,
+        snapshot_entries: config.snapshot_entries,
+        servers_max: SERVERS_MAX,
+    };
+    let (snapshot, entries) = (recovered.snapshot, recovered.entries);
+    let replica = Replica::new(settings, hard_state, snapshot, entries, started.elapsed()).map_err(|reason| {
+        format!(
+            "{}: the snapshot up to index {snapshot_index} holds no server table: {reason}; mend: see docs/storage.md, \
+             \"A node without memory\"",
+            directory.display()
+        )
+    })?;
+    Ok(RecoveredNode { replica, storage, incarnation: recovered.incarnation })
+}

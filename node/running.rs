@@ -1,0 +1,112 @@
+//! A node at work: the main thread waits here for the end, and then takes the node apart in order.
+
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, select};
+use log::{info, warn};
+
+use super::ending::Ending;
+use super::inbox::Inbox;
+use super::shared::Shared;
+use crate::http::Server;
+use crate::program::Stop;
+use crate::replica::Input;
+use crate::storage::StorageError;
+
+/// How long requests that are under way may take to end once the node was told to stop.
+const PUBLIC_DRAIN: Duration = Duration::from_secs(10);
+
+/// The same for reports and RPCs, which take milliseconds.
+const CLUSTER_DRAIN: Duration = Duration::from_secs(1);
+
+/// How long answers that are under way may take when the node must end because its disk failed.
+const FAILURE_DRAIN: Duration = Duration::from_millis(500);
+
+/// All threads of a node, and how to end them.
+pub struct RunningNode {
+    /// What they share.
+    pub shared: Shared,
+    /// To the Raft loop.
+    pub inbox: Inbox,
+    /// The listener for peers and daemons.
+    pub cluster: Server,
+    /// The listener for clients.
+    pub public: Server,
+    /// Dropped: whoever waits for long on the cluster address is answered, and the race watch ends.
+    pub stop_waiting: Sender<()>,
+    /// Dropped: the Raft loop ends.
+    pub stop_loop: Sender<()>,
+    /// The Raft loop.
+    pub loop_thread: JoinHandle<()>,
+    /// How the Raft loop ended.
+    pub ended: Receiver<Result<(), StorageError>>,
+}
+
+impl RunningNode {
+    /// Waits until a signal comes or the node cannot go on, and ends it.
+    ///
+    /// # Errors
+    /// The node could not go on.
+    pub fn run_until_stopped(self, stop: &Stop) -> Result<(), Ending> {
+        let failure = select! {
+            recv(stop.receiver()) -> _ => None,
+            recv(self.ended) -> ended => Some(loop_failure(ended.ok())),
+        };
+        match failure {
+            None => self.stop(),
+            Some(reason) => Err(self.fail(reason)),
+        }
+    }
+
+    /// The node may no longer vote or acknowledge. There is no leadership to hand over, and no client waits for long.
+    fn fail(self, reason: String) -> Ending {
+        drop(self.stop_waiting);
+        self.public.stop(FAILURE_DRAIN);
+        self.cluster.stop(FAILURE_DRAIN);
+        Ending::Failed(reason)
+    }
+
+    /// A clean stop. First the clients' requests end, then leadership is handed over, then consensus ends.
+    fn stop(self) -> Result<(), Ending> {
+        let cut_off = self.public.stop(PUBLIC_DRAIN);
+        if cut_off > 0 {
+            warn!("stop: {cut_off} connections of clients were cut off after {} s", PUBLIC_DRAIN.as_secs());
+        }
+        self.hand_over();
+        drop(self.stop_waiting);
+        self.cluster.stop(CLUSTER_DRAIN);
+        drop(self.stop_loop);
+        match self.ended.recv().ok() {
+            Some(Ok(())) => {
+                // It has returned, so this does not wait.
+                let _ = self.loop_thread.join();
+                Ok(())
+            }
+            other => Err(Ending::Failed(loop_failure(other))),
+        }
+    }
+
+    /// Before a leader stops on purpose, it hands leadership over, so that nobody waits for an election timeout.
+    fn hand_over(&self) {
+        let Shared { id, patience, ref standing, ref peers, .. } = self.shared;
+        if peers.is_empty() || standing.get().leader != Some(id) {
+            return;
+        }
+        if self.inbox.deliver_within(patience, Input::Transfer { to: None }).is_ok()
+            && standing.wait_for_leader(patience, |leader| leader.is_some_and(|leader| leader != id))
+        {
+            info!("stop: leadership is handed over");
+        } else {
+            warn!("stop: leadership could not be handed over in time; the others will elect a leader");
+        }
+    }
+}
+
+fn loop_failure(ended: Option<Result<(), StorageError>>) -> String {
+    match ended {
+        Some(Err(error)) => format!("this node can no longer keep its promises and ends: {error}"),
+        Some(Ok(())) => "the Raft loop ended although nobody asked it to".into(),
+        None => "the Raft loop panicked: a bug; the log says where. The node ends rather than vote on".into(),
+    }
+}

@@ -1,0 +1,170 @@
+//! What the threads of a node share, each piece behind a lock that is held for the time of a copy; and the two services and
+//! the senders that are made of it. `wiring.rs` makes one `Shared` and starts the threads.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+
+use super::cluster_service::{ClusterCounters, ClusterService};
+use super::exchange::Exchange;
+use super::forwarding::Forwarder;
+use super::inbox::Inbox;
+use super::metrics::Metrics;
+use super::peers::Sending;
+use super::primes::{PrimeCounters, Primes};
+use super::public_service::PublicService;
+use super::refusals::PeerRefusals;
+use super::standing::StandingBoard;
+use super::status::NodeStatus;
+use crate::balancer::{Chooser, Policy, Published};
+use crate::config::Config;
+use crate::linux::random_u64;
+use crate::protocol::node_name;
+use crate::raft::NodeId;
+use crate::signing::{Gate, Seal, Secret};
+
+/// What the threads share. All of it can be cloned cheaply.
+pub struct Shared {
+    /// This node.
+    pub id: NodeId,
+    /// When the process began: the moment that every `now` counts from.
+    pub started: Instant,
+    /// The upper election timeout: how long to wait for a leader, or for a peer's reply.
+    pub patience: Duration,
+    /// Where each other node's cluster address is.
+    pub peers: Vec<(NodeId, SocketAddr)>,
+    /// Signs what this node sends.
+    pub seal: Seal,
+    /// The server table as it was last applied.
+    pub published: Arc<Published>,
+    /// Role, term and indexes.
+    pub standing: Arc<StandingBoard>,
+    /// Chooses servers, and knows what is in flight.
+    pub chooser: Arc<Chooser>,
+    cluster_name: String,
+    policy: Policy,
+    request_timeout: Duration,
+    addresses: Vec<(NodeId, SocketAddr)>,
+    incarnation: u64,
+    gate: Arc<Gate>,
+    refusals: Arc<PeerRefusals>,
+    prime_counters: Arc<PrimeCounters>,
+    cluster_counters: Arc<ClusterCounters>,
+}
+
+impl Shared {
+    /// As it is before the first thread runs: an empty table, no leader.
+    ///
+    /// # Errors
+    /// When the system gives no randomness, or the secret cannot be used.
+    pub fn new(
+        config: &Config,
+        id: NodeId,
+        secret: Option<&Secret>,
+        incarnation: u64,
+        started: Instant,
+    ) -> Result<Self, String> {
+        let no_randomness = |error: std::io::Error| format!("no randomness for signing: {error}");
+        let name = node_name(id);
+        let others = config.nodes.iter().filter(|node| node.id != id);
+        let both = |node: &crate::config::Node| [(node.id, node.public), (node.id, node.cluster)];
+        Ok(Self {
+            id,
+            started,
+            patience: config.election_timeout.1,
+            peers: others.map(|node| (node.id, node.cluster)).collect(),
+            seal: Seal::new(&config.cluster_name, &name, secret).map_err(no_randomness)?,
+            gate: Arc::new(Gate::new(&config.cluster_name, &name, secret)?),
+            published: Arc::new(Published::new()),
+            standing: Arc::default(),
+            chooser: Chooser::new(config.stall, random_u64()?),
+            cluster_name: config.cluster_name.clone(),
+            policy: config.policy,
+            request_timeout: config.request_timeout,
+            addresses: config.nodes.iter().flat_map(both).collect(),
+            incarnation,
+            refusals: Arc::default(),
+            prime_counters: Arc::default(),
+            cluster_counters: Arc::default(),
+        })
+    }
+
+    /// What passes requests on to workers. It wakes the `exchange` whenever a request begins or ends.
+    pub fn forwarder(&self, exchange: Exchange) -> Arc<Forwarder> {
+        Forwarder::new(
+            Arc::clone(&self.chooser),
+            exchange,
+            Arc::clone(&self.published),
+            self.policy,
+            self.request_timeout,
+            self.started,
+        )
+    }
+
+    /// What answers on the cluster address. It ends its long waits when `stopping` closes.
+    pub fn cluster_service(&self, inbox: &Inbox, stopping: &Receiver<()>) -> Arc<ClusterService> {
+        Arc::new(ClusterService {
+            id: self.id,
+            peers: self.peers.clone(),
+            addresses: self.addresses.clone(),
+            incarnation: self.incarnation,
+            chooser: Arc::clone(&self.chooser),
+            started: self.started,
+            gate: Arc::clone(&self.gate),
+            seal: self.seal.clone(),
+            inbox: inbox.clone(),
+            standing: Arc::clone(&self.standing),
+            stopping: stopping.clone(),
+            counters: Arc::clone(&self.cluster_counters),
+        })
+    }
+
+    /// What answers on the public address.
+    pub fn public_service(&self, inbox: &Inbox, forwarder: &Arc<Forwarder>) -> Arc<PublicService> {
+        Arc::new(PublicService {
+            primes: Primes {
+                id: self.id,
+                patience: self.patience,
+                started: self.started,
+                forwarder: Arc::clone(forwarder),
+                standing: Arc::clone(&self.standing),
+                counters: Arc::clone(&self.prime_counters),
+            },
+            status: NodeStatus {
+                id: self.id,
+                cluster: self.cluster_name.clone(),
+                policy: self.policy,
+                started: self.started,
+                chooser: Arc::clone(&self.chooser),
+                published: Arc::clone(&self.published),
+                standing: Arc::clone(&self.standing),
+                refusals: Arc::clone(&self.refusals),
+                inbox: inbox.clone(),
+            },
+            metrics: Metrics {
+                id: self.id,
+                started: self.started,
+                primes: Arc::clone(&self.prime_counters),
+                forwarder: Arc::clone(forwarder),
+                cluster: Arc::clone(&self.cluster_counters),
+                gate: Arc::clone(&self.gate),
+                standing: Arc::clone(&self.standing),
+                chooser: Arc::clone(&self.chooser),
+                published: Arc::clone(&self.published),
+            },
+        })
+    }
+
+    /// What the senders to the peers need.
+    pub fn sending(&self, inbox: &Inbox) -> Sending {
+        Sending {
+            seal: self.seal.clone(),
+            incarnation: self.incarnation,
+            reply_timeout: self.patience,
+            inbox: inbox.clone(),
+            refusals: Arc::clone(&self.refusals),
+        }
+    }
+}

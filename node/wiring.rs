@@ -1,0 +1,123 @@
+//! The threads and channels of a node: all of them are made here, in one screen ([`start`]).
+//!
+//! ```text
+//!   clients ──► public listener ──► forwarding ──► workers
+//!                     │ reads           │ chooses from
+//!                     ▼                 ▼
+//!                 standing          published table ◄──┐
+//!                                                      │ applies
+//!   daemons ─┐                                         │
+//!   peers  ──┴► cluster listener ══inboxes══► Raft loop ──► storage
+//!                                              ▲   │
+//!   leader watch ══════════════════════════════╝   └══slots══► peer senders ──► peers
+//! ```
+//!
+//! | thread | blocks on | file |
+//! | --- | --- | --- |
+//! | main | signals, the loop's end | `running.rs` |
+//! | public listener, one per open connection | its socket | `public_service.rs` (`primes.rs`, `status.rs`, `metrics.rs`), `forwarding.rs` |
+//! | cluster listener, one per open connection | its socket, the loop's outcome | `cluster_service.rs` |
+//! | Raft loop, one | inboxes, deadline | `raft_loop.rs` |
+//! | peer senders, two per peer | their slot, one RPC in flight | `peers.rs` |
+//! | count senders, one per peer | a request that begins or ends, one message in flight | `exchange.rs` |
+//! | leader watch, one | one request kept open at the leader | `leader_watch.rs` |
+//! | race watcher, one; helpers, when a server stalls | the clock; a worker | `forwarding.rs`, `forwarding/race.rs` |
+//!
+//! No thread holds a lock while it waits for a socket or a disk. Every channel is bounded.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crossbeam_channel::bounded;
+use log::info;
+
+use super::connection_limits::listener_limits;
+use super::ending::Ending;
+use super::exchange::Exchange;
+use super::inbox::{CONSENSUS_INBOX_MAX, REPORT_INBOX_MAX, inbox};
+use super::leader_watch::{LeaderWatch, leader_news};
+use super::peers::Peers;
+use super::raft_loop::RaftLoop;
+use super::recovery::{RecoveredNode, recover};
+use super::running::RunningNode;
+use super::shared::Shared;
+use crate::config::{Config, Node};
+use crate::http::{Limits, Server, Service};
+use crate::linux::random_u64;
+use crate::program;
+use crate::signing::Secret;
+
+/// Puts the node together and starts it.
+///
+/// # Errors
+/// Its directory cannot be used, an address cannot be listened on, or the system gives no thread.
+pub fn start(config: &Config, node: &Node, secret: Option<&Secret>) -> Result<RunningNode, Ending> {
+    let started = Instant::now();
+    let RecoveredNode { replica, storage, incarnation } = recover(config, node.id, started)?;
+    let shared = Shared::new(config, node.id, secret, incarnation, started)?;
+
+    // The channels: two inboxes to the Raft loop; from it, whom to watch and how it ended; to the threads, the end.
+    let (inbox, inboxes) = inbox(CONSENSUS_INBOX_MAX, REPORT_INBOX_MAX);
+    let (leaders, leader_changes) = leader_news();
+    let (ended_sender, ended) = bounded(1);
+    let (stop_waiting, stopping) = bounded::<()>(0);
+    let (stop_loop, loop_stop) = bounded::<()>(0);
+
+    // A sender of counts to each peer: what this node has in flight at each server.
+    let process = random_u64()?;
+    let exchange = Exchange::start(&shared.peers, &shared.seal, &shared.chooser, process, started, &stopping)
+        .map_err(no_thread)?;
+    let forwarder = shared.forwarder(exchange);
+
+    // The listeners, each with a thread per connection. They are bound before the loop starts, so that a node that is
+    // elected can be reached.
+    let limits = listener_limits(program::descriptor_limit());
+    let cluster = listen("cluster", node.cluster, &limits, shared.cluster_service(&inbox, &stopping))?;
+    let public = listen("public", node.public, &limits, shared.public_service(&inbox, &forwarder))?;
+    info!("start: public address {}, cluster address {}", public.local_addr(), cluster.local_addr());
+
+    // Two senders to each peer.
+    let peers = Peers::start(&shared.peers, &shared.sending(&inbox)).map_err(no_thread)?;
+
+    // The death detector.
+    let (seal, watched) = (shared.seal.clone(), shared.peers.clone());
+    let watch = LeaderWatch { peers: watched, seal, leaders: leader_changes, inbox: inbox.clone() };
+    spawn("leader-watch", move || watch.run())?;
+
+    // What waits at a stalled server is sent to another one, too.
+    spawn("race-watch", move || forwarder.watch_races(&stopping))?;
+
+    // The Raft loop.
+    let (published, standing) = (Arc::clone(&shared.published), Arc::clone(&shared.standing));
+    let raft_loop = RaftLoop { replica, storage, peers, published, standing, leaders, started };
+    let loop_thread = spawn("raft", move || {
+        // If nobody receives this any more, the process is ending.
+        let _ = ended_sender.send(raft_loop.run(&inboxes, &loop_stop));
+    })?;
+
+    Ok(RunningNode { shared, inbox, cluster, public, stop_waiting, stop_loop, loop_thread, ended })
+}
+
+fn listen(
+    which: &str,
+    address: SocketAddr,
+    limits: &Limits,
+    service: Arc<dyn Service>,
+) -> Result<Server, String> {
+    Server::bind(which, address, limits.clone(), service).map_err(|error| {
+        format!(
+            "cannot listen on the {which} address {address}: {error}; is another node running there, or is the address \
+             not one of this machine?"
+        )
+    })
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, String> {
+    std::thread::Builder::new().name(name.into()).spawn(body).map_err(no_thread)
+}
+
+fn no_thread(error: std::io::Error) -> String {
+    format!("the system gives no thread: {error}")
+}
