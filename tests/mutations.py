@@ -39,7 +39,8 @@ SUITES = {
     ],
     "src/balancer": [["--lib", "balancer"], ["--test", "simulation"]],
     "src/replica": [["--lib", "replica"], ["--test", "simulation"]],
-    "node": [["--lib", "node"], ["--test", "system", "--", "cluster::", "disk_trouble::"]],
+    "src/signing": [["--lib", "signing"], ["--test", "system", "--", "secret::", "version::"]],
+    "node": [["--lib", "node"], ["--test", "system", "--", "cluster::", "disk_trouble::", "version::"]],
 }
 SUITE_SECONDS_MAX = 600
 # The simulator runs over each mutant with so many seeds: twice as many as in `cargo test`. A seed that never ends has seen
@@ -53,7 +54,8 @@ TRANSITIONS = "src/raft/transitions.rs"
 STORE, RECOVERY = "src/storage/store.rs", "src/storage/recovery.rs"
 TABLE, SILENCE = "src/balancer/table.rs", "src/balancer/silence.rs"
 DECISIONS, BATCH, MAIL_FIRST = "src/replica/decisions.rs", "src/replica/batch.rs", "src/replica/mail_first.rs"
-RAFT_LOOP, INBOX = "node/raft_loop.rs", "node/inbox.rs"
+RAFT_LOOP, INBOX, PEERS = "node/raft_loop.rs", "node/inbox.rs", "node/peers.rs"
+GATE, SEAL = "src/signing/gate.rs", "src/signing/seal.rs"
 
 # (row of the list of known defects, what is planted, file, what stands there, what is put in its place)
 MUTANTS = [
@@ -208,6 +210,15 @@ MUTANTS = [
     ("N3", "a full inbox loses a message for good", INBOX,
      "self.consensus.send(message).map_err(|_| Refused::Closed)",
      "{ let _ = self.consensus.try_send(message); Ok(()) }"),
+    ("N4", "a peer that refuses this node is not named", PEERS,
+     "        self.sending.refusals.refused(self.id, why);\n", ""),
+    ("V1", "a node takes requests of any version", GATE,
+     'check_version("the sender", version, true)?;', 'let _ = check_version("the sender", version, true);'),
+    ("V2", "a sender believes answers of any version", SEAL,
+     "check_version(&request.recipient, header(HEADER_VERSION), optional)?;",
+     "let _ = check_version(&request.recipient, header(HEADER_VERSION), optional);"),
+    ("V3", "a directory of any version is read", RECOVERY,
+     "Ok(version) if version != u64::from(PROTOCOL_VERSION) =>", "Ok(version) if version == 0 =>"),
 ]
 
 
@@ -289,8 +300,9 @@ def main():
             text = plant(tree, file, old, new)
             began = time.monotonic()
             killer = killed_by(tree, environment, file)
-            # The simulator stands in for the threads and channels of node/, so it cannot see a defect there.
-            unseen = file.startswith("node/") or (killer and killer.startswith("the compiler"))
+            # The simulator stands in for the threads and channels of node/ and for the network, so it cannot see a defect
+            # there.
+            unseen = file.startswith(("node/", "src/signing/")) or (killer and killer.startswith("the compiler"))
             seeds = "–" if unseen else seeds_until_seen(tree, environment)
             (tree / file).write_text(text)
             survivors += killer is None
