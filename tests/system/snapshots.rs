@@ -119,24 +119,38 @@ fn ten_thousand_reports_leave_every_digest_equal() {
     assert_sound(&cluster);
 }
 
-/// A report that the table would not let in is not acknowledged, and costs no entry in the log.
+/// Of two new servers that report at the same moment, and one place left, one is let in and told so. A report that the full table
+/// would not let in is turned away, and costs no entry in the log.
 #[test]
 fn a_server_too_many_is_turned_away() {
     let cluster = Cluster::start(ClusterOptions::nodes(1));
-    let names = names("lab-", 1_024);
+    let names = names("lab-", 1_023);
     let deadline = Instant::now() + PATIENCE;
     while cluster.status(1)["servers"].as_array().expect("a list").len() < names.len() {
         assert!(Instant::now() < deadline, "not every server was let in");
-        post(&cluster, &names, 1_024);
+        post(&cluster, &names, 1_023);
     }
-    let before = number(&cluster, 1, "last_index");
     let worker = "127.0.0.1:1".parse().expect("an address");
-    let (status, said) =
-        cluster.post_report(1, &ServerReport::new("one-more", worker, 1.0)).expect("an answer");
+    let report =
+        |name: &str| cluster.post_report(1, &ServerReport::new(name, worker, 1.0)).expect("an answer");
+    let (one, other) = std::thread::scope(|scope| {
+        let one = scope.spawn(|| report("one"));
+        let other = scope.spawn(|| report("other"));
+        (one.join().expect("it does not panic"), other.join().expect("it does not panic"))
+    });
+    for (name, (status, said)) in [("one", &one), ("other", &other)] {
+        assert_eq!(cluster.server(1, name).is_some(), *status == 200, "{name} was told {status}: {said}");
+    }
+    let mut statuses = [one.0, other.0];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 503], "{one:?}, {other:?}");
+
+    let before = number(&cluster, 1, "last_index");
+    let (status, said) = report("one-more");
     assert_eq!(status, 503, "{said}");
     assert!(said.as_str().is_some_and(|said| said.contains("1024 living servers")), "{said}");
     assert_eq!(number(&cluster, 1, "last_index"), before);
-    let known = cluster.post_report(1, &ServerReport::new(&names[0], worker, 1.0)).expect("an answer");
+    let known = report(&names[0]);
     assert_eq!(known.0, 200, "who is in may report: {known:?}");
 }
 
