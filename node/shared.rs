@@ -160,6 +160,7 @@ impl Shared {
     /// What the senders to the peers need.
     pub fn sending(&self, inbox: &Inbox) -> Sending {
         Sending {
+            own_id: self.id,
             seal: self.seal.clone(),
             incarnation: self.incarnation,
             reply_timeout: self.patience,
