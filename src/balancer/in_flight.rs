@@ -1,7 +1,7 @@
 //! The requests in flight at each server *from the other nodes*: what nodes tell each other of it, and for how long it is
 //! believed (docs/balancing.md, "What the other nodes have in flight").
 //!
-//! Who calls it: a sender thread per peer asks [`Announcer`] what to say; the [`Chooser`](super::Chooser) keeps a [`Board`] of
+//! Who calls it: a sender thread per peer asks [`Announcer`] what to say; the [`Chooser`](super::Chooser) keeps a `Board` of
 //! what was heard. Nothing of this is agreed, written to disk, or part of a Raft message.
 //!
 //! A count that is never taken back would keep a server without requests for ever. So counts are absolute, never "one more":
