@@ -52,7 +52,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// One line at most per kind of trouble in this time.
 const LOG_PAUSE: Duration = Duration::from_secs(5);
 /// When the listener stops: how long its accepting thread gets to take those who have connected before.
-const BACKLOG_GRACE: Duration = Duration::from_millis(100);
+const BACKLOG_GRACE: Duration = Duration::from_secs(1);
 /// Between two looks at that.
 const BACKLOG_LOOK: Duration = Duration::from_micros(200);
 /// After the drain, how long to wait for the threads of connections that were cut off.
