@@ -119,15 +119,17 @@ mod tests {
     }
 
     #[test]
-    fn a_message_waits_for_room_and_is_not_lost() {
+    fn messages_wait_for_room_and_none_is_lost() {
         let (inbox, read) = inbox(1, 1);
-        inbox.deliver(lost(1)).expect("there is room");
-        let waiting = std::thread::spawn(move || inbox.deliver(lost(2)));
-        for rpc in [1, 2] {
+        let sending = std::thread::spawn(move || (1..=1_000).try_for_each(|rpc| inbox.deliver(lost(rpc))));
+        for expected in 1..=1_000 {
             let message = read.consensus.recv().expect("each message arrives");
-            assert!(matches!(message, Input::Lost { rpc: read, .. } if read == rpc), "{message:?}");
+            assert!(
+                matches!(message, Input::Lost { rpc, .. } if rpc == expected),
+                "{message:?}, not {expected}"
+            );
         }
-        assert_eq!(waiting.join().expect("it does not panic"), Ok(()));
+        assert_eq!(sending.join().expect("it does not panic"), Ok(()));
     }
 
     #[test]

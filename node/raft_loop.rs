@@ -177,3 +177,155 @@ fn log_notice(notice: &Notice, id: NodeId) {
 fn more_like_it(more: u64) -> String {
     if more == 0 { String::new() } else { format!(" ({more} more like it since the last such line)") }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::balancer::{Report, SERVERS_MAX, ServerCommand};
+    use crate::node::inbox::{Inbox, inbox, one_answer};
+    use crate::node::leader_watch::leader_news;
+    use crate::node::peers::Sending;
+    use crate::raft::HardState;
+    use crate::replica::{Input, Settings};
+    use crate::signing::Seal;
+    use crate::storage::{DirectoryDisk, Identity};
+
+    /// A directory whose files cannot be written any more once the test says so.
+    struct Failing {
+        disk: DirectoryDisk,
+        fails: Arc<AtomicBool>,
+    }
+
+    impl Disk for Failing {
+        fn list(&self) -> io::Result<Vec<String>> {
+            self.disk.list()
+        }
+        fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+            self.disk.read(name)
+        }
+        fn create(&mut self, name: &str) -> io::Result<()> {
+            self.disk.create(name)
+        }
+        fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+            if self.fails.load(Ordering::SeqCst) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.disk.append(name, bytes)
+        }
+        fn truncate(&mut self, name: &str, length: u64) -> io::Result<()> {
+            self.disk.truncate(name, length)
+        }
+        fn sync(&mut self, name: &str) -> io::Result<()> {
+            self.disk.sync(name)
+        }
+        fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+            self.disk.rename(from, to)
+        }
+        fn remove(&mut self, name: &str) -> io::Result<()> {
+            self.disk.remove(name)
+        }
+        fn sync_directory(&mut self) -> io::Result<()> {
+            self.disk.sync_directory()
+        }
+    }
+
+    /// The loop of a node that is alone, on a thread of its own.
+    struct Running {
+        inbox: Inbox,
+        published: Arc<Published>,
+        standing: Arc<StandingBoard>,
+        fails: Arc<AtomicBool>,
+        stop: Sender<()>,
+        thread: std::thread::JoinHandle<Result<(), StorageError>>,
+        directory: tempfile::TempDir,
+    }
+
+    impl Running {
+        fn start() -> Self {
+            let directory = tempfile::tempdir().expect("a directory");
+            let fails = Arc::default();
+            let disk = DirectoryDisk::open(&directory.path().join("node-1")).expect("a new directory");
+            let disk = Failing { disk, fails: Arc::clone(&fails) };
+            let identity = Identity { cluster: "test".into(), node: 1 };
+            let (storage, _) = Storage::open(disk, &identity, 7).expect("an empty directory");
+            let timeouts = (Duration::from_millis(20), Duration::from_millis(40));
+            let settings = Settings {
+                raft: raft::Settings::new(1, [1].into(), timeouts, Duration::from_millis(5), 7),
+                server_timeout: Duration::from_secs(60),
+                snapshot_entries: 100,
+                servers_max: SERVERS_MAX,
+            };
+            let replica = Replica::new(settings, HardState::default(), None, Vec::new(), Duration::ZERO);
+            let (inbox, inboxes) = inbox(4, 4);
+            let sending = Sending {
+                seal: Seal::new("test", "node-1", None).expect("randomness"),
+                incarnation: 7,
+                reply_timeout: timeouts.1,
+                inbox: inbox.clone(),
+                refusals: Arc::default(),
+            };
+            let (published, standing) = (Arc::new(Published::new()), Arc::<StandingBoard>::default());
+            let raft_loop = RaftLoop {
+                replica: replica.expect("a fresh start"),
+                storage,
+                peers: Peers::start(&[], &sending).expect("no thread is needed"),
+                published: Arc::clone(&published),
+                standing: Arc::clone(&standing),
+                leaders: leader_news().0,
+                started: Instant::now(),
+            };
+            let (stop, stopped) = crossbeam_channel::bounded(0);
+            let thread = std::thread::spawn(move || raft_loop.run(&inboxes, &stopped));
+            assert!(standing.wait_for_leader(Duration::from_secs(60), |leader| leader == Some(1)));
+            Self { inbox, published, standing, fails, stop, thread, directory }
+        }
+
+        /// Hands a report in. The channel ends without an answer if the loop does.
+        fn report(&self, sequence: u64) -> Receiver<ReportOutcome> {
+            let worker = "10.0.0.11:13337".parse().expect("an address");
+            let report = Report {
+                server: "a".into(),
+                worker,
+                cpu: 1.0,
+                cores: 1,
+                epoch: 1,
+                sequence,
+                worker_up: true,
+            };
+            let command = ServerCommand::Report(report.clone()).to_command();
+            let (caller, outcome) = one_answer();
+            let input = ServiceInput::Report(Input::Report { report, command, caller });
+            self.inbox.offer(input).expect("the inbox is empty");
+            outcome
+        }
+    }
+
+    #[test]
+    fn who_is_told_that_a_report_is_committed_finds_it_on_the_disk_and_in_the_view() {
+        let node = Running::start();
+        let Ok(ReportOutcome::Committed { index, term }) = node.report(1).recv() else {
+            panic!("a node that is alone commits");
+        };
+        let view = node.published.view();
+        assert_eq!(view.get("a").map(|server| server.report().sequence), Some(1));
+        assert!(node.standing.get().applied_index >= index && node.standing.get().term == term);
+        let log = std::fs::read_to_string(node.directory.path().join("node-1/log")).expect("a log");
+        assert!(log.contains("\"sequence\":1"), "{log}");
+        drop(node.stop);
+        assert!(node.thread.join().expect("it does not panic").is_ok());
+    }
+
+    #[test]
+    fn after_a_failed_write_nobody_is_told_anything_and_the_loop_ends() {
+        let node = Running::start();
+        node.fails.store(true, Ordering::SeqCst);
+        let outcome = node.report(1);
+        let ended = node.thread.join().expect("it does not panic");
+        assert!(matches!(ended, Err(StorageError::Io { .. })), "{ended:?}");
+        assert!(outcome.recv().is_err(), "nothing was promised");
+        assert!(node.published.view().get("a").is_none());
+    }
+}

@@ -209,7 +209,7 @@ MUTANTS = [
      "                    self.published.publish(self.replica.table(), self.now());\n", ""),
     ("N3", "a full inbox loses a message for good", INBOX,
      "self.consensus.send(message).map_err(|_| Refused::Closed)",
-     "{ let _ = self.consensus.try_send(message); Ok(()) }"),
+     "match self.consensus.try_send(message) { Err(TrySendError::Disconnected(_)) => Err(Refused::Closed), _ => Ok(()) }"),
     ("N4", "a peer that refuses this node is not named", PEERS,
      "        self.sending.refusals.refused(self.id, why);\n", ""),
     ("V1", "a node takes requests of any version", GATE,
