@@ -261,6 +261,7 @@ mod tests {
             let replica = Replica::new(settings, HardState::default(), None, Vec::new(), Duration::ZERO);
             let (inbox, inboxes) = inbox(4, 4);
             let sending = Sending {
+                own_id: 1,
                 seal: Seal::new("test", "node-1", None).expect("randomness"),
                 incarnation: 7,
                 reply_timeout: timeouts.1,
@@ -294,6 +295,7 @@ mod tests {
                 epoch: 1,
                 sequence,
                 worker_up: true,
+                worker_active: None,
             };
             let command = ServerCommand::Report(report.clone()).to_command();
             let (caller, outcome) = one_answer();

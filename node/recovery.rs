@@ -41,9 +41,9 @@ pub fn recover(config: &Config, id: NodeId, started: Instant) -> Result<Recovere
     let last_index = recovered.entries.last().map_or(snapshot_index, |entry| entry.index);
     let hard_state = recovered.hard_state;
     info!(
-        "recovery: {} in {}: term {}, voted for {}, snapshot up to index {snapshot_index}, log up to index \
-         {last_index}, incarnation {:016x}",
-        if recovered.fresh { "a fresh start" } else { "the state" },
+        "recovery: node {id} finds {} in {}: term {}, vote for {}, snapshot up to index {snapshot_index}, log up to \
+         index {last_index}, incarnation {:016x}",
+        if recovered.fresh { "nothing, and starts fresh," } else { "its state" },
         directory.display(),
         hard_state.term,
         hard_state.voted_for.map_or("nobody".to_owned(), |node| format!("node {node}")),

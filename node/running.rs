@@ -96,9 +96,12 @@ impl RunningNode {
         if self.inbox.deliver_within(patience, Input::Transfer { to: None }).is_ok()
             && standing.wait_for_leader(patience, |leader| leader.is_some_and(|leader| leader != id))
         {
-            info!("stop: leadership is handed over");
+            info!("stop: node {} has handed leadership over", self.shared.id);
         } else {
-            warn!("stop: leadership could not be handed over in time; the others will elect a leader");
+            warn!(
+                "stop: node {} could not hand leadership over in time; the others will elect a leader",
+                self.shared.id
+            );
         }
     }
 }

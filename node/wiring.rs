@@ -76,7 +76,12 @@ pub fn start(config: &Config, node: &Node, secret: Option<&Secret>) -> Result<Ru
     let limits = listener_limits(program::descriptor_limit());
     let cluster = listen("cluster", node.cluster, &limits, shared.cluster_service(&inbox, &stopping))?;
     let public = listen("public", node.public, &limits, shared.public_service(&inbox, &forwarder))?;
-    info!("start: public address {}, cluster address {}", public.local_addr(), cluster.local_addr());
+    info!(
+        "start: node {} listens for clients at {}, for nodes and daemons at {}",
+        node.id,
+        public.local_addr(),
+        cluster.local_addr()
+    );
 
     // Two senders to each peer.
     let peers = Peers::start(&shared.peers, &shared.sending(&inbox)).map_err(no_thread)?;
