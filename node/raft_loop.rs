@@ -247,7 +247,7 @@ mod tests {
         fn start() -> Self {
             let directory = tempfile::tempdir().expect("a directory");
             let fails = Arc::default();
-            let disk = DirectoryDisk::open(&directory.path().join("node-1")).expect("a new directory");
+            let disk = DirectoryDisk::open(directory.path().join("node-1")).expect("a new directory");
             let disk = Failing { disk, fails: Arc::clone(&fails) };
             let identity = Identity { cluster: "test".into(), node: 1 };
             let (storage, _) = Storage::open(disk, &identity, 7).expect("an empty directory");
