@@ -324,10 +324,10 @@ mod tests {
     fn after_a_failed_write_nobody_is_told_anything_and_the_loop_ends() {
         let node = Running::start();
         node.fails.store(true, Ordering::SeqCst);
-        let outcome = node.report(1);
+        let promised = node.report(1).recv();
+        assert!(promised.is_err(), "the disk did not take it, and its daemon was told {promised:?}");
         let ended = node.thread.join().expect("it does not panic");
         assert!(matches!(ended, Err(StorageError::Io { .. })), "{ended:?}");
-        assert!(outcome.recv().is_err(), "nothing was promised");
         assert!(node.published.view().get("a").is_none());
     }
 }
