@@ -55,7 +55,7 @@ const ADDRESS_RETRY: Duration = Duration::from_secs(1);
 /// Measures how busy this server is and reports it to every node of the cluster
 #[derive(clap::Parser, Clone, Debug)]
 #[command(name = PROGRAM, version)]
-struct Flags {
+struct DaemonFlags {
     /// The cluster's configuration, the same file as on the nodes
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
@@ -126,7 +126,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// # Errors
 /// The exit code of a start that failed. The reason was printed on standard error.
 fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<ExitCode, ExitCode> {
-    let flags: Flags = program::parse(arguments)?;
+    let flags: DaemonFlags = program::parse(arguments)?;
     let refuse = |reason: &dyn std::fmt::Display| program::refuse(PROGRAM, reason);
     let config = Config::load(&flags.config).map_err(|error| refuse(&error))?;
     let exposure = config.check_exposure(flags.insecure).map_err(|error| refuse(&error))?;
@@ -204,7 +204,7 @@ fn find_worker(given: Option<SocketAddr>, config: &Config, stop: &Stop) -> Optio
 
 /// The loop of the program, until a signal to stop.
 fn report_until_stopped(
-    flags: &Flags,
+    flags: &DaemonFlags,
     config: &Config,
     worker: SocketAddr,
     stop: &Stop,

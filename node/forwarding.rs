@@ -40,7 +40,7 @@ const HELPER_STACK_BYTES: usize = 256 * 1024;
 
 /// How a request ended, if it did not end with an answer.
 #[derive(Debug)]
-pub enum Failure {
+pub enum ForwardFailure {
     /// No server may be chosen: none is alive with its worker up.
     NoServer,
     /// So many were tried, and all failed: who and how.
@@ -126,13 +126,13 @@ impl Forwarder {
     /// The `n`th prime, from whichever server is best. Blocks until there is an answer, or none can come any more.
     ///
     /// # Errors
-    /// See [`Failure`].
+    /// See [`ForwardFailure`].
     pub fn prime(
         self: &Arc<Self>,
         n: u64,
         request_id: &str,
         client: ClientHandle,
-    ) -> Result<Delivered, Failure> {
+    ) -> Result<Delivered, ForwardFailure> {
         let race = Race::new(n, request_id, client, Instant::now() + self.request_timeout);
         self.run(&race, false);
         race.end()

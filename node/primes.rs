@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use log::info;
 
-use super::forwarding::{Delivered, Failure, Forwarder};
+use super::forwarding::{Delivered, ForwardFailure, Forwarder};
 use super::standing::StandingBoard;
 use crate::http::message::{Request, Response, header, text, with_body, with_headers};
 use crate::http::worker_client::WorkerAnswer;
@@ -102,7 +102,7 @@ impl Primes {
         &self,
         n: u64,
         request_id: &str,
-        outcome: Result<Delivered, Failure>,
+        outcome: Result<Delivered, ForwardFailure>,
         took: Duration,
     ) -> Response {
         let ms = took.as_secs_f64() * 1e3;
@@ -122,17 +122,17 @@ impl Primes {
                 };
                 response.with_header(header(HEADER_SERVER, &server))
             }
-            Err(Failure::NoServer) => {
+            Err(ForwardFailure::NoServer) => {
                 info!("request {request_id}: N={n} answered 503: no server is alive with its worker up");
                 text(503, "no server is alive with its worker up; try again when one reports")
                     .with_header(header("Retry-After", &self.retry_after()))
             }
-            Err(Failure::AllBusy { retry_after_s }) => {
+            Err(ForwardFailure::AllBusy { retry_after_s }) => {
                 info!("request {request_id}: N={n} answered 503 after {ms:.1} ms: all servers are busy");
                 text(503, "all servers are busy; try again later")
                     .with_header(header("Retry-After", &retry_after_s.to_string()))
             }
-            Err(Failure::AllFailed(failures)) => {
+            Err(ForwardFailure::AllFailed(failures)) => {
                 let each: Vec<_> =
                     failures.iter().map(|(server, error)| format!("{server} {error}")).collect();
                 let each = each.join("; ");
@@ -141,13 +141,13 @@ impl Primes {
                 );
                 text(502, &format!("every server that was tried failed: {each}"))
             }
-            Err(Failure::DeadlinePassed) => {
+            Err(ForwardFailure::DeadlinePassed) => {
                 info!(
                     "request {request_id}: N={n} answered 504 after {ms:.1} ms: no server answered in time"
                 );
                 text(504, "no server answered within request_timeout_ms")
             }
-            Err(Failure::ClientGone) => {
+            Err(ForwardFailure::ClientGone) => {
                 info!(
                     "request {request_id}: N={n} given up after {ms:.1} ms: its client closed the connection"
                 );

@@ -24,7 +24,7 @@ use super::standing::StandingBoard;
 use crate::balancer::{Change, Published};
 use crate::logging::RateLimit;
 use crate::raft::{self, NodeId, RpcReply};
-use crate::replica::{Effect, Notice, Replica, ReportOutcome, Unread};
+use crate::replica::{Effect, Replica, ReplicaNotice, ReportOutcome, Unread};
 use crate::storage::{Disk, Storage, StorageError};
 
 /// How much of an inbox is taken in one batch: it bounds the time between two looks at the clock.
@@ -141,7 +141,7 @@ impl<D: Disk> RaftLoop<D> {
 }
 
 /// Writes a notice to the log of node `id`, at its level and no more often than its kind may.
-fn log_notice(notice: &Notice, id: NodeId) {
+fn log_notice(notice: &ReplicaNotice, id: NodeId) {
     let line = notice.line(id);
     let at_most = |limit: &RateLimit| {
         if let Some(more) = limit.allow(Instant::now()) {
@@ -149,11 +149,11 @@ fn log_notice(notice: &Notice, id: NodeId) {
         }
     };
     match notice {
-        Notice::Raft(raft::Notice::Suspicious { .. }) => at_most(&SUSPICIOUS),
-        Notice::PeerReset { .. } => at_most(&INCARNATIONS),
-        Notice::Applied { change: Change::NoRoom, .. } => at_most(&NO_ROOM),
+        ReplicaNotice::Raft(raft::Notice::Suspicious { .. }) => at_most(&SUSPICIOUS),
+        ReplicaNotice::PeerReset { .. } => at_most(&INCARNATIONS),
+        ReplicaNotice::Applied { change: Change::NoRoom, .. } => at_most(&NO_ROOM),
         // A stranger can ask for votes, and for transfers, as often as he likes.
-        Notice::Raft(
+        ReplicaNotice::Raft(
             raft::Notice::VoteGranted { .. }
             | raft::Notice::VoteRefused { .. }
             | raft::Notice::Transfer { .. },
@@ -162,14 +162,18 @@ fn log_notice(notice: &Notice, id: NodeId) {
             Some(more) => info!("{line} ({more} lines of this kind were left out before it)"),
             None => {}
         },
-        Notice::Raft(raft::Notice::VoteReceived { .. }) | Notice::VerdictLost { .. } => debug!("{line}"),
-        Notice::Overdue(_)
-        | Notice::Applied {
+        ReplicaNotice::Raft(raft::Notice::VoteReceived { .. }) | ReplicaNotice::VerdictLost { .. } => {
+            debug!("{line}")
+        }
+        ReplicaNotice::Overdue(_)
+        | ReplicaNotice::Applied {
             change: Change::WorkerDown | Change::Died | Change::New { evicted: Some(_) },
             ..
         } => warn!("{line}"),
-        Notice::Applied { change: Change::Ignored(_), .. } => error!("{line}"),
-        Notice::Raft(_) | Notice::Applied { .. } | Notice::Recovered { .. } => info!("{line}"),
+        ReplicaNotice::Applied { change: Change::Ignored(_), .. } => error!("{line}"),
+        ReplicaNotice::Raft(_) | ReplicaNotice::Applied { .. } | ReplicaNotice::Recovered { .. } => {
+            info!("{line}")
+        }
     }
 }
 
@@ -189,7 +193,7 @@ mod tests {
     use crate::node::leader_watch::leader_news;
     use crate::node::peers::Sending;
     use crate::raft::HardState;
-    use crate::replica::{Input, Settings};
+    use crate::replica::{Input, ReplicaSettings};
     use crate::signing::Seal;
     use crate::storage::{DirectoryDisk, Identity};
 
@@ -252,7 +256,7 @@ mod tests {
             let identity = Identity { cluster: "test".into(), node: 1 };
             let (storage, _) = Storage::open(disk, &identity, 7).expect("an empty directory");
             let timeouts = (Duration::from_millis(20), Duration::from_millis(40));
-            let settings = Settings {
+            let settings = ReplicaSettings {
                 raft: raft::Settings::new(1, [1].into(), timeouts, Duration::from_millis(5), 7),
                 server_timeout: Duration::from_secs(60),
                 snapshot_entries: 100,

@@ -11,7 +11,7 @@ use crate::balancer::SERVERS_MAX;
 use crate::config::Config;
 use crate::linux::random_u64;
 use crate::raft::{self, NodeId};
-use crate::replica::{Replica, Settings};
+use crate::replica::{Replica, ReplicaSettings};
 use crate::storage::{DirectoryDisk, Identity, Storage};
 
 /// A node as its process begins.
@@ -52,7 +52,7 @@ pub fn recover(config: &Config, id: NodeId, started: Instant) -> Result<Recovere
     let voters: BTreeSet<NodeId> = config.nodes.iter().map(|node| node.id).collect();
     let mut raft = raft::Settings::new(id, voters, config.election_timeout, config.heartbeat, random_u64()?);
     raft.trailing_entries = raft.trailing_entries.min(config.snapshot_entries);
-    let settings = Settings {
+    let settings = ReplicaSettings {
         raft,
         server_timeout: config.server_timeout,
         snapshot_entries: config.snapshot_entries,

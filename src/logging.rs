@@ -50,8 +50,8 @@ pub use one_line::{MESSAGE_BYTES_MAX, OneLine, one_line};
 pub use rate_limit::RateLimit;
 pub use writer::lines_dropped;
 
-use layout::Layout;
-use output::Output;
+use layout::LineLayout;
+use output::LogOutput;
 use queue::{Class, Queues};
 use writer::Writer;
 
@@ -75,8 +75,8 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 /// When the file cannot be opened for appending, or the system gives no thread: one line that says so and the
 /// mend.
 pub fn start(level: LevelFilter, file: Option<&Path>) -> Result<(), String> {
-    let file = file.map(output::open).transpose()?.map(Output::new);
-    start_with(level, file.into_iter().chain([Output::new(io::stderr())]).collect())
+    let file = file.map(output::open).transpose()?.map(LogOutput::new);
+    start_with(level, file.into_iter().chain([LogOutput::new(io::stderr())]).collect())
 }
 
 /// As [`start`], but to `file` alone: for a program that shows a table on the terminal, which lines on
@@ -85,10 +85,10 @@ pub fn start(level: LevelFilter, file: Option<&Path>) -> Result<(), String> {
 /// # Errors
 /// As for [`start`].
 pub fn start_in_file(level: LevelFilter, file: &Path) -> Result<(), String> {
-    start_with(level, vec![Output::new(output::open(file)?)])
+    start_with(level, vec![LogOutput::new(output::open(file)?)])
 }
 
-fn start_with(level: LevelFilter, outputs: Vec<Output>) -> Result<(), String> {
+fn start_with(level: LevelFilter, outputs: Vec<LogOutput>) -> Result<(), String> {
     let queues = Arc::new(Queues::default());
     let logger = OneLineLogger { level, queues: Arc::clone(&queues) };
     if log::set_boxed_logger(Box::new(logger)).is_err() {
@@ -103,7 +103,7 @@ fn start_with(level: LevelFilter, outputs: Vec<Output>) -> Result<(), String> {
     Ok(())
 }
 
-fn start_writer(queues: Arc<Queues>, outputs: Vec<Output>) -> Result<(), String> {
+fn start_writer(queues: Arc<Queues>, outputs: Vec<LogOutput>) -> Result<(), String> {
     let writer = Writer { queues: Arc::clone(&queues), outputs };
     let thread = std::thread::Builder::new()
         .name("log-writer".to_owned())
@@ -143,7 +143,7 @@ pub fn show_last_line(line: &str) {
 }
 
 thread_local! {
-    static LAYOUT: OnceCell<Layout> = const { OnceCell::new() };
+    static LAYOUT: OnceCell<LineLayout> = const { OnceCell::new() };
 }
 
 /// Makes every record one bounded line and leaves it to the writer.
@@ -168,14 +168,14 @@ impl Log for OneLineLogger {
         let _ = write!(message, "{}", record.args());
         let message = message.finish();
         let class = Class::of(record.target(), record.level());
-        let lay_out = |layout: &Layout| {
+        let lay_out = |layout: &LineLayout| {
             layout.line(record.level(), room(record.target()), &message, |line| {
                 self.queues.push(class, line);
             });
         };
         // A thread that is ending has lost its thread-local layout, but may still log.
-        if LAYOUT.try_with(|layout| lay_out(layout.get_or_init(Layout::new))).is_err() {
-            lay_out(&Layout::new());
+        if LAYOUT.try_with(|layout| lay_out(layout.get_or_init(LineLayout::new))).is_err() {
+            lay_out(&LineLayout::new());
         }
     }
 
@@ -209,7 +209,7 @@ mod tests {
     /// Longer than any passing test takes.
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    fn logger(level: LevelFilter, outputs: Vec<Output>) -> OneLineLogger {
+    fn logger(level: LevelFilter, outputs: Vec<LogOutput>) -> OneLineLogger {
         let queues = Arc::new(Queues::default());
         let logger = OneLineLogger { level, queues: Arc::clone(&queues) };
         start_writer(queues, outputs).expect("a thread");
@@ -234,7 +234,7 @@ mod tests {
     fn one_event_is_one_line_with_time_level_and_room() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("logs/new/node.log");
-        let file = Output::new(output::open(&path).expect("makes the directories"));
+        let file = LogOutput::new(output::open(&path).expect("makes the directories"));
         let logger = logger(LevelFilter::Info, vec![file]);
         log(&logger, "rakit::raft::election", Level::Info, "asked for /1\n2026 [INFO] raft: forged\u{1b}[2J");
         log(&logger, "rakit::raft", Level::Debug, "below the level");
@@ -261,10 +261,10 @@ mod tests {
         pipe: PipeWriter,
     }
 
-    fn frozen_disk() -> (Output, mpsc::Sender<()>, PipeReader) {
+    fn frozen_disk() -> (LogOutput, mpsc::Sender<()>, PipeReader) {
         let (thaw, thawed) = mpsc::channel();
         let (written, pipe) = io::pipe().expect("a pipe");
-        (Output::on_disk(FrozenDisk { thawed, pipe }), thaw, written)
+        (LogOutput::on_disk(FrozenDisk { thawed, pipe }), thaw, written)
     }
 
     impl Write for FrozenDisk {

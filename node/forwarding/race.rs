@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::retry::Attempts;
-use super::{Delivered, Failure};
+use super::{Delivered, ForwardFailure};
 use crate::balancer::TicketId;
 use crate::http::ClientHandle;
 use crate::http::worker_client::{CancelHandle, WorkerAnswer, WorkerError};
@@ -153,8 +153,8 @@ impl Race {
     /// Waits until it is decided, and tells how it ended.
     ///
     /// # Errors
-    /// See [`Failure`].
-    pub(super) fn end(&self) -> Result<Delivered, Failure> {
+    /// See [`ForwardFailure`].
+    pub(super) fn end(&self) -> Result<Delivered, ForwardFailure> {
         let mut state = self.state();
         // Usually all is over by now. Otherwise helpers are still at it.
         while state.goes_on() && state.helpers > 0 {
@@ -171,8 +171,8 @@ impl Race {
             return Ok(winner);
         }
         Err(match () {
-            () if state.client_gone => Failure::ClientGone,
-            () if state.deadline_passed => Failure::DeadlinePassed,
+            () if state.client_gone => ForwardFailure::ClientGone,
+            () if state.deadline_passed => ForwardFailure::DeadlinePassed,
             () => state.attempts.verdict(),
         })
     }

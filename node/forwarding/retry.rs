@@ -12,7 +12,7 @@
 //! - slow: nobody's failure. There is one deadline for the whole request, and no retry after it: the worker that computes
 //!   on would only be joined by a second one.
 
-use super::Failure;
+use super::ForwardFailure;
 use crate::balancer::{Outcome, View};
 use crate::http::worker_client::{WorkerAnswer, WorkerError};
 
@@ -80,11 +80,11 @@ impl Attempts {
     }
 
     /// How a request ends that nobody answered and nobody gave up.
-    pub(super) fn verdict(&mut self) -> Failure {
+    pub(super) fn verdict(&mut self) -> ForwardFailure {
         match self.busy_for_s {
-            Some(retry_after_s) if self.may_ask_another() => Failure::AllBusy { retry_after_s },
-            _ if self.failures.is_empty() => Failure::NoServer,
-            _ => Failure::AllFailed(std::mem::take(&mut self.failures)),
+            Some(retry_after_s) if self.may_ask_another() => ForwardFailure::AllBusy { retry_after_s },
+            _ if self.failures.is_empty() => ForwardFailure::NoServer,
+            _ => ForwardFailure::AllFailed(std::mem::take(&mut self.failures)),
         }
     }
 }

@@ -182,7 +182,7 @@ enum Blemish {
 }
 
 /// One server that may be chosen.
-struct Standing<'a> {
+struct Rated<'a> {
     server: &'a Arc<ServerView>,
     blemish: Blemish,
     /// It was stalled, and this request would be the trial whether it still is.
@@ -192,7 +192,7 @@ struct Standing<'a> {
     candidate: Candidate,
 }
 
-impl<'a> Standing<'a> {
+impl<'a> Rated<'a> {
     fn of(
         server: &'a Arc<ServerView>,
         memory: Option<&mut ServerMemory>,
@@ -219,8 +219,8 @@ impl<'a> Standing<'a> {
 }
 
 /// The place of the server with the lowest agreed CPU load, and that load.
-fn lowest_cpu(standing: &[Standing<'_>], dice: &mut Random) -> Option<(usize, f64)> {
-    let key = |one: &Standing<'_>| (one.server.report().cpu, one.own);
+fn lowest_cpu(standing: &[Rated<'_>], dice: &mut Random) -> Option<(usize, f64)> {
+    let key = |one: &Rated<'_>| (one.server.report().cpu, one.own);
     let lowest = standing.iter().map(key).min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)))?;
     let equal: Vec<usize> = (0..standing.len()).filter(|&place| key(&standing[place]) == lowest).collect();
     let drawn = dice.below(equal.len() as u64) as usize;
@@ -265,7 +265,7 @@ impl Chooser {
                 continue;
             }
             let known = memories.next_if(|(other, _)| *other == name).map(|(_, memory)| memory);
-            let mut one = Standing::of(server, known, self.stall, now);
+            let mut one = Rated::of(server, known, self.stall, now);
             if one.trial && !tried.is_empty() {
                 // A request that was elsewhere has waited enough to be no trial.
                 one.blemish = Blemish::Stalled;
@@ -284,7 +284,7 @@ impl Chooser {
                 projected::choose(&candidates, expected, &mut memory.dice)?
             }
         };
-        let Standing { server, trial, .. } = standing[place];
+        let Rated { server, trial, .. } = standing[place];
         // Alone, it is no trial: there is nobody to send the request to as well.
         let hedge_now = trial && view.servers().iter().filter(|server| server.is_eligible()).count() > 1;
         let id = memory.begin(server, trial, hedge_now, now);
@@ -422,14 +422,14 @@ mod tests {
     }
 
     /// A node: its table, what it shows of it, its chooser.
-    struct Node {
+    struct ChoosingNode {
         log: Log,
         published: Published,
         chooser: Arc<Chooser>,
         sequence: u64,
     }
 
-    impl Node {
+    impl ChoosingNode {
         fn new(loads: &[(&str, f64)]) -> Self {
             let mut node = Self {
                 log: Log::default(),
@@ -482,7 +482,7 @@ mod tests {
 
     #[test]
     fn the_lowest_load_wins() {
-        let mut node = Node::new(&[("a", 30.0), ("b", 10.0), ("c", 20.0)]);
+        let mut node = ChoosingNode::new(&[("a", 30.0), ("b", 10.0), ("c", 20.0)]);
         let busy: Vec<_> = (0..10).map(|_| node.choose(ms(0))).collect();
         assert!(
             busy.iter().all(|chosen| chosen.name() == "b" && chosen.load == 10.0),
@@ -495,7 +495,7 @@ mod tests {
 
     #[test]
     fn the_dead_and_those_whose_worker_is_down_are_not_chosen() {
-        let mut node = Node::new(&[("a", 1.0), ("b", 2.0), ("c", 3.0)]);
+        let mut node = ChoosingNode::new(&[("a", 1.0), ("b", 2.0), ("c", 3.0)]);
         node.log.apply(
             &ServerCommand::Dead(Dead { server: "a".into(), epoch: 1, sequence: 1, silent_ms: 1 })
                 .to_command(),
@@ -510,13 +510,13 @@ mod tests {
 
     #[test]
     fn equal_loads_go_to_the_fewest_in_flight_from_this_node() {
-        let node = Node::new(&[("a", 5.0), ("b", 5.0), ("c", 5.0), ("d", 5.5)]);
+        let node = ChoosingNode::new(&[("a", 5.0), ("b", 5.0), ("c", 5.0), ("d", 5.5)]);
         let held: Vec<_> = (0..30).map(|_| node.choose(ms(0))).collect();
         for name in ["a", "b", "c"] {
             assert_eq!(held.iter().filter(|chosen| chosen.name() == name).count(), 10);
         }
         // What the other nodes have in flight does not count.
-        let node = Node::new(&[("a", 5.0), ("b", 5.0)]);
+        let node = ChoosingNode::new(&[("a", 5.0), ("b", 5.0)]);
         node.hear(2, 1, &[("b", 100)], ms(0));
         let held = node.choose_by(LOWEST, ms(0), &["b"]).expect("a");
         assert_eq!(node.ask(ms(0)), "b");
@@ -528,7 +528,7 @@ mod tests {
         for policy in [LOWEST, PROJECTED] {
             // Nodes that are asked at the same moment must not all choose the same server.
             let first = |seed| {
-                let mut node = Node::new(&[("a", 5.0), ("b", 5.0), ("c", 5.0)]);
+                let mut node = ChoosingNode::new(&[("a", 5.0), ("b", 5.0), ("c", 5.0)]);
                 node.chooser = Chooser::new(STALL, seed);
                 node.choose_by(policy, ms(0), &[]).expect("there are servers").name().to_owned()
             };
@@ -542,8 +542,10 @@ mod tests {
 
     #[test]
     fn projected_takes_the_lowest_cpu_as_long_as_nothing_is_in_flight() {
-        let mut node = Node::new(&[("a", 10.0), ("b", 40.0), ("c", 7.9)]);
-        let ask = |node: &Node, now| node.choose_by(PROJECTED, now, &[]).expect("a server").name().to_owned();
+        let mut node = ChoosingNode::new(&[("a", 10.0), ("b", 40.0), ("c", 7.9)]);
+        let ask = |node: &ChoosingNode, now| {
+            node.choose_by(PROJECTED, now, &[]).expect("a server").name().to_owned()
+        };
         for round in 0..100 {
             assert_eq!(ask(&node, ms(round)), "c", "two points below a");
         }
@@ -556,7 +558,7 @@ mod tests {
 
     #[test]
     fn projected_counts_what_all_nodes_have_in_flight() {
-        let node = Node::new(&[("a", 10.0), ("b", 40.0)]); // Four cores each.
+        let node = ChoosingNode::new(&[("a", 10.0), ("b", 40.0)]); // Four cores each.
         let choose = |now| node.choose_by(PROJECTED, now, &[]).expect("a server");
         let one = choose(ms(0));
         assert_eq!((one.name(), one.load), ("a", 10.0));
@@ -581,7 +583,7 @@ mod tests {
 
     #[test]
     fn no_count_of_another_node_outlives_the_node() {
-        let node = Node::new(&[("a", 10.0), ("b", 40.0)]);
+        let node = ChoosingNode::new(&[("a", 10.0), ("b", 40.0)]);
         let ask = |now| node.choose_by(PROJECTED, now, &[]).expect("a server").name().to_owned();
         node.hear(2, 1, &[("a", 50)], ms(0));
         assert_eq!(ask(ms(10)), "b");
@@ -596,7 +598,7 @@ mod tests {
 
     #[test]
     fn the_others_are_told_what_has_been_in_flight_for_a_moment() {
-        let node = Node::new(&[("a", 10.0)]);
+        let node = ChoosingNode::new(&[("a", 10.0)]);
         let held = [node.choose(ms(100)), node.choose(ms(100)), node.choose(ms(103))];
         assert!(node.chooser.in_flight(ms(104)).is_empty(), "it may be answered at once");
         assert_eq!(node.chooser.in_flight(ms(105)), BTreeMap::from([("a".to_owned(), 2)]));
@@ -607,7 +609,7 @@ mod tests {
 
     #[test]
     fn what_was_tried_is_not_tried_again() {
-        let node = Node::new(&[("a", 1.0), ("b", 2.0)]);
+        let node = ChoosingNode::new(&[("a", 1.0), ("b", 2.0)]);
         assert_eq!(node.choose_by(LOWEST, ms(0), &["a"]).expect("b is left").name(), "b");
         assert!(node.choose_by(LOWEST, ms(0), &["a", "b"]).is_none());
     }
@@ -615,14 +617,14 @@ mod tests {
     #[test]
     fn one_that_failed_is_avoided_for_a_moment_unless_nothing_else_is_left() {
         for failure in [Outcome::Broken, Outcome::BadAnswer, Outcome::Busy, Outcome::NotAccepted] {
-            let node = Node::new(&[("a", 1.0), ("b", 90.0)]);
+            let node = ChoosingNode::new(&[("a", 1.0), ("b", 90.0)]);
             node.choose(ms(0)).ticket.end(failure, ms(0));
             assert!(node.local("a", ms(0)).avoided);
             assert_eq!(node.ask(ms(999)), "b");
             assert_eq!(node.choose_by(LOWEST, ms(999), &["b"]).expect("better than none").name(), "a");
             assert_eq!(node.ask(ms(1_000)), "a");
         }
-        let node = Node::new(&[("a", 1.0), ("b", 90.0)]);
+        let node = ChoosingNode::new(&[("a", 1.0), ("b", 90.0)]);
         let slow = node.choose(ms(0));
         node.choose(ms(0)).ticket.end(Outcome::Broken, ms(0));
         slow.ticket.end(Outcome::Answered, ms(1));
@@ -633,7 +635,7 @@ mod tests {
 
     #[test]
     fn a_ticket_that_is_dropped_is_not_in_flight_for_ever() {
-        let node = Node::new(&[("a", 1.0)]);
+        let node = ChoosingNode::new(&[("a", 1.0)]);
         let chosen = node.choose(ms(0));
         assert_eq!((node.local("a", ms(0)).in_flight, node.chooser.is_quiet()), (1, false));
         drop(chosen);
@@ -643,7 +645,7 @@ mod tests {
 
     #[test]
     fn a_stalled_server_is_passed_over_until_it_answers() {
-        let mut node = Node::new(&[("a", 0.0), ("b", 50.0)]);
+        let mut node = ChoosingNode::new(&[("a", 0.0), ("b", 50.0)]);
         let swallowed = node.choose(ms(100));
         assert_eq!(swallowed.name(), "a");
         node.report(&[("a", 0.0), ("b", 50.0)], ms(1_000));
@@ -665,7 +667,7 @@ mod tests {
 
     #[test]
     fn a_failed_server_is_better_than_a_stalled_one() {
-        let mut node = Node::new(&[("a", 0.0), ("b", 50.0)]);
+        let mut node = ChoosingNode::new(&[("a", 0.0), ("b", 50.0)]);
         let _swallowed = node.choose(ms(100));
         node.report(&[("a", 0.0), ("b", 50.0)], ms(2_000));
         node.choose(ms(2_200)).ticket.end(Outcome::Broken, ms(2_200));
@@ -675,7 +677,7 @@ mod tests {
 
     #[test]
     fn a_stalled_server_that_owes_nothing_gets_a_trial_beside_another() {
-        let mut node = Node::new(&[("a", 0.0), ("b", 50.0)]);
+        let mut node = ChoosingNode::new(&[("a", 0.0), ("b", 50.0)]);
         let swallowed = node.choose(ms(100));
         node.report(&[("a", 0.0), ("b", 50.0)], ms(2_000));
         assert_eq!(node.ask(ms(2_200)), "b");
@@ -707,7 +709,7 @@ mod tests {
 
     #[test]
     fn threads_that_ask_at_once_see_each_other() {
-        let node = Node::new(&[("a", 5.0), ("b", 5.0), ("c", 5.0), ("d", 5.0)]);
+        let node = ChoosingNode::new(&[("a", 5.0), ("b", 5.0), ("c", 5.0), ("d", 5.0)]);
         let names: Vec<String> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..64).map(|_| scope.spawn(|| node.choose(ms(0)))).collect();
             // All are held until all have chosen.
@@ -746,7 +748,7 @@ mod tests {
             let names: Vec<String> = (0..servers).map(|number| format!("server-{number}")).collect();
             let loads: Vec<(&str, f64)> =
                 names.iter().enumerate().map(|(n, name)| (name.as_str(), n as f64 / 100.0)).collect();
-            let mut node = Node::new(&loads);
+            let mut node = ChoosingNode::new(&loads);
             for policy in [Policy::LowestCpu, Policy::Projected] {
                 let start = std::time::Instant::now();
                 for _ in 0..100_000 {

@@ -193,13 +193,13 @@ mod tests {
     }
 
     /// A leader with its table, and a loop that runs as the detector wants it.
-    struct Leader {
+    struct LeadingDetector {
         log: Log,
         detector: SilenceDetector,
         now: u64,
     }
 
-    impl Leader {
+    impl LeadingDetector {
         /// Elected at 10 s.
         fn new() -> Self {
             let mut leader =
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn silence_for_the_whole_timeout_is_a_verdict_told_once() {
-        let mut leader = Leader::new();
+        let mut leader = LeadingDetector::new();
         leader.reported("a", 7);
         assert_eq!(leader.run(14_999), []);
         assert_eq!(leader.run(15_000), [(15_000, verdict("a", 7, 5_000))]);
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_server_that_reports_is_never_overdue() {
-        let mut leader = Leader::new();
+        let mut leader = LeadingDetector::new();
         for sequence in 0..60 {
             leader.reported("a", sequence);
             assert_eq!(leader.run(10_000 + (sequence + 1) * 1_000), []);
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn the_dead_are_left_alone_and_the_revived_are_heard_again() {
-        let mut leader = Leader::new();
+        let mut leader = LeadingDetector::new();
         leader.reported("a", 1);
         leader.reported("b", 1);
         let found = leader.run(15_000);
@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_replayed_report_is_no_sign_of_life() {
-        let mut leader = Leader::new();
+        let mut leader = LeadingDetector::new();
         leader.reported("a", 7);
         leader.run(12_000);
         leader.heard("a", 7);
@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn an_old_report_that_this_node_never_heard_is_none_either() {
-        let mut leader = Leader::new();
+        let mut leader = LeadingDetector::new();
         leader.heard("a", 3);
         leader.log.report(report("a", 1.0, 1, 7)); // Committed by another leader; this node missed 4 to 7.
         leader.run(13_000);
@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_report_that_is_not_committed_yet_is_a_sign_of_life_and_the_verdict_names_the_committed() {
-        let mut leader = Leader::new();
+        let mut leader = LeadingDetector::new();
         leader.reported("a", 7);
         leader.run(13_000);
         leader.heard("a", 8);
@@ -316,7 +316,7 @@ mod tests {
         assert_eq!(detector.overdue(&log.0, ms(100_000)), [], "a follower judges nobody");
         assert_eq!(detector.deadline(), None);
         detector.lead_since(Some(ms(100_000)));
-        let mut leader = Leader { log, detector, now: 100_000 };
+        let mut leader = LeadingDetector { log, detector, now: 100_000 };
         assert_eq!(leader.run(104_999), []);
         let found: Vec<_> = leader.run(105_000).into_iter().map(|(_, dead)| dead.server).collect();
         assert_eq!(found, ["heard", "unheard"]);
@@ -331,14 +331,14 @@ mod tests {
         detector.lead_since(None);
         detector.heard("a", stamp(1), ms(9_000));
         detector.lead_since(Some(ms(8_000)));
-        let mut leader = Leader { log, detector, now: 9_000 };
+        let mut leader = LeadingDetector { log, detector, now: 9_000 };
         assert_eq!(leader.run(13_999), []);
         assert_eq!(leader.run(14_000), [(14_000, verdict("a", 1, 5_000))]);
     }
 
     #[test]
     fn a_lost_proposal_and_a_lost_leadership_make_the_verdict_anew() {
-        let mut leader = Leader::new();
+        let mut leader = LeadingDetector::new();
         leader.reported("a", 1);
         let found = leader.run(15_000);
         leader.detector.lost(&found[0].1);
@@ -354,7 +354,7 @@ mod tests {
 
     #[test]
     fn a_pause_of_this_process_kills_nobody() {
-        let mut leader = Leader::new();
+        let mut leader = LeadingDetector::new();
         leader.reported("a", 1);
         leader.run(11_000);
         leader.now = 60_000; // SIGSTOP, SIGCONT.
@@ -365,7 +365,7 @@ mod tests {
 
     #[test]
     fn a_pause_is_noticed_too_if_the_first_call_after_it_brings_a_report() {
-        let mut leader = Leader::new();
+        let mut leader = LeadingDetector::new();
         leader.reported("a", 1);
         leader.reported("b", 1);
         leader.run(11_000);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::file::{Balancer, File, Place, Raft};
+use super::file::{BalancerSection, File, Place, RaftSection};
 use super::{Config, ConfigError, Node, secret};
 use crate::balancer::{NAME_BYTES_MAX, Policy, is_name};
 use crate::raft::NodeId;
@@ -112,7 +112,7 @@ fn number(value: Option<&Spanned<i64>>, default: i64, range: RangeInclusive<i64>
 }
 
 /// `heartbeat_ms` and `election_timeout_ms`, which depend on each other.
-fn timeouts(raft: &Raft, place: &Place<'_>) -> Result<(Duration, (Duration, Duration)), ConfigError> {
+fn timeouts(raft: &RaftSection, place: &Place<'_>) -> Result<(Duration, (Duration, Duration)), ConfigError> {
     let heartbeat = number(raft.heartbeat_ms.as_ref(), HEARTBEAT_MS, 1..=HEARTBEAT_MS_MAX)
         .map_err(|wrong| wrong.into_error("raft.heartbeat_ms", "milliseconds", place))?;
     let key = "raft.election_timeout_ms";
@@ -165,7 +165,7 @@ struct Times {
     stall: Duration,
 }
 
-fn balancer(balancer: &Balancer, place: &Place<'_>) -> Result<(Policy, Times), ConfigError> {
+fn balancer(balancer: &BalancerSection, place: &Place<'_>) -> Result<(Policy, Times), ConfigError> {
     let policy = match &balancer.policy {
         None => Policy::default(),
         Some(word) => Policy::from_name(word.get_ref()).ok_or_else(|| {
@@ -204,7 +204,7 @@ fn balancer(balancer: &Balancer, place: &Place<'_>) -> Result<(Policy, Times), C
 }
 
 /// `[[node]]`: each has all its keys, and no id or address is given twice.
-fn nodes(given: Vec<Spanned<super::file::Node>>, place: &Place<'_>) -> Result<Vec<Node>, ConfigError> {
+fn nodes(given: Vec<Spanned<super::file::NodeSection>>, place: &Place<'_>) -> Result<Vec<Node>, ConfigError> {
     if given.is_empty() {
         let complaint = "there is none; add one [[node]] with id, public and cluster for each node";
         return Err(place.error(None, "[[node]]", complaint));

@@ -14,25 +14,25 @@ use super::ConfigError;
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
     #[serde(default)]
-    pub(super) cluster: Cluster,
+    pub(super) cluster: ClusterSection,
     #[serde(default)]
-    pub(super) raft: Raft,
+    pub(super) raft: RaftSection,
     #[serde(default)]
-    pub(super) balancer: Balancer,
+    pub(super) balancer: BalancerSection,
     #[serde(default)]
-    pub(super) node: Vec<Spanned<Node>>,
+    pub(super) node: Vec<Spanned<NodeSection>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Cluster {
+pub(super) struct ClusterSection {
     pub(super) name: Option<Spanned<String>>,
     pub(super) secret_file: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Raft {
+pub(super) struct RaftSection {
     pub(super) heartbeat_ms: Option<Spanned<i64>>,
     pub(super) election_timeout_ms: Option<Spanned<Vec<i64>>>,
     pub(super) data_dir: Option<Spanned<String>>,
@@ -41,7 +41,7 @@ pub(super) struct Raft {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Balancer {
+pub(super) struct BalancerSection {
     pub(super) policy: Option<Spanned<String>>,
     pub(super) server_timeout_ms: Option<Spanned<i64>>,
     pub(super) report_interval_ms: Option<Spanned<i64>>,
@@ -51,7 +51,7 @@ pub(super) struct Balancer {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Node {
+pub(super) struct NodeSection {
     pub(super) id: Option<Spanned<i64>>,
     pub(super) public: Option<Spanned<String>>,
     pub(super) cluster: Option<Spanned<String>>,

@@ -11,7 +11,7 @@
 //!
 //! # When a kept connection turns out to be closed
 //! A node closes a kept connection when it was idle for long, when the node stops, and when the node is
-//! killed. Mostly ureq's pool notices the close beforehand (`Wire::is_open`) and opens a fresh connection.
+//! killed. Mostly ureq's pool notices the close beforehand (`UreqWire::is_open`) and opens a fresh connection.
 //! But the close may cross the request on its way: then the request fails without a byte of answer. RFC 9112
 //! (9.3.1) lets a client repeat such a request if it is idempotent. Every request on a cluster address is:
 //! Raft's RPCs tolerate duplicates (Raft paper, 5.5: "Raft RPCs are idempotent"), a report that is not newer

@@ -46,21 +46,21 @@ pub(super) struct Context<'a> {
 
 /// Serves one connection until it ends. Returns when nothing more will be read or written; the caller closes it.
 pub(super) fn serve(context: &Context<'_>, open: &Arc<Open>) {
-    let mut session = Session {
+    let mut session = ServedConnection {
         context,
         open,
-        input: Input::new(context.limits.head_bytes_max),
+        input: ReceivedBytes::new(context.limits.head_bytes_max),
         output: Vec::new(),
         date: DateCache::default(),
         pause: Duration::ZERO,
     };
-    if let Err(End::Linger) = session.run() {
+    if let Err(ConnectionEnd::Linger) = session.run() {
         session.linger();
     }
 }
 
 /// Why a connection ends.
-enum End {
+enum ConnectionEnd {
     /// Nobody waits for anything: close.
     Close,
     /// An answer is out, but the client may still be sending: close so that it gets to read the answer.
@@ -68,21 +68,21 @@ enum End {
 }
 
 /// Why no more bytes came.
-enum Stall {
+enum ReceiveEnd {
     Deadline,
     Gone,
 }
 
 /// Bytes received and not yet used. Its size is the limit for a head.
-struct Input {
+struct ReceivedBytes {
     bytes: Box<[u8]>,
     start: usize,
     end: usize,
 }
 
-impl Input {
-    fn new(size: usize) -> Input {
-        Input { bytes: vec![0; size].into_boxed_slice(), start: 0, end: 0 }
+impl ReceivedBytes {
+    fn new(size: usize) -> ReceivedBytes {
+        ReceivedBytes { bytes: vec![0; size].into_boxed_slice(), start: 0, end: 0 }
     }
 
     fn held(&self) -> &[u8] {
@@ -122,10 +122,10 @@ struct Manner {
 /// For a request that could not be understood: nothing it asked for counts.
 const UNKNOWN_MANNER: Manner = Manner { keep_alive: false, of_http_10: false, for_head: false };
 
-struct Session<'a> {
+struct ServedConnection<'a> {
     context: &'a Context<'a>,
     open: &'a Arc<Open>,
-    input: Input,
+    input: ReceivedBytes,
     /// The head of the answer being written; kept, so that a connection allocates it once.
     output: Vec<u8>,
     date: DateCache,
@@ -133,14 +133,14 @@ struct Session<'a> {
     pause: Duration,
 }
 
-impl Session<'_> {
-    fn run(&mut self) -> Result<(), End> {
+impl ServedConnection<'_> {
+    fn run(&mut self) -> Result<(), ConnectionEnd> {
         let limits = self.context.limits;
         let stream = &self.open.stream;
         let prepared = stream
             .set_nodelay(true)
             .and_then(|()| stream.set_write_timeout(Some(at_least_one_ms(limits.write_deadline))));
-        prepared.map_err(|_| End::Close)?;
+        prepared.map_err(|_| ConnectionEnd::Close)?;
         // A fresh connection has no reason to be silent: its first byte gets the time of a head, not of a pause.
         let mut pause = limits.head_deadline;
         loop {
@@ -154,7 +154,7 @@ impl Session<'_> {
     }
 
     /// One request from its head to its answer. `Err` if that was the last on this connection.
-    fn exchange(&mut self, head: Head) -> Result<(), End> {
+    fn exchange(&mut self, head: Head) -> Result<(), ConnectionEnd> {
         let tally = self.context.tally;
         tally.requests.add_one();
         let length = head.content_length.unwrap_or(0);
@@ -203,30 +203,30 @@ impl Session<'_> {
 
     /// The pause between requests. `Err` when it ends the connection: the time is up, the client has gone, the server
     /// stops.
-    fn await_first_bytes(&mut self, pause: Duration) -> Result<(), End> {
+    fn await_first_bytes(&mut self, pause: Duration) -> Result<(), ConnectionEnd> {
         // Store, then look: `Server::stop` sets the flag and then looks at `idle`, so one of the two sees the other.
         self.open.idle.store(true, Ordering::SeqCst);
         if self.context.stopping.load(Ordering::SeqCst) {
             // What has arrived already is served; nothing is waited for.
             receive_by(&self.open.stream, self.input.room(), Instant::now())
                 .map(|received| self.input.end += received)
-                .map_err(|_| End::Close)?;
+                .map_err(|_| ConnectionEnd::Close)?;
         } else {
             if self.pause != pause {
                 let pause = Some(at_least_one_ms(pause));
-                self.open.stream.set_read_timeout(pause).map_err(|_| End::Close)?;
+                self.open.stream.set_read_timeout(pause).map_err(|_| ConnectionEnd::Close)?;
             }
             self.pause = pause;
             self.input.end += loop {
                 match (&self.open.stream).read(self.input.room()) {
-                    Ok(0) => return Err(End::Close),
+                    Ok(0) => return Err(ConnectionEnd::Close),
                     Ok(received) => break received,
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
                     Err(error) => {
                         if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) {
                             self.context.tally.idle_closed.add_one();
                         }
-                        return Err(End::Close);
+                        return Err(ConnectionEnd::Close);
                     }
                 }
             };
@@ -235,7 +235,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn read_head(&mut self) -> Result<Head, End> {
+    fn read_head(&mut self) -> Result<Head, ConnectionEnd> {
         let limits = self.context.limits;
         let mut scanner = Scanner::default();
         let mut deadline = None;
@@ -266,7 +266,12 @@ impl Session<'_> {
     }
 
     /// Reads a body of exactly `length` bytes, which the route has agreed to. The buffer grows as the bytes arrive.
-    fn read_body(&mut self, length: usize, expects_continue: bool, manner: Manner) -> Result<Vec<u8>, End> {
+    fn read_body(
+        &mut self,
+        length: usize,
+        expects_continue: bool,
+        manner: Manner,
+    ) -> Result<Vec<u8>, ConnectionEnd> {
         let held = self.input.held();
         let mut filled = held.len().min(length);
         let mut body = held[..filled].to_vec();
@@ -277,7 +282,7 @@ impl Session<'_> {
         if expects_continue && filled == 0 {
             let go_on = &mut [IoSlice::new(b"HTTP/1.1 100 Continue\r\n\r\n")];
             write_all(&self.open.stream, go_on, self.context.limits.write_deadline)
-                .map_err(|_| End::Close)?;
+                .map_err(|_| ConnectionEnd::Close)?;
         }
         let deadline = Instant::now() + self.context.limits.body_deadline;
         while filled < length {
@@ -291,18 +296,18 @@ impl Session<'_> {
         Ok(body)
     }
 
-    fn stalled(&mut self, stall: Stall, manner: Manner) -> End {
+    fn stalled(&mut self, stall: ReceiveEnd, manner: Manner) -> ConnectionEnd {
         match stall {
             // In the middle of its request: there is nobody to answer.
-            Stall::Gone => End::Close,
-            Stall::Deadline => {
+            ReceiveEnd::Gone => ConnectionEnd::Close,
+            ReceiveEnd::Deadline => {
                 self.refuse(HeadRefusal { status: 408, line: "the request did not arrive in time" }, manner)
             }
         }
     }
 
     /// Answers a request that breaks the protocol or a limit; the connection ends behind it.
-    fn refuse(&mut self, refusal: HeadRefusal, manner: Manner) -> End {
+    fn refuse(&mut self, refusal: HeadRefusal, manner: Manner) -> ConnectionEnd {
         self.context.tally.refusals.add_one();
         log::debug!(
             "{}: refused a request of {} with {}: {}",
@@ -315,21 +320,21 @@ impl Session<'_> {
     }
 
     /// Writes an answer with `Connection: close`, for a client that may still be sending.
-    fn last_answer(&mut self, answer: Response, manner: Manner) -> End {
+    fn last_answer(&mut self, answer: Response, manner: Manner) -> ConnectionEnd {
         match self.write(answer, Connection::Close, manner.for_head) {
-            Ok(()) => End::Linger,
-            Err(_) => End::Close,
+            Ok(()) => ConnectionEnd::Linger,
+            Err(_) => ConnectionEnd::Close,
         }
     }
 
-    fn answer(&mut self, answer: Response, manner: Manner) -> Result<(), End> {
+    fn answer(&mut self, answer: Response, manner: Manner) -> Result<(), ConnectionEnd> {
         if !manner.keep_alive || self.context.stopping.load(Ordering::SeqCst) {
             let end = self.last_answer(answer, manner);
             // The whole request was read: unless more has come already, closing at once loses nothing.
-            return Err(if self.input.held().is_empty() { End::Close } else { end });
+            return Err(if self.input.held().is_empty() { ConnectionEnd::Close } else { end });
         }
         let connection = if manner.of_http_10 { Connection::KeepAlive } else { Connection::Implied };
-        self.write(answer, connection, manner.for_head).map_err(|_| End::Close)
+        self.write(answer, connection, manner.for_head).map_err(|_| ConnectionEnd::Close)
     }
 
     /// Head and body leave in one write: two small ones would wait for each other's acknowledgement, or cost a call.
@@ -373,19 +378,19 @@ fn at_least_one_ms(time: Duration) -> Duration {
 }
 
 /// Receives at least one byte, or says why not. Waits only while there is nothing to take and the deadline allows.
-fn receive_by(stream: &TcpStream, room: &mut [u8], deadline: Instant) -> Result<usize, Stall> {
+fn receive_by(stream: &TcpStream, room: &mut [u8], deadline: Instant) -> Result<usize, ReceiveEnd> {
     assert!(!room.is_empty(), "to receive nothing would look like the end");
     loop {
         match recv(stream, &mut *room, RecvFlags::DONTWAIT) {
-            Ok((_, 0)) => return Err(Stall::Gone),
+            Ok((_, 0)) => return Err(ReceiveEnd::Gone),
             Ok((_, received)) => return Ok(received),
             Err(rustix::io::Errno::AGAIN) => {}
             Err(rustix::io::Errno::INTR) => continue,
-            Err(_) => return Err(Stall::Gone),
+            Err(_) => return Err(ReceiveEnd::Gone),
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(Stall::Deadline);
+            return Err(ReceiveEnd::Deadline);
         }
         let left = Timespec {
             tv_sec: left.as_secs().min(i32::MAX as u64) as i64,

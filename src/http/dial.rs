@@ -126,9 +126,9 @@ pub(super) struct Dialer {
 }
 
 impl Connector<()> for Dialer {
-    type Out = Wire;
+    type Out = UreqWire;
 
-    fn connect(&self, details: &ConnectionDetails, _: Option<()>) -> Result<Option<Wire>, ureq::Error> {
+    fn connect(&self, details: &ConnectionDetails, _: Option<()>) -> Result<Option<UreqWire>, ureq::Error> {
         Journal::note(&self.journal.dialled);
         let cancel = lock(&self.journal.cancel).clone();
         let address = details.addrs.iter().next().ok_or(ureq::Error::HostNotFound)?;
@@ -144,7 +144,7 @@ impl Connector<()> for Dialer {
         // request.
         stream.set_nodelay(true)?;
         Journal::note(&self.journal.connected);
-        Ok(Some(Wire {
+        Ok(Some(UreqWire {
             stream,
             journal: Arc::clone(&self.journal),
             buffers: LazyBuffers::new(
@@ -161,7 +161,7 @@ impl Connector<()> for Dialer {
 }
 
 /// One connection: ureq's *transport*.
-pub(super) struct Wire {
+pub(super) struct UreqWire {
     stream: Arc<TcpStream>,
     journal: Arc<Journal>,
     buffers: LazyBuffers,
@@ -198,7 +198,7 @@ fn time_left(end: Option<Instant>, wait: NextTimeout) -> Result<Option<Duration>
     }
 }
 
-impl Wire {
+impl UreqWire {
     /// Writes all of `unsent`.
     fn flush(&mut self) -> Result<(), ureq::Error> {
         // ureq gave the time-out with the bytes, microseconds ago. This write may use all of it.
@@ -222,7 +222,7 @@ impl Wire {
     }
 }
 
-impl Transport for Wire {
+impl Transport for UreqWire {
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.buffers
     }
@@ -275,8 +275,8 @@ impl Transport for Wire {
     }
 }
 
-impl fmt::Debug for Wire {
+impl fmt::Debug for UreqWire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Wire").field("peer", &self.stream.peer_addr().ok()).finish()
+        f.debug_struct("UreqWire").field("peer", &self.stream.peer_addr().ok()).finish()
     }
 }

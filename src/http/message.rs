@@ -33,7 +33,7 @@ pub struct Request {
     pub body: Vec<u8>,
     /// The sender's address, from the socket.
     pub peer: SocketAddr,
-    /// The connection, for [`Request::client_has_closed`]. Weak, so that a handler that keeps its request for
+    /// The connection, for [`Request::client`]. Weak, so that a handler that keeps its request for
     /// long does not keep the descriptor.
     pub(super) connection: Weak<Open>,
 }
@@ -65,16 +65,7 @@ impl Request {
         self.headers.iter().find(is_it).map(|header| header.value.as_str())
     }
 
-    /// Whether the client has closed its side, so that probably nobody waits for the answer. One system call
-    /// that never blocks.
-    ///
-    /// Only a hint: a client that closes its sending side after its last request (`nc -N`) looks the same. A
-    /// client that sent another request before it closed looks open.
-    pub fn client_has_closed(&self) -> bool {
-        self.client().has_closed()
-    }
-
-    /// For another thread than the handler's that must know whether the client has closed.
+    /// The client that waits for the answer: the handler, or another thread, can ask whether it has gone.
     pub fn client(&self) -> ClientHandle {
         ClientHandle(Weak::clone(&self.connection))
     }
@@ -85,7 +76,11 @@ impl Request {
 pub struct ClientHandle(Weak<Open>);
 
 impl ClientHandle {
-    /// See [`Request::client_has_closed`].
+    /// Whether the client has closed its side, so that probably nobody waits for the answer. One system call
+    /// that never blocks.
+    ///
+    /// Only a hint: a client that closes its sending side after its last request (`nc -N`) looks the same. A
+    /// client that sent another request before it closed looks open.
     pub fn has_closed(&self) -> bool {
         self.0.upgrade().is_some_and(|open| open.peer_has_closed())
     }
@@ -291,6 +286,6 @@ mod tests {
         assert_eq!((request.path(), request.query()), ("/log", Some("after=3&limit=4")));
         assert_eq!(request.header("x-request-ID"), Some("q7"));
         assert_eq!(request.header("Host"), None);
-        assert!(!request.client_has_closed());
+        assert!(!request.client().has_closed());
     }
 }

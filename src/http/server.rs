@@ -61,7 +61,7 @@ const CUT_PAUSE: Duration = Duration::from_secs(1);
 /// A listener at work. Dropping it stops it, with [`Limits::drain_deadline`].
 #[derive(Debug)]
 pub struct Server {
-    shared: Arc<Shared>,
+    shared: Arc<ServerShared>,
     local_addr: SocketAddr,
     /// Taken by the first `stop`.
     accepting: Mutex<Option<(Arc<TcpListener>, JoinHandle<()>)>>,
@@ -87,7 +87,7 @@ impl Server {
         assert!((1..=HEADERS_MAX).contains(&limits.headers_max), "headers_max is 1 to {HEADERS_MAX}");
         let listener = Arc::new(listen(address)?);
         let local_addr = listener.local_addr()?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ServerShared {
             name: name.to_owned(),
             limits,
             service,
@@ -182,29 +182,29 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// What the accepting thread, the threads of the connections and the [`Server`] share.
-struct Shared {
+struct ServerShared {
     name: String,
     limits: Limits,
     service: Arc<dyn Service>,
     tally: Tally,
-    /// Copy of `State::stopping` that is read between requests without the lock.
+    /// Copy of `Connections::stopping` that is read between requests without the lock.
     stopping: AtomicBool,
     /// Locked when a connection opens or closes; never across I/O, never per request.
-    state: Mutex<State>,
+    state: Mutex<Connections>,
     /// A connection was queued for a waiting thread, or the server stops.
     work: Condvar,
     /// The server stops, or, while it does, a connection has closed.
     changed: Condvar,
 }
 
-impl std::fmt::Debug for Shared {
+impl std::fmt::Debug for ServerShared {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Shared").field("name", &self.name).finish_non_exhaustive()
+        formatter.debug_struct("ServerShared").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
 #[derive(Default)]
-struct State {
+struct Connections {
     open: HashMap<u64, Arc<Open>>,
     /// Connections handed to waiting threads that have not woken yet.
     queue: VecDeque<(u64, Arc<Open>)>,
@@ -217,13 +217,17 @@ struct State {
     stopping: bool,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl ServerShared {
+    fn lock(&self) -> MutexGuard<'_, Connections> {
         // Nothing that is done under the lock can leave it half done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait_until_closed<'a>(&self, state: MutexGuard<'a, State>, time: Duration) -> MutexGuard<'a, State> {
+    fn wait_until_closed<'a>(
+        &self,
+        state: MutexGuard<'a, Connections>,
+        time: Duration,
+    ) -> MutexGuard<'a, Connections> {
         let waited = self.changed.wait_timeout_while(state, time, |state| !state.open.is_empty());
         waited.unwrap_or_else(PoisonError::into_inner).0
     }
@@ -263,7 +267,7 @@ impl Shared {
     fn next_connection(&self) -> Option<(u64, Arc<Open>)> {
         let mut state = self.lock();
         state.unclaimed += 1;
-        let idle = |state: &mut State| state.queue.is_empty() && !state.stopping;
+        let idle = |state: &mut Connections| state.queue.is_empty() && !state.stopping;
         state =
             self.work.wait_timeout_while(state, THREAD_IDLE, idle).unwrap_or_else(PoisonError::into_inner).0;
         let next = state.queue.pop_front();
@@ -277,7 +281,7 @@ impl Shared {
 
 /// The accepting thread.
 struct Door {
-    shared: Arc<Shared>,
+    shared: Arc<ServerShared>,
     listener: Arc<TcpListener>,
     /// A descriptor to give up when there are none left, so that the next client can be taken, told and closed instead
     /// of hanging in the backlog. Any descriptor does: this is a second one of the listener.
@@ -296,7 +300,7 @@ struct TurnedAway {
 }
 
 impl Door {
-    fn new(shared: Arc<Shared>, listener: Arc<TcpListener>) -> Door {
+    fn new(shared: Arc<ServerShared>, listener: Arc<TcpListener>) -> Door {
         Door {
             shared,
             spare: listener.try_clone().ok(),

@@ -1,6 +1,6 @@
 //! The layout of a line: time, level, target and message. simplelog makes it.
 //!
-//! Called by the logger, which keeps one [`Layout`] per thread so that no thread waits for another, and by
+//! Called by the logger, which keeps one [`LineLayout`] per thread so that no thread waits for another, and by
 //! the writer for its lines about lost lines.
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ const CUT_MARK_BYTES_MAX: usize = 48;
 const _: () = assert!(HEAD_BYTES_MAX + super::MESSAGE_BYTES_MAX + CUT_MARK_BYTES_MAX <= LINE_BYTES_MAX);
 
 /// Makes a line from each record, one at a time.
-pub(super) struct Layout {
+pub(super) struct LineLayout {
     simplelog: Box<simplelog::WriteLogger<Pieces>>,
     pieces: Pieces,
 }
@@ -44,7 +44,7 @@ impl Write for Pieces {
     }
 }
 
-impl Layout {
+impl LineLayout {
     pub(super) fn new() -> Self {
         let layout = simplelog::ConfigBuilder::new()
             // simplelog's own RFC 3339 format drops zeros at the end of the second, so the columns would not

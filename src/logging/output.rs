@@ -13,7 +13,7 @@ use log::Level;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FileType;
 
-use super::layout::{LINE_BYTES_MAX, Layout};
+use super::layout::{LINE_BYTES_MAX, LineLayout};
 
 /// How long the writer waits for a pipe or a terminal that takes nothing: a busy reader catches up in this
 /// time. After one such wait, the writer does not wait again until the output takes bytes.
@@ -34,13 +34,13 @@ pub(super) fn open(path: &Path) -> Result<File, String> {
 }
 
 /// What an output writes to: a file or standard error; in tests also a simulated broken disk.
-pub(super) trait Place: Write + AsFd + Send {}
+pub(super) trait LogTarget: Write + AsFd + Send {}
 
-impl<P: Write + AsFd + Send> Place for P {}
+impl<P: Write + AsFd + Send> LogTarget for P {}
 
 /// One place, and the lines that it has lost.
-pub(super) struct Output {
-    place: Box<dyn Place>,
+pub(super) struct LogOutput {
+    place: Box<dyn LogTarget>,
     /// A pipe, a socket or a terminal: it may take nothing for as long as nobody reads it.
     has_reader: bool,
     /// How many lines are lost and not yet reported in the output, and why.
@@ -56,8 +56,8 @@ struct Unwritten {
     why: String,
 }
 
-impl Output {
-    pub(super) fn new(place: impl Place + 'static) -> Self {
+impl LogOutput {
+    pub(super) fn new(place: impl LogTarget + 'static) -> Self {
         let kind = rustix::fs::fstat(&place).map(|status| FileType::from_raw_mode(status.st_mode));
         let has_reader = !matches!(kind, Ok(FileType::RegularFile));
         Self { place: Box::new(place), has_reader, lost: 0, why: String::new(), torn: false }
@@ -65,12 +65,12 @@ impl Output {
 
     /// An output that is written without poll(2) first, as for a disk.
     #[cfg(test)]
-    pub(super) fn on_disk(place: impl Place + 'static) -> Self {
+    pub(super) fn on_disk(place: impl LogTarget + 'static) -> Self {
         Self { has_reader: false, ..Self::new(place) }
     }
 
     /// Writes whole lines. Returns how many were lost.
-    pub(super) fn write(&mut self, lines: &[u8], layout: &Layout) -> u64 {
+    pub(super) fn write(&mut self, lines: &[u8], layout: &LineLayout) -> u64 {
         let missed = if self.lost > 0 && !self.tell(layout) {
             line_count(lines)
         } else if let Err(Unwritten { written, why }) = self.put(lines, READER_PATIENCE) {
@@ -97,13 +97,13 @@ impl Output {
     }
 
     /// Logs how many lines are missing, if any are. `false` if the output does not take that line either.
-    pub(super) fn tell(&mut self, layout: &Layout) -> bool {
+    pub(super) fn tell(&mut self, layout: &LineLayout) -> bool {
         if self.lost == 0 {
             return true;
         }
         let message = format!("{} log lines are missing here: {}", self.lost, self.why);
-        let told = layout.line(Level::Warn, "logging", &message, |line| self.put(line, Duration::ZERO));
-        match told {
+        let written = layout.line(Level::Warn, "logging", &message, |line| self.put(line, Duration::ZERO));
+        match written {
             Ok(()) => self.lost = 0,
             Err(Unwritten { why, .. }) => self.why = why,
         }
@@ -169,7 +169,7 @@ impl Output {
 /// ends.
 pub(super) fn write_to_stderr(line: &str, patience: Duration) {
     // Ignored: standard error is the last place where an error could be shown.
-    let _ = Output::new(io::stderr()).put(line.as_bytes(), patience);
+    let _ = LogOutput::new(io::stderr()).put(line.as_bytes(), patience);
 }
 
 fn line_count(lines: &[u8]) -> u64 {
@@ -236,8 +236,8 @@ mod tests {
     #[test]
     fn a_full_disk_loses_lines_and_says_how_many_when_it_has_room_again() {
         let disk = SmallDisk::new(8);
-        let mut output = Output::new(disk.clone());
-        let layout = Layout::new();
+        let mut output = LogOutput::new(disk.clone());
+        let layout = LineLayout::new();
         assert_eq!(output.write(b"one\ntwo\nthree\nfour\n", &layout), 2);
         assert_eq!(output.write(b"five\n", &layout), 1);
         assert!(output.is_behind() && !output.tell(&layout));
@@ -254,8 +254,8 @@ mod tests {
     #[test]
     fn a_line_that_was_cut_short_counts_as_lost_and_the_next_begins_a_new_line() {
         let disk = SmallDisk::new(6);
-        let mut output = Output::new(disk.clone());
-        let layout = Layout::new();
+        let mut output = LogOutput::new(disk.clone());
+        let layout = LineLayout::new();
         assert_eq!(output.write(b"one\ntwo\nthree\n", &layout), 2);
         disk.make_room(10_000);
         assert!(output.tell(&layout));
@@ -268,8 +268,8 @@ mod tests {
     #[test]
     fn a_pipe_that_nobody_reads_loses_lines_but_holds_nobody_up() {
         let (mut reader, writer) = io::pipe().expect("a pipe");
-        let mut output = Output::new(writer);
-        let layout = Layout::new();
+        let mut output = LogOutput::new(writer);
+        let layout = LineLayout::new();
         let line = format!("{}\n", "x".repeat(999));
         // More than any pipe holds without asking (pipe(7): 64 KiB); a write that blocked would never end.
         let missed = output.write(line.repeat(2_000).as_bytes(), &layout);

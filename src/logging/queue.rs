@@ -79,7 +79,7 @@ struct Flushes {
 
 /// The whole lines that the writer takes at once.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
+pub(super) struct QueuedLines {
     pub(super) others: Vec<u8>,
     pub(super) requests: Vec<u8>,
     /// How many later lines were lost, since their queue was full.
@@ -173,7 +173,7 @@ impl Queues {
     }
 
     /// Takes all waiting lines into `batch`. The old content of `batch` is written already, and is dropped.
-    pub(super) fn take(&self, batch: &mut Batch) {
+    pub(super) fn take(&self, batch: &mut QueuedLines) {
         self.urgent.store(false, Ordering::SeqCst);
         batch.flush = lock(&self.flushes).asked;
         for (taken, queue) in [(&mut batch.others, &self.others), (&mut batch.requests, &self.requests)] {
@@ -185,7 +185,7 @@ impl Queues {
     }
 
     /// Reports that the lines of this batch were written or lost.
-    pub(super) fn done(&self, batch: &Batch) {
+    pub(super) fn done(&self, batch: &QueuedLines) {
         let mut flushes = lock(&self.flushes);
         if flushes.done < batch.flush {
             flushes.done = batch.flush;
@@ -202,7 +202,7 @@ mod tests {
     fn a_flood_of_requests_takes_no_room_from_other_lines() {
         let queues = Queues::default();
         let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
-        let mut batch = Batch::default();
+        let mut batch = QueuedLines::default();
         let fill = |class| (0..).take_while(|_| queues.push(class, &line)).count() * line.len();
         assert_eq!((fill(Class::Request), fill(Class::Other)), (REQUESTS_BYTES_MAX, OTHERS_BYTES_MAX));
         queues.take(&mut batch);

@@ -22,11 +22,11 @@ pub struct RateLimit {
     interval: Duration,
     /// How many events are let through per interval; 1 or more.
     burst: u64,
-    state: Mutex<State>,
+    state: Mutex<RateState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct RateState {
     /// When the first event of the current interval was let through.
     last: Option<Instant>,
     /// How many were let through since then, that one included.
@@ -44,7 +44,7 @@ impl RateLimit {
     /// A limit that lets `burst` events through per `interval`: for events that normally come in groups and
     /// are all of interest, such as the votes of an election.
     pub const fn burst(burst: u64, interval: Duration) -> Self {
-        Self { interval, burst, state: Mutex::new(State { last: None, passed: 0, suppressed: 0 }) }
+        Self { interval, burst, state: Mutex::new(RateState { last: None, passed: 0, suppressed: 0 }) }
     }
 
     /// Whether an event that happens at `now` may be logged: `Some` with the number of events that were held

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::layout::Layout;
-use super::output::Output;
-use super::queue::{Batch, Queues};
+use super::layout::LineLayout;
+use super::output::LogOutput;
+use super::queue::{QueuedLines, Queues};
 
 /// How often the writer tries an output that has lost lines, until it takes the line that says how many.
 const TELL_INTERVAL: Duration = Duration::from_secs(1);
@@ -26,17 +26,17 @@ pub fn lines_dropped() -> u64 {
 pub(super) struct Writer {
     pub(super) queues: Arc<Queues>,
     /// The first one is the log file, if there is one. Only its losses count in `lines_dropped`.
-    pub(super) outputs: Vec<Output>,
+    pub(super) outputs: Vec<LogOutput>,
 }
 
 impl Writer {
     /// Never returns.
     pub(super) fn run(mut self) {
         self.queues.set_writer(std::thread::current());
-        let layout = Layout::new();
-        let mut batch = Batch::default();
+        let layout = LineLayout::new();
+        let mut batch = QueuedLines::default();
         loop {
-            let behind = self.outputs.iter().any(Output::is_behind);
+            let behind = self.outputs.iter().any(LogOutput::is_behind);
             self.queues.wait(behind.then_some(TELL_INTERVAL));
             self.queues.take(&mut batch);
             let lost = self.write(&batch, &layout);
@@ -46,7 +46,7 @@ impl Writer {
     }
 
     /// Writes a batch. Returns how many of its lines the first output has lost.
-    fn write(&mut self, batch: &Batch, layout: &Layout) -> u64 {
+    fn write(&mut self, batch: &QueuedLines, layout: &LineLayout) -> u64 {
         let mut lost_by_record = None;
         for output in &mut self.outputs {
             let lost = output.write(&batch.others, layout) + output.write(&batch.requests, layout);

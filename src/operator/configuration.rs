@@ -34,7 +34,7 @@ pub struct Wish {
 
 /// The cluster to run in a directory: what the user asked for, combined with what the directory holds.
 #[derive(Debug)]
-pub struct Settled {
+pub struct SettledCluster {
     /// The processes, their ports and files.
     pub layout: Layout,
     /// The new text of `cluster.toml`, to be written before anything starts; `None` if the file stays
@@ -44,7 +44,7 @@ pub struct Settled {
     pub resumed: bool,
 }
 
-impl Settled {
+impl SettledCluster {
     /// Writes `cluster.toml` if it has to change.
     ///
     /// # Errors
@@ -62,7 +62,7 @@ impl Settled {
 /// # Errors
 /// The file cannot be read, is invalid, does not have the addresses that `rakit up` gives, or has another
 /// number of nodes than the user asked for.
-pub fn settle(dir: &Path, wish: Wish) -> Result<Settled, Failure> {
+pub fn settle(dir: &Path, wish: Wish) -> Result<SettledCluster, Failure> {
     let wished = |nodes, base_port| Layout {
         dir: dir.to_path_buf(),
         nodes,
@@ -75,7 +75,7 @@ pub fn settle(dir: &Path, wish: Wish) -> Result<Settled, Failure> {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let rewrite = Some(template(&new));
-            return Ok(Settled { layout: new, rewrite, resumed: false });
+            return Ok(SettledCluster { layout: new, rewrite, resumed: false });
         }
         Err(error) => {
             return Err(Failure::usage(format!("{}: can't be read: {error}", shown(&path))));
@@ -100,7 +100,7 @@ pub fn settle(dir: &Path, wish: Wish) -> Result<Settled, Failure> {
     let old = wished(nodes, base_port);
     let layout = old.at_base_port(wish.base_port.unwrap_or(base_port));
     let rewrite = (layout != old).then(|| moved(&text, &old, &layout));
-    Ok(Settled { layout, rewrite, resumed: true })
+    Ok(SettledCluster { layout, rewrite, resumed: true })
 }
 
 /// The number of nodes and the base port, if the nodes have the ids and addresses that [`template`] gives.
@@ -175,7 +175,7 @@ fn template(layout: &Layout) -> String {
 mod tests {
     use super::*;
 
-    fn settled(dir: &Path, wish: Wish) -> Result<Settled, Failure> {
+    fn settled(dir: &Path, wish: Wish) -> Result<SettledCluster, Failure> {
         let settled = settle(dir, wish)?;
         settled.write()?;
         Ok(settled)

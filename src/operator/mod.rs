@@ -59,17 +59,17 @@ struct Cli {
     #[command(flatten)]
     log: LogFlags,
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 #[derive(Subcommand, Debug)]
-enum Command {
+enum CliCommand {
     /// Run a whole cluster on this machine, until Ctrl-C
-    Up(up::Flags),
+    Up(up::UpFlags),
     /// Show the status of every node, and where they differ
-    Status(status::Flags),
+    Status(status::StatusFlags),
     /// Have the leader hand leadership over to another node
-    Transfer(transfer::Flags),
+    Transfer(transfer::TransferFlags),
     /// Run one node of the load balancer: the program rakit-node
     #[command(disable_help_flag = true)]
     Node(Rest),
@@ -144,10 +144,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(exit) => return exit,
     };
     let result = match cli.command {
-        Command::Up(flags) => up::run(&flags, &cli.log),
-        Command::Status(flags) => status::run(&flags, &cli.log),
-        Command::Transfer(flags) => transfer::run(&flags, &cli.log),
-        Command::Node(_) | Command::Daemon(_) => Err(Failure::usage(
+        CliCommand::Up(flags) => up::run(&flags, &cli.log),
+        CliCommand::Status(flags) => status::run(&flags, &cli.log),
+        CliCommand::Transfer(flags) => transfer::run(&flags, &cli.log),
+        CliCommand::Node(_) | CliCommand::Daemon(_) => Err(Failure::usage(
             "the flags of `rakit node` and `rakit daemon` come after that word, not before it".to_string(),
         )),
     };

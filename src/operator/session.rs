@@ -52,7 +52,7 @@ const LAST_WORDS_BYTES: u64 = 4096;
 
 /// What wakes the main thread.
 #[derive(Debug)]
-enum Event {
+enum SessionEvent {
     Signal(i32),
     Answer(usize, Box<Asked>),
 }
@@ -67,9 +67,9 @@ pub struct Session {
     /// `ready` was printed.
     is_ready: bool,
     screen: Screen,
-    events: Receiver<Event>,
+    events: Receiver<SessionEvent>,
     /// For the poller's threads.
-    sender: Sender<Event>,
+    sender: Sender<SessionEvent>,
     /// When this run began, in milliseconds since 1970. A report with an earlier epoch is of an earlier run.
     began_ms: u64,
     /// When each dead process died, in milliseconds since 1970.
@@ -77,7 +77,7 @@ pub struct Session {
 }
 
 /// Why the loop of [`Session::run`] has ended.
-enum End {
+enum SessionEnd {
     /// This signal arrived.
     Stop(i32),
     /// The cluster cannot run. The reason was printed.
@@ -149,7 +149,8 @@ impl Session {
     /// Runs the cluster until the user stops it. No process remains afterwards.
     pub fn run(mut self) -> ExitCode {
         let (sender, addresses) = (self.sender.clone(), self.addresses());
-        let deliver = move |position, answer| sender.send(Event::Answer(position, Box::new(answer))).is_ok();
+        let deliver =
+            move |position, answer| sender.send(SessionEvent::Answer(position, Box::new(answer))).is_ok();
         let end = match Poller::start(&addresses, INTERVAL, deliver) {
             Ok(_poller) => match self.starting() {
                 Some(end) => end,
@@ -157,7 +158,7 @@ impl Session {
             },
             Err(error) => {
                 self.tell(&format!("{NAME}: can't start a thread: {error}"));
-                End::Failed
+                SessionEnd::Failed
             }
         };
         self.stop(&end)
@@ -168,7 +169,7 @@ impl Session {
     }
 
     /// Runs until everything is ready (`None`) or the cluster has to stop.
-    fn starting(&mut self) -> Option<End> {
+    fn starting(&mut self) -> Option<SessionEnd> {
         let mut remind = Instant::now() + READY_EXPECTED;
         loop {
             if let Some(end) = self.wait(Instant::now() + STARTING_INTERVAL) {
@@ -177,11 +178,11 @@ impl Session {
             let dead = self.died_ms.keys().next().copied();
             if let Some(part) = dead {
                 self.tell_last_words(part);
-                return Some(End::Failed);
+                return Some(SessionEnd::Failed);
             }
             if let Err(failure) = self.start_daemons() {
                 self.tell(&format!("{NAME}: {}", failure.line));
-                return Some(End::Failed);
+                return Some(SessionEnd::Failed);
             }
             let missing = self.missing();
             if missing.is_empty() {
@@ -280,7 +281,7 @@ impl Session {
     }
 
     /// Runs from `ready` until the cluster has to stop.
-    fn ready(&mut self) -> End {
+    fn ready(&mut self) -> SessionEnd {
         let first = self.layout.public(1);
         self.tell(&format!("try: curl http://{first}/1000    the 1000th prime, from any node"));
         self.tell(&format!(
@@ -302,17 +303,17 @@ impl Session {
     }
 
     /// Waits for an event until `until`, and handles it.
-    fn wait(&mut self, until: Instant) -> Option<End> {
+    fn wait(&mut self, until: Instant) -> Option<SessionEnd> {
         match self.events.recv_deadline(until) {
-            Ok(Event::Signal(SIGCHLD)) => {
+            Ok(SessionEvent::Signal(SIGCHLD)) => {
                 for part in self.children.reap() {
                     self.tell_death(part);
                 }
             }
             // SIGWINCH: the caller redraws the table for the new size of the terminal.
-            Ok(Event::Signal(SIGWINCH)) => self.draw(),
-            Ok(Event::Signal(signal)) => return Some(End::Stop(signal)),
-            Ok(Event::Answer(position, answer)) => {
+            Ok(SessionEvent::Signal(SIGWINCH)) => self.draw(),
+            Ok(SessionEvent::Signal(signal)) => return Some(SessionEnd::Stop(signal)),
+            Ok(SessionEvent::Answer(position, answer)) => {
                 for sentence in self.story.take(position, *answer) {
                     log::info!("{sentence}");
                     // On a terminal, the table shows the change.
@@ -405,11 +406,11 @@ impl Session {
     }
 
     /// Stops everything. Returns exit code 0 if the user stopped the cluster and no process remains.
-    fn stop(mut self, end: &End) -> ExitCode {
+    fn stop(mut self, end: &SessionEnd) -> ExitCode {
         self.screen.leave();
         let why = match end {
-            End::Stop(signal) => signal_hook::low_level::signal_name(*signal).unwrap_or("a signal"),
-            End::Failed => "the cluster can't be run",
+            SessionEnd::Stop(signal) => signal_hook::low_level::signal_name(*signal).unwrap_or("a signal"),
+            SessionEnd::Failed => "the cluster can't be run",
         };
         self.tell(&format!("stopping ({why})"));
         let began = Instant::now();
@@ -417,7 +418,7 @@ impl Session {
         self.children.stop(|until| {
             // The children are checked after any event, which is cheap.
             match events.recv_deadline(until) {
-                Ok(Event::Signal(SIGINT | SIGTERM)) => began.elapsed() >= IMPATIENT_AFTER,
+                Ok(SessionEvent::Signal(SIGINT | SIGTERM)) => began.elapsed() >= IMPATIENT_AFTER,
                 _ => false,
             }
         });
@@ -433,8 +434,8 @@ impl Session {
             self.tell(&format!("still running after SIGKILL: {}", left.join(", ")));
         }
         match end {
-            End::Stop(_) if left.is_empty() => ExitCode::SUCCESS,
-            End::Stop(_) | End::Failed => ExitCode::from(super::EXIT_FAILURE),
+            SessionEnd::Stop(_) if left.is_empty() => ExitCode::SUCCESS,
+            SessionEnd::Stop(_) | SessionEnd::Failed => ExitCode::from(super::EXIT_FAILURE),
         }
     }
 }
@@ -443,11 +444,11 @@ impl Session {
 ///
 /// SIGHUP counts even if it was ignored at the start: `rakit up` ends with its terminal. `setsid rakit up`
 /// runs a cluster that outlives the terminal.
-fn listen_for_signals(sender: Sender<Event>) -> std::io::Result<()> {
+fn listen_for_signals(sender: Sender<SessionEvent>) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD, SIGWINCH])?;
     std::thread::Builder::new().name("signals".to_string()).spawn(move || {
         for signal in signals.forever() {
-            if sender.send(Event::Signal(signal)).is_err() {
+            if sender.send(SessionEvent::Signal(signal)).is_err() {
                 return;
             }
         }

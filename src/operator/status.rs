@@ -26,7 +26,7 @@ const ANSWERS_MAX: usize = 256;
 /// Flags of `rakit status`.
 #[derive(clap::Args, Debug)]
 #[command(after_help = STATUS_HELP)]
-pub struct Flags {
+pub struct StatusFlags {
     /// Public addresses of nodes: http://10.0.0.1:8001, or 10.0.0.1:8001
     #[arg(value_name = "URL")]
     urls: Vec<String>,
@@ -48,7 +48,7 @@ The commit and applied indexes are shown, not compared: they differ for a moment
 ///
 /// # Errors
 /// No node's address is known, or (with `--watch`) the system refuses a thread.
-pub fn run(flags: &Flags, log: &LogFlags) -> Result<ExitCode, Failure> {
+pub fn run(flags: &StatusFlags, log: &LogFlags) -> Result<ExitCode, Failure> {
     let addresses = addresses(flags)?;
     if flags.watch {
         return watch(&addresses, log);
@@ -120,7 +120,7 @@ fn watch(addresses: &[SocketAddr], log: &LogFlags) -> Result<ExitCode, Failure> 
 }
 
 /// The addresses of the nodes to ask.
-fn addresses(flags: &Flags) -> Result<Vec<SocketAddr>, Failure> {
+fn addresses(flags: &StatusFlags) -> Result<Vec<SocketAddr>, Failure> {
     if !flags.urls.is_empty() {
         return flags.urls.iter().map(|url| address(url)).collect();
     }

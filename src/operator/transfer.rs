@@ -42,7 +42,7 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 #[command(
     after_help = "Exit codes: 0 if the chosen node leads now; 1 if not; 2 on bad usage or configuration."
 )]
-pub struct Flags {
+pub struct TransferFlags {
     /// The node that is to lead [default: the one whose log is furthest along]
     #[arg(long, value_name = "ID")]
     to: Option<NodeId>,
@@ -56,7 +56,7 @@ pub struct Flags {
 ///
 /// # Errors
 /// There is no leader, the leader refuses, or no other node became leader in time.
-pub fn run(flags: &Flags, log: &LogFlags) -> Result<ExitCode, Failure> {
+pub fn run(flags: &TransferFlags, log: &LogFlags) -> Result<ExitCode, Failure> {
     rakit::logging::start(log.log_level, log.log_file.as_deref()).map_err(Failure::usage)?;
     let config = load_config(&flags.config)?;
     if let Some(to) = flags.to {

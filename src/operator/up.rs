@@ -27,7 +27,7 @@ const PROPOSALS_MAX: u16 = 50;
 /// Flags of `rakit up`.
 #[derive(clap::Args, Debug)]
 #[command(after_help = UP_HELP)]
-pub struct Flags {
+pub struct UpFlags {
     /// How many nodes [default: 5, or as many as DIR holds]
     #[arg(long, value_name = "NUMBER",
         value_parser = clap::value_parser!(u16).range(1..=i64::from(layout::NODES_MAX)))]
@@ -63,7 +63,7 @@ all processes; a second Ctrl-C kills them.";
 ///
 /// # Errors
 /// The cluster cannot be started as the user asked.
-pub fn run(flags: &Flags, log: &LogFlags) -> Result<ExitCode, Failure> {
+pub fn run(flags: &UpFlags, log: &LogFlags) -> Result<ExitCode, Failure> {
     let programs = Programs::find()?;
     let dir = &flags.dir;
     let new = |path: PathBuf| {

@@ -450,11 +450,6 @@ impl Raft {
         }
     }
 
-    /// Whether a leader is handing over.
-    pub fn is_transferring(&self) -> bool {
-        matches!(&self.role, Role::Leader(leader) if leader.transfer.is_some())
-    }
-
     // ----------------------------------------------------------------------------------------------- invariants
 
     /// What must hold between any two steps. The checks stay on in release builds: a node that contradicts

@@ -9,7 +9,7 @@ use super::batch::{Batch, Reporter};
 use super::effect::{Effect, ReportOutcome, Standing, Write};
 use super::input::{Input, Unread};
 use super::mail_first::MailFirst;
-use super::notice::Notice;
+use super::notice::ReplicaNotice;
 use super::recovery::Recovery;
 use crate::balancer::{Change, Dead, Report, ServerCommand, ServerTable, SilenceDetector};
 use crate::raft::{
@@ -19,7 +19,7 @@ use crate::raft::{
 
 /// What a replica needs to know.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct ReplicaSettings {
     /// The core's settings. `state_is_valid` is set by the replica: it knows what a state is.
     pub raft: raft::Settings,
     /// A server is dead after so long without a report.
@@ -114,13 +114,13 @@ impl<P, D> Replica<P, D> {
     /// # Panics
     /// If the settings or the recovered state contradict themselves; configuration and storage check both first.
     pub fn new(
-        settings: Settings,
+        settings: ReplicaSettings,
         hard_state: HardState,
         snapshot: Option<Snapshot>,
         entries: Vec<Entry>,
         now: Duration,
     ) -> Result<Self, String> {
-        let Settings { raft: mut core, server_timeout, snapshot_entries, servers_max } = settings;
+        let ReplicaSettings { raft: mut core, server_timeout, snapshot_entries, servers_max } = settings;
         core.state_is_valid = ServerTable::check_snapshot;
         let table = match &snapshot {
             Some(snapshot) => ServerTable::from_snapshot(&snapshot.state)?,
@@ -197,7 +197,7 @@ impl<P, D> Replica<P, D> {
         if let Some(before) = self.incarnations.insert(peer, incarnation)
             && before != incarnation
         {
-            self.notice(Notice::PeerReset { peer, before, now: incarnation });
+            self.notice(ReplicaNotice::PeerReset { peer, before, now: incarnation });
             self.step(Event::PeerReset { peer });
         }
     }
@@ -269,7 +269,7 @@ impl<P, D> Replica<P, D> {
             None => self.now,
         };
         for dead in self.silence.overdue(&self.table, as_of) {
-            self.notice(Notice::Overdue(dead.clone()));
+            self.notice(ReplicaNotice::Overdue(dead.clone()));
             let command = ServerCommand::Dead(dead.clone()).to_command();
             self.propose(command, Waiting::Verdict(dead));
         }
@@ -314,7 +314,7 @@ impl<P, D> Replica<P, D> {
             if let raft::Notice::Truncated { from, .. } = notice {
                 self.recovery.truncated(from);
             }
-            self.notice(Notice::Raft(notice));
+            self.notice(ReplicaNotice::Raft(notice));
         }
         self.note_recovered();
         self.ready.extend(send_now.into_iter().map(|SendNow { to, rpc, request }| Effect::Send {
@@ -390,11 +390,11 @@ impl<P, D> Replica<P, D> {
 
     fn note_recovered(&mut self) {
         if self.recovery.ends(self.table.applied_index()) {
-            self.notice(Notice::recovered(&self.table));
+            self.notice(ReplicaNotice::recovered(&self.table));
         }
     }
 
-    fn notice(&mut self, notice: Notice) {
+    fn notice(&mut self, notice: ReplicaNotice) {
         self.ready.push_back(Effect::Notice(notice));
     }
 
@@ -421,7 +421,7 @@ impl<P, D> Replica<P, D> {
                     }
                     let is_worth_a_line = !matches!(change, Change::Noop | Change::Updated | Change::Stale);
                     if is_worth_a_line && !self.recovery.is_going_on() {
-                        self.notice(Notice::Applied { entry, change });
+                        self.notice(ReplicaNotice::Applied { entry, change });
                     }
                 }
                 Apply::Restore(snapshot) => match ServerTable::from_snapshot(&snapshot.state) {
@@ -430,7 +430,7 @@ impl<P, D> Replica<P, D> {
                         self.recovery.restored(self.table.applied_index());
                     }
                     // Unreachable: the core asked `ServerTable::check_snapshot` before it took the snapshot
-                    // (`Settings::state_is_valid`). Serving from a wrong table would be worse than stopping.
+                    // (`raft::Settings::state_is_valid`). Serving from a wrong table would be worse than stopping.
                     Err(reason) => panic!("the leader's snapshot holds no server table: {reason}"),
                 },
             }
@@ -457,7 +457,7 @@ impl<P, D> Replica<P, D> {
         match waiting {
             Waiting::Verdict(dead) => {
                 self.silence.lost(&dead);
-                self.notice(Notice::VerdictLost { dead, resolution });
+                self.notice(ReplicaNotice::VerdictLost { dead, resolution });
             }
             Waiting::Reporters { reporters, .. } => {
                 let outcome = match resolution {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::notice::Notice;
+use super::notice::ReplicaNotice;
 use crate::balancer::Stamp;
 use crate::raft::{Durable, Index, NodeId, RoleName, RpcId, RpcReply, RpcRequest, Term};
 
@@ -39,7 +39,7 @@ pub enum Effect<P, D> {
         outcome: ReportOutcome,
     },
     /// Something that a person who reads the log file wants to know.
-    Notice(Notice),
+    Notice(ReplicaNotice),
 }
 
 /// What the disk must hold.

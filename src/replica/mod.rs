@@ -51,10 +51,10 @@ mod mail_first;
 mod notice;
 mod recovery;
 
-pub use decisions::{Replica, Settings};
+pub use decisions::{Replica, ReplicaSettings};
 pub use effect::{Effect, ReportOutcome, Standing, Write};
 pub use input::{Input, Unread};
-pub use notice::Notice;
+pub use notice::ReplicaNotice;
 
 #[cfg(test)]
 mod tests;

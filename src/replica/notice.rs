@@ -10,7 +10,7 @@ const NAMES_MAX: usize = 10;
 
 /// Something worth a line in the log file: see [`line`](Self::line).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Notice {
+pub enum ReplicaNotice {
     /// The core's own.
     Raft(raft::Notice),
     /// A peer runs on another data directory than before.
@@ -49,7 +49,7 @@ pub enum Notice {
     },
 }
 
-impl Notice {
+impl ReplicaNotice {
     /// The table has caught up with the past.
     pub(super) fn recovered(table: &ServerTable) -> Self {
         let dead: Vec<(String, Index)> = table
@@ -148,12 +148,12 @@ mod tests {
     #[test]
     fn what_was_recovered_is_summed_up() {
         let dead = |count| (0..count).map(|number| (format!("s{number}"), number)).collect();
-        let one = Notice::Recovered { index: 3, alive: 1, dead: dead(1) };
+        let one = ReplicaNotice::Recovered { index: 3, alive: 1, dead: dead(1) };
         assert_eq!(
             one.line(4),
             "recovered: node 4 has the server table up to log index 3: 1 server is alive, s0 is dead since log index 0"
         );
-        let many = Notice::Recovered { index: 9, alive: 2, dead: dead(12) }.line(4);
+        let many = ReplicaNotice::Recovered { index: 9, alive: 2, dead: dead(12) }.line(4);
         assert!(
             many.contains("2 servers are alive, s0") && many.ends_with(", and 2 more are dead"),
             "{many}"

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Effect, Input, Notice, Replica, ReportOutcome, Settings, Unread, Write};
+use super::{Effect, Input, Replica, ReplicaNotice, ReplicaSettings, ReportOutcome, Unread, Write};
 use crate::balancer::{Change, Dead, Report, ServerCommand, Stamp};
 use crate::raft::{
     self, AppendEntries, AppendReply, AppendResult, Durable, Entry, HardState, Index, NodeId, Record, RpcId,
@@ -17,14 +17,14 @@ const TIMEOUT: Duration = Duration::from_millis(5_000);
 const SNAPSHOT_ENTRIES: u64 = 100;
 
 /// A replica with its clock. Effects are kept until the test asks for them.
-struct Node {
+struct TestNode {
     replica: Replica<Who, Who>,
     now: Duration,
     /// The newest append to node 2, and the last index that it brings.
     appended: (RpcId, Index),
 }
 
-impl Node {
+impl TestNode {
     /// Node 1 of so many, with room for so many servers.
     fn new(nodes: NodeId, servers_max: usize) -> Self {
         Self::recovered(nodes, servers_max, HardState::default(), Vec::new())
@@ -36,8 +36,12 @@ impl Node {
         let mut raft =
             raft::Settings::new(1, (1..=nodes).collect(), (low, high), Duration::from_millis(100), 7);
         raft.trailing_entries = 10;
-        let settings =
-            Settings { raft, server_timeout: TIMEOUT, snapshot_entries: SNAPSHOT_ENTRIES, servers_max };
+        let settings = ReplicaSettings {
+            raft,
+            server_timeout: TIMEOUT,
+            snapshot_entries: SNAPSHOT_ENTRIES,
+            servers_max,
+        };
         let now = Duration::from_secs(10);
         let replica = Replica::new(settings, hard_state, None, entries, now).expect("a fresh start");
         let mut node = Self { replica, now, appended: (0, 0) };
@@ -188,14 +192,14 @@ fn stale(index: u64, term: u64, sequence: u64) -> ReportOutcome {
 }
 
 fn verdicts(effects: &[Effect<Who, Who>]) -> usize {
-    effects.iter().filter(|effect| matches!(effect, Effect::Notice(Notice::Overdue(_)))).count()
+    effects.iter().filter(|effect| matches!(effect, Effect::Notice(ReplicaNotice::Overdue(_)))).count()
 }
 
 // -------------------------------------------------------------------------------------------------- reports
 
 #[test]
 fn of_each_server_the_newest_report_of_a_batch_is_proposed_and_everybody_is_answered() {
-    let mut node = Node::alone(10);
+    let mut node = TestNode::alone(10);
     let first = node.replica.raft().log().last_index() + 1;
     let effects = node.batch([
         reported("a", 1, 1),
@@ -212,7 +216,7 @@ fn of_each_server_the_newest_report_of_a_batch_is_proposed_and_everybody_is_answ
 
 #[test]
 fn two_new_servers_and_one_place_are_one_commit_and_one_refusal() {
-    let mut node = Node::alone(2);
+    let mut node = TestNode::alone(2);
     node.batch([reported("a", 1, 1)]);
     let effects = node.batch([reported("b", 1, 2), reported("c", 1, 3)]);
     let outcomes = answers(&effects);
@@ -228,7 +232,7 @@ fn two_new_servers_and_one_place_are_one_commit_and_one_refusal() {
 fn a_stale_report_costs_no_entry_and_is_told_where_the_newest_stands_with_its_own_term() {
     // Reported in term 1, before the start. Now the node leads term 2, and the entry is compacted.
     let hard_state = HardState { term: 1, voted_for: Some(1) };
-    let mut node = Node::recovered(1, 10, hard_state, vec![entry(1, &report("a", 7))]);
+    let mut node = TestNode::recovered(1, 10, hard_state, vec![entry(1, &report("a", 7))]);
     node.now += Duration::from_secs(1);
     node.batch([]);
     for sequence in 1..=SNAPSHOT_ENTRIES + 20 {
@@ -243,7 +247,7 @@ fn a_stale_report_costs_no_entry_and_is_told_where_the_newest_stands_with_its_ow
 
 #[test]
 fn a_report_that_was_overtaken_in_the_log_is_stale() {
-    let mut node = Node::leader_of_three();
+    let mut node = TestNode::leader_of_three();
     // Two batches before anything is committed: the later one holds the older report.
     node.batch([reported("a", 2, 1)]);
     node.batch([reported("a", 1, 2)]);
@@ -256,7 +260,7 @@ fn a_report_that_was_overtaken_in_the_log_is_stale() {
 
 #[test]
 fn the_picture_is_published_before_anybody_is_told() {
-    let mut node = Node::alone(10);
+    let mut node = TestNode::alone(10);
     let effects = node.batch([reported("a", 1, 1)]);
     let place = |wanted: fn(&Effect<Who, Who>) -> bool| effects.iter().position(wanted).expect("it came");
     let published = place(|effect| matches!(effect, Effect::Publish));
@@ -276,7 +280,7 @@ fn the_picture_is_published_before_anybody_is_told() {
 
 #[test]
 fn a_lost_leadership_leaves_the_outcome_open() {
-    let mut node = Node::leader_of_three();
+    let mut node = TestNode::leader_of_three();
     node.batch([reported("a", 1, 1)]);
     let effects = node.batch([node.append(node.term() + 1, &[], 0, 9)]);
     assert_eq!(answers(&effects), [(1, ReportOutcome::Unknown)]);
@@ -288,7 +292,7 @@ fn a_lost_leadership_leaves_the_outcome_open() {
 
 #[test]
 fn an_acknowledgement_leaves_after_the_write_and_not_before() {
-    let mut node = Node::new(3, 10);
+    let mut node = TestNode::new(3, 10);
     let append = node.append(1, &[&report("a", 1)], 0, 5);
     node.read([append], Unread::default());
     let (before, write) = node.until_write();
@@ -305,7 +309,7 @@ fn an_acknowledgement_leaves_after_the_write_and_not_before() {
 
 #[test]
 fn with_several_writes_under_way_each_promise_waits_for_its_own() {
-    let mut node = Node::new(3, 10);
+    let mut node = TestNode::new(3, 10);
     let mut marks = Vec::new();
     for caller in [1, 2, 3] {
         let append = node.append(1, &[&report("a", u64::from(caller))], 0, caller);
@@ -334,7 +338,7 @@ fn replies(effects: &[Effect<Who, Who>]) -> Vec<Who> {
 #[test]
 #[should_panic(expected = "not under way")]
 fn a_write_is_done_once() {
-    let mut node = Node::new(3, 10);
+    let mut node = TestNode::new(3, 10);
     let append = node.append(1, &[&report("a", 1)], 0, 5);
     node.read([append], Unread::default());
     let mark = node.until_write().1.expect("an entry to write").mark;
@@ -344,7 +348,7 @@ fn a_write_is_done_once() {
 
 #[test]
 fn the_log_is_compacted_when_it_is_time_and_the_disk_has_caught_up() {
-    let mut node = Node::alone(10);
+    let mut node = TestNode::alone(10);
     let mut snapshots = Vec::new();
     for sequence in 1..=3 * SNAPSHOT_ENTRIES {
         node.batch([reported("a", sequence, 1)]);
@@ -360,7 +364,7 @@ fn the_log_is_compacted_when_it_is_time_and_the_disk_has_caught_up() {
 
 #[test]
 fn mail_is_read_before_the_clock_is_looked_at() {
-    let mut node = Node::new(3, 10);
+    let mut node = TestNode::new(3, 10);
     node.batch([node.append(1, &[], 0, 1)]);
     assert_eq!(node.replica.raft().leader(), Some(2));
     // The process was stopped. The leader's append waits, and so does something else.
@@ -381,7 +385,7 @@ fn mail_is_read_before_the_clock_is_looked_at() {
 
 #[test]
 fn no_verdict_while_the_report_waits_in_the_inbox() {
-    let mut node = Node::alone(10);
+    let mut node = TestNode::alone(10);
     node.batch([reported("a", 1, 1)]);
     node.sleep(TIMEOUT - Duration::from_millis(1));
     node.now += Duration::from_millis(1);
@@ -393,12 +397,12 @@ fn no_verdict_while_the_report_waits_in_the_inbox() {
 
 #[test]
 fn a_silent_server_is_dead_and_revives() {
-    let mut node = Node::alone(10);
+    let mut node = TestNode::alone(10);
     node.batch([reported("a", 1, 1)]);
     let effects = node.sleep(TIMEOUT);
     assert_eq!(verdicts(&effects), 1);
     let died = |effect: &Effect<Who, Who>| {
-        matches!(effect, Effect::Notice(Notice::Applied { change: Change::Died, .. }))
+        matches!(effect, Effect::Notice(ReplicaNotice::Applied { change: Change::Died, .. }))
     };
     assert!(effects.iter().any(died));
     assert!(!node.replica.table().get("a").expect("there").alive);
@@ -408,7 +412,7 @@ fn a_silent_server_is_dead_and_revives() {
 
 #[test]
 fn a_verdict_that_was_lost_is_proposed_again() {
-    let mut node = Node::leader_of_three();
+    let mut node = TestNode::leader_of_three();
     node.batch([reported("a", 1, 1)]);
     // While leadership is being handed over (it never succeeds here), nothing is written.
     let mut judged = Vec::new();
@@ -422,7 +426,7 @@ fn a_verdict_that_was_lost_is_proposed_again() {
         }
         lost += effects
             .iter()
-            .filter(|effect| matches!(effect, Effect::Notice(Notice::VerdictLost { .. })))
+            .filter(|effect| matches!(effect, Effect::Notice(ReplicaNotice::VerdictLost { .. })))
             .count();
     }
     assert!(node.replica.raft().is_leader());
@@ -434,7 +438,7 @@ fn a_verdict_that_was_lost_is_proposed_again() {
 
 #[test]
 fn a_peer_with_another_data_directory_is_noticed_and_its_log_is_filled_again() {
-    let mut node = Node::leader_of_three();
+    let mut node = TestNode::leader_of_three();
     let last = node.replica.raft().log().last_index();
     assert_eq!(node.replica.raft().progress(2), Some((last, last + 1)));
     let result = AppendResult::Success { match_index: 0 };
@@ -446,7 +450,7 @@ fn a_peer_with_another_data_directory_is_noticed_and_its_log_is_filled_again() {
     };
     let effects = node.batch([from_another]);
     let noticed = |effect: &Effect<Who, Who>| {
-        matches!(effect, Effect::Notice(Notice::PeerReset { peer: 2, before: 2, now: 99 }))
+        matches!(effect, Effect::Notice(ReplicaNotice::PeerReset { peer: 2, before: 2, now: 99 }))
     };
     assert!(effects.iter().any(noticed));
     assert_eq!(node.replica.raft().progress(2).expect("a peer").0, 0, "nothing is known of its log");
@@ -461,14 +465,14 @@ fn the_leader_that_is_followed_is_watched_and_never_oneself() {
         };
         effects.iter().filter_map(leader).collect()
     };
-    let mut node = Node::new(3, 10);
+    let mut node = TestNode::new(3, 10);
     let effects = node.batch([node.append(1, &[], 0, 1)]);
     assert_eq!(watched(&effects), [Some(2)]);
     let effects = node.batch([node.append(1, &[], 0, 2)]);
     assert_eq!(watched(&effects), [None; 0], "told once");
     node.now += Duration::from_secs(60);
     assert_eq!(watched(&node.batch([])), [None]);
-    let mut leader = Node::leader_of_three();
+    let mut leader = TestNode::leader_of_three();
     assert_eq!(watched(&leader.batch([])), [None; 0]);
 }
 
@@ -476,14 +480,14 @@ fn the_leader_that_is_followed_is_watched_and_never_oneself() {
 fn after_a_start_what_the_log_held_is_one_notice_and_what_comes_is_news() {
     let hard_state = HardState { term: 1, voted_for: Some(1) };
     let entries = vec![entry(1, &report("a", 1)), entry(2, &report("b", 1))];
-    let mut node = Node::recovered(1, 10, hard_state, entries);
+    let mut node = TestNode::recovered(1, 10, hard_state, entries);
     node.now += Duration::from_secs(1);
     let mut effects = node.batch([]);
     effects.extend(node.batch([reported("c", 1, 1)]));
     let told: Vec<String> = effects
         .iter()
         .filter_map(|effect| match effect {
-            Effect::Notice(notice @ (Notice::Applied { .. } | Notice::Recovered { .. })) => {
+            Effect::Notice(notice @ (ReplicaNotice::Applied { .. } | ReplicaNotice::Recovered { .. })) => {
                 Some(notice.line(1))
             }
             _ => None,
@@ -499,12 +503,12 @@ fn after_a_start_what_the_log_held_is_one_notice_and_what_comes_is_news() {
 #[test]
 fn notices_are_whole_sentences() {
     let dead = Dead { server: "a".into(), epoch: 1, sequence: 7, silent_ms: 5_003 };
-    let text = Notice::Overdue(dead).line(2);
+    let text = ReplicaNotice::Overdue(dead).line(2);
     let proposed = "server a has sent no report for 5003 ms; node 2, the leader, proposes that it is dead (last report 1/7)";
     assert_eq!(text, proposed);
     let command = ServerCommand::Report(report("a", 1)).to_command();
     let entry = Entry { index: 4, term: 1, command };
-    let text = Notice::Applied { entry, change: Change::New { evicted: None } }.line(2);
+    let text = ReplicaNotice::Applied { entry, change: Change::New { evicted: None } }.line(2);
     assert_eq!(text, "server a is new, its worker is 10.0.0.11:13337 (log index 4)");
 }
 
@@ -513,7 +517,7 @@ fn a_snapshot_that_is_no_table_is_refused() {
     let voters = BTreeSet::from([1]);
     let range = (Duration::from_millis(500), Duration::from_millis(1_000));
     let raft = raft::Settings::new(1, voters, range, Duration::from_millis(100), 7);
-    let settings = Settings { raft, server_timeout: TIMEOUT, snapshot_entries: 100, servers_max: 10 };
+    let settings = ReplicaSettings { raft, server_timeout: TIMEOUT, snapshot_entries: 100, servers_max: 10 };
     let state = raft::Command::from_value(&7).expect("JSON");
     let snapshot = raft::Snapshot { last_index: 1, last_term: 1, state };
     let hard_state = HardState { term: 1, voted_for: None };

@@ -116,7 +116,7 @@ impl Gate {
     /// # Errors
     /// As there.
     #[expect(clippy::too_many_arguments, reason = "they are what a request is made of")]
-    pub fn open_request_at<'a>(
+    pub(super) fn open_request_at<'a>(
         &self,
         method: &str,
         path: &str,

@@ -53,7 +53,7 @@ impl Service for Demo {
                 let waiting = self.waiting.as_ref().expect("this test waits");
                 waiting.lock().expect("no test panics with it").send(go).expect("the test listens");
                 gone.recv_timeout(PATIENCE).expect("the test lets it go");
-                text(200, if request.client_has_closed() { "closed" } else { "waited" })
+                text(200, if request.client().has_closed() { "closed" } else { "waited" })
             }
             _ => text(200, &format!("{} {}", request.method, request.target)),
         }

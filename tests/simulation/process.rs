@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rakit::balancer::{Dead, Published, Report, ServerCommand, Stamp};
 use rakit::raft::{self, Durable, NodeId, Record, RpcId, RpcReply, RpcRequest, TimeoutNowReply};
-use rakit::replica::{Effect, Input, Notice, Replica, ReportOutcome, Settings, Unread, Write};
+use rakit::replica::{Effect, Input, Replica, ReplicaNotice, ReplicaSettings, ReportOutcome, Unread, Write};
 use rakit::storage::{Identity, Storage, StorageError};
 
 use super::coverage::Seen;
@@ -126,7 +126,7 @@ impl Process {
         core.snapshot_chunk_bytes = plan.snapshot_chunk_bytes;
         core.uncommitted_entries_max = plan.uncommitted_entries_max;
         core.trailing_entries = plan.trailing_entries;
-        let settings = Settings {
+        let settings = ReplicaSettings {
             raft: core,
             server_timeout: plan.server_timeout,
             snapshot_entries: plan.snapshot_entries,
@@ -330,7 +330,7 @@ impl Process {
             }
             Effect::Notice(notice) => {
                 context.trace.line(context.now, || notice.line(self.id));
-                if let Notice::Raft(notice) = &notice {
+                if let ReplicaNotice::Raft(notice) = &notice {
                     context.oracle.noticed(notice);
                 }
             }

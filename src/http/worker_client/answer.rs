@@ -70,7 +70,7 @@ enum Framing {
 }
 
 /// What counts of a head.
-struct Head {
+struct AnswerHead {
     /// Its bytes.
     length: usize,
     status: u16,
@@ -110,7 +110,7 @@ pub(super) fn read(
             None => return Err(Broken::Cut),
         }
     };
-    let Head { length, status, framing, content_type, retry_after_s, kept_for } = head;
+    let AnswerHead { length, status, framing, content_type, retry_after_s, kept_for } = head;
     let body_bytes_max = match status {
         200 => PRIME_BYTES_MAX,
         400..=499 => CLIENT_ERROR_BYTES_MAX,
@@ -170,7 +170,7 @@ pub(super) fn read(
 }
 
 /// The first head in `bytes`; `None` if it is not whole yet.
-fn parse_head(bytes: &[u8]) -> Result<Option<Head>, Broken> {
+fn parse_head(bytes: &[u8]) -> Result<Option<AnswerHead>, Broken> {
     let not_http =
         |reason: &dyn std::fmt::Display| Broken::NotHttp(format!("not a whole HTTP answer: {reason}"));
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
@@ -190,7 +190,7 @@ fn parse_head(bytes: &[u8]) -> Result<Option<Head>, Broken> {
         .filter(|value| value.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t')))
         .map(str::to_owned);
     let retry_after_s = values(headers, "retry-after").find_map(|value| value.parse().ok());
-    Ok(Some(Head { length, status, framing, content_type, retry_after_s, kept_for: kept_for(headers) }))
+    Ok(Some(AnswerHead { length, status, framing, content_type, retry_after_s, kept_for: kept_for(headers) }))
 }
 
 /// The values of a field, in their order; one that is no text counts as empty.
