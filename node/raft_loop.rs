@@ -262,7 +262,8 @@ mod tests {
                 snapshot_entries: 100,
                 servers_max: SERVERS_MAX,
             };
-            let replica = Replica::new(settings, HardState::default(), None, Vec::new(), Duration::ZERO);
+            let replica = Replica::new(settings, HardState::default(), None, Vec::new(), Duration::ZERO)
+                .expect("a fresh start");
             let (inbox, inboxes) = inbox(4, 4);
             let sending = Sending {
                 own_id: 1,
@@ -272,9 +273,10 @@ mod tests {
                 inbox: inbox.clone(),
                 refusals: Arc::default(),
             };
-            let (published, standing) = (Arc::new(Published::new()), Arc::<StandingBoard>::default());
+            let published = Arc::new(Published::new(replica.table(), Duration::ZERO));
+            let standing = Arc::<StandingBoard>::default();
             let raft_loop = RaftLoop {
-                replica: replica.expect("a fresh start"),
+                replica,
                 storage,
                 peers: Peers::start(&[], &sending).expect("no thread is needed"),
                 published: Arc::clone(&published),

@@ -18,7 +18,7 @@ use super::public_service::PublicService;
 use super::refusals::PeerRefusals;
 use super::standing::StandingBoard;
 use super::status::NodeStatus;
-use crate::balancer::{Chooser, Policy, Published};
+use crate::balancer::{Chooser, Policy, Published, ServerTable};
 use crate::config::Config;
 use crate::linux::random_u64;
 use crate::protocol::node_name;
@@ -55,7 +55,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// As it is before the first thread runs: an empty table, no leader.
+    /// As it is before the first thread runs: the recovered `table`, no leader.
     ///
     /// # Errors
     /// When the system gives no randomness, or the secret cannot be used.
@@ -64,6 +64,7 @@ impl Shared {
         id: NodeId,
         secret: Option<&Secret>,
         incarnation: u64,
+        table: &ServerTable,
         started: Instant,
     ) -> Result<Self, String> {
         let no_randomness = |error: std::io::Error| format!("no randomness for signing: {error}");
@@ -77,7 +78,7 @@ impl Shared {
             peers: others.map(|node| (node.id, node.cluster)).collect(),
             seal: Seal::new(&config.cluster_name, &name, secret).map_err(no_randomness)?,
             gate: Arc::new(Gate::new(&config.cluster_name, &name, secret)?),
-            published: Arc::new(Published::new()),
+            published: Arc::new(Published::new(table, started.elapsed())),
             standing: Arc::default(),
             chooser: Chooser::new(config.stall, random_u64()?),
             cluster_name: config.cluster_name.clone(),

@@ -56,7 +56,7 @@ use crate::signing::Secret;
 pub fn start(config: &Config, node: &Node, secret: Option<&Secret>) -> Result<RunningNode, Ending> {
     let started = Instant::now();
     let RecoveredNode { replica, storage, incarnation } = recover(config, node.id, started)?;
-    let shared = Shared::new(config, node.id, secret, incarnation, started)?;
+    let shared = Shared::new(config, node.id, secret, incarnation, replica.table(), started)?;
 
     // The channels: two inboxes to the Raft loop; from it, whom to watch and how it ended; to the threads, the end.
     let (inbox, inboxes) = inbox(CONSENSUS_INBOX_MAX, REPORT_INBOX_MAX);

@@ -431,9 +431,10 @@ mod tests {
 
     impl ChoosingNode {
         fn new(loads: &[(&str, f64)]) -> Self {
+            let log = Log::default();
             let mut node = Self {
-                log: Log::default(),
-                published: Published::new(),
+                published: Published::new(&log.0, ms(0)),
+                log,
                 chooser: Chooser::new(STALL, 1),
                 sequence: 0,
             };
@@ -727,7 +728,7 @@ mod tests {
         let chooser = Chooser::new(STALL, 1);
         for round in 0..4 {
             let mut log = Log::default();
-            let published = Published::new();
+            let published = Published::new(&log.0, ms(0));
             for number in 0..SERVERS_MAX {
                 log.report(report(&format!("r{round}-{number}"), 1.0, 1, 1));
             }

@@ -135,13 +135,13 @@ fn seen(before: Option<&Arc<ServerView>>, record: &Arc<ServerRecord>, now: Durat
 
 /// The newest view, set by the Raft loop and read by all other threads. The lock is held only to copy a
 /// pointer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Published(RwLock<Arc<View>>);
 
 impl Published {
-    /// An empty table.
-    pub fn new() -> Self {
-        Self::default()
+    /// Shows `table` from the start: a thread that looks before the Raft loop runs sees what this node recovered.
+    pub fn new(table: &ServerTable, now: Duration) -> Self {
+        Self(RwLock::new(Arc::new(View::default().next(table, now))))
     }
 
     /// The newest view.
@@ -169,13 +169,27 @@ mod tests {
     use crate::balancer::command::{Dead, ServerCommand};
     use crate::balancer::table::tests::{Log, report};
 
+    #[test]
+    fn before_the_first_publication_the_recovered_table_is_shown() {
+        let mut log = Log::default();
+        for _ in 0..2 {
+            let view = Published::new(&log.0, seconds(0)).view();
+            assert_eq!(
+                (view.digest(), view.applied_index()),
+                (log.0.digest().as_str(), log.0.applied_index())
+            );
+            log.report(report("a", 10.0, 1, 1));
+        }
+    }
+
     fn seconds(s: u64) -> Duration {
         Duration::from_secs(s)
     }
 
     #[test]
     fn a_view_shows_the_table_and_when_it_came() {
-        let (mut log, published) = (Log::default(), Published::new());
+        let mut log = Log::default();
+        let published = Published::new(&log.0, seconds(0));
         log.report(report("b", 10.0, 1, 1));
         log.report(report("a", 20.0, 1, 1));
         let first = published.publish(&log.0, seconds(5));
@@ -194,7 +208,8 @@ mod tests {
 
     #[test]
     fn a_verdict_and_a_snapshot_do_not_make_a_report_younger() {
-        let (mut log, published) = (Log::default(), Published::new());
+        let mut log = Log::default();
+        let published = Published::new(&log.0, seconds(0));
         log.report(report("a", 10.0, 1, 1));
         log.report(report("b", 10.0, 1, 1));
         published.publish(&log.0, seconds(5));
@@ -211,7 +226,8 @@ mod tests {
 
     #[test]
     fn entries_that_change_nothing_share_the_picture() {
-        let (mut log, published) = (Log::default(), Published::new());
+        let mut log = Log::default();
+        let published = Published::new(&log.0, seconds(0));
         log.report(report("a", 10.0, 1, 1));
         let first = published.publish(&log.0, seconds(5));
         log.report(report("a", 10.0, 1, 1));
@@ -222,7 +238,8 @@ mod tests {
 
     #[test]
     fn a_server_that_left_is_gone() {
-        let (mut log, published) = (Log::default(), Published::new());
+        let mut log = Log::default();
+        let published = Published::new(&log.0, seconds(0));
         for name in ["a", "b", "c"] {
             log.report(report(name, 10.0, 1, 1));
         }

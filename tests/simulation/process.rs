@@ -143,13 +143,14 @@ impl Process {
         .expect("the snapshot was made from a table");
         oracle.started(id, wipes, replica.raft(), &entries);
         oracle.table(id, replica.table());
+        let published = Published::new(replica.table(), Duration::ZERO);
         Ok(Self {
             id,
             life,
             wipes,
             replica,
             storage,
-            published: Published::new(),
+            published,
             consensus: VecDeque::new(),
             at_the_door: VecDeque::new(),
             consensus_max: plan.consensus_inbox_max,
