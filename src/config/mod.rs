@@ -109,6 +109,10 @@ impl Config {
                 format!("{error}; give --config a cluster.toml that this user can read"),
             )
         };
+        // Checked before the file is opened: opening a named pipe would wait for a writer.
+        if !std::fs::metadata(path).map_err(|error| failed(&error))?.is_file() {
+            return Err(failed(&"this is no regular file"));
+        }
         let file = std::fs::File::open(path).map_err(|error| failed(&error))?;
         let mut bytes = Vec::new();
         file.take(CONFIG_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;

@@ -71,18 +71,14 @@ pub fn settle(dir: &Path, wish: Wish) -> Result<SettledCluster, Failure> {
     };
     let new = wished(wish.nodes.unwrap_or(NODES_DEFAULT), wish.base_port.unwrap_or(BASE_PORT_DEFAULT));
     let path = new.config_file();
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let rewrite = Some(template(&new));
-            return Ok(SettledCluster { layout: new, rewrite, resumed: false });
-        }
-        Err(error) => {
-            return Err(Failure::usage(format!("{}: can't be read: {error}", shown(&path))));
-        }
-    };
-
+    if fs::metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        let rewrite = Some(template(&new));
+        return Ok(SettledCluster { layout: new, rewrite, resumed: false });
+    }
+    // First, since it refuses what is no regular file.
     let config = super::load_config(&path)?;
+    let text = fs::read_to_string(&path)
+        .map_err(|error| Failure::usage(format!("{}: can't be read: {error}", shown(&path))))?;
     let (nodes, base_port) = shape(&config).ok_or_else(|| {
         Failure::usage(format!(
             "{}: its [[node]] addresses are not those of a local cluster (node i at 127.0.0.1:BASE+i, its peers at \

@@ -122,6 +122,28 @@ fn a_bad_file_is_named_with_key_and_mend_by_each_program() {
         // `rakit up` keeps a configuration that is there, and so must refuse a bad one.
         assert_refused(&run(RAKIT, &["up", "--dir", "."], directory.path()), "rakit", &words);
     }
+    // What is no regular file is refused, and not waited for: opening a named pipe waits for a writer.
+    std::fs::remove_file(&file).expect("our own file");
+    let pipe = || assert!(Command::new("mkfifo").arg(&file).status().expect("it starts").success());
+    let folder = || std::fs::create_dir(&file).expect("our own directory");
+    for make in [&pipe as &dyn Fn(), &folder] {
+        make();
+        let words = ["cluster.toml", "no regular file"];
+        assert_refused(
+            &run(NODE, &["--config", "cluster.toml", "--id", "1"], directory.path()),
+            "rakit-node",
+            &words,
+        );
+        let daemon = ["--config", "cluster.toml", "--server", "a", "--worker", "127.0.0.1:13337"];
+        assert_refused(&run(DAEMON, &daemon, directory.path()), "rakit-daemon", &words);
+        assert_refused(&run(RAKIT, &["up", "--dir", "."], directory.path()), "rakit", &words);
+        assert_refused(
+            &run(RAKIT, &["status", "--config", "cluster.toml"], directory.path()),
+            "rakit",
+            &words,
+        );
+        std::fs::remove_dir(&file).or_else(|_| std::fs::remove_file(&file)).expect("our own file");
+    }
     std::fs::write(&file, GOOD).expect("our own file");
     let output = run(NODE, &["--config", "cluster.toml", "--id", "2"], directory.path());
     assert_refused(&output, "rakit-node", &["cluster.toml", "no node has id 2", "give one of 1"]);
