@@ -243,11 +243,17 @@ impl Drop for Steady {
 }
 
 /// Fails unless every running node's table holds each promised report, or a newer one of that server.
+///
+/// Waits until a node has applied the last promised index: a new leader knows that the entries of the old one are committed
+/// only when its own no-op is.
 #[track_caller]
 pub fn assert_kept(cluster: &Cluster, promises: &[Promise]) {
-    assert!(!promises.is_empty(), "nothing was promised, so nothing is proved");
+    let last = promises.iter().map(|promise| promise.index).max();
+    let last = last.expect("nothing was promised, so nothing is proved");
     for id in cluster.running() {
-        let status = cluster.status(id);
+        let status = cluster.wait_for("what was promised is applied", || {
+            Some(cluster.status(id)).filter(|status| status["applied_index"].as_u64() >= Some(last))
+        });
         let servers = status["servers"].as_array().expect("a list");
         let held: BTreeMap<&str, u64> = servers
             .iter()
