@@ -7,7 +7,7 @@
 //! The unusual case is a *race* (`race.rs`): while a request waits at a server that has stalled, it is also sent to the next
 //! best, by a helper thread. One watcher thread finds the requests that need it, and those whose client has gone.
 //!
-//! What counts as whose failure, and what is tried again, is decided in `retry.rs` and nowhere else.
+//! `retry.rs` alone decides which outcome is a server's failure, and which server is tried next.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -29,10 +29,10 @@ mod retry;
 /// [`IDLE_WATCH_INTERVAL`].
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often it looks while none is.
+/// How often the watcher looks while no request is in flight.
 const IDLE_WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How many helper threads may run at once; a stalled request beyond it waits for its own server alone.
+/// How many helper threads may run at once. If all of them are busy, a stalled request waits for its own server alone.
 const HELPERS_MAX: usize = 512;
 
 /// A helper asks one server after the other; that needs little stack.
@@ -43,7 +43,7 @@ const HELPER_STACK_BYTES: usize = 256 * 1024;
 pub enum ForwardFailure {
     /// No server may be chosen: none is alive with its worker up.
     NoServer,
-    /// So many were tried, and all failed: who and how.
+    /// Every server that was tried failed: its name, and how it failed.
     AllFailed(Vec<(String, WorkerError)>),
     /// There are servers in good standing, but they are busy.
     AllBusy {
@@ -56,7 +56,7 @@ pub enum ForwardFailure {
     ClientGone,
 }
 
-/// A whole answer, and whose it is.
+/// A whole answer, and which server gave it.
 #[derive(Debug)]
 pub struct Delivered {
     /// The worker's answer.
@@ -67,7 +67,7 @@ pub struct Delivered {
     pub load: f64,
     /// How many servers had failed before.
     pub retries: usize,
-    /// Whether it came by a helper, since the first server had stalled.
+    /// Whether a helper thread brought it, because the first server had stalled.
     pub hedged: bool,
 }
 
@@ -78,7 +78,7 @@ pub struct ForwardCounters {
     pub failed_attempts: AtomicU64,
     /// Requests that were also sent to a second server because the first had stalled.
     pub hedges: AtomicU64,
-    /// Requests that should have been, but too many helpers were busy.
+    /// Requests that waited at a stalled server and got no second one, because all helpers were busy.
     pub hedges_denied: AtomicU64,
 }
 
@@ -159,8 +159,8 @@ impl Forwarder {
         }
     }
 
-    /// Chooses the next server, and notes it in the race, in one step: two helpers never choose the same one. Tells also
-    /// whether it is the last hope, to be waited for.
+    /// Chooses the next server, and notes it in the race, in one step: two helpers never choose the same one. The `bool` says
+    /// whether no other server is left, so that the request waits for this one.
     fn begin(&self, race: &Race, cancel: &CancelHandle) -> Option<(Chosen, bool)> {
         let mut state = race.state();
         if !state.may_ask_another() {
@@ -182,7 +182,7 @@ impl Forwarder {
         Some((chosen, patient))
     }
 
-    /// Notes what came of an attempt; tells whether this thread is done with the race.
+    /// Notes the outcome of an attempt. Returns whether this thread is done with the race.
     fn finish(
         &self,
         race: &Race,
@@ -211,21 +211,21 @@ impl Forwarder {
 
     // ------------------------------------------------------------------------------------------------- stalls
 
-    /// Watches over all requests in flight until `stop` is closed: what waits at a stalled server gets a helper, and what nobody
-    /// waits for is cut off. Closes idle connections to workers, too.
+    /// Watches all requests in flight until `stop` is closed. A request that waits at a stalled server gets a helper; a request
+    /// whose client has gone is cut off. Closes idle connections to workers, too.
     pub fn watch_races(self: &Arc<Self>, stop: &Receiver<()>) {
-        // Each ticket is told once. Here is what could not be done about it at once.
+        // The chooser names each ticket once. Those that could not get a helper at once wait here for the next look.
         let mut later = Vec::new();
         let mut interval = IDLE_WATCH_INTERVAL;
         while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(interval) {
             let view = self.published.view();
-            let told = self.chooser.hedges(&view, self.now());
-            for ticket in std::mem::take(&mut later).into_iter().chain(told.iter().copied()) {
+            let named = self.chooser.hedges(&view, self.now());
+            for ticket in std::mem::take(&mut later).into_iter().chain(named.iter().copied()) {
                 let done = match self.races.get(ticket) {
                     // If there is no other server, one may come.
                     Some(race) => self.hedge(&race),
-                    // It has ended; or it was told of before its thread has noted it.
-                    None => !told.contains(&ticket),
+                    // The request has ended; or the chooser named it before its thread noted it in its race.
+                    None => !named.contains(&ticket),
                 };
                 if !done {
                     later.push(ticket);

@@ -14,8 +14,9 @@ use crate::balancer::TicketId;
 use crate::http::ClientHandle;
 use crate::http::worker_client::{CancelHandle, WorkerAnswer, WorkerError};
 
-/// A client that has closed its side is given up after so long. Not at once: it looks the same when it has only closed its
-/// sending side (`nc -N`), and waits. So most requests are answered, and no worker computes on for a client that has gone.
+/// How long a request goes on after its client has closed its side. A client that has closed only its sending side (`nc -N`)
+/// still waits for the answer, and the node cannot see the difference. So most requests are answered all the same, and no
+/// worker computes for long for a client that has gone.
 const CLIENT_GONE_AFTER: Duration = Duration::from_secs(5);
 
 /// One request.
@@ -42,7 +43,7 @@ pub(super) struct RaceState {
     /// When the client was first seen to have closed its side.
     client_closed_at: Option<Instant>,
     client_gone: bool,
-    /// Its client has its answer: whoever comes late shall not begin.
+    /// The client has its answer: a helper that starts late does nothing.
     over: bool,
 }
 
@@ -70,7 +71,7 @@ impl RaceState {
 
 /// What an attempt means for its race.
 pub(super) enum After {
-    /// Whoever made it is done.
+    /// The thread that made the attempt is done.
     Done,
     /// This server failed; the next one may be asked, if there is one.
     Failed(WorkerError),
@@ -150,13 +151,13 @@ impl Race {
         }
     }
 
-    /// Waits until it is decided, and tells how it ended.
+    /// Waits until the race is decided, and returns how it ended.
     ///
     /// # Errors
     /// See [`ForwardFailure`].
     pub(super) fn end(&self) -> Result<Delivered, ForwardFailure> {
         let mut state = self.state();
-        // Usually all is over by now. Otherwise helpers are still at it.
+        // Usually the race is decided by now. Otherwise helpers still ask their servers.
         while state.goes_on() && state.helpers > 0 {
             let left = self.deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -166,7 +167,7 @@ impl Race {
             state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         state.over = true;
-        state.cut_off_all(); // Whoever still works on it works for nobody.
+        state.cut_off_all(); // Nobody waits for the other answers any more.
         if let Some(winner) = state.winner.take() {
             return Ok(winner);
         }

@@ -1,29 +1,29 @@
-//! The rules of trying again: what counts as whose failure, who is asked next, and how a request ends that nobody answered.
-//! No I/O.
+//! The rules of trying again: which outcome is a failure of the server, which server is asked next, and how a request ends that
+//! no server answered. No I/O.
 //!
 //! Called by the race of a request (`race.rs`), under its lock.
 //!
 //! - refused, unreachable, closed or reset before a whole answer, a 200 without digits, a 5xx: the server's
 //!   failure. The next best is tried at once, until [`FAILURES_MAX`] have failed.
 //! - a 4xx: the client's. It is passed on.
-//! - busy (503 with `Retry-After`): nobody's failure. The next best is tried; if all are busy, the client is told so.
-//! - not accepted in time: perhaps only busy, with a full queue. If nobody else is left to be asked, it is asked once more, and
-//!   then for as long as the request may take: its turn may come.
-//! - slow: nobody's failure. There is one deadline for the whole request, and no retry after it: the worker that computes
-//!   on would only be joined by a second one.
+//! - busy (503 with `Retry-After`): nobody's failure. The next best is tried; if all are busy, the client gets a 503.
+//! - not accepted in time: the server may only be busy, with a full queue. If no other server is left, the node asks it once
+//!   more, and waits until the request's deadline: the connection may still be accepted.
+//! - slow: nobody's failure. There is one deadline for the whole request, and no retry after it: the first worker would compute
+//!   on, and a second one would compute the same.
 
 use super::ForwardFailure;
 use crate::balancer::{Outcome, View};
 use crate::http::worker_client::{WorkerAnswer, WorkerError};
 
-/// When so many servers have failed a request, it has failed. A stalled server has not, nor has one that was busy or did not
-/// accept.
+/// A request has failed when so many servers have failed it. A server that stalled, was busy, or did not accept the connection
+/// has not failed.
 pub const FAILURES_MAX: usize = 3;
 
-/// What came of the attempts of one request so far.
+/// The outcomes of the attempts of one request so far.
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
-    /// Servers that were chosen for it, whatever came of it.
+    /// Servers that were chosen for it, with any outcome.
     tried: Vec<String>,
     /// Those that failed, and those that did not accept.
     failures: Vec<(String, WorkerError)>,
@@ -55,7 +55,8 @@ impl Attempts {
         self.tried.push(server.to_owned());
     }
 
-    /// Whom to wait for, now that nobody is left who was not tried: all names but those that did not accept.
+    /// Every server was tried. Returns the names that the next choice must leave out: all but those that did not accept the
+    /// connection. `None` if there is none of these.
     pub(super) fn all_but_not_accepted(&mut self, view: &View) -> Option<Vec<String>> {
         let again = std::mem::take(&mut self.not_accepted);
         if again.is_empty() {
@@ -65,7 +66,7 @@ impl Attempts {
         Some(names.filter(|name| !again.contains(name)).cloned().collect())
     }
 
-    /// This server did not answer, for this reason: neither the caller's deadline nor a cancelled call.
+    /// This server did not answer. `error` is neither the request's own deadline nor a cancelled call.
     pub(super) fn failed(&mut self, server: &str, error: WorkerError) {
         match error {
             WorkerError::Busy { retry_after_s } => {
@@ -79,7 +80,7 @@ impl Attempts {
         self.failures.push((server.to_owned(), error));
     }
 
-    /// How a request ends that nobody answered and nobody gave up.
+    /// How a request ends that no server answered and that was not given up.
     pub(super) fn verdict(&mut self) -> ForwardFailure {
         match self.busy_for_s {
             Some(retry_after_s) if self.may_ask_another() => ForwardFailure::AllBusy { retry_after_s },
@@ -89,7 +90,7 @@ impl Attempts {
     }
 }
 
-/// What an attempt tells about its server.
+/// What the result of an attempt says about its server.
 pub(super) fn outcome(answer: &Result<WorkerAnswer, WorkerError>) -> Outcome {
     match answer {
         Ok(_) => Outcome::Answered,
