@@ -17,7 +17,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use log::{info, warn};
 
 use super::exchange::Exchange;
-use crate::balancer::{Chooser, Chosen, Policy, Published};
+use crate::balancer::{Chooser, Chosen, Policy, Published, ServerView};
 use crate::http::ClientHandle;
 use crate::http::worker_client::{CancelHandle, WorkerAnswer, WorkerClient, WorkerError};
 use race::{After, Helping, Race, Races};
@@ -246,7 +246,8 @@ impl Forwarder {
             state.attempts.tried().to_vec()
         };
         let view = self.published.view();
-        if view.by_load().iter().all(|server| tried.contains(&server.report().server)) {
+        let untried = |server: &ServerView| server.is_eligible() && !tried.contains(&server.report().server);
+        if !view.servers().iter().any(|server| untried(server)) {
             return false;
         }
         let helpers = self.helpers.fetch_add(1, Ordering::Relaxed);

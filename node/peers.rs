@@ -186,14 +186,15 @@ impl PeerSender {
         }
     }
 
-    /// A peer that is there and does not work with this node: a line, at a bounded rate, as long as it lasts.
+    /// The peer answers, but one of the two refuses what the other says. Writes a line at a bounded rate as long as that lasts.
     fn note_refusal(&mut self, why: &str) {
         self.sending.refusals.refused(self.id, why);
         self.reachable = Some(false);
         if let Some(left_out) = self.refusal_lines.allow(Instant::now()) {
             let more =
                 if left_out == 0 { String::new() } else { format!(" ({left_out} more since the last line)") };
-            warn!("peer node {}: does not work with this node: {why}{more}", self.id);
+            let (own, peer) = (self.sending.own_id, self.id);
+            warn!("peer: node {own} does not work with node {peer}: {why}{more}");
         }
     }
 }

@@ -3,8 +3,8 @@
 //!
 //! The loop owns the table and may change it ten thousand times a second, while a request thread needs one
 //! unchanging state. So the loop calls [`Published::publish`] once per batch. That call shares every
-//! unchanged record (an `Arc` each) and swaps one pointer. The order by load and the digest cost more: the
-//! first reader that needs them computes them, once per view, and never the loop.
+//! unchanged record (an `Arc` each) and swaps one pointer. The digest costs more: the first reader that needs
+//! it computes it, once per view, and never the loop.
 //!
 //! A view also holds *when* this node applied a report, by its own clock. The table must not hold that,
 //! because it differs between nodes. The stall rule (`stall.rs`) needs it.
@@ -43,7 +43,6 @@ struct Picture {
     servers: Vec<Arc<ServerView>>,
     servers_max: usize,
     ignored: u64,
-    by_load: OnceLock<Vec<Arc<ServerView>>>,
     digest: OnceLock<String>,
 }
 
@@ -103,20 +102,9 @@ impl View {
         servers.get(place)
     }
 
-    /// The servers that may be chosen, by load, then by name. Sorted at the first call, then kept.
-    pub fn by_load(&self) -> &[Arc<ServerView>] {
-        self.picture.by_load.get_or_init(|| {
-            let mut eligible: Vec<_> =
-                self.picture.servers.iter().filter(|view| view.is_eligible()).cloned().collect();
-            // Stable: equal loads stay in the order of their names.
-            eligible.sort_by(|a, b| a.report().cpu.total_cmp(&b.report().cpu));
-            eligible
-        })
-    }
-
     /// The digest of the table, equal to [`ServerTable::digest`]. Computed at the first call, then kept.
     pub fn digest(&self) -> &str {
-        let Picture { servers, servers_max, ignored, digest, .. } = &*self.picture;
+        let Picture { servers, servers_max, ignored, digest } = &*self.picture;
         digest.get_or_init(|| table::digest(*servers_max, *ignored, servers.iter().map(|view| &*view.record)))
     }
 }
@@ -202,7 +190,7 @@ mod tests {
         assert_eq!(times("a"), Some((20.0, seconds(5))));
         assert_eq!(times("b"), Some((30.0, seconds(6))));
         assert_eq!(times("c"), None);
-        let order: Vec<_> = second.by_load().iter().map(|view| view.report().server.as_str()).collect();
+        let order: Vec<_> = second.servers().iter().map(|view| view.report().server.as_str()).collect();
         assert_eq!(order, ["a", "b"]);
     }
 
@@ -220,8 +208,8 @@ mod tests {
         let table = ServerTable::from_snapshot(&log.0.to_snapshot()).expect("our own words");
         let view = published.publish(&table, seconds(9));
         let a = view.get("a").expect("there");
-        assert_eq!((a.record.alive, a.applied_at), (false, seconds(5)));
-        assert_eq!(view.by_load().len(), 1, "the dead are not chosen");
+        assert_eq!((a.record.alive, a.is_eligible(), a.applied_at), (false, false, seconds(5)));
+        assert!(view.get("b").expect("there").is_eligible());
     }
 
     #[test]

@@ -7,8 +7,7 @@
 //! power cut leaves. `sync` copies a file's contents from visible to durable; `sync_directory` does it for the names.
 //! Everything is drawn from the seed: the same seed and the same calls give the same bytes.
 
-// Each test that includes this file uses another part of it.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "the storage's tests and the simulator each use a part of it")]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -96,9 +96,7 @@ fn a_peer_of_another_version_gets_no_vote_counted_and_is_named() {
             cluster.cluster_address(3)
         );
         assert_eq!(seen.refusals, [PeerRefusal { node: 3, reason: reason.clone() }]);
-        assert!(
-            cluster.log_text(1).contains(&format!("peer node 3: does not work with this node: {reason}"))
-        );
+        assert!(cluster.log_text(1).contains(&format!("peer: node 1 does not work with node 3: {reason}")));
         let asked = Command::new(env!("CARGO_BIN_EXE_rakit"))
             .args(["status", &cluster.public(1).to_string()])
             .output()

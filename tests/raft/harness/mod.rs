@@ -11,7 +11,6 @@
 //! - After each step, the properties of the paper's Figure 3 and others are asserted: see `properties.rs`.
 
 // Each of the test programs uses a part of this.
-#![allow(dead_code)]
 
 pub mod disk;
 pub mod lone;

@@ -10,7 +10,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::event::{Timespec, epoll};
 
@@ -37,7 +37,6 @@ struct Connection {
     server: String,
     answer: Vec<u8>,
     sequence: u64,
-    sent_at: Instant,
     /// Whether a report was sent that is not answered yet.
     under_way: bool,
     /// The newest report that was acknowledged.
@@ -53,39 +52,20 @@ pub struct Promise {
     pub term: u64,
 }
 
-/// What became of a run.
+/// How a run ended.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// Reports acknowledged with 200.
     pub acknowledged: u64,
-    /// From each report's first byte to its whole answer.
-    pub latencies: Vec<Duration>,
     /// The newest promise of each server.
     pub promises: Vec<Promise>,
     /// Why it ended before all were sent, if it did: another answer than 200, or none.
     pub ended_by: Option<String>,
-    pub elapsed: Duration,
-}
-
-impl Outcome {
-    /// Reports per second.
-    pub fn rate(&self) -> f64 {
-        self.acknowledged as f64 / self.elapsed.as_secs_f64()
-    }
-
-    /// The latency that this part (0.5: the median) of the reports did not exceed.
-    pub fn quantile(&self, part: f64) -> Duration {
-        let mut sorted = self.latencies.clone();
-        sorted.sort_unstable();
-        let last = sorted.len().saturating_sub(1);
-        sorted.get((part * last as f64).round() as usize).copied().unwrap_or_default()
-    }
 }
 
 /// Posts `count` reports to the leader at `address`, of as many servers as there are names. Ends at once when an answer is not
 /// 200, and when `stop` is set: the caller looks for the leader and goes on. All reports that are under way are awaited first.
 pub fn post(address: SocketAddr, names: &[String], count: u64, stop: &AtomicBool) -> Outcome {
-    let started = Instant::now();
     let mut outcome = Outcome::default();
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("a descriptor");
     let mut connections = Vec::with_capacity(names.len());
@@ -99,16 +79,8 @@ pub fn post(address: SocketAddr, names: &[String], count: u64, stop: &AtomicBool
         epoll::add(&poll, &stream, epoll::EventData::new_u64(number as u64), epoll::EventFlags::IN)
             .expect("a new descriptor");
         let server = server.clone();
-        let (answer, sent_at) = (Vec::new(), started);
-        connections.push(Connection {
-            stream,
-            server,
-            answer,
-            sequence: 0,
-            sent_at,
-            under_way: false,
-            promise: None,
-        });
+        let answer = Vec::new();
+        connections.push(Connection { stream, server, answer, sequence: 0, under_way: false, promise: None });
     }
     let mut left = count;
     for connection in connections.iter_mut().take(usize::try_from(count).unwrap_or(usize::MAX)) {
@@ -140,7 +112,6 @@ pub fn post(address: SocketAddr, names: &[String], count: u64, stop: &AtomicBool
                 Ok(Some((index, term))) => {
                     connection.under_way = false;
                     outcome.acknowledged += 1;
-                    outcome.latencies.push(connection.sent_at.elapsed());
                     let (server, sequence) = (connection.server.clone(), connection.sequence);
                     connection.promise = Some(Promise { server, sequence, index, term });
                     if left == 0 || outcome.ended_by.is_some() || stop.load(Ordering::SeqCst) {
@@ -161,7 +132,6 @@ pub fn post(address: SocketAddr, names: &[String], count: u64, stop: &AtomicBool
             }
         }
     }
-    outcome.elapsed = started.elapsed();
     outcome.promises = connections.into_iter().filter_map(|connection| connection.promise).collect();
     outcome
 }
@@ -284,7 +254,6 @@ impl Connection {
             body.len()
         );
         self.answer.clear();
-        self.sent_at = Instant::now();
         // A few hundred bytes on a connection with nothing under way: the kernel takes them whole.
         self.stream.write_all(request.as_bytes()).map_err(|error| format!("cannot send: {error}"))?;
         self.under_way = true;

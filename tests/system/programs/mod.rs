@@ -1,9 +1,8 @@
 //! What whole-system tests are made of: a cluster of real `rakit-node`s in a temporary directory ([`cluster`]), servers
-//! whose daemons the test plays itself ([`reports`]), and workers with every virtue and vice ([`workers`]).
+//! whose daemons the test plays itself ([`reports`]), and workers that answer well, badly or not at all ([`workers`]).
 //!
-//! No port is fixed, nothing is left
-//! running when a test ends, also when it panics; and a failed wait prints what every node believed and logged.
-#![allow(dead_code, reason = "the tests and the measurements each use a part of it")]
+//! No port is fixed. Nothing is left running when a test ends, also when it panics. A wait that fails prints what every node
+//! believed and logged.
 
 pub mod cluster;
 pub mod http;

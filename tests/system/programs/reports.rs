@@ -173,8 +173,6 @@ impl Cluster {
 
 #[derive(Debug)]
 struct Life {
-    cpu: f64,
-    worker_up: bool,
     silent: bool,
     acknowledged: Vec<Acknowledged>,
 }
@@ -191,14 +189,13 @@ pub struct Reporter {
 impl Reporter {
     /// Starts to report about this server.
     pub fn start(cluster: &Cluster, server: &str, worker: SocketAddr, cpu: f64, interval: Duration) -> Self {
-        let life = Life { cpu, worker_up: true, silent: false, acknowledged: Vec::new() };
-        let life = Arc::new(Mutex::new(life));
+        let life = Arc::new(Mutex::new(Life { silent: false, acknowledged: Vec::new() }));
         let mut threads = Vec::new();
-        let mut mouths = Vec::new();
+        let mut senders = Vec::new();
         for id in cluster.ids() {
             let mut way = Way::new(cluster, id, server, Duration::from_secs(2));
-            let (mouth, reports) = bounded::<Report>(1);
-            mouths.push(mouth);
+            let (sender, reports) = bounded::<Report>(1);
+            senders.push(sender);
             let life = Arc::clone(&life);
             threads.push(std::thread::spawn(move || {
                 for report in reports {
@@ -214,15 +211,12 @@ impl Reporter {
         let (living, server) = (Arc::clone(&life), server.to_owned());
         threads.push(std::thread::spawn(move || {
             loop {
-                let (cpu, worker_up, silent) = {
-                    let life = lock(&living);
-                    (life.cpu, life.worker_up, life.silent)
-                };
+                let silent = lock(&living).silent;
                 if !silent {
-                    let report = Report { worker_up, ..Report::new(&server, worker, cpu) };
-                    for mouth in &mouths {
-                        // Full: the node still has the one before to answer. It gets the next.
-                        let _: Result<(), TrySendError<Report>> = mouth.try_send(report.clone());
+                    let report = Report::new(&server, worker, cpu);
+                    for sender in &senders {
+                        // Full: the node has not answered the report before this one. It gets the next report.
+                        let _: Result<(), TrySendError<Report>> = sender.try_send(report.clone());
                     }
                 }
                 if let Err(RecvTimeoutError::Disconnected) = pokes.recv_timeout(interval) {
@@ -231,18 +225,6 @@ impl Reporter {
             }
         }));
         Self { life, poke: Some(poke), threads }
-    }
-
-    /// Reports this load from now on; the first such report goes out at once.
-    pub fn set_cpu(&self, cpu: f64) {
-        lock(&self.life).cpu = cpu;
-        self.poke();
-    }
-
-    /// Says whether the worker is up from now on; the first such report goes out at once.
-    pub fn set_worker_up(&self, up: bool) {
-        lock(&self.life).worker_up = up;
-        self.poke();
     }
 
     /// Falls silent, or speaks again at once. A report that is under way may still arrive.
