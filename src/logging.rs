@@ -19,6 +19,9 @@
 //!             escaped        level, room              per write    and logs the count
 //! ```
 //!
+//! `file.rs` bounds the log file, gives way to the data when the disk gets full, and opens the file again after
+//! SIGHUP ([`reopen`]).
+//!
 //! - *One event is one line*, whatever text of a peer, a client or a file is in the message ([`OneLine`]).
 //!   Otherwise a request path with a line break could forge log lines, and an escape sequence could change
 //!   the operator's terminal.
@@ -38,6 +41,7 @@ use std::time::Duration;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use signal_hook::consts::SIGXFSZ;
 
+mod file;
 mod layout;
 mod one_line;
 mod output;
@@ -45,11 +49,13 @@ mod queue;
 mod rate_limit;
 mod writer;
 
+pub use file::reopen;
 pub use layout::LINE_BYTES_MAX;
 pub use one_line::{MESSAGE_BYTES_MAX, OneLine, one_line};
 pub use rate_limit::RateLimit;
 pub use writer::lines_dropped;
 
+use file::LogFile;
 use layout::LineLayout;
 use output::LogOutput;
 use queue::{Class, Queues};
@@ -68,15 +74,16 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Starts logging for this process: lines of `level` and above go to standard error and to the end of `file`.
 ///
-/// The file is made if need be, and its directory too. Called a second time in one process (tests do), it
-/// changes nothing.
+/// The file is made if need be, and its directory too. If standard error leads to that very file, each line is
+/// written once. Called a second time in one process (tests do), it changes nothing.
 ///
 /// # Errors
 /// When the file cannot be opened for appending, or the system gives no thread: one line that says so and the
 /// mend.
 pub fn start(level: LevelFilter, file: Option<&Path>) -> Result<(), String> {
-    let file = file.map(output::open).transpose()?.map(LogOutput::new);
-    start_with(level, file.into_iter().chain([LogOutput::new(io::stderr())]).collect())
+    let file = file.map(LogFile::open).transpose()?;
+    let stderr = file.as_ref().is_none_or(|file| !file.is_stderr()).then(|| LogOutput::new(io::stderr()));
+    start_with(level, file.map(LogOutput::new).into_iter().chain(stderr).collect())
 }
 
 /// As [`start`], but to `file` alone: for a program that shows a table on the terminal, which lines on
@@ -85,7 +92,7 @@ pub fn start(level: LevelFilter, file: Option<&Path>) -> Result<(), String> {
 /// # Errors
 /// As for [`start`].
 pub fn start_in_file(level: LevelFilter, file: &Path) -> Result<(), String> {
-    start_with(level, vec![LogOutput::new(output::open(file)?)])
+    start_with(level, vec![LogOutput::new(LogFile::open(file)?)])
 }
 
 fn start_with(level: LevelFilter, outputs: Vec<LogOutput>) -> Result<(), String> {
@@ -234,7 +241,7 @@ mod tests {
     fn one_event_is_one_line_with_time_level_and_room() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("logs/new/node.log");
-        let file = LogOutput::new(output::open(&path).expect("makes the directories"));
+        let file = LogOutput::new(LogFile::open(&path).expect("makes the directories"));
         let logger = logger(LevelFilter::Info, vec![file]);
         log(&logger, "rakit::raft::election", Level::Info, "asked for /1\n2026 [INFO] raft: forged\u{1b}[2J");
         log(&logger, "rakit::raft", Level::Debug, "below the level");

@@ -3,10 +3,8 @@
 //! Called by the writer thread (`writer.rs`). Each output may fail by itself: a full disk, a file at its size
 //! limit, a terminal that was stopped with Ctrl-S, a pipe that nobody reads. Then the output loses lines and
 //! counts them. As soon as it takes bytes again, it logs how many are missing.
-use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use log::Level;
@@ -18,20 +16,6 @@ use super::layout::{LINE_BYTES_MAX, LineLayout};
 /// How long the writer waits for a pipe or a terminal that takes nothing: a busy reader catches up in this
 /// time. After one such wait, the writer does not wait again until the output takes bytes.
 const READER_PATIENCE: Duration = Duration::from_millis(50);
-
-/// Opens a log file for appending; makes it, and its directory, if need be.
-///
-/// # Errors
-/// One line that names the file and the mend.
-pub(super) fn open(path: &Path) -> Result<File, String> {
-    let failed = |error: io::Error| {
-        format!("--log-file {}: {error}; name a file that this user may write", path.display())
-    };
-    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-        std::fs::create_dir_all(directory).map_err(failed)?;
-    }
-    OpenOptions::new().append(true).create(true).open(path).map_err(failed)
-}
 
 /// What an output writes to: a file or standard error; in tests also a simulated broken disk.
 pub(super) trait LogTarget: Write + AsFd + Send {}
@@ -179,6 +163,7 @@ fn line_count(lines: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
     use std::io::Read;
     use std::os::fd::BorrowedFd;
     use std::sync::{Arc, Mutex};
@@ -287,13 +272,5 @@ mod tests {
                 .ends_with(&format!("[WARN] logging: {missed} log lines are missing here: nobody read them"))
         );
         assert_eq!(lines[1], "again");
-    }
-
-    #[test]
-    fn a_log_file_that_cannot_be_written_is_named() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let message = open(directory.path()).expect_err("a directory is no log file");
-        assert!(message.starts_with(&format!("--log-file {}:", directory.path().display())), "{message}");
-        assert!(!message.contains('\n'));
     }
 }

@@ -128,9 +128,8 @@ pub struct Children {
 }
 
 impl Children {
-    /// Starts `invocation` as `part`. Its standard error is appended to the file `log`. Without `--log-file`,
-    /// a program logs to standard error only. So the file also holds early errors and panics, and no line
-    /// twice.
+    /// Starts `invocation` as `part`. Its standard error is appended to the file `log`, so that the file also
+    /// holds early errors and panics. A program whose `--log-file` is that file writes each line once.
     ///
     /// # Errors
     /// The program can't be started or the file can't be opened.

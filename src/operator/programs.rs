@@ -57,8 +57,7 @@ impl Programs {
 
     /// How `rakit up` starts this part. A daemon measures the process `worker_pid`; other parts ignore it.
     ///
-    /// Without `--log-file`: all of standard error goes to the log file, see
-    /// [`super::children::Children::start`].
+    /// Standard error goes to the log file, too, see [`super::children::Children::start`].
     pub fn invocation(&self, layout: &Layout, part: Part, worker_pid: u32) -> Invocation {
         let mut arguments = arguments(layout, part, worker_pid);
         let shown_as = match part {
@@ -69,6 +68,7 @@ impl Programs {
                 return leashed(&self.own, &worker);
             }
         };
+        arguments.extend(["--log-file".into(), layout.log_file(part).into_os_string()]);
         arguments.push(format!("--stop-with-parent={}", std::process::id()).into());
         Invocation { program: self.own.clone(), shown_as: Some(shown_as), arguments }
     }

@@ -1,7 +1,8 @@
-//! Receives the signals that stop a program: SIGTERM, SIGINT (Ctrl-C) or SIGHUP (the terminal was closed).
+//! Receives the signals that stop a program, SIGTERM and SIGINT (Ctrl-C), and the one that has it open its log
+//! file again, SIGHUP (logrotate(8) sends it after it has renamed the file).
 //!
 //! A signal handler may do very little (signal-safety(7)). So a thread waits for signals and sends a message
-//! for the first one. The program's main loop receives the message in its `select!`.
+//! for the first one that stops the program. The program's main loop receives the message in its `select!`.
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -30,22 +31,23 @@ impl Stop {
     ///
     /// A second signal after a pause ends the process at once, with exit code 1.
     ///
-    /// SIGHUP stays ignored if the process was started with it ignored: nohup(1) uses this to outlive the
-    /// terminal.
+    /// SIGHUP never stops the program: a service that ends with code 0 when its log is rotated would not be
+    /// started again.
     ///
     /// # Errors
     /// When the system gives no signal handler, descriptor or thread.
     pub fn on_signals() -> io::Result<Self> {
-        let mut wanted = vec![SIGTERM, SIGINT];
-        if !is_ignored(SIGHUP) {
-            wanted.push(SIGHUP);
-        }
-        let mut signals = Signals::new(wanted)?;
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
         let (sender, receiver) = bounded(1);
         std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
             let mut first: Option<Instant> = None;
             for signal in signals.forever() {
                 let name = name(signal);
+                if signal == SIGHUP {
+                    crate::logging::reopen();
+                    info!("{name}: the log file, if there is one, is opened again");
+                    continue;
+                }
                 match first {
                     None => {
                         info!("{name}: stopping");
@@ -79,11 +81,4 @@ impl Stop {
 
 fn name(signal: i32) -> &'static str {
     signal_hook::low_level::signal_name(signal).unwrap_or("a signal")
-}
-
-/// Whether a signal was set to be ignored when this process was started (proc_pid_status(5), SigIgn).
-fn is_ignored(signal: i32) -> bool {
-    procfs::process::Process::myself()
-        .and_then(|process| process.status())
-        .is_ok_and(|status| status.sigign & (1 << (signal - 1)) != 0)
 }

@@ -262,8 +262,37 @@ fn without_a_worker_the_own_address_and_the_usual_port_are_reported() {
     let config = write_config(directory.path(), &[node.address], 50);
     let mut daemon = Daemon::start(&config, &["--measure", "process:1"]);
     assert_eq!(node.report_with(|_| true)["worker"], "127.0.0.1:13337");
-    daemon.signal(Signal::HUP);
+    daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait().code(), Some(0));
+}
+
+/// What logrotate does: rename the file, then SIGHUP.
+#[test]
+fn sighup_opens_the_log_file_again_and_stops_nothing() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let node = StandIn::start(200);
+    let config = write_config(directory.path(), &[node.address], 50);
+    let (log, renamed) = (directory.path().join("daemon.log"), directory.path().join("daemon.log.1"));
+    let mut daemon =
+        Daemon::start(&config, &["--worker", "127.0.0.1:1", "--log-file", log.to_str().expect("text")]);
+    let before = node.report_with(|_| true)["sequence"].as_u64();
+    std::fs::rename(&log, &renamed).expect("our own directory");
+    daemon.signal(Signal::HUP);
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    let deadline = Instant::now() + PATIENCE;
+    while !read(&log).contains("SIGHUP: the log file") {
+        assert!(
+            Instant::now() < deadline,
+            "no line in a file of the old name; in the renamed one: {}",
+            read(&renamed)
+        );
+        node.report_with(|_| true);
+    }
+    assert!(read(&renamed).contains("rakit-daemon"), "{}", read(&renamed));
+    node.report_with(|report| report["sequence"].as_u64() > before);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert!(read(&log).contains("SIGTERM: stopping"), "{}", read(&log));
 }
 
 #[test]
