@@ -159,8 +159,8 @@ impl Forwarder {
         }
     }
 
-    /// Chooses the next server, and notes it in the race, in one step: two helpers never choose the same one. The `bool` says
-    /// whether no other server is left, so that the request waits for this one.
+    /// Chooses the next server, and notes it in the race, in one step: two helpers never choose the same one. The
+    /// `bool` says whether no other server is left, so that the request waits for this one.
     fn begin(&self, race: &Race, cancel: &CancelHandle) -> Option<(Chosen, bool)> {
         let mut state = race.state();
         if !state.may_ask_another() {
@@ -211,8 +211,8 @@ impl Forwarder {
 
     // ------------------------------------------------------------------------------------------------- stalls
 
-    /// Watches all requests in flight until `stop` is closed. A request that waits at a stalled server gets a helper; a request
-    /// whose client has gone is cut off. Closes idle connections to workers, too.
+    /// Watches all requests in flight until `stop` is closed. A request that waits at a stalled server gets a helper; a
+    /// request whose client has gone is cut off. Closes idle connections to workers, too.
     pub fn watch_races(self: &Arc<Self>, stop: &Receiver<()>) {
         // The chooser names each ticket once. Those that could not get a helper at once wait here for the next look.
         let mut later = Vec::new();

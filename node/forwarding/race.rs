@@ -1,8 +1,8 @@
 //! One request, and everybody who works on it.
 //!
 //! Called by the forwarder. As a rule one thread works on a request, and nothing here is contended. In a *race*
-//! (docs/balancing.md, "The stall") a helper thread asks a second server; the first whole answer wins, and the others are cut
-//! off. So a race has one state that several threads may touch, behind one short lock.
+//! (docs/balancing.md, "The stall") a helper thread asks a second server; the first whole answer wins, and the others
+//! are cut off. So a race has one state that several threads may touch, behind one short lock.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -129,8 +129,8 @@ impl Race {
         after
     }
 
-    /// Wakes the request's own thread if it may be waiting: it does so only while there are helpers. (To notify a condition that
-    /// nobody waits for is a system call, too.)
+    /// Wakes the request's own thread if it may be waiting: it does so only while there are helpers. (To notify a
+    /// condition that nobody waits for is a system call, too.)
     fn tell(&self, state: &RaceState) {
         if state.helpers > 0 {
             self.changed.notify_all();

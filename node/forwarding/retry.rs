@@ -1,5 +1,5 @@
-//! The rules of trying again: which outcome is a failure of the server, which server is asked next, and how a request ends that
-//! no server answered. No I/O.
+//! The rules of trying again: which outcome is a failure of the server, which server is asked next, and how a request
+//! ends that no server answered. No I/O.
 //!
 //! Called by the race of a request (`race.rs`), under its lock.
 //!
@@ -9,15 +9,15 @@
 //! - busy (503 with `Retry-After`): nobody's failure. The next best is tried; if all are busy, the client gets a 503.
 //! - not accepted in time: the server may only be busy, with a full queue. If no other server is left, the node asks it once
 //!   more, and waits until the request's deadline: the connection may still be accepted.
-//! - slow: nobody's failure. There is one deadline for the whole request, and no retry after it: the first worker would compute
-//!   on, and a second one would compute the same.
+//! - slow: nobody's failure. There is one deadline for the whole request, and no retry after it: the first worker would
+//!   compute on, and a second one would compute the same.
 
 use super::ForwardFailure;
 use crate::balancer::{Outcome, View};
 use crate::http::worker_client::{WorkerAnswer, WorkerError};
 
-/// A request has failed when so many servers have failed it. A server that stalled, was busy, or did not accept the connection
-/// has not failed.
+/// A request has failed when so many servers have failed it. A server that stalled, was busy, or did not accept the
+/// connection has not failed.
 pub const FAILURES_MAX: usize = 3;
 
 /// The outcomes of the attempts of one request so far.

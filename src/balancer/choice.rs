@@ -1,18 +1,12 @@
-//! The choice of a server (docs/protocol.md, "Choice of the server"), and what one node must remember for it: what is in
-//! flight from here and, by what they say, from the other nodes; who failed here a moment ago; who is stalled.
+//! Chooses a server for each request (docs/balancing.md, "The choice"), and remembers what this needs: the requests in flight
+//! from this node and, as they report it, from the other nodes; which servers failed a moment ago; which are stalled.
 //!
 //! Called by every request thread of a node: [`Chooser::choose`] before a request is sent, [`Ticket::end`] after it. The
-//! agreed loads come from a [`View`], which is read without a lock; the node's own memory is behind one short lock. Choosing
-//! and counting the request as in flight are one step under that lock: sixty-four threads that ask at the same moment see
-//! each other's choices, and do not all fall upon the same server.
+//! agreed loads come from a [`View`], which is read without a lock; the node's own memory is behind one short lock. A thread
+//! chooses a server and counts its request there in one step under that lock. So threads that ask at the same moment see each
+//! other's choices, and do not all choose the same server.
 //!
-//! The rules, in their order:
-//!
-//! 1. Only servers that are alive and whose worker is up; none that this request was at already.
-//! 2. Servers without blemish before those that failed or were busy within the last [`AVOID`], those before stalled ones. A
-//!    blemished server is still better than none: to fail quickly costs little, and a stalled one may wake up.
-//! 3. Of these, by the policy. `lowest-cpu`: the lowest agreed `cpu`, then the fewest requests in flight from this node, then
-//!    one drawn at random. `projected`: see `projected.rs`.
+//! docs/balancing.md lists the rules in their order. [`Chooser::choose`] applies them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -29,13 +23,14 @@ use super::table::SERVERS_MAX;
 use super::view::{ServerView, View};
 use crate::raft::{NodeId, Random};
 
-/// For how long a server that failed is avoided. About one report: then its daemon has seen what became of the worker.
+/// How long a server that failed is avoided: about the time from one report to the next. The next report says whether its
+/// worker is up.
 pub const AVOID: Duration = Duration::from_secs(1);
 
-/// Memories of servers that left the table are swept out when there are more than this many.
+/// When more servers than this are remembered, those that have left the table are forgotten.
 const MEMORIES_MAX: usize = 2 * SERVERS_MAX;
 
-/// Names one request in flight, for as long as this process lives.
+/// Names one request in flight. Unique in this process.
 pub type TicketId = u64;
 
 /// How a request that was sent to a server ended.
@@ -49,24 +44,24 @@ pub enum Outcome {
     Busy,
     /// The connection was refused, reset, or cut before the answer was whole.
     Broken,
-    /// The connection was not accepted in time: its queue is full, since it is busy or hangs, or no packet reaches it. Avoided
-    /// like one that failed; but a stall does not end by it.
+    /// The connection was not accepted in time: the worker is busy or hangs and its queue is full, or no packet reaches it.
+    /// Avoided like one that failed. A stall does not end by it.
     NotAccepted,
-    /// This node stopped waiting: the client left, the deadline passed, another server was faster. Says nothing about the
-    /// server. A [`Ticket`] that is dropped ends so.
+    /// This node stopped waiting: the client left, the deadline passed, or another server was faster. This says nothing about
+    /// the server. A [`Ticket`] that is dropped ends so.
     GivenUp,
 }
 
-/// The choice for one request, which counts as in flight there from now on.
+/// The choice for one request. From now on the request counts as in flight at this server.
 #[derive(Debug)]
 pub struct Chosen {
     /// The server, as it was seen when it was chosen.
     pub server: Arc<ServerView>,
     /// The load that decided, in percent: the agreed `cpu`, or what `projected` counts per core (then it may exceed 100).
     pub load: f64,
-    /// The server is stalled, and this request is the trial whether it still is: send it to the next best at once, too.
+    /// The server was stalled, and this request tries whether it still is. Send it to the next best server at once, too.
     pub hedge_now: bool,
-    /// To be ended when the request ends.
+    /// End it when the request ends.
     pub ticket: Ticket,
 }
 
@@ -82,8 +77,8 @@ impl Chosen {
     }
 }
 
-/// One request in flight. Ends by [`end`](Self::end), or as [`Outcome::GivenUp`] when it is dropped, so that a handler that
-/// panics or returns early leaves no request in flight for ever.
+/// One request in flight. It ends by [`end`](Self::end), or as [`Outcome::GivenUp`] when it is dropped. So no request stays in
+/// flight for ever when a handler panics or returns early.
 #[derive(Debug)]
 pub struct Ticket {
     chooser: Arc<Chooser>,
@@ -93,7 +88,7 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Its name, as [`Chooser::hedges`] tells it.
+    /// Its name: [`Chooser::hedges`] returns these.
     pub fn id(&self) -> TicketId {
         self.id
     }
@@ -119,7 +114,7 @@ impl Drop for Ticket {
 pub struct LocalState {
     /// Requests from this node that have not ended.
     pub in_flight: usize,
-    /// Requests in flight there from the other nodes, by what they say.
+    /// Requests in flight there from the other nodes, as they report them.
     pub in_flight_elsewhere: u32,
     /// It is passed over until it answers.
     pub stalled: bool,
@@ -131,10 +126,10 @@ pub struct LocalState {
 #[derive(Debug, Default)]
 struct ServerMemory {
     debts: Debts,
-    /// Requests in flight there from the other nodes, as far as is known.
+    /// Requests in flight there from the other nodes, as they report them.
     others: u32,
     work: OwnWork,
-    /// It failed, and is avoided before this moment.
+    /// It failed, and is avoided until this moment.
     avoided_until: Option<Duration>,
 }
 
@@ -157,7 +152,7 @@ impl ServerMemory {
 #[derive(Debug)]
 struct Memory {
     servers: BTreeMap<String, ServerMemory>,
-    /// What the other nodes said.
+    /// The counts that the other nodes sent.
     board: Board,
     dice: Random,
     /// The ticket that was given out last.
@@ -173,7 +168,7 @@ pub struct Chooser {
     memory: Mutex<Memory>,
 }
 
-/// What speaks against a server; the worst comes last.
+/// A reason not to choose a server; the worst comes last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Blemish {
     Clean,
@@ -185,7 +180,7 @@ enum Blemish {
 struct Rated<'a> {
     server: &'a Arc<ServerView>,
     blemish: Blemish,
-    /// It was stalled, and this request would be the trial whether it still is.
+    /// It was stalled, and this request would try whether it still is.
     trial: bool,
     /// Requests in flight there from this node.
     own: usize,
@@ -202,7 +197,7 @@ impl<'a> Rated<'a> {
         let report = server.report();
         let (cores, cpu) = (f64::from(report.cores), report.cpu);
         let Some(memory) = memory else {
-            // No request was ever sent there: whatever its load is, it is not ours.
+            // This node knows of no request that was ever sent there: all of its load is foreign.
             let candidate = Candidate { cores, cpu, foreign: report.busy_cores(), in_flight: 0.0 };
             return Self { server, blemish: Blemish::Clean, trial: false, own: 0, candidate };
         };
@@ -218,7 +213,7 @@ impl<'a> Rated<'a> {
     }
 }
 
-/// The place of the server with the lowest agreed CPU load, and that load.
+/// The index of the server with the lowest agreed CPU load, and that load.
 fn lowest_cpu(standing: &[Rated<'_>], dice: &mut Random) -> Option<(usize, f64)> {
     let key = |one: &Rated<'_>| (one.server.report().cpu, one.own);
     let lowest = standing.iter().map(key).min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)))?;
@@ -236,14 +231,15 @@ impl Chooser {
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
-        // Poisoned means that a thread panicked in here, a bug; but the counts are still the best that is known, and to
-        // refuse every further request would make one lost answer a dead node.
+        // The lock is poisoned if a thread panicked while it held it: a bug. The counts may be off by one, but they are the
+        // best that this node has. If every further request failed, one lost answer would become a dead node.
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Chooses a server for a request, of which `tried` names the servers it was at already. `None` if there is no other.
+    /// Chooses a server for a request. `tried` names the servers that this request was sent to before. `None` if there is no
+    /// other server.
     ///
-    /// Costs a walk over all servers.
+    /// It walks once over all servers.
     pub fn choose(
         self: &Arc<Self>,
         view: &View,
@@ -267,7 +263,7 @@ impl Chooser {
             let known = memories.next_if(|(other, _)| *other == name).map(|(_, memory)| memory);
             let mut one = Rated::of(server, known, self.stall, now);
             if one.trial && !tried.is_empty() {
-                // A request that was elsewhere has waited enough to be no trial.
+                // A request that has already waited elsewhere is no trial.
                 one.blemish = Blemish::Stalled;
                 one.trial = false;
             }
@@ -285,7 +281,7 @@ impl Chooser {
             }
         };
         let Rated { server, trial, .. } = standing[place];
-        // Alone, it is no trial: there is nobody to send the request to as well.
+        // If it is the only server, there is no next best that could get the request, too.
         let hedge_now = trial && view.servers().iter().filter(|server| server.is_eligible()).count() > 1;
         let id = memory.begin(server, trial, hedge_now, now);
         self.tickets.fetch_add(1, Ordering::Relaxed);
@@ -321,7 +317,7 @@ impl Chooser {
         self.tickets.load(Ordering::Relaxed) == 0
     }
 
-    /// What to tell the other nodes: how many requests this node has had in flight at each server for [`TOLD_AFTER`] or longer.
+    /// For the other nodes: how many requests this node has had in flight at each server for [`TOLD_AFTER`] or longer.
     pub fn in_flight(&self, now: Duration) -> BTreeMap<String, u32> {
         let before = now.saturating_sub(TOLD_AFTER);
         let memory = self.memory();
@@ -332,15 +328,15 @@ impl Chooser {
         memory.servers.iter().filter_map(count).collect()
     }
 
-    /// Another node said what it has in flight.
+    /// Another node has sent what it has in flight.
     pub fn hear(&self, node: NodeId, counts: InFlight, now: Duration) {
         let mut memory = self.memory();
         let touched = memory.board.hear(node, counts, now);
         memory.count_others(&touched, now);
     }
 
-    /// The requests that should also be sent to the next best server, each told once: for a thread that watches over all of
-    /// them.
+    /// The requests that should also be sent to the next best server. Each is returned once. Called by the thread that watches
+    /// all requests in flight.
     pub fn hedges(&self, view: &View, now: Duration) -> Vec<TicketId> {
         let mut due = Vec::new();
         for (name, memory) in &mut self.memory().servers {
@@ -385,7 +381,7 @@ impl Memory {
         self.ticket
     }
 
-    /// Forgets what is too old to be believed, and servers that left the table.
+    /// Forgets counts of other nodes that are too old, and servers that left the table.
     fn tidy(&mut self, view: &View, now: Duration) {
         let touched = self.board.forget(now);
         self.count_others(&touched, now);
@@ -741,7 +737,8 @@ mod tests {
         assert!(chooser.memory().servers.len() <= MEMORIES_MAX + 1);
     }
 
-    /// Not a test: `cargo test --release --lib -- --ignored --nocapture cost_of_a_choice` prints what a choice and a view cost.
+    /// Not a test: `cargo test --release --lib -- --ignored --nocapture cost_of_a_choice` prints the mean time of a choice, of
+    /// applying one report, of publishing a view, and of a view's digest. docs/balancing.md has the figures.
     #[test]
     #[ignore = "a measurement"]
     fn cost_of_a_choice() {
@@ -764,7 +761,7 @@ mod tests {
                 );
             }
             let rounds = 10_000;
-            let (mut apply, mut publish) = (Duration::ZERO, Duration::ZERO);
+            let (mut apply, mut publish, mut digest) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
             for round in 0..rounds {
                 let command = ServerCommand::Report(report("server-1", 1.0, 2, round)).to_command();
                 let start = std::time::Instant::now();
@@ -773,16 +770,14 @@ mod tests {
                 let start = std::time::Instant::now();
                 node.published.publish(&node.log.0, ms(round));
                 publish += start.elapsed();
+                let view = node.published.view();
+                let start = std::time::Instant::now();
+                std::hint::black_box(view.digest());
+                digest += start.elapsed();
             }
-            let view = node.published.view();
-            let start = std::time::Instant::now();
-            let digest = view.digest().len();
-            println!(
-                "{servers} servers: apply {} ns, publish {} ns, digest ({digest}) {} ns",
-                apply.as_nanos() / u128::from(rounds),
-                publish.as_nanos() / u128::from(rounds),
-                start.elapsed().as_nanos()
-            );
+            let [apply, publish, digest] =
+                [apply, publish, digest].map(|time| time.as_nanos() / u128::from(rounds));
+            println!("{servers} servers: apply {apply} ns, publish {publish} ns, digest {digest} ns");
         }
     }
 }

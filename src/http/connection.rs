@@ -2,11 +2,11 @@
 //! body, call the service, write the answer, and again while both sides keep the connection alive.
 //!
 //! Called by the threads of `server.rs`, each with one connection at a time. Requests that arrive together
-//! ("pipelined") wait in the buffer and are answered in order, because nothing here runs ahead.
+//! ("pipelined") wait in the buffer. The thread takes one at a time, so the answers have the order of the requests.
 //!
-//! The usual request costs one `recv` and one `writev`: the idle pause is bounded by the socket's own time-out
-//! (`SO_RCVTIMEO`, set once), and only a request that arrives in pieces pays for `poll` with what is left of its
-//! deadline. A deadline is one for the *whole* head or body: a client that sends a byte a second gains nothing by it.
+//! The usual request costs one `recv` and one `writev`. The socket's own time-out (`SO_RCVTIMEO`, set once) bounds the
+//! idle pause. Only a request that arrives in pieces needs `poll`, which waits for the rest of the deadline. The deadline
+//! is for the *whole* head or body: a client that sends a byte a second gains no time.
 //!
 //! Follows RFC 9112 section 9 (connections; 9.3 persistence, 9.6 closing) and RFC 9110 section 10.1.1 (100-continue);
 //! `socket(7)` for the time-outs, `tcp(7)` for TCP_NODELAY.
@@ -27,11 +27,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tiny_http::Method;
 
-/// A body is given room in steps of at least this many bytes, as its bytes arrive: a length that is only *claimed*
-/// reserves no more than this.
+/// The buffer of a body grows in steps of at least this many bytes while the bytes arrive. So a request that only claims a
+/// great length reserves no more than this.
 pub const BODY_STEP_BYTES: usize = 16 * 1024;
 
-/// An answer's buffer that grew beyond this is given back after the answer instead of being kept for the next.
+/// A buffer for answers that grew beyond this shrinks again after the answer.
 const KEPT_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// What a connection needs of its server.
@@ -61,9 +61,9 @@ pub(super) fn serve(context: &Context<'_>, open: &Arc<Open>) {
 
 /// Why a connection ends.
 enum ConnectionEnd {
-    /// Nobody waits for anything: close.
+    /// Nobody waits for an answer: close at once.
     Close,
-    /// An answer is out, but the client may still be sending: close so that it gets to read the answer.
+    /// The answer was sent, but the client may still be sending: close in such a way that it can read the answer.
     Linger,
 }
 
@@ -119,7 +119,7 @@ struct Manner {
     for_head: bool,
 }
 
-/// For a request that could not be understood: nothing it asked for counts.
+/// For a request that could not be parsed: its wishes are unknown.
 const UNKNOWN_MANNER: Manner = Manner { keep_alive: false, of_http_10: false, for_head: false };
 
 struct ServedConnection<'a> {
@@ -141,7 +141,8 @@ impl ServedConnection<'_> {
             .set_nodelay(true)
             .and_then(|()| stream.set_write_timeout(Some(at_least_one_ms(limits.write_deadline))));
         prepared.map_err(|_| ConnectionEnd::Close)?;
-        // A fresh connection has no reason to be silent: its first byte gets the time of a head, not of a pause.
+        // The client of a fresh connection has a request to send: its first byte has the time of a head, not of an idle
+        // pause.
         let mut pause = limits.head_deadline;
         loop {
             if self.input.held().is_empty() {
@@ -164,7 +165,8 @@ impl ServedConnection<'_> {
         let service = self.context.service;
         let limit = match self.guard(|| service.body_limit(&head.method, head.path())) {
             Ok(limit) => limit,
-            // The body that is not read stands where the next request would be: only without one may it live on.
+            // A body that is not read stands where the next request would begin. Only without a body may the connection stay
+            // open.
             Err(answer) if length == 0 => return self.answer(answer, manner),
             Err(answer) => return Err(self.last_answer(answer, manner)),
         };
@@ -185,8 +187,9 @@ impl ServedConnection<'_> {
         self.answer(answer.unwrap_or_else(|panicked| panicked), manner)
     }
 
-    /// Calls the service so that its panic costs one answer: 500, a line in the log, and everything else lives on.
-    /// Nothing of this session is lent to the call; what the service broke of its own is its own affair.
+    /// Calls the service. If it panics, this request gets a 500 and the log a line; the connection and the node go on. The
+    /// call borrows nothing of this connection, so a panic leaves nothing of it half changed. The service itself must keep
+    /// its own data sound.
     fn guard<T>(&self, call: impl FnOnce() -> Result<T, Response>) -> Result<T, Response> {
         catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
             self.context.tally.panics.add_one();
@@ -201,13 +204,14 @@ impl ServedConnection<'_> {
         })
     }
 
-    /// The pause between requests. `Err` when it ends the connection: the time is up, the client has gone, the server
-    /// stops.
+    /// Waits for the next request. `Err` when the connection ends instead: the time is up, the client has gone, or the
+    /// server stops.
     fn await_first_bytes(&mut self, pause: Duration) -> Result<(), ConnectionEnd> {
-        // Store, then look: `Server::stop` sets the flag and then looks at `idle`, so one of the two sees the other.
+        // First set `idle`, then read `stopping`. `Server::stop` does it the other way round: it sets `stopping`, then reads
+        // `idle`. So at least one of the two sees what the other has set.
         self.open.idle.store(true, Ordering::SeqCst);
         if self.context.stopping.load(Ordering::SeqCst) {
-            // What has arrived already is served; nothing is waited for.
+            // A request that has already arrived is served. There is no wait for another one.
             receive_by(&self.open.stream, self.input.room(), Instant::now())
                 .map(|received| self.input.end += received)
                 .map_err(|_| ConnectionEnd::Close)?;
@@ -258,14 +262,14 @@ impl ServedConnection<'_> {
                 Ok(None) => {}
                 Err(refusal) => return Err(self.refuse(refusal, UNKNOWN_MANNER)),
             }
-            // The clock is asked only for a head that comes in pieces, and once.
+            // Only a head that comes in pieces needs the clock, and only once.
             let deadline = *deadline.get_or_insert_with(|| Instant::now() + limits.head_deadline);
             let received = receive_by(&self.open.stream, self.input.room(), deadline);
             self.input.end += received.map_err(|stall| self.stalled(stall, UNKNOWN_MANNER))?;
         }
     }
 
-    /// Reads a body of exactly `length` bytes, which the route has agreed to. The buffer grows as the bytes arrive.
+    /// Reads a body of exactly `length` bytes; the route allows this length. The buffer grows while the bytes arrive.
     fn read_body(
         &mut self,
         length: usize,
@@ -287,7 +291,7 @@ impl ServedConnection<'_> {
         let deadline = Instant::now() + self.context.limits.body_deadline;
         while filled < length {
             if filled == body.len() {
-                // Doubling keeps the copies few; never beyond what was announced.
+                // The buffer doubles, so that few copies are needed, but it never exceeds the announced length.
                 body.resize(length.min((2 * filled).max(BODY_STEP_BYTES)), 0);
             }
             filled += receive_by(&self.open.stream, &mut body[filled..], deadline)
@@ -298,7 +302,7 @@ impl ServedConnection<'_> {
 
     fn stalled(&mut self, stall: ReceiveEnd, manner: Manner) -> ConnectionEnd {
         match stall {
-            // In the middle of its request: there is nobody to answer.
+            // The client closed in the middle of its request: there is nobody to answer.
             ReceiveEnd::Gone => ConnectionEnd::Close,
             ReceiveEnd::Deadline => {
                 self.refuse(HeadRefusal { status: 408, line: "the request did not arrive in time" }, manner)
@@ -306,7 +310,7 @@ impl ServedConnection<'_> {
         }
     }
 
-    /// Answers a request that breaks the protocol or a limit; the connection ends behind it.
+    /// Answers a request that breaks the protocol or a limit. Then the connection ends.
     fn refuse(&mut self, refusal: HeadRefusal, manner: Manner) -> ConnectionEnd {
         self.context.tally.refusals.add_one();
         log::debug!(
@@ -330,14 +334,14 @@ impl ServedConnection<'_> {
     fn answer(&mut self, answer: Response, manner: Manner) -> Result<(), ConnectionEnd> {
         if !manner.keep_alive || self.context.stopping.load(Ordering::SeqCst) {
             let end = self.last_answer(answer, manner);
-            // The whole request was read: unless more has come already, closing at once loses nothing.
+            // The whole request was read. If no further byte has come, the connection can close at once without a reset.
             return Err(if self.input.held().is_empty() { ConnectionEnd::Close } else { end });
         }
         let connection = if manner.of_http_10 { Connection::KeepAlive } else { Connection::Implied };
         self.write(answer, connection, manner.for_head).map_err(|_| ConnectionEnd::Close)
     }
 
-    /// Head and body leave in one write: two small ones would wait for each other's acknowledgement, or cost a call.
+    /// Writes head and body in one call. Two small writes would cost two calls and perhaps two packets.
     fn write(&mut self, answer: Response, connection: Connection, without_body: bool) -> io::Result<()> {
         self.output.clear();
         let body = print(answer, connection, without_body, &mut self.date, &mut self.output);
@@ -347,9 +351,9 @@ impl ServedConnection<'_> {
         Ok(())
     }
 
-    /// RFC 9112 section 9.6: a socket closed with unread input sends a reset, and the reset can overtake the answer
-    /// and erase it at the client. So: say that nothing more comes, then read away what the client still sends,
-    /// within limits, until it closes too.
+    /// RFC 9112 section 9.6: a socket that is closed with unread input sends a reset, and the client's kernel may then
+    /// throw the answer away unread. So the server shuts its sending side, then reads and drops what the client still
+    /// sends, within limits, until the client closes too.
     fn linger(&mut self) {
         let limits = self.context.limits;
         if self.open.stream.shutdown(Shutdown::Write).is_err() {
@@ -367,17 +371,18 @@ impl ServedConnection<'_> {
     }
 }
 
-/// The methods whose meaning is in their body (RFC 9110 section 9.3): without a length, it would be lost in silence.
+/// Whether the method means nothing without a body (RFC 9110 section 9.3). Without a length, the body would be lost
+/// unnoticed.
 fn brings_a_body(method: &Method) -> bool {
     matches!(method, Method::Post | Method::Put | Method::Patch)
 }
 
-/// `setsockopt` takes a time of zero for "no time-out at all".
+/// For `setsockopt`, a time of zero means "no time-out at all".
 fn at_least_one_ms(time: Duration) -> Duration {
     time.max(Duration::from_millis(1))
 }
 
-/// Receives at least one byte, or says why not. Waits only while there is nothing to take and the deadline allows.
+/// Receives at least one byte, or returns why it cannot. Waits until bytes come, at most until the deadline.
 fn receive_by(stream: &TcpStream, room: &mut [u8], deadline: Instant) -> Result<usize, ReceiveEnd> {
     assert!(!room.is_empty(), "to receive nothing would look like the end");
     loop {
@@ -396,13 +401,13 @@ fn receive_by(stream: &TcpStream, room: &mut [u8], deadline: Instant) -> Result<
             tv_sec: left.as_secs().min(i32::MAX as u64) as i64,
             tv_nsec: left.subsec_nanos().into(),
         };
-        // Whatever it returns (ready, time up, interrupted, an error that `recv` will name), the loop looks again.
+        // The result does not matter (ready, time up, interrupted, an error that `recv` will report): the loop tries again.
         let _ = poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&left));
     }
 }
 
-/// Writes all of it. The socket's own time-out bounds each call to `deadline`; a client that takes a little at a time
-/// gets one more such time for the rest, then it is given up.
+/// Writes everything. The socket's own time-out bounds each call to `deadline`. A client that takes a part of the answer has
+/// the same time once more for the rest; then it is given up.
 fn write_all(mut stream: &TcpStream, slices: &mut [IoSlice<'_>], deadline: Duration) -> io::Result<()> {
     let mut slices = slices;
     IoSlice::advance_slices(&mut slices, 0);

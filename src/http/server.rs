@@ -1,14 +1,14 @@
 //! The bounded accept loop: the listener behind both addresses of a node.
 //!
-//! Called by rakit-node, once for its public and once for its cluster address, each with a [`Service`] of its own. Why
-//! tiny_http's own `Server` may not stand there, and what each limit answers, is told in `docs/http-edge.md`.
+//! Called by rakit-node, once for its public and once for its cluster address, each with a [`Service`] of its own.
+//! `docs/http-edge.md` says why the nodes do not use tiny_http's own `Server`, and what the edge answers at each limit.
 //!
-//! The shape: one thread accepts; a thread per open connection serves it (`connection.rs`) and then takes another.
-//! Threads are started when a connection finds none free, up to the cap on connections, and end after a while without
-//! work. A connection is handed over once, a request never: between `recv` and `writev` no thread waits for another
-//! and no lock is taken.
+//! One thread accepts connections. Each open connection has a thread that serves it (`connection.rs`) and then takes the
+//! next one. The accepting thread starts a new thread when no thread is free, up to the cap on connections. A thread without
+//! work ends after [`THREAD_IDLE`]. Only a connection goes from one thread to another, never a request: between `recv` and
+//! `writev` no thread waits for another, and no lock is taken.
 //!
-//! Everything is bounded by [`Limits`]: what is beyond a bound is answered and counted, not queued.
+//! Everything is bounded by [`Limits`]. The server answers and counts what exceeds a bound; it does not queue it.
 //!
 //! Follows `accept(2)` (which errors are the connection's and which the machine's), `listen(2)`, `socket(7)`,
 //! `shutdown(2)`; RFC 9110 section 15.6.4 and 10.2.3 (503 with Retry-After).
@@ -33,32 +33,32 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// Connections that the kernel may hold ready before they are accepted; it lowers this to `net.core.somaxconn`.
+/// How many connections may wait in the kernel to be accepted. The kernel lowers this to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 /// Stack of a connection's thread. docs/http-edge.md says what was measured and why this suffices.
 const THREAD_STACK_BYTES: usize = 256 * 1024;
-/// A thread without a connection for so long ends.
+/// A thread that has had no connection for so long ends.
 const THREAD_IDLE: Duration = Duration::from_secs(10);
-/// What a refused client is told to wait, in seconds.
+/// The `Retry-After` of a refused client, in seconds.
 const RETRY_AFTER_SECONDS: &str = "1";
-/// Connections that were refused and are kept a moment so that the client gets to read why.
+/// How many refused connections stay open for a moment, so that the client can read the answer.
 const REFUSED_KEPT_MAX: usize = 32;
-/// For how long.
+/// How long a refused connection stays open.
 const REFUSED_KEPT: Duration = Duration::from_millis(500);
-/// How much of what a refused client sends is read away before it is cut off.
+/// How many bytes of a refused client are read and dropped before it is cut off.
 const REFUSED_BYTES_MAX: usize = 16 * 1024;
-/// The pause after an accept that failed for want of something that time may bring back.
+/// The pause after an accept that failed because something is short (memory, descriptors) and may be there again soon.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// One line at most per kind of trouble in this time.
+/// At most one log line per kind of error in this time.
 const LOG_PAUSE: Duration = Duration::from_secs(5);
-/// When the listener stops: how long its accepting thread gets to take those who have connected before.
+/// When the server stops: how long its accepting thread may go on to accept the connections that wait in the backlog.
 const BACKLOG_GRACE: Duration = Duration::from_secs(1);
-/// Between two looks at that.
+/// The pause between two looks whether the backlog is empty.
 const BACKLOG_LOOK: Duration = Duration::from_micros(200);
-/// After the drain, how long to wait for the threads of connections that were cut off.
+/// After the drain: how long to wait for the threads whose connections were cut off.
 const CUT_PAUSE: Duration = Duration::from_secs(1);
 
-/// A listener at work. Dropping it stops it, with [`Limits::drain_deadline`].
+/// A server that listens. Dropping it stops it, with [`Limits::drain_deadline`].
 #[derive(Debug)]
 pub struct Server {
     shared: Arc<ServerShared>,
@@ -68,8 +68,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on `address` and serves it until it is stopped. `name` begins the names of its threads and its lines
-    /// in the log; keep it under ten characters, as Linux cuts a thread's name at 15.
+    /// Listens on `address` and serves it until it is stopped. The names of its threads and its lines in the log begin with
+    /// `name`. Keep it under ten characters, because Linux cuts a thread's name at 15.
     ///
     /// # Errors
     /// What `socket(2)`, `bind(2)`, `listen(2)` and the start of a thread may return.
@@ -105,14 +105,14 @@ impl Server {
         Ok(Server { shared, local_addr, accepting: Mutex::new(Some((listener, thread))) })
     }
 
-    /// The address that is listened on, with the true port where 0 was asked for.
+    /// The address of the listener. If port 0 was asked for, it has the port that the kernel chose.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
 
-    /// Lets the accepting thread take whoever has connected before the stop. To close a listener resets the connections that
-    /// wait in its backlog (tcp(7), `inet_csk_listen_stop` in Linux), and a client in there has sent its request to a
-    /// server that was up. Under a flood the backlog is never empty, so this is bounded.
+    /// Lets the accepting thread accept the connections that were made before the stop. Closing a listener resets all
+    /// connections in its backlog (tcp(7), `inet_csk_listen_stop` in Linux), although their clients sent a request to a
+    /// server that was up. In a flood the backlog is never empty, so the wait is bounded by [`BACKLOG_GRACE`].
     fn await_empty_backlog(&self) {
         let accepting = self.accepting.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((listener, _)) = accepting.as_ref() else { return };
@@ -124,15 +124,15 @@ impl Server {
         }
     }
 
-    /// What has happened so far.
+    /// The counters since the start.
     pub fn counters(&self) -> Counters {
         let state = self.shared.lock();
         self.shared.tally.counters(state.open.len(), state.threads)
     }
 
-    /// Stops listening at once and closes what is idle at once; requests in flight have `drain` to be answered (with
-    /// `Connection: close`), and what is left then is cut off. Returns how many connections were. Calling it again is
-    /// harmless. Not to be called from a handler of this server, which would wait for itself.
+    /// Stops listening and closes idle connections at once. Requests in flight have the time `drain` to be answered (with
+    /// `Connection: close`); then the connections that are left are cut off. Returns how many were cut off. A second call
+    /// does no harm. A handler of this server must not call it: it would wait for itself.
     pub fn stop(&self, drain: Duration) -> usize {
         let shared = &self.shared;
         self.await_empty_backlog();
@@ -143,7 +143,7 @@ impl Server {
 
         let accepting = self.accepting.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((listener, thread)) = accepting {
-            // On Linux, this ends an accept() that waits, with no descriptor and no connection needed for it.
+            // On Linux, this ends an accept() that waits. It needs no free descriptor and no connection.
             if let Err(error) = rustix::net::shutdown(&listener, rustix::net::Shutdown::Both) {
                 log::warn!("{}: the listener did not shut down: {error}", shared.name);
             }
@@ -171,7 +171,7 @@ impl Drop for Server {
     }
 }
 
-/// SO_REUSEADDR, so that a restarted node gets its port back while connections of its former life are in TIME_WAIT.
+/// SO_REUSEADDR: a restarted node gets its port back although connections of its old process are still in TIME_WAIT.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let domain = socket2::Domain::for_address(address);
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
@@ -187,7 +187,7 @@ struct ServerShared {
     limits: Limits,
     service: Arc<dyn Service>,
     tally: Tally,
-    /// Copy of `Connections::stopping` that is read between requests without the lock.
+    /// A copy of `Connections::stopping` that threads read between requests without the lock.
     stopping: AtomicBool,
     /// Locked when a connection opens or closes; never across I/O, never per request.
     state: Mutex<Connections>,
@@ -208,8 +208,9 @@ struct Connections {
     open: HashMap<u64, Arc<Open>>,
     /// Connections handed to waiting threads that have not woken yet.
     queue: VecDeque<(u64, Arc<Open>)>,
-    /// Waiting threads for whom nothing is queued: those in `work` are `unclaimed + queue.len()`. Counting a thread as
-    /// free until it *wakes* is how connections come to wait behind threads that are busy with others.
+    /// Waiting threads for which no connection is queued. The threads that wait in `work` are `unclaimed + queue.len()`. If
+    /// a thread counted as free until it *wakes*, one thread could be promised to several connections, and these would wait
+    /// behind each other.
     unclaimed: usize,
     /// Threads in all.
     threads: usize,
@@ -232,7 +233,7 @@ impl ServerShared {
         waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// The life of a thread: its first connection, then others, until it has waited [`THREAD_IDLE`] for one.
+    /// What a thread does: it serves its first connection, then others, until it has waited [`THREAD_IDLE`] for one.
     fn work(&self, first: (u64, Arc<Open>)) {
         let mut next = Some(first);
         while let Some((id, open)) = next {
@@ -243,7 +244,8 @@ impl ServerShared {
                 tally: &self.tally,
                 stopping: &self.stopping,
             };
-            // A handler's panic is caught closer to it. This one keeps a bug of ours from costing a thread's place.
+            // `connection.rs` catches a handler's panic itself. This catches a panic of the edge, so that the connection and
+            // the thread are still counted off.
             if catch_unwind(AssertUnwindSafe(|| connection::serve(&context, &open))).is_err() {
                 log::error!("{}: serving {} panicked; its connection is closed", self.name, open.peer);
             }
@@ -283,8 +285,8 @@ impl ServerShared {
 struct Door {
     shared: Arc<ServerShared>,
     listener: Arc<TcpListener>,
-    /// A descriptor to give up when there are none left, so that the next client can be taken, told and closed instead
-    /// of hanging in the backlog. Any descriptor does: this is a second one of the listener.
+    /// A descriptor to close when no other is left. Then the next client can be accepted, answered with 503 and closed; else
+    /// it would hang in the backlog. Any descriptor does: this is a second one of the listener.
     spare: Option<TcpListener>,
     turned_away: VecDeque<TurnedAway>,
     date: DateCache,
@@ -319,7 +321,7 @@ impl Door {
             }
             match self.listener.accept() {
                 Ok((stream, peer)) => self.admit(stream, peer),
-                // The listener was shut down, which says that it is time to go, or something else went wrong.
+                // `stop` has shut the listener down, and the loop ends.
                 Err(_) if self.shared.stopping.load(Ordering::SeqCst) => {}
                 Err(error) => self.accept_failed(&error),
             }
@@ -376,13 +378,13 @@ impl Door {
             let name = &self.shared.name;
             log::error!("{name}: no thread for {}: {error} ({held_back} more like it)", open.peer);
         }
-        // The thread never ran and the registry let go, so this is the last to hold it.
+        // The thread never ran, and `open` is off the list: this is the last reference.
         if let Some(open) = Arc::into_inner(open) {
             self.turn_away(open.stream, "no thread is left");
         }
     }
 
-    /// Answers 503 without waiting for anything: the answer fits into the empty buffer of a fresh socket.
+    /// Answers 503. It waits for nothing: the answer fits into the empty send buffer of a fresh socket.
     fn turn_away(&mut self, stream: TcpStream, line: &'static str) {
         self.tell_unavailable(&stream, line);
         if self.turned_away.len() == REFUSED_KEPT_MAX {
@@ -397,13 +399,13 @@ impl Door {
         let mut bytes = Vec::new();
         let body = print(answer, Connection::Close, false, &mut self.date, &mut bytes);
         bytes.extend_from_slice(&body);
-        // A client that has gone already needs no answer.
+        // If the client has gone, nobody needs the answer.
         let _ = send(stream, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
         let _ = stream.shutdown(std::net::Shutdown::Write);
     }
 
-    /// Reads away what the turned away send, so that closing them does not reset the connection before they have read
-    /// their answer, and lets go of those who have closed or had their time. True once somebody is at the listener.
+    /// Reads and drops what refused clients send: closing a socket with unread input resets the connection, and the client
+    /// might lose the answer. Closes those that have ended or had their time. Returns whether a new connection waits.
     fn tend_turned_away(&mut self) -> bool {
         let now = Instant::now();
         self.turned_away.retain_mut(|client| {
@@ -421,7 +423,7 @@ impl Door {
         let wait = Timespec { tv_sec: 0, tv_nsec: wait.min(REFUSED_KEPT).subsec_nanos().into() };
         let mut watched = vec![PollFd::new(&*self.listener, PollFlags::IN)];
         watched.extend(self.turned_away.iter().map(|client| PollFd::new(&client.stream, PollFlags::IN)));
-        // An error here shows itself in what is tried next.
+        // If poll failed, the calls that follow report the error.
         let _ = poll(&mut watched, Some(&wait));
         !watched[0].revents().is_empty()
     }
@@ -433,7 +435,7 @@ impl Door {
         }
         match Errno::from_io_error(error) {
             Some(Errno::MFILE | Errno::NFILE) => self.accept_without_descriptors(),
-            // accept(2): these are errors of the one connection that was next, and it is gone with them.
+            // accept(2): these are errors of the one connection that was next. It is gone; the listener is well.
             Some(
                 Errno::CONNABORTED
                 | Errno::INTR
@@ -447,25 +449,25 @@ impl Door {
                 | Errno::NOPROTOOPT
                 | Errno::OPNOTSUPP,
             ) => {}
-            // Memory or buffers are short, or something unheard of: time may mend it, trying at once would not.
+            // Memory or buffers are short, or the error is unknown. It may pass with time, but not at once.
             _ => self.pause(),
         }
     }
 
-    /// With no descriptor left, accept() fails at once and for ever, while clients hang in the backlog. The spare one
-    /// is given up to take the next client in its place.
+    /// With no descriptor left, accept() fails again and again, while clients hang in the backlog. So the server closes its
+    /// spare descriptor and accepts the next client in its place.
     fn accept_without_descriptors(&mut self) {
-        // The refused that are still kept hold descriptors, too.
+        // Refused connections that are still open hold descriptors, too.
         self.turned_away.clear();
         if self.spare.take().is_none() {
-            // Another thread was quicker than we the last time.
+            // There is no spare: the last time, another thread took the free descriptor first.
             self.spare = self.listener.try_clone().ok();
             if self.spare.take().is_none() {
                 return self.pause();
             }
         }
-        // This may wait: Linux reserves the descriptor before it looks whether a client is there. By the time one comes,
-        // there may be descriptors again, and then it is a client like any other.
+        // This accept may wait: Linux reserves the descriptor before it looks whether a client is there. When a client
+        // comes, other descriptors may be free again. Then it is served like any other.
         let accepted = self.listener.accept();
         self.spare = self.listener.try_clone().ok();
         match accepted {
@@ -473,8 +475,8 @@ impl Door {
             Ok((stream, _)) => {
                 self.shared.tally.accepted.add_one();
                 self.tell_unavailable(&stream, "no descriptor is left");
-                // It cannot be kept until it has read this. What it has sent already is taken, so that the close is no
-                // reset in the usual case.
+                // Its descriptor is needed: the connection cannot stay open until the client has read the answer. Input that
+                // has already come is read, so that the close is usually no reset.
                 let _ = recv(&stream, &mut [0_u8; 4096][..], RecvFlags::DONTWAIT);
                 drop(stream);
                 self.spare = self.listener.try_clone().ok();
@@ -483,7 +485,7 @@ impl Door {
         }
     }
 
-    /// Waits a little, or until the server stops.
+    /// Waits [`ACCEPT_PAUSE`], or until the server stops.
     fn pause(&self) {
         let state = self.shared.lock();
         let waited = self.shared.changed.wait_timeout_while(state, ACCEPT_PAUSE, |state| !state.stopping);

@@ -6,23 +6,22 @@
 //!
 //! The worker that the course handed out shapes this file. It speaks HTTP/1.0, sends its status line *before* it
 //! computes, gives no Content-Length, closes, and serves one connection at a time without a time-out. Therefore:
-//! - a connection is opened for a request, never ahead of one, and kept only for a worker that offers it in words
-//!   (`kept.rs`), since a single idle one would block such a worker for everybody;
+//! - the client opens a connection only when it has a request, and keeps it only if the worker offers that in a header
+//!   (`kept.rs`): one idle connection would block the course's worker for everybody;
 //! - a status line proves nothing: only a whole body of digits is an answer, and a slow answer is no failure;
-//! - a connection that cannot be made within [`CONNECT_TIMEOUT`] may mean "busy" (its accept queue holds about seven),
-//!   which is told apart from "refused", which means dead. Who has nobody else to ask can wait for its turn
+//! - a connection that cannot be made within [`CONNECT_TIMEOUT`] may mean "busy" (the worker's accept queue holds about
+//!   seven). A refused connection means "dead". If no other server is left, the node can wait until the worker accepts
 //!   ([`WorkerClient::ask_patiently`]).
 //!
-//! What cannot be seen: a worker without Content-Length that is killed *between* two writes of one number, and whose
-//! kernel closes in an orderly way, leaves a shorter number. A reset (which is what a kill with unread input or a
-//! vanished process usually gives) is noticed, a short body under a Content-Length is, and `worker.py` sends one.
+//! One failure cannot be seen: a worker without Content-Length is killed *between* two writes of one number, and its kernel
+//! closes the connection without a reset. Then the number is too short. A reset is noticed (usual when a process is killed
+//! with unread input), and so is a body that is shorter than its Content-Length. `worker.py` sends a Content-Length.
 //!
-//! The wait can be ended by another thread through a [`CancelHandle`] (the same request may be running at a second
-//! worker, and the first whole answer wins; or the client has gone). There is no thread per call.
+//! Another thread can end the wait through a [`CancelHandle`]: a second worker has answered the same request first, or the
+//! client has gone. There is no thread per call.
 //!
-//! ureq is not used here, although it is for requests between nodes: it took more time than all else that a node does for a
-//! request. What is left to do without it is little: a request of one line, and the framing of a small answer
-//! (`answer.rs`).
+//! ureq serves the requests between nodes, but not these: it took more time than everything else that a node does for a
+//! request. Without it there is little to do: write a request of one line, and find the end of a small answer (`answer.rs`).
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -37,10 +36,10 @@ mod answer;
 mod kept;
 mod wire;
 
-/// The longest wait for a worker's connection, if there may be another worker. On a network of one building a handshake takes less
-/// than a millisecond; three seconds leave room for one lost SYN, which the kernel repeats after one second, and for the stall
-/// rule: with the default `stall_ms` of two seconds, a worker that hangs with a full queue is found stalled by its reports
-/// first, and passed over from then on.
+/// The longest wait for a worker's connection, if there may be another worker. On a network of one building a handshake
+/// takes less than a millisecond; three seconds leave room for one lost SYN, which the kernel repeats after one second,
+/// and for the stall rule: with the default `stall_ms` of two seconds, a worker that hangs with a full queue is found
+/// stalled by its reports first, and passed over from then on.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The longest body of a 200, in bytes. The largest prime that a u64 can number has 21 digits.
@@ -49,7 +48,7 @@ pub const PRIME_BYTES_MAX: usize = 64;
 /// The longest body of a 4xx that is passed on to the client, in bytes.
 pub const CLIENT_ERROR_BYTES_MAX: usize = 16 * 1024;
 
-/// What a worker answered, where the answer is the client's business.
+/// An answer of the worker that is passed on to the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WorkerAnswer {
     /// A 200 whose whole body is digits: the bytes as the worker sent them, with their newline if there was one.
@@ -76,14 +75,14 @@ pub enum WorkerError {
     ConnectTimeout,
     /// Closed or reset before a whole answer came.
     Closed,
-    /// An answer that is none: not HTTP, or a 200 whose body is not a number. The reason in words.
+    /// The worker sent something else than an answer: not HTTP, or a 200 whose body is not a number. The reason in words.
     BadBody(String),
-    /// 503 with `Retry-After`: it is well, but too much waits there already.
+    /// 503 with `Retry-After`: the worker is in order, but too many requests wait there already.
     Busy {
-        /// What it asks to wait, in seconds.
+        /// The value of `Retry-After`, in seconds.
         retry_after_s: u32,
     },
-    /// Any other status besides 200 and 4xx.
+    /// A status other than 200 and 4xx.
     ServerError(u16),
     /// The caller's deadline passed. Not the worker's failure.
     DeadlinePassed,
@@ -137,7 +136,7 @@ impl WorkerClient {
         self.call(worker, n, deadline, Some(CONNECT_TIMEOUT), cancel)
     }
 
-    /// The same, but waits for the connection as for the answer, until `deadline`: never [`WorkerError::ConnectTimeout`].
+    /// The same, but the connection, too, may take until `deadline`: never [`WorkerError::ConnectTimeout`].
     ///
     /// # Errors
     /// Every other [`WorkerError`].
@@ -149,7 +148,7 @@ impl WorkerClient {
         cancel: &CancelHandle,
     ) -> Result<WorkerAnswer, WorkerError> {
         loop {
-            // The system gives up by itself after some two minutes (tcp_syn_retries, tcp(7)).
+            // The kernel gives up by itself after about two minutes (tcp_syn_retries, tcp(7)). Then ask again.
             match self.call(worker, n, deadline, None, cancel) {
                 Err(WorkerError::ConnectTimeout) => {}
                 outcome => return outcome,
@@ -157,8 +156,8 @@ impl WorkerClient {
         }
     }
 
-    /// Closes the kept connections that have been idle for long enough. To be called now and then: otherwise those to a worker
-    /// that gets no requests any more would stay.
+    /// Closes the kept connections that have been idle for too long. Call it regularly: otherwise the connections to a
+    /// worker that gets no more requests would stay open.
     pub fn close_idle(&self) {
         self.kept.close_idle(Instant::now());
     }
@@ -176,8 +175,8 @@ impl WorkerClient {
         }
         let outcome = self.exchange(worker, n, deadline, connect_timeout, cancel);
         cancel.take_back();
-        // A shutdown by `cancel` looks like an orderly end of the stream, and so like the regular end of a body
-        // without Content-Length: after a cancel, nothing that was read can be believed.
+        // A shutdown by `cancel` looks like the end of the stream, which is the regular end of a body without
+        // Content-Length. So after a cancel the answer may be cut, and is not used.
         if cancel.is_cancelled() { Err(WorkerError::Cancelled) } else { outcome }
     }
 
@@ -199,7 +198,7 @@ impl WorkerClient {
             (wire, answer)
         });
         let (wire, answer) = match kept {
-            // It was closed while nobody used it; the worker may be as well as ever.
+            // The worker closed the kept connection while it was idle. That is no failure: a fresh one is tried.
             Some((_, Err(Broken::Unheard))) | None => {
                 let mut wire = open(worker, deadline, connect_timeout, cancel)?;
                 wire.send(request.as_bytes()).map_err(|_| WorkerError::Closed)?;
@@ -221,7 +220,7 @@ impl WorkerClient {
     }
 }
 
-/// Opens a connection, with what time there is.
+/// Opens a connection within the time that is left.
 fn open(
     worker: SocketAddr,
     deadline: Instant,
@@ -237,13 +236,13 @@ fn open(
         io::ErrorKind::TimedOut if Instant::now() >= deadline => WorkerError::DeadlinePassed,
         io::ErrorKind::TimedOut => WorkerError::ConnectTimeout,
         io::ErrorKind::ConnectionRefused => WorkerError::Refused,
-        // A listener whose accept queue was thrown away answers the handshake with a reset.
+        // The worker's process ended while the connection waited in its accept queue: the kernel resets it.
         io::ErrorKind::ConnectionReset => WorkerError::Closed,
         _ => WorkerError::Unreachable(error.to_string()),
     })
 }
 
-/// What a whole answer means.
+/// Decides what a whole answer means.
 fn judge(answer: RawAnswer) -> Result<WorkerAnswer, WorkerError> {
     match answer.status {
         200 => {

@@ -1,7 +1,7 @@
-//! The answer of a worker: where it ends, what it says, and whether its connection may be kept. No I/O.
+//! Reads the answer of a worker: finds its end, its status and body, and whether its connection may be kept. No I/O: the
+//! worker client passes a function that gets more bytes.
 //!
-//! Called by the worker client with a way to get more bytes. Follows RFC 9112 section 6.3 (the length of a body), 7.1 (chunks)
-//! and 9.3 (persistence); RFC 2068 section 19.7.1.1 (`Keep-Alive`).
+//! Follows RFC 9112 section 6.3 (the length of a body), 7.1 (chunks) and 9.3 (persistence); RFC 2068 section 19.7.1.1 (`Keep-Alive`).
 
 use std::time::Duration;
 
@@ -9,29 +9,29 @@ use httparse::{Header, Status};
 
 use super::{CLIENT_ERROR_BYTES_MAX, PRIME_BYTES_MAX};
 
-/// Heads of answers, interim ones included, in bytes, at most.
+/// The longest head of an answer, with all interim answers before it, in bytes.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 
-/// Fields of a head, at most.
+/// The most fields of a head.
 const HEADERS_MAX: usize = 64;
 
-/// Room for what one read brings: nearly always the whole answer.
+/// The room for one read: nearly always enough for the whole answer.
 const READ_BYTES: usize = 1024;
 
-/// A chunked body may be so many times longer than its content, besides [`HEAD_BYTES_MAX`]: chunks of one byte take six.
+/// A chunked body may be so many times longer than its content, plus [`HEAD_BYTES_MAX`]: a chunk of one byte takes six.
 const CHUNKS_OVERHEAD: usize = 6;
 
-/// The longest Content-Type of a 4xx that is passed on, in bytes; a longer one is left out.
+/// The longest Content-Type of a 4xx that is passed on, in bytes. A longer one is left out.
 const CONTENT_TYPE_BYTES_MAX: usize = 128;
 
-/// An idle connection is closed by us so long before the worker would do it, so that the two seldom meet.
+/// This side closes an idle connection so long before the worker would. So a request seldom meets the worker's close.
 const MARGIN: Duration = Duration::from_secs(1);
 
-/// For how long a connection is kept if the worker does not say for how long it does: less than the servers do by default
-/// that keep connections for the shortest time (Apache and Node.js, five seconds).
+/// How long a connection is kept if the worker gives no time. Less than the shortest default of common servers (Apache and
+/// Node.js, five seconds).
 const KEPT_BY_DEFAULT: Duration = Duration::from_secs(4);
 
-/// For how long at most.
+/// The longest time that a connection is kept idle.
 const KEPT_MAX: Duration = Duration::from_secs(60);
 
 /// A whole answer.
@@ -44,20 +44,20 @@ pub(super) struct RawAnswer {
     pub(super) content_type: Option<String>,
     /// What `Retry-After` says, in seconds, if it says a number.
     pub(super) retry_after_s: Option<u32>,
-    /// The connection may be kept, and is fit for it: for how long.
+    /// How long the connection may be kept; `None` if it must not be.
     pub(super) kept_for: Option<Duration>,
 }
 
-/// Why there is none.
+/// Why there is no whole answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Broken {
-    /// The connection ended before a byte of it came.
+    /// The connection ended before the first byte of the answer.
     Unheard,
-    /// It ended before the answer was whole.
+    /// The connection ended before the answer was whole.
     Cut,
     /// The caller's deadline passed.
     DeadlinePassed,
-    /// This is no answer; the reason in words.
+    /// What came is no HTTP answer; the reason in words.
     NotHttp(String),
 }
 
@@ -69,9 +69,9 @@ enum Framing {
     UntilClose,
 }
 
-/// What counts of a head.
+/// The parts of a head that are used.
 struct AnswerHead {
-    /// Its bytes.
+    /// Its length in bytes.
     length: usize,
     status: u16,
     framing: Framing,
@@ -80,13 +80,13 @@ struct AnswerHead {
     kept_for: Option<Duration>,
 }
 
-/// Reads one answer. `receive` adds what comes next to a buffer with room, and gives how many bytes those were: 0 at the
-/// orderly end of the stream, [`Broken::Cut`] at any other.
+/// Reads one answer. `receive` adds the next bytes to a buffer with room, and returns how many: 0 when the worker closed its
+/// side, [`Broken::Cut`] when the connection broke.
 pub(super) fn read(
     mut receive: impl FnMut(&mut Vec<u8>) -> Result<usize, Broken>,
 ) -> Result<RawAnswer, Broken> {
     let mut bytes = Vec::with_capacity(READ_BYTES);
-    // Gives whether there was more.
+    // Returns whether more bytes came.
     let mut more = |bytes: &mut Vec<u8>| -> Result<bool, Broken> {
         bytes.reserve(READ_BYTES / 2);
         match receive(bytes) {
@@ -114,7 +114,7 @@ pub(super) fn read(
     let body_bytes_max = match status {
         200 => PRIME_BYTES_MAX,
         400..=499 => CLIENT_ERROR_BYTES_MAX,
-        // The body of any other answer is of no use to anybody.
+        // Nobody uses the body of any other answer.
         _ => {
             let (body, content_type, kept_for) = (Vec::new(), None, None);
             return Ok(RawAnswer { status, body, content_type, retry_after_s, kept_for });
@@ -164,7 +164,7 @@ pub(super) fn read(
     if body.len() > body_bytes_max {
         return Err(too_long());
     }
-    // What follows an answer that nobody asked for would be taken for the next answer.
+    // Bytes after the answer would be taken for the next answer.
     let fit = framing != Framing::UntilClose && end == bytes.len();
     Ok(RawAnswer { status, body, content_type, retry_after_s, kept_for: kept_for.filter(|_| fit) })
 }
@@ -193,7 +193,7 @@ fn parse_head(bytes: &[u8]) -> Result<Option<AnswerHead>, Broken> {
     Ok(Some(AnswerHead { length, status, framing, content_type, retry_after_s, kept_for: kept_for(headers) }))
 }
 
-/// The values of a field, in their order; one that is no text counts as empty.
+/// The values of a field, in their order. A value that is no text counts as empty.
 fn values<'a>(headers: &'a [Header<'a>], name: &'static str) -> impl Iterator<Item = &'a str> {
     headers
         .iter()
@@ -211,7 +211,7 @@ fn framing(headers: &[Header<'_>], is_http_10: bool) -> Result<Framing, &'static
     if codings.peek().is_some() {
         let chunked = codings.next().is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"));
         return match chunked && codings.next().is_none() && !is_http_10 {
-            // A length besides may be another one's idea of where the body ends.
+            // With both fields, another program on the way could see the end of the body elsewhere (RFC 9112, 6.3).
             true if values(headers, "content-length").next().is_none() => Ok(Framing::Chunked),
             true => Err("Transfer-Encoding and Content-Length"),
             false => Err("an unknown Transfer-Encoding"),
@@ -229,7 +229,7 @@ fn framing(headers: &[Header<'_>], is_http_10: bool) -> Result<Framing, &'static
     Ok(length.map_or(Framing::UntilClose, Framing::Length))
 }
 
-/// For how long the connection may wait for the next request, if the worker offers that in words.
+/// How long the connection may wait for the next request, if a header offers that.
 fn kept_for(headers: &[Header<'_>]) -> Option<Duration> {
     let says = |word: &str| members(headers, "connection").any(|member| member.eq_ignore_ascii_case(word));
     let mut parameters = members(headers, "keep-alive").peekable();
@@ -242,7 +242,7 @@ fn kept_for(headers: &[Header<'_>]) -> Option<Duration> {
             ("timeout", Ok(seconds)) => {
                 kept = Duration::from_secs(seconds).saturating_sub(MARGIN).min(KEPT_MAX)
             }
-            // So many more requests.
+            // How many more requests the worker takes on this connection.
             ("max", Ok(0)) => return None,
             _ => {}
         }
@@ -250,11 +250,11 @@ fn kept_for(headers: &[Header<'_>]) -> Option<Duration> {
     (!kept.is_zero()).then_some(kept)
 }
 
-/// What became of chunks.
+/// The result of joining chunks.
 enum Joined {
     Whole {
         body: Vec<u8>,
-        /// Of the chunked form, trailers included.
+        /// The length of the chunked form, with its trailers, in bytes.
         length: usize,
     },
     /// More must come.
@@ -286,7 +286,7 @@ fn join_chunks(bytes: &[u8], body_bytes_max: usize) -> Result<Joined, Broken> {
         body.extend_from_slice(chunk);
         at += size + 2;
     }
-    // Trailers, of which nothing counts, end with an empty line.
+    // Trailers are ignored. They end with an empty line.
     let rest = &bytes[at..];
     let end = if rest.starts_with(b"\r\n") {
         Some(2)
@@ -300,7 +300,7 @@ fn join_chunks(bytes: &[u8], body_bytes_max: usize) -> Result<Joined, Broken> {
 mod tests {
     use super::*;
 
-    /// What is read from a stream that brings these pieces and then ends in an orderly way.
+    /// What is read from a stream that brings these pieces and then ends without an error.
     fn read_pieces(pieces: &[&str]) -> Result<RawAnswer, Broken> {
         let mut pieces = pieces.iter();
         read(|bytes| {

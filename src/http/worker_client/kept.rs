@@ -1,8 +1,8 @@
 //! Connections to workers that wait for the next request.
 //!
-//! Called by the worker client: before a request, and after an answer that offered to keep the connection. The one that was
-//! used last is used next, so that those beyond what is needed grow old and are closed. The lock is held for a look into the
-//! list, never for a system call.
+//! Called by the worker client: before a request, and after an answer that offered to keep the connection. The connection
+//! that was used last is used next. So connections that are no longer needed stay idle until they are closed. The lock is
+//! held only while the list is read or changed, never during a system call that may wait.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use std::time::Instant;
 use super::super::connect::lock;
 use super::wire::Wire;
 
-/// Idle connections from this node to one worker, at most. More are closed after their answer.
+/// The most idle connections from this node to one worker. Any further one is closed after its answer.
 const IDLE_MAX: usize = 64;
 
 #[derive(Debug, Default)]
@@ -37,7 +37,7 @@ impl KeptConnections {
         }
     }
 
-    /// Keeps a connection whose answer was whole, until then at most.
+    /// Keeps a connection whose answer was whole, at most `until`.
     pub(super) fn put(&self, worker: SocketAddr, mut wire: Wire, until: Instant) {
         if !wire.settle() {
             return;
@@ -49,7 +49,7 @@ impl KeptConnections {
         }
     }
 
-    /// Closes those whose time is over.
+    /// Closes the connections whose time is over.
     pub(super) fn close_idle(&self, now: Instant) {
         let mut over = Vec::new();
         lock(&self.idle).retain(|_, idle| {

@@ -14,7 +14,7 @@ use super::*;
 /// Long enough for the slowest machine; no test waits for it unless it fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Serves one connection with `serve`, after the request's head was read; gives the address and the head.
+/// Reads the head of one request, then calls `serve` with the connection. Returns the worker's address and the head.
 fn worker(serve: impl FnOnce(TcpStream) + Send + 'static) -> (SocketAddr, mpsc::Receiver<String>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
@@ -38,7 +38,7 @@ fn ask(worker: SocketAddr) -> Result<WorkerAnswer, WorkerError> {
     WorkerClient::new().ask(worker, 25, Instant::now() + PATIENCE, &CancelHandle::new())
 }
 
-/// What comes of a worker that sends `answer` and closes.
+/// The outcome of asking a worker that sends `answer` and closes.
 fn outcome_of(answer: &'static str) -> Result<WorkerAnswer, WorkerError> {
     let (address, _head) = worker(move |mut stream| stream.write_all(answer.as_bytes()).unwrap());
     ask(address)
@@ -153,7 +153,7 @@ fn an_oversized_client_error_is_no_answer() {
 fn an_endless_body_ends_at_the_bound() {
     let (address, _head) = worker(|mut stream| {
         stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").unwrap();
-        // Ends by an error, when the other side has had enough.
+        // Ends with an error when the client closes.
         while stream.write_all(&[b'9'; 1024]).is_ok() {}
     });
     assert!(matches!(ask(address), Err(WorkerError::BadBody(why)) if why.contains("longer than")));
@@ -186,7 +186,7 @@ fn reset(stream: TcpStream) {
 fn a_reset_is_no_end_of_a_body() {
     let (address, _head) = worker(reset);
     assert_eq!(ask(address), Err(WorkerError::Closed));
-    // The digits are read before the reset is sent, so that they are not thrown away by the kernel with it.
+    // The client reads the digits before the reset is sent: a reset makes the kernel drop what was not read.
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
     let server = thread::spawn(move || {
@@ -261,7 +261,7 @@ fn cancelled_from_another_thread_while_waiting() {
 
 #[test]
 fn cancelled_before_the_socket_is_lent_is_not_lost() {
-    // The order "cancel, then connected": the connection is made and given up at once.
+    // First cancelled, then connected: the connection is closed at once.
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let socket = Arc::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
     let cancel = CancelHandle::new();
@@ -295,7 +295,7 @@ fn a_busy_listener_ends_in_a_connect_timeout() {
         assert!(kept.len() < 16, "the backlog never filled");
     }
     assert_eq!(ask(address), Err(WorkerError::ConnectTimeout));
-    // Whoever waits for the handshake can be cancelled, too: the system itself would give up with another error.
+    // A call that waits for the handshake can be cancelled, too. The kernel's own time-out would give another error.
     let cancel = CancelHandle::new();
     let canceller = cancel.clone();
     let cancelling = thread::spawn(move || {
@@ -307,7 +307,7 @@ fn a_busy_listener_ends_in_a_connect_timeout() {
     let outcome = connect(&address, Duration::from_secs(3_600), Some(&cancel));
     assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
     cancelling.join().unwrap();
-    // With less time than that, it is the deadline that passed.
+    // With less time left than that, the deadline passes first.
     let soon = Instant::now() + Duration::from_millis(100);
     let outcome = WorkerClient::new().ask(address, 25, soon, &CancelHandle::new());
     assert_eq!(outcome, Err(WorkerError::DeadlinePassed));
@@ -316,8 +316,9 @@ fn a_busy_listener_ends_in_a_connect_timeout() {
 const OFFERS: &str = "HTTP/1.1 200 OK\r\nKeep-Alive: timeout=60\r\nContent-Length: 3\r\n\r\n97\n";
 const OFFERS_NOT: &str = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n97\n";
 
-/// A worker that accepts one connection after the other, and on each does what the next list says, once per request: answer so, or
-/// close when nothing is left to say or after half an answer. Tells of each request on which connection it came.
+/// A worker that accepts one connection after the other. Each connection has a list of answers, one per request. The
+/// worker closes the connection after the last answer, or after half of one. It reports for each request on which
+/// connection it came.
 fn worker_of_lists(lists: &'static [&'static [&'static str]]) -> (SocketAddr, mpsc::Receiver<usize>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
@@ -343,7 +344,7 @@ fn worker_of_lists(lists: &'static [&'static [&'static str]]) -> (SocketAddr, mp
     (address, seen)
 }
 
-/// Asks the worker so often, one after the other; gives the outcomes and on which connections the requests came.
+/// Asks the worker so many times, one after the other. Returns the outcomes, and on which connection each request came.
 fn ask_in_turn(
     lists: &'static [&'static [&'static str]],
     times: usize,
@@ -359,17 +360,17 @@ fn ask_in_turn(
 fn a_connection_is_kept_for_a_worker_that_offers_it_and_for_no_other() {
     let (outcomes, seen) = ask_in_turn(&[&[OFFERS, OFFERS, OFFERS]], 3);
     assert_eq!((outcomes, seen), (vec![prime("97\n"); 3], vec![0, 0, 0]));
-    // It may change its mind; the last answer counts.
+    // The worker may offer and later no longer offer: its last answer counts.
     let (outcomes, seen) = ask_in_turn(&[&[OFFERS_NOT], &[OFFERS, OFFERS_NOT], &[OFFERS]], 4);
     assert_eq!((outcomes, seen), (vec![prime("97\n"); 4], vec![0, 1, 1, 2]));
 }
 
 #[test]
 fn a_kept_connection_that_ends_before_a_byte_is_no_failure_and_the_worker_is_asked_again() {
-    // It takes the second request and closes without a word.
+    // The worker reads the second request and closes without an answer.
     let (outcomes, seen) = ask_in_turn(&[&[OFFERS], &[OFFERS]], 2);
     assert_eq!((outcomes, seen), (vec![prime("97\n"); 2], vec![0, 0, 1]));
-    // Once: if the fresh one ends so, too, that is a failure.
+    // Only once: if the fresh connection ends so, too, that is a failure.
     let (outcomes, seen) = ask_in_turn(&[&[OFFERS], &[]], 2);
     assert_eq!((outcomes, seen), (vec![prime("97\n"), Err(WorkerError::Closed)], vec![0, 0, 1]));
 }

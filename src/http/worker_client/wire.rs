@@ -16,11 +16,11 @@ use super::super::connect::{CancelHandle, apply_timeout, connect};
 use super::CONNECT_TIMEOUT;
 use super::answer::Broken;
 
-/// An open connection.
+/// One open connection to a worker.
 #[derive(Debug)]
 pub(super) struct Wire {
     stream: Arc<TcpStream>,
-    /// SO_RCVTIMEO as it stands.
+    /// The present value of SO_RCVTIMEO.
     timeout_set: Option<Duration>,
     /// Whether TCP_USER_TIMEOUT is set: see [`Wire::settle`].
     settled: bool,
@@ -37,7 +37,8 @@ impl Wire {
         cancel.lend(&self.stream)
     }
 
-    /// Sends a request. It is short and the last one was answered, so there is room for it: nothing is waited for.
+    /// Sends a request without waiting. The request is short and the one before it was answered, so the send buffer has
+    /// room.
     pub(super) fn send(&self, request: &[u8]) -> io::Result<()> {
         match send(&self.stream, request, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)? {
             sent if sent == request.len() => Ok(()),
@@ -45,11 +46,12 @@ impl Wire {
         }
     }
 
-    /// Waits for more bytes until `deadline` and adds them to `bytes`, which has room. Gives how many came; 0 is the orderly end.
+    /// Waits for more bytes until `deadline` and adds them to `bytes`, which has room. Returns how many came; 0 means
+    /// that the worker closed its side.
     pub(super) fn receive(&mut self, bytes: &mut Vec<u8>, deadline: Instant) -> Result<usize, Broken> {
         let stream = &self.stream;
-        // A signal makes this a loop, since Linux does not restart a read that has a time-out (signal(7)); and so does a
-        // time-out, which is rounded.
+        // A loop for two reasons: Linux does not restart a read with a time-out after a signal (signal(7)); and the kernel
+        // rounds the time-out, so it may end before the deadline.
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -65,9 +67,10 @@ impl Wire {
         }
     }
 
-    /// Makes it fit to be kept. A machine that vanished does not say so on an open connection: a request that it does not
-    /// acknowledge within [`CONNECT_TIMEOUT`] breaks the connection (TCP_USER_TIMEOUT, tcp(7)), as a handshake would.
-    /// `false`: it cannot be kept.
+    /// Prepares the connection to be kept. A machine that vanishes closes no connection. So the kernel breaks the
+    /// connection when the machine does not acknowledge a request within [`CONNECT_TIMEOUT`] (TCP_USER_TIMEOUT,
+    /// tcp(7)), the time that a fresh connection would have. `false`: the option could not be set, and the connection
+    /// must not be kept.
     pub(super) fn settle(&mut self) -> bool {
         let timeout = u32::try_from(CONNECT_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
         self.settled =
@@ -75,7 +78,8 @@ impl Wire {
         self.settled
     }
 
-    /// Whether nothing has come since the last answer, no end either. A byte would be one that nobody asked for.
+    /// Whether neither a byte nor the end of the stream has come since the last answer. A byte that came without a request
+    /// would be taken for the next answer.
     pub(super) fn is_silent(&self) -> bool {
         let mut byte = [0; 1];
         let look = recv(&self.stream, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
