@@ -1,9 +1,10 @@
-//! Whether the worker did something since the last report: `worker_active` in it. A node that waits for an answer tells by it
-//! a slow worker from one that swallows requests (docs/balancing.md, "The stall").
+//! Finds out whether the worker did something since the last report, for the field `worker_active`. By this field a
+//! node that waits for an answer distinguishes a slow worker from one that swallows requests (docs/balancing.md, "The
+//! stall").
 //!
-//! A worker is active if a process of its used a tick of the processor, or wants one now: a worker that is runnable but gets no
-//! processor, since others take it all, is slow and not stalled. The worker is whoever holds the listening socket, and its
-//! children. If it belongs to another user or another machine, nothing is known.
+//! The worker is the process that holds the listening socket, with its children. It is active if one of these processes
+//! used a tick of the processor, or is runnable now. A runnable worker that gets no processor, because other programs
+//! take them all, is slow and not stalled. If the worker belongs to another user or another machine, nothing is known.
 
 use super::process_load::{self, ProcessIdentity, Tree};
 use super::worker_socket::Listening;
@@ -12,7 +13,7 @@ use crate::linux;
 /// Watches the worker's processes from report to report.
 #[derive(Default)]
 pub(super) struct Activity {
-    /// The socket whose owner was looked for last: each is looked for once, as it costs a walk over all descriptors.
+    /// The socket whose owner was searched last. Each is searched once, because the search reads all descriptors.
     socket: Option<u64>,
     root: Option<ProcessIdentity>,
     before: Option<Tree>,
@@ -30,7 +31,7 @@ impl Activity {
             *self = Self { socket: Some(inode), root, before: None };
         }
         let Some(tree) = process_load::read(self.root?) else {
-            // It has ended, but the socket is still there: another process holds it, and is looked for next time.
+            // The process has ended, but its socket still listens: another process holds it. Search that one next time.
             *self = Self::default();
             return None;
         };
@@ -50,7 +51,7 @@ mod tests {
     use std::process::{Child, Command, Stdio};
     use std::time::{Duration, Instant};
 
-    /// A worker that computes in a thread of its own when it is told to.
+    /// A worker that starts to compute, in a thread of its own, at each line of its standard input.
     const WORKER: &str = "
 import socket, sys, threading
 s = socket.create_server(('127.0.0.1', 0))

@@ -1,10 +1,11 @@
-//! Chooses a server for each request (docs/balancing.md, "The choice"), and remembers what this needs: the requests in flight
-//! from this node and, as they report it, from the other nodes; which servers failed a moment ago; which are stalled.
+//! Chooses a server for each request (docs/balancing.md, "The choice"), and remembers what this needs: the requests in
+//! flight from this node and, as they report it, from the other nodes; which servers failed a moment ago; which are
+//! stalled.
 //!
-//! Called by every request thread of a node: [`Chooser::choose`] before a request is sent, [`Ticket::end`] after it. The
-//! agreed loads come from a [`View`], which is read without a lock; the node's own memory is behind one short lock. A thread
-//! chooses a server and counts its request there in one step under that lock. So threads that ask at the same moment see each
-//! other's choices, and do not all choose the same server.
+//! Called by every request thread of a node: [`Chooser::choose`] before a request is sent, [`Ticket::end`] after it.
+//! The agreed loads come from a [`View`], which is read without a lock; the node's own memory is behind one short lock.
+//! A thread chooses a server and counts its request there in one step under that lock. So threads that ask at the same
+//! moment see each other's choices, and do not all choose the same server.
 //!
 //! docs/balancing.md lists the rules in their order. [`Chooser::choose`] applies them.
 
@@ -47,8 +48,8 @@ pub enum Outcome {
     /// The connection was not accepted in time: the worker is busy or hangs and its queue is full, or no packet reaches it.
     /// Avoided like one that failed. A stall does not end by it.
     NotAccepted,
-    /// This node stopped waiting: the client left, the deadline passed, or another server was faster. This says nothing about
-    /// the server. A [`Ticket`] that is dropped ends so.
+    /// This node stopped waiting: the client left, the deadline passed, or another server was faster. This says nothing
+    /// about the server. A [`Ticket`] that is dropped ends so.
     GivenUp,
 }
 
@@ -77,8 +78,8 @@ impl Chosen {
     }
 }
 
-/// One request in flight. It ends by [`end`](Self::end), or as [`Outcome::GivenUp`] when it is dropped. So no request stays in
-/// flight for ever when a handler panics or returns early.
+/// One request in flight. It ends by [`end`](Self::end), or as [`Outcome::GivenUp`] when it is dropped. So no request
+/// stays in flight for ever when a handler panics or returns early.
 #[derive(Debug)]
 pub struct Ticket {
     chooser: Arc<Chooser>,
@@ -223,7 +224,8 @@ fn lowest_cpu(standing: &[Rated<'_>], dice: &mut Random) -> Option<(usize, f64)>
 }
 
 impl Chooser {
-    /// `stall` is the configuration's `stall_ms`. `seed` is drawn at random: nodes with the same one would draw the same servers.
+    /// `stall` is the configuration's `stall_ms`. `seed` is drawn at random: nodes with the same one would draw the
+    /// same servers.
     pub fn new(stall: Duration, seed: u64) -> Arc<Self> {
         let (servers, board, dice) = (BTreeMap::new(), Board::default(), Random::new(seed));
         let memory = Mutex::new(Memory { servers, board, dice, ticket: 0 });
@@ -335,8 +337,8 @@ impl Chooser {
         memory.count_others(&touched, now);
     }
 
-    /// The requests that should also be sent to the next best server. Each is returned once. Called by the thread that watches
-    /// all requests in flight.
+    /// The requests that should also be sent to the next best server. Each is returned once. Called by the thread that
+    /// watches all requests in flight.
     pub fn hedges(&self, view: &View, now: Duration) -> Vec<TicketId> {
         let mut due = Vec::new();
         for (name, memory) in &mut self.memory().servers {
@@ -417,7 +419,7 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// A node: its table, what it shows of it, its chooser.
+    /// A node: its table, the view of it, and its chooser.
     struct ChoosingNode {
         log: Log,
         published: Published,
@@ -446,7 +448,7 @@ mod tests {
             self.published.publish(&self.log.0, now);
         }
 
-        /// Another node tells what it has in flight.
+        /// Another node reports what it has in flight.
         fn hear(&self, node: NodeId, sequence: u64, counts: &[(&str, u32)], now: Duration) {
             let servers = counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
             self.chooser.hear(node, InFlight { process: 7, sequence, servers }, now);
@@ -461,7 +463,7 @@ mod tests {
             self.choose_by(LOWEST, now, &[]).expect("there is a server")
         }
 
-        /// Chooses, answers at once, and says who it was.
+        /// Chooses a server, ends the request at once with an answer, and returns the server's name.
         fn ask(&self, now: Duration) -> String {
             let chosen = self.choose(now);
             let name = chosen.name().to_owned();
@@ -546,7 +548,7 @@ mod tests {
         for round in 0..100 {
             assert_eq!(ask(&node, ms(round)), "c", "two points below a");
         }
-        // Right after a burst, of which all was ours.
+        // Right after a burst: all of the reported load was ours.
         let burst: Vec<_> = (0..100).map(|_| node.choose_by(PROJECTED, ms(1_000), &["a", "b"])).collect();
         node.report(&[("a", 10.0), ("b", 40.0), ("c", 100.0)], ms(2_000));
         drop(burst);
@@ -571,7 +573,7 @@ mod tests {
         let four = choose(ms(1));
         assert_eq!((four.name(), four.load), ("a", 60.0), "b is at 90");
         drop(four);
-        // It ended there; and here.
+        // The request ended at the other node; then the one here.
         node.hear(2, 2, &[], ms(2));
         three.ticket.end(Outcome::Answered, ms(2));
         assert_eq!(choose(ms(2)).name(), "b");
@@ -647,7 +649,7 @@ mod tests {
         assert_eq!(swallowed.name(), "a");
         node.report(&[("a", 0.0), ("b", 50.0)], ms(1_000));
         assert_eq!(node.ask(ms(2_099)), "a");
-        // The answer that just came shows that it moves: the clock starts again.
+        // The answer that just came shows that the server works: the stall time starts again.
         let second = node.choose(ms(2_200));
         assert_eq!(second.name(), "a");
         node.report(&[("a", 0.0), ("b", 50.0)], ms(4_000));
@@ -683,7 +685,7 @@ mod tests {
         let retry = node.choose_by(LOWEST, ms(7_200), &["b"]).expect("a");
         assert!(!retry.hedge_now, "the last resort is no trial");
         drop(retry);
-        // A third server comes. A request that failed there has waited enough to be no guinea pig.
+        // A third server comes. A request that failed there has already waited, and is not used as a trial.
         node.report(&[("a", 0.0), ("b", 50.0), ("c", 60.0)], ms(7_200));
         let retry = node.choose_by(LOWEST, ms(7_200), &["c"]).expect("b");
         assert_eq!((retry.name(), retry.hedge_now), ("b", false));
@@ -693,7 +695,7 @@ mod tests {
         let beside = node.choose_by(LOWEST, ms(7_200), &["a"]).expect("b");
         assert_eq!((beside.name(), beside.hedge_now), ("b", false));
         assert_eq!(node.ask(ms(7_201)), "b", "one trial at a time");
-        // Its queue is full: that is no sign of life.
+        // The connection was not accepted: that does not show that the server works.
         trial.ticket.end(Outcome::NotAccepted, ms(8_000));
         assert!(node.local("a", ms(8_001)).stalled);
         assert_eq!(node.ask(ms(12_199)), "b");
@@ -737,8 +739,8 @@ mod tests {
         assert!(chooser.memory().servers.len() <= MEMORIES_MAX + 1);
     }
 
-    /// Not a test: `cargo test --release --lib -- --ignored --nocapture cost_of_a_choice` prints the mean time of a choice, of
-    /// applying one report, of publishing a view, and of a view's digest. docs/balancing.md has the figures.
+    /// Not a test: `cargo test --release --lib -- --ignored --nocapture cost_of_a_choice` prints the mean time of a
+    /// choice, of applying one report, of publishing a view, and of a view's digest. docs/balancing.md has the figures.
     #[test]
     #[ignore = "a measurement"]
     fn cost_of_a_choice() {

@@ -1,5 +1,5 @@
-//! The HTTP edge from outside, through real sockets: every row of the table in docs/http-edge.md, and floods of idle,
-//! slow and senseless clients while a good one is served.
+//! Tests each limit of the HTTP edge (the table in docs/http-edge.md) through real sockets. While floods of idle, slow and
+//! senseless clients come, a good client must still be served.
 
 use rakit::http::message::{json, text};
 use rakit::http::{Limits, Server, Service};
@@ -15,16 +15,16 @@ use tiny_http::Method;
 
 /// The largest body that `POST /echo` takes.
 const ECHO_BYTES_MAX: usize = 64 * 1024;
-/// What `GET /large` answers: more than the buffers of a connection hold.
+/// The length of the answer to `GET /large`: more than the buffers of a connection hold.
 const LARGE_BYTES: usize = 16 * 1024 * 1024;
-/// Far beyond what anything here takes, and short of for ever: a test that waits so long has failed.
+/// Far longer than any step here takes. A test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// `/echo` gives back the body, `/parse` its JSON, `/panic` panics, `/large` gives a great deal, `/wait` answers once
-/// the test lets it, and any other path is said back.
+/// `/echo` returns the body, `/parse` its JSON, `/panic` panics, `/large` returns [`LARGE_BYTES`] bytes, `/wait`
+/// answers when the test allows it, and any other path returns method and path.
 #[derive(Default)]
 struct Demo {
-    /// Tells the test that a request waits, and how to let it go.
+    /// Signals to the test that a request waits, with a channel that lets it go on.
     waiting: Option<Mutex<Sender<Sender<()>>>>,
 }
 
@@ -125,7 +125,7 @@ fn get_ok(server: &Server) {
     assert!(answer.ends_with("GET /good\n"), "{answer}");
 }
 
-/// For what only the counters show: there is no event to wait for.
+/// Waits for a condition that only the counters show: no event announces it.
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
@@ -227,7 +227,7 @@ fn a_request_split_at_any_byte_gets_the_same_answer() {
         let before = server.counters().requests;
         stream.write_all(&request[..cut]).expect("takes it");
         if cut >= request.len() - 5 {
-            // Not only split, but seen apart: the head has been read before the rest is sent.
+            // The rest is sent only after the server has read the head: it sees two pieces.
             eventually("the head is read", || server.counters().requests > before);
         }
         stream.write_all(&request[cut..]).expect("takes it");
@@ -306,7 +306,7 @@ fn a_client_that_waits_for_100_gets_it_unless_it_is_refused() {
     reader.read_line(&mut line).expect("a line");
     stream.write_all(b"hello").expect("takes it");
     assert_eq!(read_answer(&mut reader).2, "hello");
-    // A client that did not wait is not told to go on.
+    // A client that did not wait gets no `100 Continue`.
     stream.write_all(format!("{head}Content-Length: 5\r\n\r\nhello").as_bytes()).expect("takes it");
     assert_eq!(read_answer(&mut reader).0, 200);
 
@@ -360,7 +360,7 @@ fn each_deadline_is_kept_however_slowly_the_bytes_drip() {
     let server = start(quick());
     let stream = connect(&server);
     let mut writer = stream.try_clone().expect("clones");
-    // A byte every 20 ms: each comes long before the deadline, the whole never.
+    // A byte every 20 ms: each byte comes long before the deadline, but the head never ends.
     let dripping = thread::spawn(move || {
         while writer.write_all(b"x").is_ok() {
             thread::sleep(Duration::from_millis(20));
@@ -375,7 +375,7 @@ fn each_deadline_is_kept_however_slowly_the_bytes_drip() {
         .write_all(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\nhel")
         .expect("takes it");
     assert_eq!(status_of(&read_to_close(&stream)), 408, "a body that stops");
-    // Silence, fresh or after a request, is ended without a word.
+    // A silent connection, fresh or after a request, is closed without an answer.
     assert_eq!(read_to_close(&connect(&server)), "");
     let mut stream = connect(&server);
     stream.write_all(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n").expect("takes it");
@@ -399,7 +399,7 @@ fn a_client_that_takes_a_little_at_a_time_is_given_up_too() {
     let mut stream = connect(&server);
     stream.write_all(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n").expect("takes it");
     let (mut taken, mut piece) = (0, vec![0; 64 * 1024]);
-    // A pace that would take the whole in some 13 s: each write moves, the answer never comes to its end.
+    // At this pace the client would need about 13 s for the answer: each write makes progress, but the whole takes too long.
     while let Ok(received @ 1..) = stream.read(&mut piece) {
         taken += received;
         thread::sleep(Duration::from_millis(50));
@@ -413,8 +413,8 @@ fn beyond_the_cap_clients_are_told_at_once_and_cost_no_thread() {
     let held: Vec<TcpStream> = (0..4).map(|_| connect(&server)).collect();
     eventually("all are open", || server.counters().connections_open == 4);
     for _ in 0..100 {
-        // Such a client is kept for half a second only: on a busy machine it may come too late with its request, and
-        // then see a reset behind the answer.
+        // The server keeps such a client for half a second only. On a busy machine its request may come later, and then
+        // a reset follows the answer.
         let mut stream = connect(&server);
         let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
         let mut answer = Vec::new();
@@ -423,7 +423,7 @@ fn beyond_the_cap_clients_are_told_at_once_and_cost_no_thread() {
         assert_eq!(status_of(&answer), 503, "{answer}");
         assert!(answer.contains("\r\nRetry-After: 1\r\n") && answer.contains("\r\nConnection: close\r\n"));
     }
-    // Those who were turned away and neither speak nor close do not keep the others waiting.
+    // Refused clients that neither send nor close do not make the others wait.
     let silent: Vec<TcpStream> = (0..100).map(|_| connect(&server)).collect();
     silent.iter().for_each(|stream| assert_eq!(status_of(&read_to_close(stream)), 503));
     let counters = server.counters();
@@ -449,7 +449,7 @@ fn threads_are_kept_and_used_again() {
 #[test]
 fn sixty_four_connections_opened_at_once_are_all_served() {
     let server = start(Limits::default());
-    // Some threads are waiting for work already: they must not be promised to more connections than they are.
+    // Some threads already wait for work: they must not be promised to more connections than there are threads.
     drop((0..8).map(|_| connect(&server)).collect::<Vec<_>>());
     eventually("they came and went", || {
         let counters = server.counters();
@@ -482,7 +482,7 @@ fn a_thousand_idle_and_slow_clients_do_not_keep_others_waiting() {
         stream.write_all(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n").expect("takes it");
         assert_eq!(read_answer(&mut reader).0, 200);
     }
-    // And they were only slow: the rest of their request is answered.
+    // The slow clients did no wrong: when they send the rest of their request, it is answered.
     for stream in idle.iter_mut().step_by(2) {
         stream.write_all(b"st: a\r\n\r\n").expect("takes it");
         let (status, _, body) = read_answer(&mut BufReader::new(&*stream));
@@ -533,7 +533,7 @@ fn stopping_closes_what_is_idle_and_drains_what_is_in_flight() {
     });
     assert_eq!(server.stop(Duration::ZERO), 0, "again is harmless");
     drop(server);
-    // The port is free for the next life.
+    // The port is free for the next server.
     let again =
         Server::bind("edge", address, Limits::default(), Arc::new(Demo::default())).expect("binds again");
     get_ok(&again);
@@ -546,7 +546,7 @@ fn stopping_cuts_off_what_is_not_done_in_time() {
     busy.write_all(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").expect("takes it");
     let go = waiting.recv_timeout(PATIENCE).expect("waits");
     assert_eq!(server.stop(Duration::from_millis(50)), 1);
-    // The client is not left hanging; the handler is, until it returns.
+    // The client's connection is closed at once; the handler's thread goes on until it returns.
     assert_eq!(busy.read(&mut [0]).unwrap_or(0), 0);
     go.send(()).expect("it waits");
 }
@@ -590,13 +590,13 @@ fn without_descriptors_the_listener_survives_and_says_so() {
     let (mut served, mut told) = (Vec::new(), 0);
     for _ in 0..200 {
         let mut stream = connect_to(address);
-        // One that is turned away may be closed before it has sent this.
+        // A refused connection may be closed before the client has sent this.
         let _ = stream.write_all(request);
         let mut status = [0; 12];
         match stream.read_exact(&mut status) {
             Ok(()) if status.ends_with(b"200") => served.push(stream),
             Ok(()) => told += u32::from(status.ends_with(b"503")),
-            // Reset: the price of having no descriptor to wait with.
+            // A reset is possible: no descriptor is left to keep the connection until the client has read the answer.
             Err(_) => {}
         }
     }

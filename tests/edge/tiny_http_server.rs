@@ -1,7 +1,7 @@
 //! Shows what tiny_http 0.12's own `Server` does, and why the nodes do not listen with it (docs/http-edge.md).
 //!
-//! Nothing of Rakit is tested here: these assert the behaviour of somebody else's code, so they are run by hand, and
-//! one that fails after an upgrade of tiny_http is good news to be looked at:
+//! They test nothing of Rakit but assert the defects of another crate, so a person runs them by hand. If one fails after an
+//! upgrade of tiny_http, that defect is mended there:
 //! `cargo test --test edge tiny_http_server:: -- --ignored --nocapture`
 
 use std::io::{BufRead, BufReader, Read, Write};

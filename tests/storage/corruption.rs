@@ -1,11 +1,11 @@
-//! Every cut and every flipped byte of a directory: the storage recovers all that was acknowledged, or refuses and names
-//! file and byte offset. It never starts with a part of the truth.
+//! Cuts the files of a directory at every byte, and changes every byte. The storage must recover all that was
+//! acknowledged, or refuse and name file and byte offset. It must never start with a part of what was acknowledged.
 
 use crate::disk::SimDisk;
 use rakit::raft::{Command, Entry, HardState, Record, Snapshot};
 use rakit::storage::{DirectoryDisk, Disk, Identity, LOG, Recovered, Storage, StorageError};
 
-/// The ways in which each byte is changed: every single bit, all bits, and to what means something in the format.
+/// The changes of each byte: every single bit, all bits, and the characters that mean something in the format.
 fn damages(byte: u8) -> Vec<u8> {
     let mut damages: Vec<u8> = (0..8).map(|bit| byte ^ 1 << bit).collect();
     damages.extend([byte ^ 0xff, 0, b'\n', b' ', b'0', b'"', b'}']);
@@ -29,7 +29,7 @@ fn entry(index: u64, term: u64) -> Entry {
     Entry { index, term, command: Command::from_value(&format!("report {index}")).expect("a text") }
 }
 
-/// The history that the tests damage: some of everything.
+/// The history that the tests damage: it has every kind of record.
 fn write_history(storage: &mut Storage<impl Disk>) {
     let batches = [
         vec![hard_state(1, None)],
@@ -112,7 +112,8 @@ fn each_flipped_byte_is_refused_with_file_and_offset_and_nothing_is_touched() {
                         format!("{name}, byte {offset} from {:#04x} to {damaged:#04x}", bytes[offset]);
                     let result = open(copy.clone());
                     if name == LOG && offset + 1 == bytes.len() && damaged == 0 {
-                        // A zero where the last newline was is how a power cut looks: the record is whole and is kept.
+                        // After a power cut there may be a zero in place of the last newline: the record is whole and
+                        // is kept.
                         let (_, mut found) = result.expect(&context);
                         assert!(found.repaired.take().is_some_and(|repair| repair.bytes_cut == 0));
                         assert_eq!(found, recovered, "{context}");
@@ -223,7 +224,7 @@ fn zeros_at_the_end_are_what_a_power_cut_leaves() {
     );
 }
 
-/// The checksum is right everywhere in these: what is wrong is what the lines say together.
+/// All checksums in these are right, but the lines contradict each other.
 #[test]
 fn whole_lines_that_cannot_follow_each_other_are_refused() {
     let (disk, _) = directory(false);
@@ -297,7 +298,7 @@ fn a_damaged_newest_snapshot_is_not_replaced_by_an_older_one() {
     let (_, found) = open(disk.clone()).expect("the newest is sound");
     assert_eq!(found, recovered);
     assert!(!disk.contents().contains_key(older));
-    // A snapshot under another's name would be a jump in time.
+    // A snapshot under another one's name would take the node to another index than its name says.
     disk.put("snapshot-00000000000000000003.json", &contents);
     assert_refused(open(disk), "snapshot-00000000000000000003.json", 0, "another's name");
 }

@@ -1,4 +1,4 @@
-//! Whatever was acknowledged is there after a crash at any point: the real storage on a simulated disk.
+//! Everything that was acknowledged is there after a crash at any point: the real storage on a simulated disk.
 //!
 //! A workload of appends and compactions is drawn from a seed and run against a model that is nothing but a vector. The
 //! process is killed, or the machine's power is cut, at each operation of the disk in turn, also inside the recovery that
@@ -16,7 +16,7 @@ const STEPS: u64 = 12;
 /// The number with which each test's directory is made.
 const INCARNATION: u64 = 42;
 
-/// What a node must remember, as plainly as it can be said.
+/// The model: what a node must remember, in the simplest form.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Model {
     hard_state: HardState,
@@ -46,7 +46,7 @@ impl Model {
     }
 }
 
-/// What a node does to its disk.
+/// A step of a workload: one operation of a node on its disk.
 #[derive(Clone, Debug)]
 enum Step {
     Append(Vec<Record>),
@@ -83,7 +83,7 @@ impl Step {
         let (after, _) = model.after();
         let index = after + random.below(last_index - after + 1);
         if index == after {
-            // Nothing was applied since: the same snapshot again, which a careless caller may ask for.
+            // Nothing was applied since the last snapshot: the same snapshot again. A caller may ask for that.
             if let Some(snapshot) = &model.snapshot {
                 return Self::Compact(snapshot.clone(), hard_state, model.entries.clone());
             }

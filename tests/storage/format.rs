@@ -1,5 +1,5 @@
-//! The directory as a person sees it, and who may open it. The text here is the text of docs/storage.md: a change of the
-//! format is a change of this file, of that page, and of the format's version.
+//! The files of a directory as text, and who may open it. docs/storage.md shows the same text: whoever changes the format
+//! changes this file, that page, and the format's version.
 
 use std::fs;
 use std::path::Path;
@@ -198,7 +198,7 @@ fn measure_append() {
             let start = Instant::now();
             storage.append(&records).expect("append");
             appends.push(start.elapsed());
-            // Taken in turns, so that both see the same weather.
+            // Measured in turns, so that a change of the machine's load meets both.
             let bytes = vec![b'x'; usize::try_from(log_bytes() - before).expect("small")];
             let start = Instant::now();
             bare.write_all(&bytes).expect("write");

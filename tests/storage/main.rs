@@ -1,4 +1,4 @@
-//! A node's disk: the form of its files, every crash in the middle of a write, and every kind of damage.
+//! Tests of a node's disk: the form of its files, a crash in the middle of each write, and every kind of damage.
 
 mod corruption;
 mod crash;

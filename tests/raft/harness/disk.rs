@@ -1,13 +1,13 @@
 //! The disk of one node, as far as Raft can see it: the fold of the records that were made durable.
 //!
-//! It is no model of a file (the simulator and the tests of `storage` have those), only of its promise: what was synced is
-//! there after a crash, what was not synced is there up to any record.
+//! It does not model files (`tests/simulation/disk.rs` does), only their promise: after a crash, everything that was
+//! synced is there, and of the rest the first records up to some point.
 
 use std::sync::Arc;
 
 use rakit::raft::{Durable, Entry, HardState, Index, Record, Snapshot, Term};
 
-/// What a node finds when its process starts.
+/// The durable state that a node finds when its process starts.
 #[derive(Clone, Debug, Default)]
 pub struct Disk {
     /// Term and vote.

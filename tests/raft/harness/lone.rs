@@ -1,4 +1,4 @@
-//! One core alone, for rules of a single node: a test steps it with messages and looks at what it decides.
+//! One core alone, for the rules of a single node: a test steps it with messages and checks its decisions.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use rakit::raft::{
 
 use super::{ELECTION_TIMEOUT, HEARTBEAT, command, entries_of_terms};
 
-/// A single core, without disk or network: what it decides is what counts.
+/// A single core without disk and network: the tests look only at its decisions.
 pub struct Lone {
     pub raft: Raft,
     pub now: Duration,

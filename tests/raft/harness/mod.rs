@@ -1,6 +1,5 @@
 //! A small deterministic cluster in memory: real cores, and around them a network, a clock and disks that do exactly what
-//! a test says. Used by the tests of the Raft core (`raft_transcripts`, `raft_properties`, `raft_paper`, `raft_limits`,
-//! `raft_explore`) through `#[path]`.
+//! a test says. All tests in `tests/raft/` use it.
 //!
 //! - The *network* is a list of messages under way. Each can be delivered, dropped, doubled, or overtaken by another.
 //!   `run_for` delivers them by their due time instead, as a real network would.
@@ -43,7 +42,7 @@ pub enum Payload {
     Request { rpc: RpcId, request: RpcRequest },
     /// The reply to the request of that number.
     Reply { rpc: RpcId, reply: RpcReply },
-    /// Word from the transport that the request of that number will get no reply.
+    /// The transport reports that the request of that number will get no reply.
     Lost { rpc: RpcId },
 }
 
@@ -81,7 +80,7 @@ pub struct Node {
     /// `None` while it is down.
     pub raft: Option<Raft>,
     pub disk: Disk,
-    /// What the disk has not finished yet, oldest first.
+    /// The writes that the disk has not finished yet, oldest first.
     pub writes: VecDeque<Write>,
     pub machine: Machine,
     /// How often it was started.
@@ -95,9 +94,9 @@ pub struct Node {
 pub struct Network {
     /// The range of a message's time under way.
     pub latency: (Duration, Duration),
-    /// So many of 1,000 messages are lost.
+    /// How many of 1,000 messages are lost.
     pub loss_per_mille: u64,
-    /// After how long a lost request's sender is told.
+    /// The time after which the sender of a lost request learns of the loss.
     pub lost_after: Duration,
     pub dice: Random,
 }
@@ -141,7 +140,7 @@ pub struct Cluster {
     next_proposal: ProposalId,
 }
 
-/// Entries with these terms, from index 1; the command of each tells its place and term.
+/// Entries with these terms, from index 1. The command of each names its index and term.
 pub fn entries_of_terms(terms: &[Term]) -> Vec<Entry> {
     let entry = |(index, term): (Index, Term)| Entry {
         index,
@@ -421,7 +420,7 @@ impl Cluster {
         }
         let (mut from, mut to, mut payload) = (from, to, payload);
         if network.loss_per_mille > 0 && network.dice.below(1000) < network.loss_per_mille {
-            // Whichever way was lost, it is the request's sender whom the transport tells.
+            // The request or its reply was lost. In both cases the transport reports it to the sender of the request.
             due = self.now + network.lost_after;
             payload = match payload {
                 Payload::Request { rpc, .. } => {
@@ -448,13 +447,13 @@ impl Cluster {
         self.arrive(message);
     }
 
-    /// It is lost, without a word.
+    /// The message is lost, and nobody learns of it.
     pub fn drop_message(&mut self, position: usize) {
         let message = self.in_flight.remove(position);
         self.note(|| format!("✗ {}→{} {}", message.from, message.to, words::payload(&message.payload)));
     }
 
-    /// It is lost, and the request's sender is told.
+    /// The message is lost, and the sender of the request learns of it.
     pub fn lose_message(&mut self, position: usize) {
         let message = self.in_flight.remove(position);
         self.note(|| format!("✗ {}→{} {}", message.from, message.to, words::payload(&message.payload)));

@@ -13,9 +13,9 @@
 //! | a leader's match index is never above the peer's durable log, nor a node's durable index above its own | `matches`, `after_step` |
 //! | each proposal is resolved exactly once, and truly | `resolved`, `all_resolved` |
 //!
-//! Log Matching is checked by induction: whoever appends an entry must put it after the same predecessor, and with the
-//! same command, as whoever appended (index, term) first. It costs one look-up per entry instead of a comparison of
-//! all pairs of logs.
+//! Log Matching is checked by induction. The first node that appends an entry (index, term) fixes its command and its
+//! predecessor. Every other node that appends it must have the same ones. This costs one look-up per entry instead of a
+//! comparison of all pairs of logs.
 
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
@@ -92,7 +92,7 @@ impl Properties {
         assert!(self.proposals.insert(id, proposal).is_none(), "proposal numbers are not used twice");
     }
 
-    /// A process died or was started: nothing volatile is left of it.
+    /// A process died or was started: its volatile state is gone.
     pub fn crashed(&mut self, node: NodeId) {
         self.shown.remove(&node);
         for proposal in self.proposals.values_mut() {
@@ -172,8 +172,8 @@ impl Properties {
         }
     }
 
-    /// What is newly committed. The rule of 5.4.2 and Figure 8: the leader counts replicas only for an entry of its own
-    /// term; and it counts disks, not hopes.
+    /// Checks what is newly committed. The rule of 5.4.2 and Figure 8: the leader counts replicas only for an entry of
+    /// its own term. And it counts only replicas that are durable.
     fn commits(&mut self, cluster: &Cluster, id: NodeId, raft: &Raft, shown: Option<Shown>) {
         let before = shown.map_or(raft.snapshot_index(), |shown| shown.commit_index);
         for index in before + 1..=raft.commit_index() {
@@ -256,7 +256,7 @@ impl Properties {
         }
     }
 
-    /// A message that is a promise leaves `id`: its disk must remember.
+    /// A message that is a promise leaves `id`: the promise must already be on its disk.
     pub fn promise(cluster: &mut Cluster, id: NodeId, send: &SendOnceDurable) {
         let disk = &cluster.node(id).disk;
         let vote = match send {
@@ -341,12 +341,12 @@ impl Properties {
 
     // -------------------------------------------------------------------------------------------------- questions
 
-    /// What became of a proposal, so far.
+    /// The state of a proposal so far.
     pub fn resolution_of(&self, id: ProposalId) -> Option<Resolution> {
         self.proposals.get(&id).and_then(|proposal| proposal.resolution)
     }
 
-    /// Where a proposal was committed, as its client was told.
+    /// The index and term at which a proposal was committed, by the answer to its client.
     pub fn committed_index_of(&self, id: ProposalId) -> Option<Index> {
         match self.resolution_of(id) {
             Some(Resolution::Committed { index, .. }) => Some(index),

@@ -1,5 +1,5 @@
-//! A cluster left to itself for a while: everything under way is delivered, an election takes place, network and clocks run,
-//! all is mended and progress is demanded.
+//! Lets a cluster run by itself for a while: delivers all messages, holds an election, lets network and clocks run, or mends
+//! everything and demands progress.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ impl Cluster {
 
     /// Makes a node leader in a calm cluster. Panics if it does not win.
     pub fn elect(&mut self, id: NodeId) {
-        // Everybody's patience with an earlier leader ends.
+        // On all nodes the election timeout of an earlier leader passes.
         self.now += ELECTION_TIMEOUT.1;
         self.campaign(id);
         assert!(self.raft(id).is_leader(), "node {id} should have been elected");

@@ -77,7 +77,7 @@ pub fn entry(entry: &Entry) -> String {
     format!("{}/{}:{command}", entry.index, entry.term)
 }
 
-/// What became of a proposal.
+/// The outcome of a proposal.
 pub fn resolution(resolution: &Resolution) -> String {
     match resolution {
         Resolution::Committed { index, term } => format!("committed at {index}/{term}"),
