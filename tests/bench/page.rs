@@ -20,6 +20,9 @@ const WORSE_PART_MAX: f64 = 0.05;
 /// With fewer rounds nothing is known about how much they differ.
 const ROUNDS_TO_JUDGE: usize = 3;
 
+/// How many versions stand in one line of the page's text: so no line is longer than the docs' other lines.
+const VERSIONS_PER_LINE: usize = 5;
+
 const TEMPLATE: &str = include_str!("page.md");
 
 /// Writes the page and all pictures.
@@ -180,10 +183,11 @@ fn provenance(results: &Results) -> String {
         results.versions.iter().map(|(name, said)| format!("{name}: {said}")).collect();
     let _ = writeln!(
         text,
-        "- `{command}`, {date}, took {} min {:02} s; {machine}; load average before {load_average:.2}.",
+        "- `{command}`,\n  {date}, took {} min {:02} s; {machine}; load average before {load_average:.2}.",
         (seconds / 60.0) as u64,
         (seconds % 60.0) as u64
     );
-    let _ = writeln!(text, "- {}.", versions.join("; "));
+    let lines: Vec<String> = versions.chunks(VERSIONS_PER_LINE).map(|some| some.join("; ")).collect();
+    let _ = writeln!(text, "- {}.", lines.join(";\n  "));
     text
 }
