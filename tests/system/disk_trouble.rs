@@ -1,8 +1,8 @@
 //! Trouble below the real program: killed in the middle of writing, records torn or changed, a full disk, a directory that is
 //! another's or in use, a port that is taken, and the ways to be told to stop.
 //!
-//! `storage_corruption.rs` and `storage_crash.rs` try every cut and every flipped byte on the library; here it is shown that the
-//! program, too, either has all that it acknowledged or ends with one line that names file, offset and mend.
+//! `tests/storage/` tries every cut and every changed byte on the library. Here it is shown that the program, too, either has
+//! all that it acknowledged or ends with one line that names file, offset and mend.
 
 use std::fs;
 use std::io::Write as _;

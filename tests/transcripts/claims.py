@@ -172,9 +172,8 @@ def stale_primes(steps, nodes, n):
     expect(len(stale) == int(nodes), "not every answer says how old its state is")
 
 
-def election_in_order(steps):
-    """Pre-candidate, pre-votes, candidate, votes, leader: in this order, with all that it takes."""
-    lines = log_lines(steps[-1])
+def three_roles(lines):
+    """Pre-candidate, candidate, leader, in this order: the place of each line, the leader, its term and its electors."""
     times = [time for time, _ in lines]
     expect(times == sorted(times), "the times do not grow")
     leads = position(lines, "leads term")
@@ -185,6 +184,17 @@ def election_in_order(steps):
     expect(asks < runs < leads, f"node {leader} leads before it has asked")
     electors = set(voters.split(", "))
     expect(leader in electors and len(electors) == 3, f"{voters} are not the leader and two more")
+    return asks, runs, leads, leader, term, electors
+
+
+def three_roles_in_order(steps):
+    three_roles(log_lines(steps[-1]))
+
+
+def election_in_order(steps):
+    """The three roles of the leader, and between them the pre-votes and the votes that it takes."""
+    lines = log_lines(steps[-1])
+    asks, runs, leads, leader, term, electors = three_roles(lines)
     for elector in electors - {leader}:
         votes = position(lines, f"^vote: node {elector} votes for node {leader} in term {term}$")
         expect(runs < votes < leads, f"the vote of node {elector} stands in a wrong place")
@@ -249,7 +259,7 @@ NAMED = {
     function.__name__: function
     for function in (
         cluster_is_ready, same_prime, same_prime_everywhere, is_busy, go_elsewhere, one_leads, another_leads,
-        do_not_answer, nobody_leads_and_the_term_stands, all_follow_one, stale_primes, election_in_order,
+        do_not_answer, nobody_leads_and_the_term_stands, all_follow_one, stale_primes, three_roles_in_order, election_in_order,
         same_index_on_all, is_in_state, recovered, answer_all, log_begins_with_term_and_vote, one_waits,
         sent_elsewhere, cluster_has_stopped,
     )
