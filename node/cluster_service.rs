@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 use tiny_http::Method;
 
+use super::cuts::Cuts;
 use super::exchange::IN_FLIGHT_BYTES_MAX;
 use super::inbox::{Inbox, Refused, ServiceInput, one_answer};
 use super::leader_watch::WATCH_ANSWER_AFTER;
@@ -92,6 +93,8 @@ pub struct ClusterService {
     pub standing: Arc<StandingBoard>,
     /// Closed when the node stops: then open watches are answered.
     pub stopping: Receiver<()>,
+    /// Cut cables, in a demonstration.
+    pub cuts: Arc<Cuts>,
     /// For `/metrics`.
     pub counters: Arc<ClusterCounters>,
 }
@@ -123,6 +126,10 @@ impl Service for ClusterService {
             Ok(opened) => opened,
             Err(refusal) => return refused(&refusal),
         };
+        if let Some(from) = node_id(&opened.sender).filter(|from| self.cuts.is_cut(*from)) {
+            self.cuts.hold(from, OUTCOME_TIMEOUT);
+            return unavailable("the cable was cut by order");
+        }
         let answer = match (route, request.path()) {
             (Err(answer), _) => answer,
             (Ok(_), path::REPORT) => self.report(&request.body),

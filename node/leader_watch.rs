@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use log::{debug, info};
 
+use super::cuts::Cuts;
 use super::inbox::Inbox;
 use super::slot::Slot;
 use crate::http::client::{CallErrorKind, CancelHandle, Client, ClientTimeouts};
@@ -121,6 +122,8 @@ pub struct LeaderWatch {
     pub leaders: LeaderEar,
     /// To the loop.
     pub inbox: Inbox,
+    /// Cut cables, in a demonstration.
+    pub cuts: Arc<Cuts>,
 }
 
 impl LeaderWatch {
@@ -148,6 +151,8 @@ impl LeaderWatch {
                 continue;
             };
             match self.watch(id, address, &cancel) {
+                // The end of a connection does not get through a cut cable.
+                Watched::Gone if self.cuts.is_cut(id) => self.cuts.hold(id, WATCH_ANSWER_AFTER),
                 Watched::Alive | Watched::Superseded => {}
                 Watched::Unclear => {
                     if let Ok(next) = self.leaders.newest.recv_timeout(PAUSE) {

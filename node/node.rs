@@ -23,6 +23,7 @@ use crate::signing::Secret;
 
 mod cluster_service;
 mod connection_limits;
+mod cuts;
 mod ending;
 mod exchange;
 mod forwarding;
@@ -42,6 +43,7 @@ mod standing;
 mod status;
 mod wiring;
 
+use cuts::Cuts;
 use ending::Ending;
 
 /// The program's name in messages.
@@ -66,6 +68,10 @@ struct NodeFlags {
     #[arg(long)]
     insecure: bool,
 
+    /// Take orders to cut cables (docs/demo.md), and begin with these: nothing arrives from these nodes
+    #[arg(long, value_name = "IDS", hide = true, value_delimiter = ',', num_args = 0..=1)]
+    deaf_to: Option<Vec<NodeId>>,
+
     #[command(flatten)]
     log: LogFlags,
 
@@ -88,6 +94,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(prepared) => prepared,
         Err(error) => return program::refuse(PROGRAM, &error),
     };
+    let cuts = match Cuts::new(flags.deaf_to.as_deref(), [node.public, node.cluster]) {
+        Ok(cuts) => cuts,
+        Err(reason) => return program::refuse(PROGRAM, &reason),
+    };
     let secret = config.secret.as_deref().map(Secret::parse).transpose();
     let secret = match secret.and_then(|secret| secret.map(Secret::whole).transpose()) {
         Ok(secret) => secret,
@@ -108,7 +118,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     for warning in config.warnings().into_iter().chain(exposure) {
         warn!("configuration: {warning}");
     }
-    let ended = wiring::start(&config, &node, secret.as_ref());
+    let ended = wiring::start(&config, &node, secret.as_ref(), cuts);
     match ended.and_then(|node| node.run_until_stopped(&stop)) {
         Ok(()) => {
             info!("stop: node {} has stopped cleanly", node.id);

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 use log::{info, warn};
 
+use super::cuts::Cuts;
 use super::inbox::Inbox;
 use super::refusals::PeerRefusals;
 use super::slot::Slot;
@@ -66,6 +67,8 @@ pub struct Sending {
     pub inbox: Inbox,
     /// The peers that do not work with this node, for `/status`.
     pub refusals: Arc<PeerRefusals>,
+    /// Cut cables, in a demonstration.
+    pub cuts: Arc<Cuts>,
 }
 
 impl Peers {
@@ -132,7 +135,14 @@ struct PeerSender {
 impl PeerSender {
     fn run(mut self, jobs: &Receiver<Job>) {
         for (rpc, request) in jobs {
-            let input = match self.exchange(&request) {
+            let answered = self.exchange(&request);
+            let arrived = if self.sending.cuts.is_cut(self.id) {
+                self.sending.cuts.hold(self.id, self.sending.reply_timeout);
+                Err(NoReply::Lost("the cable was cut by order".to_string()))
+            } else {
+                answered
+            };
+            let input = match arrived {
                 Ok(ReplyEnvelope { incarnation, reply }) => {
                     self.note_reachable(None);
                     Input::Reply { from: self.id, incarnation, rpc, reply }

@@ -4,8 +4,11 @@
 //! Runs on the public listener's threads, one per open connection. Nothing here asks the leader or waits for consensus: a
 //! request is routed from this node's own applied state, and `/status` tells this node's own view.
 
+use std::sync::Arc;
+
 use tiny_http::Method;
 
+use super::cuts::{CUTS_BYTES_MAX, Cuts};
 use super::metrics::Metrics;
 use super::primes::Primes;
 use super::status::NodeStatus;
@@ -21,6 +24,10 @@ pub struct PublicService {
     pub status: NodeStatus,
     /// `/metrics`.
     pub metrics: Metrics,
+    /// `/ui/cuts`, if this node was started for it.
+    pub cuts: Arc<Cuts>,
+    /// This node's public port.
+    pub port: u16,
 }
 
 /// What a path asks for.
@@ -51,6 +58,12 @@ fn route(path: &str) -> Option<Route<'_>> {
 
 impl Service for PublicService {
     fn body_limit(&self, method: &Method, path: &str) -> Result<usize, Response> {
+        if path == path::CUTS && self.cuts.allowed() {
+            return match method {
+                Method::Post => Ok(CUTS_BYTES_MAX),
+                _ => Err(text(405, "only POST").with_header(header("Allow", "POST"))),
+            };
+        }
         if route(path).is_none() {
             return Err(text(
                 404,
@@ -65,6 +78,7 @@ impl Service for PublicService {
 
     fn call(&self, request: Request) -> Response {
         match route(request.path()) {
+            None if request.path() == path::CUTS => self.cuts.order(&request, self.port),
             None => text(404, "nothing is here"),
             Some(Route::Usage) => self.status.usage(),
             Some(Route::Status) => self.status.status(),

@@ -272,6 +272,7 @@ mod tests {
                 reply_timeout: timeouts.1,
                 inbox: inbox.clone(),
                 refusals: Arc::default(),
+                cuts: Arc::default(),
             };
             let published = Arc::new(Published::new(replica.table(), Duration::ZERO));
             let standing = Arc::<StandingBoard>::default();

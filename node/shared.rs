@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use super::cluster_service::{ClusterCounters, ClusterService};
+use super::cuts::Cuts;
 use super::exchange::Exchange;
 use super::forwarding::Forwarder;
 use super::inbox::Inbox;
@@ -43,6 +44,8 @@ pub struct Shared {
     pub standing: Arc<StandingBoard>,
     /// Chooses servers, and knows what is in flight.
     pub chooser: Arc<Chooser>,
+    /// Cut cables, in a demonstration.
+    pub cuts: Arc<Cuts>,
     cluster_name: String,
     policy: Policy,
     request_timeout: Duration,
@@ -65,6 +68,7 @@ impl Shared {
         secret: Option<&Secret>,
         incarnation: u64,
         table: &ServerTable,
+        cuts: Cuts,
         started: Instant,
     ) -> Result<Self, String> {
         let no_randomness = |error: std::io::Error| format!("no randomness for signing: {error}");
@@ -81,6 +85,7 @@ impl Shared {
             published: Arc::new(Published::new(table, started.elapsed())),
             standing: Arc::default(),
             chooser: Chooser::new(config.stall, random_u64()?),
+            cuts: Arc::new(cuts),
             cluster_name: config.cluster_name.clone(),
             policy: config.policy,
             request_timeout: config.request_timeout,
@@ -118,6 +123,7 @@ impl Shared {
             inbox: inbox.clone(),
             standing: Arc::clone(&self.standing),
             stopping: stopping.clone(),
+            cuts: Arc::clone(&self.cuts),
             counters: Arc::clone(&self.cluster_counters),
         })
     }
@@ -125,6 +131,8 @@ impl Shared {
     /// What answers on the public address.
     pub fn public_service(&self, inbox: &Inbox, forwarder: &Arc<Forwarder>) -> Arc<PublicService> {
         Arc::new(PublicService {
+            cuts: Arc::clone(&self.cuts),
+            port: self.addresses.iter().find(|(id, _)| *id == self.id).map_or(0, |(_, public)| public.port()),
             primes: Primes {
                 id: self.id,
                 patience: self.patience,
@@ -143,6 +151,7 @@ impl Shared {
                 standing: Arc::clone(&self.standing),
                 refusals: Arc::clone(&self.refusals),
                 inbox: inbox.clone(),
+                cuts: Arc::clone(&self.cuts),
             },
             metrics: Metrics {
                 id: self.id,
@@ -167,6 +176,7 @@ impl Shared {
             reply_timeout: self.patience,
             inbox: inbox.clone(),
             refusals: Arc::clone(&self.refusals),
+            cuts: Arc::clone(&self.cuts),
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::cuts::Cuts;
 use super::inbox::{Inbox, ServiceInput, one_answer};
 use super::refusals::PeerRefusals;
 use super::standing::StandingBoard;
@@ -35,6 +36,8 @@ pub struct NodeStatus {
     pub refusals: Arc<PeerRefusals>,
     /// To the loop, for the log.
     pub inbox: Inbox,
+    /// Cut cables, in a demonstration.
+    pub cuts: Arc<Cuts>,
 }
 
 impl NodeStatus {
@@ -81,6 +84,7 @@ impl NodeStatus {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 protocol: PROTOCOL_VERSION,
                 refusals: self.refusals.list(),
+                deaf_to: self.cuts.list(),
                 servers: servers.collect(),
             },
         )

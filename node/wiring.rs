@@ -34,6 +34,7 @@ use crossbeam_channel::bounded;
 use log::info;
 
 use super::connection_limits::listener_limits;
+use super::cuts::Cuts;
 use super::ending::Ending;
 use super::exchange::Exchange;
 use super::inbox::{CONSENSUS_INBOX_MAX, REPORT_INBOX_MAX, inbox};
@@ -53,10 +54,15 @@ use crate::signing::Secret;
 ///
 /// # Errors
 /// Its directory cannot be used, an address cannot be listened on, or the system gives no thread.
-pub fn start(config: &Config, node: &Node, secret: Option<&Secret>) -> Result<RunningNode, Ending> {
+pub fn start(
+    config: &Config,
+    node: &Node,
+    secret: Option<&Secret>,
+    cuts: Cuts,
+) -> Result<RunningNode, Ending> {
     let started = Instant::now();
     let RecoveredNode { replica, storage, incarnation } = recover(config, node.id, started)?;
-    let shared = Shared::new(config, node.id, secret, incarnation, replica.table(), started)?;
+    let shared = Shared::new(config, node.id, secret, incarnation, replica.table(), cuts, started)?;
 
     // The channels: two inboxes to the Raft loop; from it, whom to watch and how it ended; to the threads, the end.
     let (inbox, inboxes) = inbox(CONSENSUS_INBOX_MAX, REPORT_INBOX_MAX);
@@ -87,8 +93,8 @@ pub fn start(config: &Config, node: &Node, secret: Option<&Secret>) -> Result<Ru
     let peers = Peers::start(&shared.peers, &shared.sending(&inbox)).map_err(no_thread)?;
 
     // The death detector.
-    let (seal, watched) = (shared.seal.clone(), shared.peers.clone());
-    let watch = LeaderWatch { peers: watched, seal, leaders: leader_changes, inbox: inbox.clone() };
+    let (seal, watched, cuts) = (shared.seal.clone(), shared.peers.clone(), Arc::clone(&shared.cuts));
+    let watch = LeaderWatch { peers: watched, seal, leaders: leader_changes, inbox: inbox.clone(), cuts };
     spawn("leader-watch", move || watch.run())?;
 
     // What waits at a stalled server is sent to another one, too.

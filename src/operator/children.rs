@@ -90,6 +90,14 @@ impl Child {
         }
     }
 
+    /// Sends the signal to the process and all of its group, as [`signal`](Child::signal) does: a worker computes in
+    /// processes of its own.
+    pub fn signal_group(&self, signal: Signal) {
+        if self.ended.is_none() {
+            let _ = rustix::process::kill_process_group(self.id(), signal);
+        }
+    }
+
     /// Whether the process has ended. If so, kills the rest of its group and reaps it.
     fn reap(&mut self) -> bool {
         if self.ended.is_some() {
@@ -120,7 +128,7 @@ pub fn how(status: ExitStatus) -> String {
 /// Whether a process belongs to a stage of stopping.
 type Member = fn(Part) -> bool;
 
-/// Every process that was started, in the order of starting. Dropping this kills all of them, so that none
+/// The process that was started last for each part, in the order of starting. Dropping this kills all of them, so that none
 /// remains after a panic.
 #[derive(Debug, Default)]
 pub struct Children {
@@ -146,6 +154,8 @@ impl Children {
             .process_group(0)
             .spawn()?;
         let pid = handle.id();
+        // Started again: the process that has ended gives up its place.
+        self.list.retain(|child| child.part != part || child.ended.is_none());
         self.list.push(Child { part, pid, ended: None, handle });
         Ok(pid)
     }

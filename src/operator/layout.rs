@@ -5,6 +5,9 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
 
 /// Node i's public port is the base port + i. Its cluster port is its public port + this.
 pub const CLUSTER_PORT_OFFSET: u16 = 1000;
@@ -32,6 +35,8 @@ const _: () = assert!(CLUSTER_PORT_OFFSET + NODES_MAX < WORKER_PORT_OFFSET);
 
 /// The name of the file in DIR that a running `rakit up` locks.
 pub const LOCK_FILE: &str = "up.lock";
+/// The name of the file in DIR that says where the control room is, and holds the token that it wants.
+pub const CONTROL_FILE: &str = "control.json";
 
 /// A cluster on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,8 +51,9 @@ pub struct Layout {
     pub base_port: u16,
 }
 
-/// One process of the cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// One process of the cluster. As text, and in JSON, it is its name in `pids.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub enum Part {
     /// `rakit-node` with this id, from 1.
     Node(u16),
@@ -70,6 +76,33 @@ impl Part {
     /// The name of its files in DIR/logs, without an ending.
     fn stem(self) -> String {
         self.name().replace('/', "-")
+    }
+}
+
+impl From<Part> for String {
+    fn from(part: Part) -> String {
+        part.name()
+    }
+}
+
+impl TryFrom<String> for Part {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Part, String> {
+        name.parse()
+    }
+}
+
+impl FromStr for Part {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Part, String> {
+        let number = |text: &str| text.parse().ok().filter(|number: &u16| *number > 0);
+        let node = name.strip_prefix("node-").and_then(number).map(Part::Node);
+        let server = |process: &str| name.strip_prefix("server-")?.strip_suffix(process).and_then(number);
+        node.or_else(|| server("/worker").map(Part::Worker))
+            .or_else(|| server("/daemon").map(Part::Daemon))
+            .ok_or_else(|| "give node-1, server-1/worker or server-1/daemon".to_string())
     }
 }
 
@@ -98,6 +131,11 @@ impl Layout {
         loopback(self.base_port + WORKER_PORT_OFFSET + j)
     }
 
+    /// The control room: where `rakit up` itself listens, for `rakit ctl` and a browser on this machine.
+    pub fn control_room(&self) -> SocketAddr {
+        loopback(self.base_port)
+    }
+
     /// Ids of the nodes.
     pub fn node_ids(&self) -> impl Iterator<Item = u16> + use<> {
         1..=self.nodes
@@ -118,7 +156,8 @@ impl Layout {
         });
         let workers =
             self.server_numbers().map(|j| (self.worker(j), format!("the worker of {}", server_name(j))));
-        nodes.chain(workers).collect()
+        let own = std::iter::once((self.control_room(), "the control room".to_string()));
+        own.chain(nodes).chain(workers).collect()
     }
 
     /// The configuration that nodes and daemons read.
@@ -145,6 +184,11 @@ impl Layout {
     /// The file that lists the process ids.
     pub fn pids_file(&self) -> PathBuf {
         self.dir.join("pids.json")
+    }
+
+    /// Where the control room is, and its token.
+    pub fn control_file(&self) -> PathBuf {
+        self.dir.join(CONTROL_FILE)
     }
 
     /// The worker's source, as embedded in this program.
@@ -179,7 +223,8 @@ mod tests {
         assert_eq!(layout.public(1).to_string(), "127.0.0.1:8001");
         assert_eq!(layout.cluster(5).to_string(), "127.0.0.1:9005");
         assert_eq!(layout.worker(3).to_string(), "127.0.0.1:10003");
-        assert_eq!(layout.addresses().len(), 13);
+        assert_eq!(layout.control_room().to_string(), "127.0.0.1:8000");
+        assert_eq!(layout.addresses().len(), 14);
     }
 
     #[test]
@@ -195,6 +240,9 @@ mod tests {
         assert_eq!(Part::Node(1).name(), "node-1");
         assert_eq!(Part::Worker(1).name(), "server-1/worker");
         assert_eq!(Part::Daemon(2).name(), "server-2/daemon");
+        for part in [Part::Node(1), Part::Worker(12), Part::Daemon(2)] {
+            assert_eq!(part.name().parse(), Ok(part));
+        }
         let layout = layout(1, 1, 8000);
         assert_eq!(shown(&layout.log_file(Part::Node(1))), "somewhere/logs/node-1.log");
         assert_eq!(shown(&layout.log_file(Part::Worker(1))), "somewhere/logs/server-1-worker.log");

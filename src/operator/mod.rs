@@ -7,6 +7,8 @@
 //! | `session` | the running cluster: start, ready, live table, stop |
 //! | `layout`, `programs`, `configuration` | ports and files, command lines, `cluster.toml` |
 //! | `children`, `ports` | processes; whether a port is free |
+//! | `order`, `ctl` | what a person may do to the running cluster; `rakit ctl` |
+//! | `control_room`, `steering`, `traffic` | the same at `rakit up`: taking orders, carrying them out; requests at a rate |
 //! | `status` | `rakit status` |
 //! | `transfer` | `rakit transfer` |
 //! | `asking`, `comparison`, `changes` | `GET /status`, how the answers differ, what has changed |
@@ -19,13 +21,18 @@ mod changes;
 mod children;
 mod comparison;
 mod configuration;
+mod control_room;
+mod ctl;
 mod layout;
+mod order;
 mod ports;
 mod programs;
 mod screen;
 mod session;
 mod status;
+mod steering;
 mod table;
+mod traffic;
 mod transfer;
 mod up;
 
@@ -45,6 +52,7 @@ Examples:
   rakit up                          five nodes and three servers on this machine, until Ctrl-C
   curl http://127.0.0.1:8001/1000   the 1000th prime, from node 1; nodes 2 to 5 are at 8002 to 8005
   rakit status                      the status of each of these nodes, and where they differ
+  rakit ctl kill node-1             end a process of that cluster; see rakit ctl --help
   rakit transfer --to 2             have the leader hand over to node 2
   rakit up --nodes 3 --base-port 8100 --dir /tmp/second
   rakit status --watch http://10.0.0.1:8001 http://10.0.0.2:8001
@@ -68,6 +76,8 @@ enum CliCommand {
     Up(up::UpFlags),
     /// Show the status of every node, and where they differ
     Status(status::StatusFlags),
+    /// Steer a cluster that `rakit up` runs: kill, pause, start, …
+    Ctl(ctl::CtlFlags),
     /// Have the leader hand leadership over to another node
     Transfer(transfer::TransferFlags),
     /// Run one node of the load balancer: the program rakit-node
@@ -146,6 +156,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match cli.command {
         CliCommand::Up(flags) => up::run(&flags, &cli.log),
         CliCommand::Status(flags) => status::run(&flags, &cli.log),
+        CliCommand::Ctl(flags) => ctl::run(&flags, &cli.log),
         CliCommand::Transfer(flags) => transfer::run(&flags, &cli.log),
         CliCommand::Node(_) | CliCommand::Daemon(_) => Err(Failure::usage(
             "the flags of `rakit node` and `rakit daemon` come after that word, not before it".to_string(),

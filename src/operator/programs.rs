@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 use super::Failure;
 use super::children::{Invocation, leashed};
-use super::layout::{Layout, Part, server_name, shown};
+use super::layout::{DIRECTORY_DEFAULT, Layout, Part, server_name, shown};
 
 /// The file of the running program, even after a newer build replaced it (man 5 proc_pid_exe).
 const SELF: &str = "/proc/self/exe";
@@ -55,13 +55,19 @@ impl Programs {
         Ok(Programs { own, own_by_hand })
     }
 
-    /// How `rakit up` starts this part. A daemon measures the process `worker_pid`; other parts ignore it.
+    /// How `rakit up` starts this part. A daemon measures the process `worker_pid`; a node takes orders to cut cables,
+    /// and begins with nothing arriving from the nodes `deaf_to`. Other parts ignore both.
     ///
     /// Standard error goes to the log file, too, see [`super::children::Children::start`].
-    pub fn invocation(&self, layout: &Layout, part: Part, worker_pid: u32) -> Invocation {
+    pub fn invocation(&self, layout: &Layout, part: Part, worker_pid: u32, deaf_to: &[u16]) -> Invocation {
         let mut arguments = arguments(layout, part, worker_pid);
         let shown_as = match part {
-            Part::Node(_) => "rakit-node",
+            Part::Node(_) => {
+                let ids: Vec<String> = deaf_to.iter().map(u16::to_string).collect();
+                arguments.push("--deaf-to".into());
+                arguments.extend((!ids.is_empty()).then(|| ids.join(",").into()));
+                "rakit-node"
+            }
             Part::Daemon(_) => "rakit-daemon",
             Part::Worker(_) => {
                 let worker = Invocation { program: PYTHON.into(), shown_as: None, arguments };
@@ -73,7 +79,17 @@ impl Programs {
         Invocation { program: self.own.clone(), shown_as: Some(shown_as), arguments }
     }
 
-    /// The shell command with which the user starts this part again.
+    /// The shell command that gives this order to the running cluster.
+    pub fn ctl(&self, layout: &Layout, order: &str) -> String {
+        let mut arguments: Vec<OsString> = vec!["ctl".into()];
+        arguments.extend(order.split(' ').map(OsString::from));
+        if layout.dir != Path::new(DIRECTORY_DEFAULT) {
+            arguments.extend(["--dir".into(), layout.dir.clone().into_os_string()]);
+        }
+        Invocation { program: self.own_by_hand.clone(), shown_as: None, arguments }.shell_line()
+    }
+
+    /// The shell command with which the user starts this part without `rakit up`.
     pub fn by_hand(&self, layout: &Layout, part: Part, worker_pid: u32) -> String {
         let mut arguments = arguments(layout, part, worker_pid);
         arguments.extend(["--log-file".into(), layout.log_file(part).into_os_string()]);
@@ -156,6 +172,12 @@ mod tests {
                 "target/release/rakit daemon --config rakit-cluster/cluster.toml --server server-2 \
                  --worker 127.0.0.1:10002 --measure process:77 --log-file rakit-cluster/logs/server-2-daemon.log",
             ]
+        );
+        assert_eq!(programs.ctl(&layout, "start node-3"), "target/release/rakit ctl start node-3");
+        let elsewhere = Layout { dir: "my cluster".into(), ..layout };
+        assert_eq!(
+            programs.ctl(&elsewhere, "kill server-1/worker"),
+            "target/release/rakit ctl kill server-1/worker --dir 'my cluster'"
         );
     }
 }

@@ -25,10 +25,13 @@ use signal_hook::iterator::Signals;
 use super::asking::Poller;
 use super::changes::Story;
 use super::children::{Children, how};
-use super::comparison::Asked;
+use super::comparison::{Asked, clean};
+use super::control_room::{ControlRoom, Done};
 use super::layout::{Layout, Part, server_name, shown};
+use super::order::Order;
 use super::programs::Programs;
 use super::screen::Screen;
+use super::steering::Steering;
 use super::table::{self, NodeNote, ServerNote};
 use super::{Failure, NAME, ports};
 
@@ -55,6 +58,7 @@ const LAST_WORDS_BYTES: u64 = 4096;
 enum SessionEvent {
     Signal(i32),
     Answer(usize, Box<Asked>),
+    Order(Order, Sender<Done>),
 }
 
 /// The cluster while it runs.
@@ -74,6 +78,9 @@ pub struct Session {
     began_ms: u64,
     /// When each dead process died, in milliseconds since 1970.
     died_ms: BTreeMap<Part, u64>,
+    steering: Steering,
+    /// Open until the cluster stops.
+    control_room: Option<ControlRoom>,
 }
 
 /// Why the loop of [`Session::run`] has ended.
@@ -103,11 +110,16 @@ impl Session {
             children: Children::default(),
             began_ms: now_ms(),
             died_ms: BTreeMap::new(),
+            steering: Steering::default(),
+            control_room: None,
             layout,
             programs,
             events,
             sender,
         };
+        let orders = session.sender.clone();
+        let deliver = move |order, outcome| orders.send(SessionEvent::Order(order, outcome)).is_ok();
+        session.control_room = Some(ControlRoom::open(&session.layout, deliver)?);
         let (nodes, servers) = (session.layout.nodes, session.layout.servers);
         session.tell(&format!(
             "{} {nodes} node{} and {servers} server{} in {}, logs in {}",
@@ -122,17 +134,34 @@ impl Session {
         for part in nodes.chain(workers) {
             session.start_part(part)?;
         }
-        if servers == 0 {
-            session.write_pids()?; // Without daemons, all processes are started.
-        }
+        session.write_pids()?;
         Ok(session)
     }
 
-    fn start_part(&mut self, part: Part) -> Result<(), Failure> {
-        let invocation = self.programs.invocation(&self.layout, part, self.worker_pid(part));
+    /// `ready` was printed.
+    pub(super) fn is_ready(&self) -> bool {
+        self.is_ready
+    }
+
+    pub(super) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    pub(super) fn children(&self) -> &Children {
+        &self.children
+    }
+
+    pub(super) fn steering(&mut self) -> &mut Steering {
+        &mut self.steering
+    }
+
+    pub(super) fn start_part(&mut self, part: Part) -> Result<(), Failure> {
+        let invocation =
+            self.programs.invocation(&self.layout, part, self.worker_pid(part), &self.steering.deaf_to(part));
         let started = self.children.start(part, &invocation, &self.layout.log_file(part));
         let pid =
             started.map_err(|error| Failure::other(format!("{} can't be started: {error}", part.name())))?;
+        self.died_ms.remove(&part);
         let by_hand = self.programs.by_hand(&self.layout, part, self.worker_pid(part));
         log::info!("{} started (pid {pid}); by hand that is: {by_hand}", part.name());
         Ok(())
@@ -199,8 +228,7 @@ impl Session {
         }
     }
 
-    /// Starts the daemon of each server whose worker listens now. Writes `pids.json` when all processes are
-    /// started.
+    /// Starts the daemon of each server whose worker listens now.
     fn start_daemons(&mut self) -> Result<(), Failure> {
         let waiting: Vec<u16> =
             self.layout.server_numbers().filter(|j| self.children.get(Part::Daemon(*j)).is_none()).collect();
@@ -208,23 +236,19 @@ impl Session {
             return Ok(());
         }
         let addresses: Vec<SocketAddr> = waiting.iter().map(|j| self.layout.worker(*j)).collect();
-        let mut listening = ports::listening(&addresses).into_iter();
-        let mut left = 0;
-        for j in waiting {
-            if listening.next() == Some(true) {
-                self.start_part(Part::Daemon(j))?;
-            } else {
-                left += 1;
-            }
+        let listening = ports::listening(&addresses);
+        for (j, _) in waiting.into_iter().zip(listening).filter(|(_, listens)| *listens) {
+            self.start_part(Part::Daemon(j))?;
         }
-        if left == 0 { self.write_pids() } else { Ok(()) }
+        self.write_pids()
     }
 
-    /// Writes `pids.json`, for scripts and demonstrations: after every process was started, and before
-    /// `ready`.
-    fn write_pids(&self) -> Result<(), Failure> {
+    /// Writes `pids.json`, for scripts and demonstrations: the processes that run now. Called after each start and each
+    /// death, so that it is true at any time; at the end it is empty.
+    pub(super) fn write_pids(&self) -> Result<(), Failure> {
+        let running = self.children.iter().filter(|child| child.ended.is_none());
         let pids: serde_json::Map<String, serde_json::Value> =
-            self.children.iter().map(|child| (child.part.name(), child.pid.into())).collect();
+            running.map(|child| (child.part.name(), child.pid.into())).collect();
         let path = self.layout.pids_file();
         let mut text = serde_json::Value::Object(pids).to_string();
         text.push('\n');
@@ -285,8 +309,8 @@ impl Session {
         let first = self.layout.public(1);
         self.tell(&format!("try: curl http://{first}/1000    the 1000th prime, from any node"));
         self.tell(&format!(
-            "     kill -9 a pid of {}; Ctrl-C stops everything",
-            shown(&self.layout.pids_file())
+            "     {}    steers it; Ctrl-C stops it",
+            self.programs.ctl(&self.layout, "--help")
         ));
         self.tell("ready");
         self.is_ready = true;
@@ -308,6 +332,10 @@ impl Session {
             Ok(SessionEvent::Signal(SIGCHLD)) => {
                 for part in self.children.reap() {
                     self.tell_death(part);
+                    if let Err(failure) = self.write_pids() {
+                        self.tell(&failure.line);
+                    }
+                    self.has_ended(part);
                 }
             }
             // SIGWINCH: the caller redraws the table for the new size of the terminal.
@@ -322,6 +350,7 @@ impl Session {
                     }
                 }
             }
+            Ok(SessionEvent::Order(order, outcome)) => self.carry_out(order, outcome),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => unreachable!("this struct holds a sender of its own"),
         }
@@ -329,7 +358,7 @@ impl Session {
     }
 
     /// Prints one line and logs it.
-    fn tell(&mut self, line: &str) {
+    pub(super) fn tell(&mut self, line: &str) {
         log::info!("{line}");
         self.screen.say(line);
     }
@@ -338,14 +367,33 @@ impl Session {
         self.died_ms.insert(part, now_ms());
         let Some(child) = self.children.get(part) else { return };
         let Some(status) = child.ended else { return };
-        let command = self.programs.by_hand(&self.layout, part, self.worker_pid(part));
-        let died = format!("{} (pid {}) {}", part.name(), child.pid, how(status));
+        let mut line = format!("{} (pid {}) {}", part.name(), child.pid, how(status));
+        // Killed from outside, it had no last words.
+        if status.code().is_some_and(|code| code != 0)
+            && let Some(reason) = reason(&self.layout.log_file(part), part)
+        {
+            line.push_str(&format!(": {reason}"));
+        }
         // Before `ready`, a death stops everything: see `tell_last_words`.
-        let line = match self.is_ready {
-            true => format!("{died}; the cluster goes on; to start it again: {command}"),
-            false => died,
-        };
+        if self.is_ready && !self.steering.expects_end_of(part) {
+            let command = self.programs.ctl(&self.layout, &format!("start {}", part.name()));
+            line.push_str(&format!("; {}; to start it again: {command}", self.what_goes_on(part)));
+        }
         self.tell(&line);
+    }
+
+    /// What the death of this part means for the whole.
+    fn what_goes_on(&self, part: Part) -> String {
+        let Part::Node(_) = part else { return "the cluster goes on".to_string() };
+        let runs = |id: &u16| self.children.get(Part::Node(*id)).is_some_and(|node| node.ended.is_none());
+        let (running, all) = (self.layout.node_ids().filter(runs).count(), self.layout.nodes);
+        if running > usize::from(all / 2) {
+            format!("the cluster goes on with {running} of {all} nodes")
+        } else {
+            format!(
+                "no majority: {running} of {all} nodes run, which serve primes from the last agreed state and agree on nothing new"
+            )
+        }
     }
 
     /// Prints the end of the log of a process that died while starting. It usually names the reason.
@@ -358,7 +406,7 @@ impl Session {
         ));
         let words = last_words(&path).unwrap_or_else(|error| vec![format!("(it can't be read: {error})")]);
         for line in words {
-            self.tell(&format!("  {}", super::comparison::clean(&line)));
+            self.tell(&format!("  {}", clean(&line)));
         }
     }
 
@@ -428,6 +476,10 @@ impl Session {
             .filter(|child| child.ended.is_none())
             .map(|child| format!("{} (pid {})", child.part.name(), child.pid))
             .collect();
+        self.control_room = None;
+        if let Err(failure) = self.write_pids() {
+            self.tell(&failure.line);
+        }
         if left.is_empty() {
             self.tell("stopped");
         } else {
@@ -454,6 +506,17 @@ fn listen_for_signals(sender: Sender<SessionEvent>) -> std::io::Result<()> {
         }
     })?;
     Ok(())
+}
+
+/// Why this part has ended, as its log says: the program's last line, which begins with its name.
+fn reason(log: &std::path::Path, part: Part) -> Option<String> {
+    let program = match part {
+        Part::Node(_) => "rakit-node: ",
+        Part::Daemon(_) => "rakit-daemon: ",
+        Part::Worker(_) => "worker.py: ",
+    };
+    let words = last_words(log).ok()?;
+    words.iter().rev().find_map(|line| line.strip_prefix(program)).map(clean)
 }
 
 /// The last lines of a file.

@@ -35,6 +35,9 @@ pub const READYZ: &str = "/readyz";
 /// Public address: counters, for Prometheus.
 pub const METRICS: &str = "/metrics";
 
+/// Public address of a node that was started for it: from which nodes nothing arrives, in a demonstration.
+pub const CUTS: &str = "/ui/cuts";
+
 /// The path of an RPC of Raft. It names the kind of RPC, so that a person can read a log or a packet dump.
 pub fn of_rpc(request: &RpcRequest) -> &'static str {
     match request {

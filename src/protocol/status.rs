@@ -45,6 +45,9 @@ pub struct Status {
     pub protocol: u32,
     /// Other nodes with which it cannot work at present.
     pub refusals: Vec<PeerRefusal>,
+    /// In a demonstration: the nodes from which nothing arrives, since somebody ordered so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deaf_to: Vec<NodeId>,
     /// The server table, by name.
     pub servers: Vec<ServerStatus>,
 }

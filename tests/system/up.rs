@@ -1,4 +1,4 @@
-//! `rakit up` and `rakit status` as a user meets them: the real programs, in temporary directories, on free ports.
+//! `rakit up`, `rakit ctl` and `rakit status` as a user meets them: the real programs, in temporary directories, on free ports.
 //!
 //! Every process of a cluster has the path of its temporary directory in its command line; that is how "leaving no process
 //! behind" is looked at here, pools of processes included, without trusting what the program says about itself.
@@ -47,8 +47,8 @@ fn base_port(nodes: u16, servers: u16) -> u16 {
         let slot = NEXT.fetch_add(1, Ordering::Relaxed);
         assert!(slot < 60, "no free ports between {window} and {}", window + 3_000);
         let base = window + slot * 16;
-        let mut ports = (1..=nodes)
-            .flat_map(|i| [base + i, base + 1_000 + i])
+        let mut ports = std::iter::once(base)
+            .chain((1..=nodes).flat_map(|i| [base + i, base + 1_000 + i]))
             .chain((1..=servers).map(|j| base + 2_000 + j));
         if ports.all(free) {
             return base;
@@ -238,30 +238,26 @@ fn a_cluster_gets_ready_outlives_its_dead_and_leaves_nobody() {
     // Each kind of child is killed; each death is one line, with the way back.
     for name in ["node-2", "server-1/worker", "server-2/daemon"] {
         signal(pids[name], Signal::KILL);
-        let start = format!(
-            "{name} (pid {}) was killed by signal 9; the cluster goes on; to start it again: ",
-            pids[name]
-        );
+        let start = format!("{name} (pid {}) was killed by signal 9; the cluster goes on", pids[name]);
         let line = up.line(&start, |line| line.starts_with(&start));
         if name == "node-2" {
+            assert!(line.contains(" with 4 of 5 nodes; "), "{line}");
             let output = run(&["status", "--config", &config]);
             let said = String::from_utf8_lossy(&output.stdout).into_owned();
             assert_eq!(output.status.code(), Some(1), "{said}");
             assert!(said.contains(&format!("the node at 127.0.0.1:{} does not answer", base + 2)), "{said}");
             // Only then: one that is back between two questions was never away, as far as anybody has seen.
             up.line("node 2 does not answer", |line| line.starts_with("node 2 does not answer"));
+            assert!(!up.pids().contains_key("node-2"), "pids.json names only what runs");
             // The line is one for a shell, and it works.
-            let command = line.strip_prefix(&start).expect("just looked at");
-            let by_hand =
-                Command::new("sh").args(["-c", &format!("exec {command}")]).stderr(Stdio::null()).spawn();
-            let mut by_hand = by_hand.expect("sh starts");
+            let (_, command) = line.split_once("to start it again: ").expect("the way back");
+            let output = Command::new("sh").args(["-c", command]).output().expect("sh starts");
+            assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
             up.line("node 2 answers", |line| line == "node 2 answers");
-            eventually("all nodes agree again, the one started by hand too", || {
+            assert_ne!(up.pids()["node-2"], pids["node-2"], "a child of `rakit up` again");
+            eventually("all nodes agree again, the one started again too", || {
                 (run(&["status", "--config", &config]).status.code() == Some(0)).then_some(())
             });
-            // Not a child of `up`: it is ours to end.
-            by_hand.kill().expect("it runs");
-            by_hand.wait().expect("it is our child");
         }
     }
     let group = Pid::from_raw(pids["server-1/worker"] as i32).expect("a process id is not zero");
@@ -272,6 +268,7 @@ fn a_cluster_gets_ready_outlives_its_dead_and_leaves_nobody() {
     let status = up.stop(Signal::TERM);
     assert_eq!(status.code(), Some(0));
     assert_eq!(processes_of(dir.path()), []);
+    assert_eq!(up.pids(), BTreeMap::new(), "and pids.json is empty");
     for port in (1..=5).flat_map(|i| [base + i, base + 1000 + i]).chain((1..=3).map(|j| base + 2000 + j)) {
         assert!(free(port), "port {port} is still taken");
     }
@@ -450,4 +447,127 @@ fn the_help_of_each_program_is_within_reach() {
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(said.contains(word), "{arguments:?}: {said}");
     }
+}
+
+/// `rakit ctl` with these words, on the cluster in `dir`.
+fn ctl(dir: &Path, words: &str) -> Output {
+    let dir = dir.display().to_string();
+    run(&["ctl", "--dir", &dir].into_iter().chain(words.split(' ')).collect::<Vec<_>>())
+}
+
+#[track_caller]
+fn ordered(dir: &Path, words: &str) -> String {
+    let output = ctl(dir, words);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "rakit ctl {words}: {stderr}");
+    String::from_utf8(output.stdout).expect("text").trim_end().to_string()
+}
+
+/// The state of a process: the letter of proc_pid_stat(5).
+fn process_state(pid: u32) -> Option<char> {
+    procfs::process::Process::new(pid as i32).ok()?.stat().ok().map(|stat| stat.state)
+}
+
+#[test]
+fn every_process_is_steered_by_its_name_and_pids_json_is_true_at_any_time() {
+    let dir = temporary();
+    let base = base_port(3, 1);
+    let mut up = Up::start(dir.path(), &["--nodes", "3", "--servers", "1", "--base-port", &base.to_string()]);
+    up.ready();
+    let before = up.pids();
+    for name in ["node-2", "server-1/worker", "server-1/daemon"] {
+        assert_eq!(ordered(dir.path(), &format!("kill {name}")), format!("{name} is dead"));
+        assert!(!up.pids().contains_key(name), "{name}");
+        let line = refused(&ctl(dir.path(), &format!("pause {name}")), 1);
+        assert!(line.contains("does not run"), "{line}");
+        let said = ordered(dir.path(), &format!("start {name}"));
+        let pid = up.pids()[name];
+        assert!(said.contains(&format!("(pid {pid})")) && pid != before[name], "{said}");
+        assert!(refused(&ctl(dir.path(), &format!("start {name}")), 1).contains("runs already"));
+        ordered(dir.path(), &format!("pause {name}"));
+        assert_eq!(process_state(pid), Some('T'), "{name}");
+        ordered(dir.path(), &format!("resume {name}"));
+        assert_ne!(process_state(pid), Some('T'), "{name}");
+        // A paused process can be restarted, too.
+        ordered(dir.path(), &format!("pause {name}"));
+        ordered(dir.path(), &format!("restart {name}"));
+        assert!(process_state(pid).is_none() && process_state(up.pids()[name]).is_some(), "{name}");
+    }
+    eventually("the cluster works with what was started again", || {
+        get(base + 2, "/10").filter(|prime| prime.trim() == "29")
+    });
+    for (words, why) in
+        [("kill node-4", "3 nodes"), ("start server-2/daemon", "1 servers"), ("cut 1 1", "itself")]
+    {
+        let line = refused(&ctl(dir.path(), words), 1);
+        assert!(line.contains(why), "{line}");
+    }
+    refused(&ctl(dir.path(), "kill node"), 2);
+    assert_eq!(up.stop(Signal::TERM).code(), Some(0));
+    assert_eq!(processes_of(dir.path()), []);
+    assert!(refused(&ctl(dir.path(), "kill node-1"), 1).contains("no `rakit up` runs in"));
+}
+
+#[test]
+fn a_cut_leader_is_replaced_and_follows_when_the_cable_is_healed() {
+    let dir = temporary();
+    let base = base_port(3, 1);
+    let mut up = Up::start(dir.path(), &["--nodes", "3", "--servers", "1", "--base-port", &base.to_string()]);
+    up.ready();
+    let leader = status(base + 1).expect("it answers")["leader"].as_u64().expect("ready") as u16;
+    let others: Vec<u16> = (1..=3).filter(|id| *id != leader).collect();
+    let led_by = |id: u16| status(base + id).and_then(|status| status["leader"].as_u64());
+    ordered(dir.path(), &format!("cut node-{leader}"));
+    let next = eventually("the other two have another leader", || {
+        led_by(others[0]).filter(|next| *next != u64::from(leader) && led_by(others[1]) == Some(*next))
+    });
+    // The cut one knows that it leads nobody, and still serves primes. A connection that is cut is not closed.
+    eventually("the old leader gives way", || {
+        status(base + leader).filter(|status| status["role"] != "leader" && status["leader"].is_null())
+    });
+    assert_eq!(get(base + leader, "/10").as_deref().map(str::trim), Some("29"));
+    // A restarted node begins with the same cables cut.
+    ordered(dir.path(), &format!("restart node-{leader}"));
+    let cut = eventually("it answers again", || status(base + leader));
+    assert_eq!(cut["deaf_to"], serde_json::json!(others));
+    ordered(dir.path(), &format!("heal node-{leader}"));
+    eventually("it follows", || {
+        (led_by(leader) == led_by(others[0]) && led_by(leader).is_some()).then_some(())
+    });
+    assert_eq!(status(base + leader).expect("it answers")["deaf_to"], Value::Null);
+    let _ = next;
+
+    // One way: what the leader sends to one follower does not arrive. The follower can't win an election: the majority
+    // hears the leader.
+    let leader = led_by(leader).expect("just seen") as u16;
+    let follower = (1..=3).find(|id| *id != leader).expect("three nodes");
+    let term = status(base + leader).expect("it answers")["term"].clone();
+    ordered(dir.path(), &format!("cut {leader} {follower} --one-way"));
+    eventually("the follower has lost its leader", || {
+        status(base + follower).filter(|status| status["role"] == "pre-candidate")
+    });
+    assert_eq!(status(base + leader).expect("it answers")["term"], term);
+    ordered(dir.path(), &format!("heal {leader} {follower} --one-way"));
+    eventually("the follower has its leader again", || {
+        (led_by(follower) == Some(u64::from(leader))).then_some(())
+    });
+    assert_eq!(up.stop(Signal::TERM).code(), Some(0));
+}
+
+#[test]
+fn requests_are_sent_at_a_rate_until_it_is_zero() {
+    let dir = temporary();
+    let base = base_port(1, 1);
+    let mut up = Up::start(dir.path(), &["--nodes", "1", "--servers", "1", "--base-port", &base.to_string()]);
+    up.ready();
+    ordered(dir.path(), "requests 50 --n 1000");
+    let answered = || {
+        fs::read_to_string(dir.path().join("logs/node-1.log"))
+            .expect("its log")
+            .matches("N=1000 answered")
+            .count()
+    };
+    eventually("twenty requests are logged", || (answered() >= 20).then_some(()));
+    ordered(dir.path(), "requests 0");
+    assert_eq!(up.stop(Signal::TERM).code(), Some(0));
 }

@@ -1,0 +1,79 @@
+//! `rakit ctl`: steers a local cluster that `rakit up` runs, from another terminal. It sends one [`Order`] to the control
+//! room (`control_room.rs`) and prints what has been done.
+
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use rakit::http::client::{CallErrorKind, Client, ClientTimeouts};
+use rakit::program::{EXIT_OK, LogFlags};
+use rakit::protocol::to_json;
+
+use super::Failure;
+use super::control_room::{Key, ORDER_PATH, ORDER_TIMEOUT, TOKEN_HEADER};
+use super::layout::{CONTROL_FILE, DIRECTORY_DEFAULT, shown};
+use super::order::Order;
+use super::screen::Screen;
+
+/// The longest answer that is read, in bytes. The answer is one line.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// Flags of `rakit ctl`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Names are those of pids.json: node-2, server-1/worker, server-1/daemon.\n\
+    Exit codes: 0 when it is done; 1 when it can't be done; 2 on bad usage.")]
+pub struct CtlFlags {
+    /// The directory that `rakit up` was given
+    #[arg(long, value_name = "DIR", default_value = DIRECTORY_DEFAULT, global = true)]
+    dir: PathBuf,
+
+    #[command(subcommand)]
+    order: Order,
+}
+
+/// Runs `rakit ctl`.
+///
+/// # Errors
+/// No cluster runs in that directory, or the order can't be carried out.
+pub fn run(flags: &CtlFlags, log: &LogFlags) -> Result<ExitCode, Failure> {
+    rakit::logging::start(log.log_level, log.log_file.as_deref()).map_err(Failure::usage)?;
+    let key = key(flags)?;
+    let mut client = Client::new(ClientTimeouts {
+        connect: ORDER_TIMEOUT,
+        send: ORDER_TIMEOUT,
+        receive: 2 * ORDER_TIMEOUT,
+    });
+    let headers =
+        || vec![(TOKEN_HEADER, key.token.clone()), ("Content-Type", "application/json".to_string())];
+    let answer = client
+        .post(key.address, ORDER_PATH, headers, &to_json(&flags.order), ANSWER_BYTES_MAX)
+        .map_err(|error| match error.kind {
+            CallErrorKind::Refused => not_running(flags),
+            _ => Failure::other(error.to_string()),
+        })?;
+    let said = String::from_utf8_lossy(&answer.body).trim().to_string();
+    if answer.status != 200 {
+        return Err(Failure::other(said));
+    }
+    Screen::new().say(&said);
+    Ok(ExitCode::from(EXIT_OK))
+}
+
+fn key(flags: &CtlFlags) -> Result<Key, Failure> {
+    let path = flags.dir.join(CONTROL_FILE);
+    let text = std::fs::read(&path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => not_running(flags),
+        _ => Failure::other(format!("{}: can't be read: {error}", shown(&path))),
+    })?;
+    serde_json::from_slice(&text).map_err(|error| {
+        Failure::other(format!(
+            "{}: not written by `rakit up`: {error}; start the cluster again",
+            shown(&path)
+        ))
+    })
+}
+
+fn not_running(flags: &CtlFlags) -> Failure {
+    let dir = shown(&flags.dir);
+    Failure::other(format!("no `rakit up` runs in {dir}; start it, or name its directory with --dir"))
+}

@@ -1,0 +1,129 @@
+//! What a person may do to a running local cluster: the orders of `rakit ctl`, and of the buttons of the control room.
+//!
+//! One type for the command line (clap) and for the way to `rakit up` (JSON), so that both always know the same orders.
+//! `ctl.rs` sends them, `control_room.rs` receives them, `steering.rs` carries them out.
+
+use serde::{Deserialize, Serialize};
+
+use super::layout::Part;
+
+/// The most requests per second that `requests` sends: enough to load a local cluster, too few to drown the machine.
+pub const REQUESTS_PER_SECOND_MAX: u32 = 1_000;
+/// The N of the requests, unless another is given: some milliseconds of work.
+const N_DEFAULT: u64 = 100_000;
+/// The greatest N that the worker takes.
+const N_MAX: u64 = 1_000_000_000_000;
+
+/// One order.
+#[derive(clap::Subcommand, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "order", deny_unknown_fields)]
+pub enum Order {
+    /// End a process at once (SIGKILL): node-2, server-1/worker, server-1/daemon
+    Kill {
+        /// The process, as pids.json names it
+        name: Part,
+    },
+    /// Stop a process without ending it (SIGSTOP)
+    Pause {
+        /// The process, as pids.json names it
+        name: Part,
+    },
+    /// Let a paused process go on (SIGCONT)
+    Resume {
+        /// The process, as pids.json names it
+        name: Part,
+    },
+    /// Start a process that has ended
+    Start {
+        /// The process, as pids.json names it
+        name: Part,
+    },
+    /// End a process cleanly (SIGTERM) and start it again
+    Restart {
+        /// The process, as pids.json names it
+        name: Part,
+    },
+    /// Cut the traffic between two nodes, or between one node and all others
+    Cut(Link),
+    /// Undo `cut`
+    Heal(Link),
+    /// Send requests to all nodes in turn, so many per second; 0 to end it
+    Requests {
+        /// 0 to 1000
+        #[arg(value_name = "RATE", value_parser = clap::value_parser!(u32).range(0..=i64::from(REQUESTS_PER_SECOND_MAX)))]
+        per_second: u32,
+        /// Which prime they ask for
+        #[arg(long, value_name = "N", default_value_t = N_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=N_MAX))]
+        n: u64,
+    },
+}
+
+/// Between whom the traffic is cut.
+#[derive(clap::Args, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// node-2, or 2
+    #[arg(value_parser = node_number)]
+    pub node: u16,
+    /// The other end; without it, every other node
+    #[arg(value_parser = node_number)]
+    pub other: Option<u16>,
+    /// Only what the first node sends to the other
+    #[arg(long)]
+    #[serde(default)]
+    pub one_way: bool,
+}
+
+fn node_number(text: &str) -> Result<u16, String> {
+    number("node-", text)
+}
+
+fn number(prefix: &str, text: &str) -> Result<u16, String> {
+    let digits = text.strip_prefix(prefix).unwrap_or(text);
+    digits.parse().ok().filter(|number| *number > 0).ok_or_else(|| format!("give {prefix}1, or 1"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(subcommand)]
+        order: Order,
+    }
+
+    fn order(line: &str) -> Result<Order, clap::Error> {
+        Line::try_parse_from(["ctl"].into_iter().chain(line.split(' '))).map(|line| line.order)
+    }
+
+    #[test]
+    fn the_promised_lines_are_orders_and_survive_the_way_to_rakit_up() {
+        let two_ways = Link { node: 1, other: Some(2), one_way: false };
+        for (line, expected) in [
+            ("kill node-2", Order::Kill { name: Part::Node(2) }),
+            ("pause server-1/worker", Order::Pause { name: Part::Worker(1) }),
+            ("resume server-1/daemon", Order::Resume { name: Part::Daemon(1) }),
+            ("start node-2", Order::Start { name: Part::Node(2) }),
+            ("restart node-2", Order::Restart { name: Part::Node(2) }),
+            ("cut node-1 node-2", Order::Cut(two_ways.clone())),
+            ("heal 1 2", Order::Heal(two_ways)),
+            ("cut 3 --one-way", Order::Cut(Link { node: 3, other: None, one_way: true })),
+            ("requests 20", Order::Requests { per_second: 20, n: N_DEFAULT }),
+            ("requests 5 --n 1000", Order::Requests { per_second: 5, n: 1000 }),
+        ] {
+            let parsed = order(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+            assert_eq!(parsed, expected, "{line}");
+            let json = serde_json::to_string(&parsed).expect("JSON");
+            assert_eq!(serde_json::from_str::<Order>(&json).expect("the same type"), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_order_is_refused() {
+        for line in ["kill", "kill node", "kill server-1", "kill node-0", "cut", "requests -1"] {
+            assert!(order(line).is_err(), "{line}");
+        }
+    }
+}

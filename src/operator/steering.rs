@@ -1,0 +1,227 @@
+//! Carries out the orders of the control room on the main thread of `rakit up`. `session.rs` calls it.
+//!
+//! An order is answered when it is done: `kill` when the process has ended and `pids.json` says so, `restart` when the next
+//! process runs. Nothing here waits for a process; what must wait for a death is kept in [`Steering`] until SIGCHLD.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use rakit::http::client::{Client, ClientTimeouts};
+use rakit::protocol::path;
+use rustix::process::Signal;
+
+use super::Failure;
+use super::children::Child;
+use super::control_room::Done;
+use super::layout::Part;
+use super::order::{Link, Order};
+use super::session::Session;
+use super::traffic::Traffic;
+
+/// How long a node may take to take an order about its cables. A paused or cut off node answers its public address, or never.
+const CUT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest answer of a node that is read, in bytes. It is one line.
+const ANSWER_BYTES_MAX: usize = 4 * 1024;
+
+/// What was ordered and is still going on.
+#[derive(Debug, Default)]
+pub struct Steering {
+    /// Orders that wait for the death of a process.
+    waiting: Vec<Waiting>,
+    /// The requests that are sent at present.
+    traffic: Option<Traffic>,
+    /// The cut cables: what the first node sends does not arrive at the second.
+    cut: BTreeSet<(u16, u16)>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    part: Part,
+    /// It is started again when it has ended.
+    starts_again: bool,
+    outcome: Sender<Done>,
+}
+
+impl Steering {
+    /// Whether the death of this part was ordered.
+    pub fn expects_end_of(&self, part: Part) -> bool {
+        self.waiting.iter().any(|waiting| waiting.part == part)
+    }
+
+    /// From which nodes nothing arrives at this one.
+    pub fn deaf_to(&self, part: Part) -> Vec<u16> {
+        let Part::Node(id) = part else { return Vec::new() };
+        self.cut.iter().filter(|(_, to)| *to == id).map(|(from, _)| *from).collect()
+    }
+}
+
+impl Session {
+    /// Carries out an order, and sends the outcome now or when the process has ended.
+    pub fn carry_out(&mut self, order: Order, outcome: Sender<Done>) {
+        if !self.is_ready() {
+            answer(&outcome, Err("the cluster is not ready yet; try again in a moment".to_string()));
+            return;
+        }
+        let done = match order {
+            Order::Kill { name } => return self.end(name, Signal::KILL, false, outcome),
+            Order::Restart { name } => return self.end(name, Signal::TERM, true, outcome),
+            Order::Start { name } => self.start_again(name),
+            Order::Pause { name } => self.pause(name, true),
+            Order::Resume { name } => self.pause(name, false),
+            Order::Cut(link) => return self.cut(&link, true, outcome),
+            Order::Heal(link) => return self.cut(&link, false, outcome),
+            Order::Requests { per_second, n } => self.send_requests(per_second, n),
+        };
+        answer(&outcome, done);
+    }
+
+    /// The running process, or why there is none.
+    fn running(&self, part: Part) -> Result<&Child, String> {
+        self.check(part)?;
+        match self.children().get(part) {
+            Some(child) if child.ended.is_none() => Ok(child),
+            _ => Err(format!("{} does not run; start it with `rakit ctl start {0}`", part.name())),
+        }
+    }
+
+    /// Whether this cluster has such a part.
+    fn check(&self, part: Part) -> Result<(), String> {
+        let layout = self.layout();
+        let (number, count, what) = match part {
+            Part::Node(id) => (id, layout.nodes, "nodes"),
+            Part::Worker(j) | Part::Daemon(j) => (j, layout.servers, "servers"),
+        };
+        if number <= count { Ok(()) } else { Err(format!("there are {count} {what}, so no {}", part.name())) }
+    }
+
+    fn end(&mut self, part: Part, with: Signal, starts_again: bool, outcome: Sender<Done>) {
+        match self.running(part) {
+            Ok(child) => {
+                child.signal_group(with);
+                // A paused process handles SIGTERM only after SIGCONT.
+                child.signal_group(Signal::CONT);
+                self.steering().waiting.push(Waiting { part, starts_again, outcome });
+            }
+            Err(why) if starts_again && self.check(part).is_ok() => {
+                let done = self.start_again(part).map_err(|error| format!("{why}; {error}"));
+                answer(&outcome, done);
+            }
+            Err(why) => answer(&outcome, Err(why)),
+        }
+    }
+
+    /// Answers the orders that waited for the end of this part.
+    pub fn has_ended(&mut self, part: Part) {
+        let waiting = std::mem::take(&mut self.steering().waiting);
+        let (done, still) = waiting.into_iter().partition(|waiting| waiting.part == part);
+        self.steering().waiting = still;
+        for Waiting { part, starts_again, outcome } in done {
+            let done =
+                if starts_again { self.start_again(part) } else { Ok(format!("{} is dead", part.name())) };
+            answer(&outcome, done);
+        }
+    }
+
+    fn start_again(&mut self, part: Part) -> Done {
+        self.check(part)?;
+        if let Ok(child) = self.running(part) {
+            return Err(format!("{} runs already (pid {})", part.name(), child.pid));
+        }
+        let started = self.start_part(part).and_then(|()| self.write_pids());
+        started.map_err(|Failure { line, .. }| line)?;
+        let pid = self.running(part)?.pid;
+        self.tell(&format!("{} was started again (pid {pid})", part.name()));
+        Ok(format!("{} runs (pid {pid})", part.name()))
+    }
+
+    fn pause(&mut self, part: Part, pause: bool) -> Done {
+        let (signal, state) = if pause { (Signal::STOP, "is paused") } else { (Signal::CONT, "goes on") };
+        let child = self.running(part)?;
+        child.signal_group(signal);
+        let line = format!("{} (pid {}) {state}", part.name(), child.pid);
+        self.tell(&line);
+        Ok(line)
+    }
+
+    /// Notes which cables are cut now, and tells the nodes at their ends, on a thread of its own: a node may be paused.
+    fn cut(&mut self, link: &Link, cut: bool, outcome: Sender<Done>) {
+        let others = match link.other {
+            Some(other) if other == link.node => Err("a node has no cable to itself".to_string()),
+            Some(other) => self.check(Part::Node(other)).map(|()| vec![other]),
+            None => Ok(self.layout().node_ids().filter(|id| *id != link.node).collect()),
+        };
+        let others = match self.check(Part::Node(link.node)).and(others) {
+            Ok(others) => others,
+            Err(why) => return answer(&outcome, Err(why)),
+        };
+        let one_way = others.iter().map(|other| (link.node, *other));
+        let back = others.iter().map(|other| (*other, link.node)).filter(|_| !link.one_way);
+        let cables: Vec<(u16, u16)> = one_way.chain(back).collect();
+        for cable in &cables {
+            if cut {
+                self.steering().cut.insert(*cable)
+            } else {
+                self.steering().cut.remove(cable)
+            };
+        }
+        let receivers: BTreeSet<u16> = cables.iter().map(|(_, to)| *to).collect();
+        let runs = |id: &u16| self.running(Part::Node(*id)).is_ok();
+        let receivers: Vec<u16> = receivers.into_iter().filter(runs).collect();
+        let mut orders: Vec<(u16, SocketAddr, Vec<u16>)> = Vec::new();
+        for id in receivers {
+            orders.push((id, self.layout().public(id), self.steering().deaf_to(Part::Node(id))));
+        }
+        let far = link.other.map_or("all other nodes".to_string(), |other| format!("node {other}"));
+        let (from, to) = if link.one_way { ("from", "to") } else { ("between", "and") };
+        let state = if cut { "cut" } else { "healed" };
+        let line = format!("the cable {from} node {} {to} {far} is {state}", link.node);
+        self.tell(&line);
+        let told = thread::Builder::new().name("cut".to_string()).spawn(move || {
+            let failed: Vec<String> =
+                orders.into_iter().filter_map(|(id, at, list)| tell_node(id, at, &list).err()).collect();
+            answer(
+                &outcome,
+                if failed.is_empty() { Ok(line) } else { Err(format!("{line}, but {}", failed.join("; "))) },
+            );
+        });
+        if let Err(error) = told {
+            self.tell(&format!("the system gives no thread: {error}"));
+        }
+    }
+
+    fn send_requests(&mut self, per_second: u32, n: u64) -> Done {
+        self.steering().traffic = None;
+        let line = if per_second == 0 {
+            "no more requests are sent".to_string()
+        } else {
+            let nodes = self.layout().node_ids().map(|id| self.layout().public(id)).collect();
+            let traffic = Traffic::start(nodes, per_second, n)
+                .map_err(|error| format!("the system gives no thread: {error}"))?;
+            self.steering().traffic = Some(traffic);
+            format!("{per_second} requests per second ask for /{n}, each node in turn")
+        };
+        self.tell(&line);
+        Ok(line)
+    }
+}
+
+/// Tells a node from which nodes nothing shall arrive.
+fn tell_node(id: u16, address: SocketAddr, deaf_to: &[u16]) -> Result<(), String> {
+    let mut client =
+        Client::new(ClientTimeouts { connect: CUT_TIMEOUT, send: CUT_TIMEOUT, receive: CUT_TIMEOUT });
+    let headers = || vec![("Content-Type", "application/json".to_string())];
+    let body = format!("{{\"deaf_to\":{deaf_to:?}}}");
+    match client.post(address, path::CUTS, headers, body.as_bytes(), ANSWER_BYTES_MAX) {
+        Ok(answer) if answer.status == 200 => Ok(()),
+        Ok(answer) => Err(format!("node {id} answered {}", answer.status)),
+        Err(error) => Err(format!("node {id} did not hear it: {error}")),
+    }
+}
+
+fn answer(outcome: &Sender<Done>, done: Done) {
+    // Whoever asked may have gone.
+    let _ = outcome.send(done);
+}
