@@ -2,25 +2,37 @@
 //! forward it. The senders write it, the main loop reads it.
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use log::{info, warn};
+
+use crate::balancer::Stamp;
 
 /// The newest sequences that any node acknowledged. All senders write them and the main loop reads them. The
 /// values are independent and only grow, so relaxed ordering is enough.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Acknowledged {
     committed: AtomicU64,
     stale: AtomicU64,
+    held: Sender<Stamp>,
 }
 
 impl Acknowledged {
+    /// With nothing acknowledged yet; and where the stamps come out that leaders hold instead of a stale report's.
+    pub(super) fn new() -> (Self, Receiver<Stamp>) {
+        let (held, stamps) = bounded(1);
+        (Self { committed: AtomicU64::new(0), stale: AtomicU64::new(0), held }, stamps)
+    }
+
     /// A leader committed this report.
     pub(super) fn committed(&self, sequence: u64) {
         self.committed.fetch_max(sequence, Ordering::Relaxed);
     }
 
-    /// A leader had the same or a newer report already.
-    pub(super) fn stale(&self, sequence: u64) {
+    /// A leader held the same or a newer report already: one with this stamp.
+    pub(super) fn stale(&self, sequence: u64, held: Stamp) {
         self.stale.fetch_max(sequence, Ordering::Relaxed);
+        // Full: the main loop has one to read, and the answer to a next report says the same again.
+        let _ = self.held.try_send(held);
     }
 }
 
@@ -72,8 +84,8 @@ impl<'a> Judge<'a> {
         self.stale_in_a_row = self.stale_in_a_row.saturating_add(1);
         if self.stale_in_a_row == STALE_IN_A_ROW {
             warn!(
-                "report {last} is stale to the leader, like those before it: another daemon reports as {}, or this \
-                 machine's clock was set back; stop the other one, or restart this daemon once the clock is right",
+                "report {last} is stale to the leader, like those before it: somebody else reports as {}, each time \
+                 above this daemon; stop the other one, or give this daemon another name with --server",
                 self.server
             );
         }
@@ -84,9 +96,11 @@ impl<'a> Judge<'a> {
 mod tests {
     use super::*;
 
+    const HELD: Stamp = Stamp { epoch: 9, sequence: 9 };
+
     #[test]
     fn forward_is_asked_for_exactly_when_nobody_took_the_last_report() {
-        let acknowledged = Acknowledged::default();
+        let (acknowledged, _held) = Acknowledged::new();
         let mut judge = Judge::new("lab-01");
         assert!(!judge.forward(&acknowledged, 0), "there is no last report");
         assert!(judge.forward(&acknowledged, 1));
@@ -95,17 +109,18 @@ mod tests {
         assert!(judge.forward(&acknowledged, 3));
         acknowledged.committed(3); // The answer to an earlier report comes late, and changes nothing for the newer.
         assert!(judge.forward(&acknowledged, 4));
-        acknowledged.stale(5);
+        acknowledged.stale(5, HELD);
         assert!(!judge.forward(&acknowledged, 5), "a leader was reached");
         assert!(judge.forward(&acknowledged, 6));
     }
 
     #[test]
     fn only_stale_reports_in_a_row_are_a_defect() {
-        let acknowledged = Acknowledged::default();
+        let (acknowledged, held) = Acknowledged::new();
         let mut judge = Judge::new("lab-01");
         for sequence in 1..=5 {
-            acknowledged.stale(sequence);
+            acknowledged.stale(sequence, HELD);
+            assert_eq!(held.try_recv(), Ok(HELD));
             judge.forward(&acknowledged, sequence);
         }
         assert_eq!(judge.stale_in_a_row, 5);

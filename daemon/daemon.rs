@@ -13,12 +13,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::RecvTimeoutError;
+use crossbeam_channel::{Receiver, RecvTimeoutError, select};
 use log::{debug, info, warn};
 
-use crate::balancer::{IncomingReport, Report, is_name};
+use crate::balancer::{IncomingReport, Report, Stamp, is_name};
 use crate::config::{Config, is_loopback};
 use crate::linux;
 use crate::program::{self, LogFlags, ParentFlags, Stop};
@@ -31,12 +31,14 @@ mod machine_load;
 mod meter;
 mod process_load;
 mod sender;
+mod stamps;
 mod worker_socket;
 
 use acknowledged::Acknowledged;
 use activity::Activity;
 use meter::{MEASURE_MIN, Meter};
 use sender::Sender;
+use stamps::Stamps;
 use worker_socket::WorkerSocket;
 
 const PROGRAM: &str = "rakit-daemon";
@@ -209,7 +211,8 @@ fn report_until_stopped(
     worker: SocketAddr,
     stop: &Stop,
 ) -> std::io::Result<()> {
-    let acknowledged = Arc::new(Acknowledged::default());
+    let (acknowledged, held) = Acknowledged::new();
+    let acknowledged = Arc::new(acknowledged);
     let senders: Vec<Sender> = config
         .nodes
         .iter()
@@ -221,13 +224,27 @@ fn report_until_stopped(
     let mut activity = Activity::default();
     let mut worker_up_before = None;
     let mut judge = acknowledged::Judge::new(&flags.server);
-    let epoch = unix_ms();
-    let mut sequence = 0;
+    let mut stamps = Stamps::new(&flags.server);
+    // What was reported last, until it was sent again in another epoch: that happens once until the next report
+    // is due, so that two who report one server cannot drive each other.
+    let mut repeatable: Option<IncomingReport> = None;
     let mut random = Random::new(linux::random_u64().map_err(std::io::Error::other)?);
     // The first report is sent as soon as possible: a cluster that starts waits for it.
     let mut due = Instant::now() + MEASURE_MIN;
-    // The loop ends with a signal to stop. It would also end with the signal thread, which never ends.
-    while stop.receiver().recv_deadline(due) == Err(RecvTimeoutError::Timeout) {
+    loop {
+        match wait(stop, &held, due) {
+            Occasion::Due => {}
+            Occasion::Held(stamp) => {
+                if stamps.learn(stamp)
+                    && let Some(mut incoming) = repeatable.take()
+                {
+                    incoming.report.set_stamp(stamps.next());
+                    send(&senders, &incoming);
+                }
+                continue;
+            }
+            Occasion::Stop => break,
+        }
         let now = Instant::now();
         let listening = socket.look();
         let worker_up = listening.is_up();
@@ -240,8 +257,8 @@ fn report_until_stopped(
         }
         let load = meter.measure(now, &listening);
         // Asked before the sequence grows: the question is about the previous report.
-        let forward = judge.forward(&acknowledged, sequence);
-        sequence += 1;
+        let forward = judge.forward(&acknowledged, stamps.last_sequence());
+        let Stamp { epoch, sequence } = stamps.next();
         let report = Report {
             server: flags.server.clone(),
             worker,
@@ -256,16 +273,41 @@ fn report_until_stopped(
             "report {sequence}: {:.2} % of {} processors, worker up: {worker_up}",
             load.percent, load.cores
         );
-        let body: Arc<[u8]> = IncomingReport { report, forward }.to_json().into();
-        for sender in &senders {
-            sender.send(sequence, Arc::clone(&body));
-        }
+        let incoming = IncomingReport { report, forward };
+        send(&senders, &incoming);
+        repeatable = Some(incoming);
         due = next_due(due, now, config.report_interval, random.next_u64());
     }
     // The sender threads end with the process, possibly during a request. They hold nothing that must be
     // saved.
-    info!("{PROGRAM} stops after {sequence} reports");
+    info!("{PROGRAM} stops after {} reports", stamps.last_sequence());
     Ok(())
+}
+
+/// What the loop of the program wakes up for.
+enum Occasion {
+    /// The next report is due.
+    Due,
+    /// A leader holds a report with this stamp, and called one of this daemon's stale.
+    Held(Stamp),
+    /// A signal to stop.
+    Stop,
+}
+
+fn wait(stop: &Stop, held: &Receiver<Stamp>, due: Instant) -> Occasion {
+    select! {
+        // Disconnected with the signal thread, which never ends.
+        recv(stop.receiver()) -> _ => Occasion::Stop,
+        recv(held) -> stamp => stamp.map_or(Occasion::Stop, Occasion::Held),
+        default(due.saturating_duration_since(Instant::now())) => Occasion::Due,
+    }
+}
+
+fn send(senders: &[Sender], incoming: &IncomingReport) {
+    let body: Arc<[u8]> = incoming.to_json().into();
+    for sender in senders {
+        sender.send(incoming.report.sequence, Arc::clone(&body));
+    }
 }
 
 /// When the next report is due, after a report that was due at `due` and made at `now`.
@@ -276,12 +318,6 @@ fn next_due(due: Instant, now: Instant, interval: Duration, random: u64) -> Inst
     // Counted from `due`, not from `now`: otherwise the time to make a report would be added to each pause.
     // After a suspend of the machine, the missed reports are not sent.
     if due + pause > now { due + pause } else { now + pause }
-}
-
-/// The time in milliseconds since 1970 by this machine's clock; at least 1, the smallest epoch of a report.
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::time::Duration;
 use log::{debug, info, warn};
 
 use super::acknowledged::Acknowledged;
+use crate::balancer::Stamp;
 use crate::config::{Config, Node};
 use crate::http::client::{Client, ClientTimeouts};
 use crate::logging::OneLine;
@@ -111,8 +112,8 @@ impl<T> Newest<T> {
 enum Delivery {
     /// The node leads or asked the leader, and the report is committed.
     Committed,
-    /// The node leads, and already had this report or a newer one.
-    Stale,
+    /// The node leads, and already had this report or a newer one: the one with this stamp.
+    Stale(Stamp),
     /// The node received the report as a follower (202), or knows no leader (503).
     Heard,
     /// The node answered that the report or its sender is wrong.
@@ -127,7 +128,7 @@ impl Delivery {
         match status {
             200 | 202 => match ReportAnswer::parse(status, body) {
                 Some(ReportAnswer::Committed { .. }) => Self::Committed,
-                Some(ReportAnswer::Stale { .. }) => Self::Stale,
+                Some(ReportAnswer::Stale { epoch, sequence, .. }) => Self::Stale(Stamp { epoch, sequence }),
                 Some(ReportAnswer::NotLeader { .. }) => Self::Heard,
                 None => Self::Refused(format!("an answer that is not understood: {}", shown(body))),
             },
@@ -139,7 +140,7 @@ impl Delivery {
     /// The attitude of the node towards reports. A change of it is logged.
     fn attitude(&self) -> Attitude {
         match self {
-            Self::Committed | Self::Stale | Self::Heard => Attitude::Takes,
+            Self::Committed | Self::Stale(_) | Self::Heard => Attitude::Takes,
             Self::Refused(_) => Attitude::Refuses,
             Self::Unreachable(_) => Attitude::Silent,
         }
@@ -176,7 +177,7 @@ impl Link {
         let delivery = self.line.post(&report.body);
         match delivery {
             Delivery::Committed => self.acknowledged.committed(report.sequence),
-            Delivery::Stale => self.acknowledged.stale(report.sequence),
+            Delivery::Stale(held) => self.acknowledged.stale(report.sequence, held),
             _ => {}
         }
         debug!("report {} to node {}: {delivery:?}", report.sequence, self.id);
@@ -259,7 +260,7 @@ mod tests {
     fn answers_are_told_apart() {
         assert_eq!(Delivery::of(200, br#"{"committed":5,"term":2}"#), Delivery::Committed);
         let stale = br#"{"committed":5,"term":2,"stale":true,"epoch":7,"sequence":9}"#;
-        assert_eq!(Delivery::of(200, stale), Delivery::Stale);
+        assert_eq!(Delivery::of(200, stale), Delivery::Stale(Stamp { epoch: 7, sequence: 9 }));
         assert_eq!(Delivery::of(202, br#"{"leader":3}"#), Delivery::Heard);
         assert_eq!(Delivery::of(503, b"no leader\n"), Delivery::Heard);
         for (status, body) in [

@@ -52,7 +52,7 @@ CORE, ELECTION, REPLICATION = "src/raft/core.rs", "src/raft/election.rs", "src/r
 SNAPSHOT, INCOMING, TRANSFER = "src/raft/snapshot.rs", "src/raft/incoming.rs", "src/raft/transfer.rs"
 TRANSITIONS = "src/raft/transitions.rs"
 STORE, RECOVERY = "src/storage/store.rs", "src/storage/recovery.rs"
-TABLE, SILENCE = "src/balancer/table.rs", "src/balancer/silence.rs"
+REPORT, TABLE, SILENCE = "src/balancer/report.rs", "src/balancer/table.rs", "src/balancer/silence.rs"
 DECISIONS, BATCH, MAIL_FIRST = "src/replica/decisions.rs", "src/replica/batch.rs", "src/replica/mail_first.rs"
 RAFT_LOOP, INBOX, PEERS = "node/raft_loop.rs", "node/inbox.rs", "node/peers.rs"
 GATE, SEAL = "src/signing/gate.rs", "src/signing/seal.rs"
@@ -163,7 +163,17 @@ MUTANTS = [
     ("37", "a verdict overrides a newer report", TABLE,
      "if !slot.alive || slot.report.stamp() != dead.stamp() {", "if !slot.alive {"),
     ("S", "an older report overwrites a newer one", TABLE,
-     "if report.stamp() <= slot.report.stamp() {", "if report.stamp() == slot.report.stamp() {"),
+     "stamp > committed || (!record.alive", "stamp != committed || (!record.alive"),
+    ("S2", "a dead server comes back only with a greater stamp", TABLE,
+     "stamp > committed || (!record.alive && stamp.epoch != committed.epoch)", "stamp > committed"),
+    ("S3", "a delayed report of its own epoch revives a dead server", TABLE,
+     "(!record.alive && stamp.epoch != committed.epoch)", "!record.alive"),
+    ("S4", "a report that is not news is a sign of life", DECISIONS,
+     "        if is_news {\n", "        if is_news || !report.server.is_empty() {\n"),
+    ("S5", "a daemon goes on beside the committed stamp, not above it", REPORT,
+     "            Some(self.epoch + 1)\n", "            Some(self.epoch)\n"),
+    ("S6", "a daemon in the greatest epoch waits for ever", REPORT,
+     "(own.epoch == COUNTER_MAX).then_some(1)", "None"),
     ("38", "a fresh leader counts silence from before its election", SILENCE,
      "self.counted_from = self.counted_from.max(since);\n            self.ran_at", "self.ran_at"),
     ("26", "a peer's new data directory is ignored", REPLICATION,

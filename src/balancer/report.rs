@@ -51,14 +51,36 @@ const FIELDS: [(&str, &str); 9] = [
 /// How many of [`FIELDS`], from the first on, are required.
 const REQUIRED: usize = 6;
 
-/// Orders the reports of one server: it grows with every report. The epoch is compared first, so that the
-/// reports of a restarted daemon, whose sequence begins again, are newer.
+/// Orders the reports of one server while it is alive: it grows with every report. The epoch is compared first,
+/// so that the reports of a restarted daemon, whose sequence begins again, are newer.
+///
+/// The epoch usually comes from a clock, but no clock has to be right: a daemon whose stamp is too low learns
+/// the committed one from the answer and goes on above it ([`Stamp::epoch_above`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp {
-    /// When the daemon started, in milliseconds since 1970 by its own clock; 1 to [`COUNTER_MAX`].
+    /// When the daemon started, in milliseconds since 1970 by its own clock, or one above the epoch of another
+    /// report of this server; 1 to [`COUNTER_MAX`].
     pub epoch: u64,
     /// The number of the report since then; 0 to [`COUNTER_MAX`].
     pub sequence: u64,
+}
+
+impl Stamp {
+    /// The epoch in which a daemon goes on whose report was stale, where `self` is the committed stamp and `own`
+    /// the newest that the daemon has sent. `None`: the daemon goes on as it is.
+    ///
+    /// No epoch is above the greatest one. Then the daemon waits: the leader declares the server dead, because
+    /// it hears nothing new of it, and a dead server comes back with any other epoch.
+    pub fn epoch_above(self, own: Self) -> Option<u64> {
+        if self <= own {
+            None // The daemon's own report, or an earlier one.
+        } else if self.epoch < COUNTER_MAX {
+            Some(self.epoch + 1)
+        } else {
+            // Any other epoch will do once the server is dead.
+            (own.epoch == COUNTER_MAX).then_some(1)
+        }
+    }
 }
 
 /// The state of one server as its daemon measured it: what is replicated.
@@ -182,6 +204,11 @@ impl Report {
     /// The report's place in the order of the reports of its server.
     pub fn stamp(&self) -> Stamp {
         Stamp { epoch: self.epoch, sequence: self.sequence }
+    }
+
+    /// Gives the report another place in that order.
+    pub fn set_stamp(&mut self, stamp: Stamp) {
+        (self.epoch, self.sequence) = (stamp.epoch, stamp.sequence);
     }
 
     /// How many processors were busy: 0.5 is half a core.
@@ -457,6 +484,24 @@ mod tests {
     fn minus_zero_is_zero() {
         let incoming = IncomingReport::parse(with("cpu", "-0.0").as_bytes()).expect("good");
         assert_eq!(incoming.report.cpu.to_bits(), 0.0f64.to_bits());
+    }
+
+    #[test]
+    fn a_daemon_goes_on_above_what_is_committed_and_waits_at_the_greatest_epoch() {
+        let stamp = |epoch, sequence| Stamp { epoch, sequence };
+        for (committed, own, expected) in [
+            (stamp(9, 7), stamp(9, 7), None),
+            (stamp(9, 6), stamp(9, 7), None),
+            (stamp(8, 99), stamp(9, 7), None),
+            (stamp(9, 8), stamp(9, 7), Some(10)),
+            (stamp(20, 0), stamp(9, 7), Some(21)),
+            (stamp(COUNTER_MAX - 1, COUNTER_MAX), stamp(9, 7), Some(COUNTER_MAX)),
+            (stamp(COUNTER_MAX, 0), stamp(9, 7), None),
+            (stamp(COUNTER_MAX, COUNTER_MAX), stamp(COUNTER_MAX, 7), Some(1)),
+            (stamp(COUNTER_MAX, COUNTER_MAX), stamp(1, 8), None),
+        ] {
+            assert_eq!(committed.epoch_above(own), expected, "{committed:?} {own:?}");
+        }
     }
 
     #[test]

@@ -2,13 +2,16 @@
 //! (docs/balancing.md, "The silence").
 //!
 //! The replica (`src/replica/`) calls [`heard`](SilenceDetector::heard) for every report that reaches this
-//! node. Every daemon reports to every node, so followers call it, too. Only the leader uses the verdicts.
+//! node and is news to its table ([`ServerTable::is_news`]). Every daemon reports to every node, so followers
+//! call it, too. Only the leader uses the verdicts.
 //! The detector only *proposes* a verdict: a server is dead when the verdict is committed, on all nodes at
 //! the same index.
 //!
-//! - The silence of a server is measured on the leader's monotonic clock, from the moment when the leader
-//!   first received the newest report. A report that is not newer than an earlier or committed one does not
-//!   count: a replayed or delayed report must not keep a dead server alive.
+//! - The silence of a server is measured on the leader's monotonic clock, from the moment when the leader last
+//!   received a report that was newer than the *committed* one. A report that is not newer does not count: a
+//!   replayed or delayed report must not keep a dead server alive. Reports that were received and never
+//!   committed do not raise the bar: else one false report with the greatest stamp, sent to a follower that
+//!   leads later, would hide every true report from it.
 //! - A new leader measures from its own receipts, but at the earliest from its election, because it may have
 //!   been cut off before.
 //! - A verdict names the newest committed report and is proposed once. It is proposed again only if the
@@ -37,9 +40,9 @@ const TICK_DIVISOR: u32 = 8;
 /// before it is committed.
 const RECEIPTS_MAX: usize = 2 * SERVERS_MAX;
 
-/// The newest report of a server that this node received, and when it received it first.
+/// A verdict that was proposed: the committed report that it names, and when it was proposed.
 #[derive(Clone, Copy, Debug)]
-struct Receipt {
+struct Proposed {
     stamp: Stamp,
     at: Duration,
 }
@@ -48,15 +51,16 @@ struct Receipt {
 #[derive(Debug)]
 pub struct SilenceDetector {
     timeout: Duration,
-    receipts: BTreeMap<String, Receipt>,
+    /// When this node last received news of each server.
+    receipts: BTreeMap<String, Duration>,
     /// Set while this node leads.
     lead_since: Option<Duration>,
     /// No silence is measured from before this: the election, or the end of the last pause.
     counted_from: Duration,
     /// The last call.
     ran_at: Option<Duration>,
-    /// The verdicts that were proposed and are not applied yet: the report that each names, and when.
-    proposed: BTreeMap<String, Receipt>,
+    /// The verdicts that were proposed and are not applied yet.
+    proposed: BTreeMap<String, Proposed>,
     /// Before this moment no server can be overdue.
     next_look: Duration,
 }
@@ -75,23 +79,27 @@ impl SilenceDetector {
         }
     }
 
-    /// Notes a well-formed report that reached this node, from its daemon or from a follower that forwarded
-    /// it.
-    pub fn heard(&mut self, server: &str, stamp: Stamp, now: Duration) {
+    /// Notes that a report reached this node, from its daemon or from a follower that forwarded it, and that it
+    /// is newer than the committed one.
+    pub fn heard(&mut self, server: &str, now: Duration) {
         self.notice_pause(now);
-        if let Some(receipt) = self.receipts.get_mut(server) {
-            if stamp > receipt.stamp {
-                *receipt = Receipt { stamp, at: now };
-            }
+        if let Some(heard_at) = self.receipts.get_mut(server) {
+            *heard_at = now;
             return;
         }
         if self.receipts.len() >= RECEIPTS_MAX {
             // Forget the oldest receipt: its server is silent, or not in the table.
-            let oldest =
-                self.receipts.iter().min_by_key(|(_, receipt)| receipt.at).map(|(name, _)| name.clone());
-            self.receipts.remove(&oldest.expect("there are many"));
+            let oldest = self.receipts.iter().min_by_key(|(_, heard_at)| **heard_at);
+            let oldest = oldest.map(|(name, _)| name.clone()).expect("there are many");
+            self.receipts.remove(&oldest);
         }
-        self.receipts.insert(server.to_owned(), Receipt { stamp, at: now });
+        self.receipts.insert(server.to_owned(), now);
+    }
+
+    /// Notes that a report reached this node that is not news, or was sent by a daemon that may not report this
+    /// server. It is no sign of life, but this process runs.
+    pub fn heard_nothing_new(&mut self, now: Duration) {
+        self.notice_pause(now);
     }
 
     /// Notes when this node was elected, or (`None`) that it is not the leader. Forgets earlier proposals:
@@ -132,19 +140,20 @@ impl SilenceDetector {
         let mut next_look = now + self.timeout / TICK_DIVISOR;
         for record in table.servers().filter(|record| record.alive) {
             let (name, committed) = (&record.report.server, record.report.stamp());
-            // A committed report may not have reached this node directly, for example under another leader.
-            // It counts as received now, when it is first seen in the table.
-            if self.receipts.get(name).is_none_or(|receipt| receipt.stamp < committed) {
-                self.heard(name, committed, now);
-            }
-            let mut from = self.receipts.get(name).map_or(now, |receipt| receipt.at).max(self.counted_from);
+            // What this leader committed it has received itself. What earlier leaders committed they received
+            // before its election, from which it counts anyway. Without a receipt, it counts from now.
+            let heard_at = self.receipts.get(name).copied().unwrap_or_else(|| {
+                self.heard(name, now);
+                now
+            });
+            let mut from = heard_at.max(self.counted_from);
             if let Some(proposed) = self.proposed.get(name) {
                 from = from.max(proposed.at);
             }
             if from + self.timeout <= now {
                 // The whole silence, also if an earlier verdict had no effect.
-                let silent = now.saturating_sub(self.receipts.get(name).map_or(now, |receipt| receipt.at));
-                self.proposed.insert(name.clone(), Receipt { stamp: committed, at: now });
+                let silent = now.saturating_sub(heard_at);
+                self.proposed.insert(name.clone(), Proposed { stamp: committed, at: now });
                 verdicts.push(Dead {
                     server: name.clone(),
                     epoch: committed.epoch,
@@ -209,7 +218,11 @@ mod tests {
         }
 
         fn heard(&mut self, server: &str, sequence: u64) {
-            self.detector.heard(server, stamp(sequence), ms(self.now));
+            if self.log.0.is_news(server, stamp(sequence)) {
+                self.detector.heard(server, ms(self.now));
+            } else {
+                self.detector.heard_nothing_new(ms(self.now));
+            }
         }
 
         fn reported(&mut self, server: &str, sequence: u64) {
@@ -306,13 +319,28 @@ mod tests {
         assert_eq!(leader.run(18_000), [(18_000, verdict("a", 7, 5_000))]);
     }
 
+    /// The report with the greatest stamp was given to a follower, which then leads: nobody committed it.
+    #[test]
+    fn a_false_report_that_was_never_committed_hides_no_true_one() {
+        let mut log = Log::default();
+        log.report(report("a", 1.0, 1, 1));
+        let mut detector = SilenceDetector::new(TIMEOUT);
+        detector.heard("a", ms(9_000)); // It is news to the follower's table.
+        detector.lead_since(Some(ms(10_000)));
+        let mut leader = LeadingDetector { log, detector, now: 10_000 };
+        for sequence in 2..20 {
+            leader.reported("a", sequence);
+            assert_eq!(leader.run(10_000 + (sequence - 1) * 1_000), []);
+        }
+    }
+
     #[test]
     fn a_fresh_leader_counts_from_its_election_at_the_earliest() {
         let mut log = Log::default();
         log.report(report("heard", 1.0, 1, 1));
         log.report(report("unheard", 1.0, 1, 1));
         let mut detector = SilenceDetector::new(TIMEOUT);
-        detector.heard("heard", stamp(1), ms(1_000));
+        detector.heard("heard", ms(1_000));
         assert_eq!(detector.overdue(&log.0, ms(100_000)), [], "a follower judges nobody");
         assert_eq!(detector.deadline(), None);
         detector.lead_since(Some(ms(100_000)));
@@ -329,7 +357,7 @@ mod tests {
         let mut detector = SilenceDetector::new(TIMEOUT);
         detector.lead_since(Some(ms(1_000)));
         detector.lead_since(None);
-        detector.heard("a", stamp(1), ms(9_000));
+        detector.heard("a", ms(9_000));
         detector.lead_since(Some(ms(8_000)));
         let mut leader = LeadingDetector { log, detector, now: 9_000 };
         assert_eq!(leader.run(13_999), []);
@@ -378,7 +406,7 @@ mod tests {
     fn receipts_are_bounded_and_the_newest_stay() {
         let mut detector = SilenceDetector::new(TIMEOUT);
         for number in 0..RECEIPTS_MAX as u64 + 10 {
-            detector.heard(&format!("s{number}"), stamp(1), ms(number));
+            detector.heard(&format!("s{number}"), ms(number));
         }
         assert_eq!(detector.receipts.len(), RECEIPTS_MAX);
         assert!(!detector.receipts.contains_key("s9") && detector.receipts.contains_key("s10"));

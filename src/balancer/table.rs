@@ -5,9 +5,10 @@
 //! Only the replica (`src/replica/`) changes the table, once for every committed entry. Nothing here may
 //! depend on a clock, on chance, or on the order of a hash map. These are all the rules:
 //!
-//! 1. The report of a server with the greatest stamp `(epoch, sequence)` counts. A report that is not newer
-//!    changes nothing.
-//! 2. A newer report makes its server alive.
+//! 1. While a server is alive, a report counts if its stamp `(epoch, sequence)` is above the committed one. If
+//!    the server is dead, a report of any other epoch counts, too: so no stamp, not even the greatest, keeps a
+//!    server dead for ever. Any other report changes nothing.
+//! 2. A report that counts makes its server alive.
 //! 3. A verdict names the newest report that the leader had applied. If the table still holds that report,
 //!    the server becomes dead. If a newer report was committed before the verdict, the verdict changes
 //!    nothing.
@@ -111,6 +112,12 @@ struct Saved<'a> {
     servers: Vec<std::borrow::Cow<'a, ServerRecord>>,
 }
 
+/// The first rule above.
+fn is_news(record: &ServerRecord, stamp: Stamp) -> bool {
+    let committed = record.report.stamp();
+    stamp > committed || (!record.alive && stamp.epoch != committed.epoch)
+}
+
 impl ServerTable {
     /// The table before the first entry, with room for `servers_max` servers.
     ///
@@ -148,7 +155,7 @@ impl ServerTable {
         let Some(slot) = self.servers.get_mut(&report.server) else {
             return self.apply_first_report(index, term, report);
         };
-        if report.stamp() <= slot.report.stamp() {
+        if !is_news(slot, report.stamp()) {
             return Change::Stale;
         }
         let change = match (slot.alive, slot.report.worker_up, report.worker_up) {
@@ -226,10 +233,10 @@ impl ServerTable {
         self.servers.values()
     }
 
-    /// Whether a report would change the table. The leader answers any other with `"stale":true` and does not
-    /// propose it.
-    pub fn is_newer(&self, server: &str, stamp: Stamp) -> bool {
-        self.servers.get(server).is_none_or(|record| stamp > record.report.stamp())
+    /// Whether a report is newer than the committed one, and so would change the table. The leader answers any
+    /// other with `"stale":true` and does not propose it.
+    pub fn is_news(&self, server: &str, stamp: Stamp) -> bool {
+        self.servers.get(server).is_none_or(|record| is_news(record, stamp))
     }
 
     /// Whether the table would accept a report of this server now: the server is known, there is room, or a
@@ -342,6 +349,7 @@ pub(super) fn digest<'a>(
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::report::COUNTER_MAX;
     use super::*;
     use proptest::prelude::*;
 
@@ -406,10 +414,10 @@ pub(super) mod tests {
             (30.0, true, 6, 1)
         );
         assert!(
-            log.0.is_newer("a", Stamp { epoch: 6, sequence: 1 })
-                && !log.0.is_newer("a", Stamp { epoch: 6, sequence: 0 })
+            log.0.is_news("a", Stamp { epoch: 6, sequence: 1 })
+                && !log.0.is_news("a", Stamp { epoch: 6, sequence: 0 })
         );
-        assert!(log.0.is_newer("b", Stamp { epoch: 1, sequence: 0 }));
+        assert!(log.0.is_news("b", Stamp { epoch: 1, sequence: 0 }));
     }
 
     #[test]
@@ -423,6 +431,18 @@ pub(super) mod tests {
         assert!(!log.0.get("a").expect("there").alive);
         assert_eq!(log.report(report("a", 11.0, 5, 4)), Change::Revived);
         assert_eq!(log.0.get("a").map(|record| (record.alive, record.decided_at)), Some((true, 5)));
+    }
+
+    #[test]
+    fn a_dead_server_comes_back_with_any_other_epoch_whatever_its_last_stamp() {
+        let mut log = Log::default();
+        log.report(report("a", 10.0, COUNTER_MAX, COUNTER_MAX));
+        assert_eq!(log.report(report("a", 1.0, 7, 1)), Change::Stale, "alive, and nothing is above it");
+        log.apply(&dead("a", COUNTER_MAX, COUNTER_MAX));
+        assert_eq!(log.report(report("a", 1.0, COUNTER_MAX, 1)), Change::Stale, "the same epoch, delayed");
+        assert_eq!(log.report(report("a", 1.0, 7, 1)), Change::Revived);
+        assert_eq!(log.report(report("a", 1.0, 6, 9)), Change::Stale, "alive again: only what is above");
+        assert_eq!(log.report(report("a", 1.0, 7, 2)), Change::Updated);
     }
 
     #[test]
@@ -577,8 +597,7 @@ pub(super) mod tests {
     }
 
     proptest! {
-        /// Whatever the order and however often: the newest report is in, and its server is dead just if a
-        /// verdict on that very report came after it.
+        /// Whatever the order and however often, each entry does to each server what the first three rules say.
         #[test]
         fn any_order_ends_as_defined(log in commands(), twice in any::<prop::sample::Index>(), order: u64) {
             let mut log = log;
@@ -594,22 +613,22 @@ pub(super) mod tests {
             for command in &log {
                 table.apply(command);
             }
-            let parsed: Vec<_> = log.iter().filter_map(|command| ServerCommand::parse(command).ok()).collect();
             for server in ["a", "b", "c"] {
-                let first_of = |wanted: Stamp| parsed.iter().position(|command| {
-                    matches!(command, ServerCommand::Report(r) if r.server == server && r.stamp() == wanted)
-                });
-                let newest = parsed.iter().filter_map(|command| match command {
-                    ServerCommand::Report(r) if r.server == server => Some(r.stamp()),
-                    _ => None,
-                }).max();
-                let expected = newest.map(|newest| {
-                    let since = first_of(newest).expect("it is in the log");
-                    let died = parsed[since..].iter().any(|command| {
-                        matches!(command, ServerCommand::Dead(d) if d.server == server && d.stamp() == newest)
-                    });
-                    (newest, !died)
-                });
+                let mut expected: Option<(Stamp, bool)> = None;
+                for command in log.iter().filter_map(|command| ServerCommand::parse(command).ok()) {
+                    expected = match (command, expected) {
+                        (ServerCommand::Report(r), held) if r.server == server => {
+                            let counts = held.is_none_or(|(stamp, alive)| {
+                                r.stamp() > stamp || (!alive && r.epoch != stamp.epoch)
+                            });
+                            if counts { Some((r.stamp(), true)) } else { held }
+                        }
+                        (ServerCommand::Dead(d), Some((stamp, _))) if d.server == server && d.stamp() == stamp => {
+                            Some((stamp, false))
+                        }
+                        (_, held) => held,
+                    };
+                }
                 let got = table.0.get(server).map(|record| (record.report.stamp(), record.alive));
                 prop_assert_eq!(got, expected);
             }

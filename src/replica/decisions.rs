@@ -204,13 +204,18 @@ impl<P, D> Replica<P, D> {
 
     fn receive_report(&mut self, report: Report, command: Command, caller: D) {
         let stamp = report.stamp();
+        let is_news = self.table.is_news(&report.server, stamp);
         // Every node keeps receipts, also a follower: whoever leads next must know who lives.
-        self.silence.heard(&report.server, stamp, self.now);
+        if is_news {
+            self.silence.heard(&report.server, self.now);
+        } else {
+            self.silence.heard_nothing_new(self.now);
+        }
         if !self.raft.is_leader() {
             // This promises nothing, so it need not wait for the picture.
             let outcome = ReportOutcome::NotLeader { leader: self.raft.leader() };
             self.ready.push_back(Effect::Answer { caller, outcome });
-        } else if !self.table.is_newer(&report.server, stamp) {
+        } else if !is_news {
             // It would change nothing, so it costs no entry. The answer follows from the entry that was applied before.
             let outcome = self.stale(&report.server);
             self.answers.push_back(Effect::Answer { caller, outcome });

@@ -1,7 +1,9 @@
 //! The servers' daemons: each reports to all nodes at its interval, with a growing (epoch, sequence).
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use rakit::balancer::report::COUNTER_MAX;
 use rakit::balancer::{Report, Stamp};
 
 use rakit::raft::Random;
@@ -12,8 +14,10 @@ pub struct Daemon {
     worker: SocketAddr,
     pub stamp: Stamp,
     pub is_running: bool,
-    /// The newest of its reports that a node acknowledged.
-    pub acknowledged: Stamp,
+    /// The last of its reports that a leader answered.
+    answered: Stamp,
+    /// What it has sent since the healing.
+    pub sent_since_healing: BTreeSet<Stamp>,
     /// Set when a stop ended; an older word to start or stop means nothing.
     pub turns: u64,
 }
@@ -25,30 +29,58 @@ impl Daemon {
             worker: SocketAddr::from(([10, 0, 0, 1], 13_000 + u16::try_from(number).expect("a few"))),
             stamp: Stamp { epoch: 1, sequence: 0 },
             is_running: true,
-            acknowledged: Stamp::default(),
+            answered: Stamp::default(),
+            sent_since_healing: BTreeSet::new(),
             turns: 0,
         }
     }
 
-    /// A process started anew counts from the beginning, in a newer epoch.
-    pub fn restart(&mut self) {
-        self.stamp = Stamp { epoch: self.stamp.epoch + 1, sequence: 0 };
+    /// A process started anew counts from the beginning, in the epoch that its clock says.
+    pub fn restart(&mut self, epoch: u64) {
+        self.stamp = Stamp { epoch, sequence: 0 };
     }
 
-    /// The next report, and whether a follower shall hand it on: nobody has committed the last one.
+    /// A leader answered its report. If a report with this stamp is committed, the daemon goes on above it, as the real one does.
+    /// Returns whether it had to.
+    pub fn answered(&mut self, answered: Stamp, committed: Stamp) -> bool {
+        self.answered = answered;
+        let epoch = committed.epoch_above(self.stamp);
+        self.stamp.epoch = epoch.unwrap_or(self.stamp.epoch);
+        epoch.is_some()
+    }
+
+    /// The next report, and whether a follower shall hand it on: no leader has answered the last one.
     pub fn report(&mut self, random: &mut Random) -> (Report, bool) {
-        let forward = self.acknowledged < self.stamp && self.stamp.sequence > 0;
+        let forward = self.answered != self.stamp && self.stamp.sequence > 0;
         self.stamp.sequence += 1;
-        let report = Report {
+        self.sent_since_healing.insert(self.stamp);
+        (self.report_as(self.stamp, random), forward)
+    }
+
+    /// Somebody else's report of this server, with a stamp that no clock gave.
+    pub fn false_report(&self, random: &mut Random) -> Report {
+        let stamp = match random.below(4) {
+            0 => Stamp { epoch: COUNTER_MAX, sequence: COUNTER_MAX },
+            1 => Stamp { epoch: COUNTER_MAX, sequence: random.below(20) },
+            2 => Stamp { epoch: COUNTER_MAX - 1, sequence: COUNTER_MAX },
+            _ => Stamp {
+                epoch: (self.stamp.epoch + random.below(3)).min(COUNTER_MAX),
+                sequence: random.below(100),
+            },
+        };
+        self.report_as(stamp, random)
+    }
+
+    fn report_as(&self, stamp: Stamp, random: &mut Random) -> Report {
+        Report {
             server: self.name.clone(),
             worker: self.worker,
             cpu: f64::from(u32::try_from(random.below(201)).expect("small")) / 2.0,
             cores: 2,
-            epoch: self.stamp.epoch,
-            sequence: self.stamp.sequence,
+            epoch: stamp.epoch,
+            sequence: stamp.sequence,
             worker_up: random.below(10) > 0,
             worker_active: None,
-        };
-        (report, forward)
+        }
     }
 }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use rakit::raft::NodeId;
+use rakit::balancer::report::COUNTER_MAX;
+use rakit::raft::{NodeId, Random};
 
 use super::coverage::Seen;
 use super::plan::{MS, Strike, Time};
-use super::process::{Mail, spurious_reset};
+use super::process::{Mail, ReportMail, spurious_reset};
 use super::world::{Happening, World};
 use crate::disk::Failure;
 
@@ -108,12 +109,37 @@ pub fn strike(world: &mut World, strike: Strike) {
         Strike::DaemonSilent => {
             world.oracle.count(Seen::DaemonSilent);
             let length = world.random.below(3 * world.server_timeout());
-            daemon_stops(world, server, length, false);
+            daemon_stops(world, server, length, None);
         }
         Strike::DaemonRestart => {
             world.oracle.count(Seen::DaemonRestart);
             let length = world.random.below(world.plan.report_interval);
-            daemon_stops(world, server, length, true);
+            let epoch = world.daemon(server).stamp.epoch.saturating_add(1).min(COUNTER_MAX);
+            daemon_stops(world, server, length, Some(epoch));
+        }
+        Strike::DaemonClock => {
+            world.oracle.count(Seen::DaemonClock);
+            let length = world.random.below(world.plan.report_interval);
+            let epoch = world.daemon(server).stamp.epoch;
+            let epoch = match world.random.below(4) {
+                0 => 1,
+                1 => epoch.saturating_sub(world.random.below(100)).max(1),
+                2 => epoch.saturating_add(world.random.below(100_000)).min(COUNTER_MAX),
+                _ => COUNTER_MAX,
+            };
+            daemon_stops(world, server, length, Some(epoch));
+        }
+        Strike::FalseReport => {
+            world.oracle.count(Seen::FalseReport);
+            let mut random = Random::new(world.random.next_u64());
+            let report = world.daemon(server).false_report(&mut random);
+            world.trace.line(world.now, || format!("a stranger reports {report:?}"));
+            // To one node, as with curl, or to some.
+            let all = world.random.below(2) == 0;
+            for to in (1..=world.plan.nodes).filter(|to| all || *to == node) {
+                let mail = ReportMail { report: report.clone(), forward: world.random.below(2) == 0 };
+                world.after(MS, Happening::Report { to, mail });
+            }
         }
         Strike::DaemonCut => {
             world.oracle.count(Seen::DaemonCut);
@@ -155,12 +181,13 @@ fn wipe(world: &mut World, node: NodeId) {
     machine.wipes += 1;
 }
 
-fn daemon_stops(world: &mut World, server: u64, length: Time, anew: bool) {
-    let daemon = &mut world.daemons[usize::try_from(server - 1).expect("a few")];
+/// Lets a daemon stop; later it goes on, as a new process in this epoch if there is one.
+fn daemon_stops(world: &mut World, server: u64, length: Time, epoch: Option<u64>) {
+    let daemon = world.daemon(server);
     daemon.turns += 1;
     daemon.is_running = false;
     let turn = daemon.turns;
-    world.after(length, Happening::DaemonTurn { number: server, turn, runs: true, anew });
+    world.after(length, Happening::DaemonTurn { number: server, turn, runs: true, epoch });
 }
 
 /// Cuts links, for a while.

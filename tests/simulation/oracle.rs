@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use rakit::balancer::{Change, Report, ServerCommand, ServerTable, Stamp, View};
+use rakit::balancer::{Change, Report, ServerCommand, ServerTable, View};
 use rakit::raft::{
     Command, Durable, Entry, Index, NodeId, Notice, Raft, Record, RoleName, RpcReply, RpcRequest, Term,
 };
@@ -51,7 +51,7 @@ pub struct Oracle {
     votes: BTreeMap<(NodeId, u64, Term), NodeId>,
     pre_votes: BTreeMap<(NodeId, Term), BTreeSet<NodeId>>,
     handed_over: BTreeSet<(NodeId, Term)>,
-    acknowledged: BTreeMap<String, Stamp>,
+    acknowledged: BTreeMap<String, Index>,
     /// The last entry that evicted each server: what was promised of it before is void, since it was dead.
     evicted: BTreeMap<String, Index>,
     pub coverage: Coverage,
@@ -406,22 +406,22 @@ impl Oracle {
         if self.evicted.get(server).is_some_and(|evicted| *evicted > index) {
             return;
         }
-        let shown = view.get(server).map(|shown| shown.report().stamp());
+        let shown = view.get(server).map(|shown| shown.record.reported_at);
         assert!(
-            shown >= Some(promised),
-            "node {id} tells {server} that {promised:?} counts, and shows {shown:?}"
+            shown >= Some(index),
+            "node {id} tells {server} that {promised:?} at {index} counts, and shows {shown:?}"
         );
         let newest = self.acknowledged.entry(server.clone()).or_default();
-        *newest = promised.max(*newest);
+        *newest = index.max(*newest);
     }
 
     /// At the end, once more on a node's own table: nothing that was acknowledged is lost.
     pub fn nothing_lost(&self, id: NodeId, table: &ServerTable) {
-        for (server, stamp) in &self.acknowledged {
-            let known = table.get(server).map(|record| record.report.stamp());
+        for (server, index) in &self.acknowledged {
+            let known = table.get(server).map(|record| record.reported_at);
             assert!(
-                known >= Some(*stamp),
-                "node {id}: {server}'s acknowledged report {stamp:?} is lost, the newest is {known:?}"
+                known >= Some(*index),
+                "node {id}: {server}'s acknowledged report at {index} is lost, the newest is at {known:?}"
             );
         }
     }

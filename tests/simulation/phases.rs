@@ -39,6 +39,9 @@ pub fn run(seed: u64, trace: Trace) -> Done {
     world.run_until(world.plan.chaos);
     let healed = heal(&mut world);
     let progress = await_progress(&mut world, &healed);
+    // What was sent before the healing may still disturb: a late report with the greatest stamp takes a verdict to be rid of.
+    world.run_until(world.old_messages_gone());
+    await_progress(&mut world, &healed);
     stay_calm(&mut world, &healed);
     // The last word is spoken; soon all have heard it (with appends of one entry, a backlog takes a while).
     world.daemons.iter_mut().for_each(|daemon| daemon.is_running = false);
@@ -105,6 +108,7 @@ fn heal(world: &mut World) -> BTreeSet<NodeId> {
     for daemon in &mut world.daemons {
         daemon.turns += 1;
         daemon.is_running = true;
+        daemon.sent_since_healing.clear();
     }
     let mut places = world.plan.servers_max;
     for number in 0..world.daemons.len() {
@@ -120,10 +124,9 @@ fn heal(world: &mut World) -> BTreeSet<NodeId> {
 fn await_progress(world: &mut World, healed: &BTreeSet<NodeId>) -> Time {
     let began = world.now;
     let bound = 2 * world.server_timeout() + PROGRESS_PATIENCES * world.plan.patience();
-    let stamps: Vec<_> = world.daemons.iter().map(|daemon| daemon.stamp).collect();
     loop {
         world.run_until(world.now + world.plan.heartbeat_us() / 2);
-        let missing = missing(world, healed, &stamps);
+        let missing = missing(world, healed);
         match missing {
             None => return world.now - began,
             Some(what) => assert!(
@@ -136,7 +139,7 @@ fn await_progress(world: &mut World, healed: &BTreeSet<NodeId>) -> Time {
 }
 
 /// What is still missing, in words.
-fn missing(world: &World, healed: &BTreeSet<NodeId>, stamps: &[rakit::balancer::Stamp]) -> Option<String> {
+fn missing(world: &World, healed: &BTreeSet<NodeId>) -> Option<String> {
     let mut followed = BTreeSet::new();
     for id in healed {
         let Some(process) = world.process(*id) else { return Some(format!("node {id} is down")) };
@@ -144,11 +147,12 @@ fn missing(world: &World, healed: &BTreeSet<NodeId>, stamps: &[rakit::balancer::
             return Some(format!("node {id} knows no leader"));
         };
         followed.insert((leader, process.replica.raft().hard_state().term));
-        for (daemon, before) in world.daemons.iter().zip(stamps) {
+        for daemon in &world.daemons {
             let record = process.replica.table().get(&daemon.name);
             let stamp = record.map(|record| record.report.stamp());
             let alive = record.is_some_and(|record| record.alive);
-            if daemon.is_running && !(alive && stamp > Some(*before)) {
+            let fresh = stamp.is_some_and(|stamp| daemon.sent_since_healing.contains(&stamp));
+            if daemon.is_running && !(alive && fresh) {
                 return Some(format!(
                     "node {id} has no new report of {}: {stamp:?}, alive {alive}",
                     daemon.name
@@ -166,8 +170,6 @@ fn missing(world: &World, healed: &BTreeSet<NodeId>, stamps: &[rakit::balancer::
 /// With a healed majority and nothing new going wrong, the leader stays, no living server dies, and what is committed shows on
 /// all healed nodes within one heartbeat.
 fn stay_calm(world: &mut World, healed: &BTreeSet<NodeId>) {
-    // What was sent before the healing may still disturb; let it.
-    world.run_until(world.old_messages_gone());
     let leader_and_term = |world: &World| {
         let process = world.process(*healed.first().expect("a majority")).expect("healed nodes live");
         (process.replica.raft().leader(), process.replica.raft().hard_state().term)

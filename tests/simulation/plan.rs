@@ -57,9 +57,11 @@ pub enum Strike {
     DaemonSilent,
     DaemonRestart,
     DaemonCut,
+    DaemonClock,
+    FalseReport,
 }
 
-const STRIKES: [(Strike, u64); 19] = [
+const STRIKES: [(Strike, u64); 21] = [
     (Strike::Partition, 8),
     (Strike::Kill, 4),
     (Strike::PowerCut, 3),
@@ -79,6 +81,8 @@ const STRIKES: [(Strike, u64); 19] = [
     (Strike::DaemonSilent, 2),
     (Strike::DaemonRestart, 2),
     (Strike::DaemonCut, 3),
+    (Strike::DaemonClock, 2),
+    (Strike::FalseReport, 3),
 ];
 
 /// The draw of one seed.

@@ -377,9 +377,7 @@ impl Process {
     /// A report is read: is it a sign of life?
     fn note_sign(&mut self, mail: &ReportMail, now: Duration) {
         let (server, stamp) = (&mail.report.server, mail.report.stamp());
-        let is_news = self.replica.table().is_newer(server, stamp)
-            && self.signs.get(server).is_none_or(|(newest, _)| stamp > *newest);
-        if is_news {
+        if self.replica.table().is_news(server, stamp) {
             self.signs.insert(server.clone(), (stamp, now));
         }
     }
@@ -407,7 +405,9 @@ impl Process {
                 "node {id} heard {stamp:?} of {server} at {heard:?}, and at {now:?} declares it dead"
             );
             let unread = self.reports.iter().find(|(arrived, mail)| {
-                mail.report.server == server && mail.report.stamp() > stamp && *arrived < due
+                mail.report.server == server
+                    && self.replica.table().is_news(&server, mail.report.stamp())
+                    && *arrived < due
             });
             assert!(unread.is_none(), "node {id} declares {server} dead, and {unread:?} is unread");
         }

@@ -77,12 +77,13 @@ pub enum Happening {
         mail: ReportMail,
         outcome: ReportOutcome,
     },
-    /// A daemon stops or starts.
+    /// A daemon stops or starts, perhaps as a new process in another epoch.
     DaemonTurn {
         number: u64,
         turn: u64,
         runs: bool,
-        anew: bool,
+        /// A new process, in this epoch.
+        epoch: Option<u64>,
     },
     DaemonMended {
         number: u64,
@@ -251,7 +252,9 @@ impl World {
             Happening::Daemon { number } => self.daemon_reports(number),
             Happening::Report { to, mail } => self.report_arrives(to, mail),
             Happening::Outcome { mail, outcome } => self.outcome_arrives(&mail, outcome),
-            Happening::DaemonTurn { number, turn, runs, anew } => self.daemon_turn(number, turn, runs, anew),
+            Happening::DaemonTurn { number, turn, runs, epoch } => {
+                self.daemon_turn(number, turn, runs, epoch)
+            }
             Happening::DaemonMended { number, node } => {
                 self.network.daemon_cuts.remove(&(number, node));
             }
@@ -714,7 +717,7 @@ impl World {
 
     // ------------------------------------------------------------------------------------------------ daemons
 
-    fn daemon(&mut self, number: u64) -> &mut Daemon {
+    pub fn daemon(&mut self, number: u64) -> &mut Daemon {
         &mut self.daemons[usize::try_from(number - 1).expect("a few")]
     }
 
@@ -762,22 +765,26 @@ impl World {
     }
 
     fn outcome_arrives(&mut self, mail: &ReportMail, outcome: ReportOutcome) {
-        if matches!(outcome, ReportOutcome::Committed { .. } | ReportOutcome::Stale { .. }) {
-            let stamp = mail.report.stamp();
-            if let Some(daemon) = self.daemons.iter_mut().find(|daemon| daemon.name == mail.report.server) {
-                daemon.acknowledged = daemon.acknowledged.max(stamp);
-            }
+        let stamp = mail.report.stamp();
+        let committed = match outcome {
+            ReportOutcome::Committed { .. } => stamp,
+            ReportOutcome::Stale { newest, .. } => newest,
+            _ => return,
+        };
+        let daemon = self.daemons.iter_mut().find(|daemon| daemon.name == mail.report.server);
+        if daemon.is_some_and(|daemon| daemon.answered(stamp, committed)) {
+            self.oracle.count(Seen::WentAbove);
         }
     }
 
-    fn daemon_turn(&mut self, number: u64, turn: u64, runs: bool, anew: bool) {
+    fn daemon_turn(&mut self, number: u64, turn: u64, runs: bool, epoch: Option<u64>) {
         let daemon = self.daemon(number);
         if daemon.turns != turn {
             return;
         }
         daemon.is_running = runs;
-        if anew {
-            daemon.restart();
+        if let Some(epoch) = epoch {
+            daemon.restart(epoch);
         }
         let name = daemon.name.clone();
         self.trace

@@ -5,11 +5,12 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, unbounded};
+use rakit::balancer::Stamp;
 use rakit::protocol::{Purpose, ReportAnswer, path, to_json};
 use rakit::signing::{Gate, Secret};
 use rustix::process::{Pid, Signal, kill_process};
@@ -24,6 +25,8 @@ struct StandIn {
     reports: Receiver<Value>,
     /// 200 (committed), 202, 503, …
     status: Arc<AtomicU16>,
+    /// With 200: a report that is not above this `(epoch, sequence)` is stale.
+    held: Arc<Mutex<(u64, u64)>>,
     server: Arc<tiny_http::Server>,
 }
 
@@ -39,6 +42,8 @@ impl StandIn {
         let status = Arc::new(AtomicU16::new(status));
         let (sender, reports) = unbounded();
         let (serving, told) = (Arc::clone(&server), Arc::clone(&status));
+        let held = Arc::new(Mutex::new((0, 0)));
+        let holds = Arc::clone(&held);
         std::thread::spawn(move || {
             for mut request in serving.incoming_requests() {
                 assert_eq!((request.method(), request.url()), (&tiny_http::Method::Post, path::REPORT));
@@ -48,8 +53,13 @@ impl StandIn {
                 let status = told.load(Ordering::SeqCst);
                 let answer = match status {
                     200 => {
-                        let committed = report["sequence"].as_u64().expect("a number");
-                        ReportAnswer::Committed { committed, term: 1 }
+                        let number = |key: &str| report[key].as_u64().expect("a number");
+                        let (epoch, sequence) = *holds.lock().expect("no panic");
+                        if (number("epoch"), number("sequence")) > (epoch, sequence) {
+                            ReportAnswer::Committed { committed: number("sequence"), term: 1 }
+                        } else {
+                            ReportAnswer::stale(1, 1, Stamp { epoch, sequence })
+                        }
                     }
                     _ => ReportAnswer::NotLeader { leader: 9 },
                 };
@@ -81,11 +91,16 @@ impl StandIn {
                 }
             }
         });
-        Self { address, reports, status, server }
+        Self { address, reports, status, held, server }
     }
 
     fn answer(&self, status: u16) {
         self.status.store(status, Ordering::SeqCst);
+    }
+
+    /// From now on a report with this stamp is committed.
+    fn hold(&self, epoch: u64, sequence: u64) {
+        *self.held.lock().expect("no panic") = (epoch, sequence);
     }
 
     /// The next report for which `wanted` holds.
@@ -202,6 +217,24 @@ fn forward_is_asked_for_while_nobody_commits() {
     node.answer(503);
     node.report_with(|report| report["forward"] == true);
     daemon.signal(Signal::INT);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+/// The process before this one had a clock that was seven hours ahead, or somebody reported by hand.
+#[test]
+fn a_daemon_goes_on_at_once_above_what_the_leader_holds() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let node = StandIn::start(200);
+    // A minute between two reports: what comes at once is told apart from what comes with the next report.
+    let config = write_config(directory.path(), &[node.address], 60_000);
+    let ahead = 9_000_000_000_000;
+    node.hold(ahead, 3);
+    let mut daemon = Daemon::start(&config, &["--worker", "127.0.0.1:1"]);
+    let first = node.report_with(|_| true);
+    assert!(first["epoch"].as_u64() < Some(ahead), "{first}");
+    let second = node.report_with(|_| true);
+    assert_eq!((&second["epoch"], &second["sequence"]), (&json!(ahead + 1), &json!(2)), "{second}");
+    daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait().code(), Some(0));
 }
 
