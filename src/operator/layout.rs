@@ -35,6 +35,8 @@ const _: () = assert!(CLUSTER_PORT_OFFSET + NODES_MAX < WORKER_PORT_OFFSET);
 
 /// The name of the file in DIR that a running `rakit up` locks.
 pub const LOCK_FILE: &str = "up.lock";
+/// The name of the directory of logs in DIR.
+pub const LOGS_DIRECTORY: &str = "logs";
 /// The name of the file in DIR that says where the control room is, and holds the token that it wants.
 pub const CONTROL_FILE: &str = "control.json";
 
@@ -167,7 +169,7 @@ impl Layout {
 
     /// The directory of the log files.
     pub fn logs(&self) -> PathBuf {
-        self.dir.join("logs")
+        self.dir.join(LOGS_DIRECTORY)
     }
 
     /// The log of this process. Its standard error goes there, so that the file also holds panics and Python

@@ -11,6 +11,7 @@
 //! | `control_room`, `steering`, `traffic` | the same at `rakit up`: taking orders, carrying them out; requests at a rate |
 //! | `status` | `rakit status` |
 //! | `transfer` | `rakit transfer` |
+//! | `story` | `rakit story`: all logs as one |
 //! | `asking`, `comparison`, `changes` | `GET /status`, how the answers differ, what has changed |
 //! | `table`, `screen` | text in columns, on a terminal or not |
 //!
@@ -31,6 +32,7 @@ mod screen;
 mod session;
 mod status;
 mod steering;
+mod story;
 mod table;
 mod traffic;
 mod transfer;
@@ -53,6 +55,7 @@ Examples:
   curl http://127.0.0.1:8001/1000   the 1000th prime, from node 1; nodes 2 to 5 are at 8002 to 8005
   rakit status                      the status of each of these nodes, and where they differ
   rakit ctl kill node-1             end a process of that cluster; see rakit ctl --help
+  rakit story --follow              all its logs as one, as it happens
   rakit transfer --to 2             have the leader hand over to node 2
   rakit up --nodes 3 --base-port 8100 --dir /tmp/second
   rakit status --watch http://10.0.0.1:8001 http://10.0.0.2:8001
@@ -78,6 +81,8 @@ enum CliCommand {
     Status(status::StatusFlags),
     /// Steer a cluster that `rakit up` runs: kill, pause, start, …
     Ctl(ctl::CtlFlags),
+    /// Show all log files of a cluster that `rakit up` runs as one, in the order of events
+    Story(story::StoryFlags),
     /// Have the leader hand leadership over to another node
     Transfer(transfer::TransferFlags),
     /// Run one node of the load balancer: the program rakit-node
@@ -157,6 +162,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         CliCommand::Up(flags) => up::run(&flags, &cli.log),
         CliCommand::Status(flags) => status::run(&flags, &cli.log),
         CliCommand::Ctl(flags) => ctl::run(&flags, &cli.log),
+        CliCommand::Story(flags) => story::run(&flags, &cli.log),
         CliCommand::Transfer(flags) => transfer::run(&flags, &cli.log),
         CliCommand::Node(_) | CliCommand::Daemon(_) => Err(Failure::usage(
             "the flags of `rakit node` and `rakit daemon` come after that word, not before it".to_string(),
