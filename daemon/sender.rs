@@ -215,6 +215,7 @@ impl Line {
         // Each thread has its own seal and so its own stream of nonces. A node detects replays by the order
         // within a stream, which two threads with one stream would break.
         let seal = Seal::new(&config.cluster_name, &daemon_name(server), secret.as_ref())?;
+        let seal = seal.founded(&config.founding());
         let to = Recipient { name: node_name(node.id), address: node.cluster };
         Ok(Self { client: Client::new(timeouts), seal, to })
     }

@@ -17,6 +17,7 @@ use super::cuts::Cuts;
 use super::exchange::IN_FLIGHT_BYTES_MAX;
 use super::inbox::{Inbox, Refused, ServiceInput, one_answer};
 use super::leader_watch::WATCH_ANSWER_AFTER;
+use super::refusals::PeerRefusals;
 use super::standing::StandingBoard;
 use crate::balancer::report::REPORT_BODY_BYTES_MAX;
 use crate::balancer::{Chooser, Report, SERVERS_MAX, ServerCommand};
@@ -24,12 +25,12 @@ use crate::http::Service;
 use crate::http::client::{Client, ClientTimeouts};
 use crate::http::message::{Request, Response, header, json, text, with_headers};
 use crate::protocol::{
-    IncomingReport, KnownLeader, Purpose, ReplyEnvelope, ReportAnswer, RequestEnvelope, TransferBegun,
-    TransferRequest, node_id, node_name, path,
+    HEADER_SENDER, IncomingReport, KnownLeader, Purpose, ReplyEnvelope, ReportAnswer, RequestEnvelope,
+    TransferBegun, TransferRequest, node_id, node_name, path,
 };
 use crate::raft::{self, NodeId};
 use crate::replica::{Input, ReportOutcome};
-use crate::signing::{Gate, Opened, Recipient, Refusal, Seal, version_header};
+use crate::signing::{Gate, Opened, Recipient, Refusal, RefusalKind, Seal};
 
 /// The longest body of AppendEntries and InstallSnapshot. The core's own limits stay far below.
 pub const APPEND_BYTES_MAX: usize = 16 << 20;
@@ -95,6 +96,8 @@ pub struct ClusterService {
     pub stopping: Receiver<()>,
     /// Cut cables, in a demonstration.
     pub cuts: Arc<Cuts>,
+    /// The members that do not work with this node, for `/status`.
+    pub refusals: Arc<PeerRefusals>,
     /// For `/metrics`.
     pub counters: Arc<ClusterCounters>,
 }
@@ -124,7 +127,10 @@ impl Service for ClusterService {
             request.peer,
         ) {
             Ok(opened) => opened,
-            Err(refusal) => return refused(&refusal),
+            Err(refusal) => {
+                self.note_stranger(request.header(HEADER_SENDER), &refusal);
+                return self.refused(&refusal);
+            }
         };
         if let Some(from) = node_id(&opened.sender).filter(|from| self.cuts.is_cut(*from)) {
             self.cuts.hold(from, OUTCOME_TIMEOUT);
@@ -159,12 +165,24 @@ fn route(method: &Method, path: &str) -> Result<(usize, Purpose), Response> {
     Ok((limit, purpose))
 }
 
-fn refused(refusal: &Refusal) -> Response {
-    let (name, version) = version_header();
-    text(refusal.status(), &refusal.to_string()).with_header(header(name, &version))
-}
-
 impl ClusterService {
+    /// A member that was set up for another cluster is shown in `/status` here, too: this node may have no reason to send to it, and
+    /// so would not learn it as a sender. Nothing proves who sent this; it is a hint for the operator, and changes nothing else.
+    fn note_stranger(&self, sender: Option<&str>, refusal: &Refusal) {
+        let of_another = [RefusalKind::WrongVersion, RefusalKind::WrongCluster, RefusalKind::WrongFounding]
+            .contains(&refusal.kind);
+        let member = sender.and_then(node_id).filter(|from| self.peers.iter().any(|(id, _)| id == from));
+        if let Some(member) = member.filter(|_| of_another) {
+            self.refusals.refused(member, &refusal.to_string());
+        }
+    }
+
+    fn refused(&self, refusal: &Refusal) -> Response {
+        let answer = text(refusal.status(), &refusal.to_string());
+        let own = self.gate.own_headers().into_iter();
+        own.fold(answer, |answer, (name, value)| answer.with_header(header(name, &value)))
+    }
+
     /// Marks an answer with the version, and signs it: a forged vote or acknowledgement would break safety as surely as a forged request.
     fn sealed(&self, opened: &Opened, answer: Response) -> Response {
         let (status, mut headers) = (answer.status_code().0, answer.headers().to_vec());
@@ -267,6 +285,7 @@ impl ClusterService {
             Ok(envelope) => envelope,
             Err(error) => return text(400, &format!("not a request of Raft: {error}")),
         };
+        self.refusals.not_refused(from);
         if path::of_rpc(&request) != path {
             return text(400, &format!("this request belongs to {}", path::of_rpc(&request)));
         }

@@ -192,10 +192,10 @@ mod tests {
     use crate::node::inbox::{Inbox, inbox, one_answer};
     use crate::node::leader_watch::leader_news;
     use crate::node::peers::Sending;
-    use crate::raft::HardState;
+    use crate::raft::Founding;
     use crate::replica::{Input, ReplicaSettings};
     use crate::signing::Seal;
-    use crate::storage::{DirectoryDisk, Identity};
+    use crate::storage::{DirectoryDisk, Fresh, Identity};
 
     /// A directory whose files cannot be written any more once the test says so.
     struct Failing {
@@ -253,8 +253,10 @@ mod tests {
             let fails = Arc::default();
             let disk = DirectoryDisk::open(directory.path().join("node-1")).expect("a new directory");
             let disk = Failing { disk, fails: Arc::clone(&fails) };
-            let identity = Identity { cluster: "test".into(), node: 1 };
-            let (storage, _) = Storage::open(disk, &identity, 7).expect("an empty directory");
+            let founding = Founding::new("test", [1]);
+            let fresh = Fresh { incarnation: 7, records: founding.records() };
+            let identity = Identity { founding: founding.clone(), node: 1 };
+            let (storage, recovered) = Storage::open(disk, &identity, fresh).expect("an empty directory");
             let timeouts = (Duration::from_millis(20), Duration::from_millis(40));
             let settings = ReplicaSettings {
                 raft: raft::Settings::new(1, [1].into(), timeouts, Duration::from_millis(5), 7),
@@ -262,12 +264,13 @@ mod tests {
                 snapshot_entries: 100,
                 servers_max: SERVERS_MAX,
             };
-            let replica = Replica::new(settings, HardState::default(), None, Vec::new(), Duration::ZERO)
-                .expect("a fresh start");
+            let replica =
+                Replica::new(settings, recovered.hard_state, None, recovered.entries, Duration::ZERO)
+                    .expect("a fresh start");
             let (inbox, inboxes) = inbox(4, 4);
             let sending = Sending {
                 own_id: 1,
-                seal: Seal::new("test", "node-1", None).expect("randomness"),
+                seal: Seal::new("test", "node-1", None).expect("randomness").founded(&founding),
                 incarnation: 7,
                 reply_timeout: timeouts.1,
                 inbox: inbox.clone(),

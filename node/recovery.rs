@@ -1,6 +1,5 @@
 //! What the disk remembers: a node that starts makes its replica of it. Called by `wiring.rs`.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 use log::{info, warn};
@@ -12,7 +11,7 @@ use crate::config::Config;
 use crate::linux::random_u64;
 use crate::raft::{self, NodeId};
 use crate::replica::{Replica, ReplicaSettings};
-use crate::storage::{DirectoryDisk, Identity, Storage};
+use crate::storage::{DirectoryDisk, Fresh, Identity, Storage};
 
 /// A node as its process begins.
 pub struct RecoveredNode {
@@ -31,9 +30,10 @@ pub struct RecoveredNode {
 pub fn recover(config: &Config, id: NodeId, started: Instant) -> Result<RecoveredNode, Ending> {
     let directory = config.node_dir(id);
     let disk = DirectoryDisk::open(&directory)?;
-    let identity = Identity { cluster: config.cluster_name.clone(), node: id };
-    let fresh_incarnation = random_u64()?;
-    let (storage, recovered) = Storage::open(disk, &identity, fresh_incarnation)?;
+    let founding = config.founding();
+    let identity = Identity { founding: founding.clone(), node: id };
+    let fresh = Fresh { incarnation: random_u64()?, records: founding.records() };
+    let (storage, recovered) = Storage::open(disk, &identity, fresh)?;
     if let Some(repair) = &recovered.repaired {
         warn!("recovery: {repair}");
     }
@@ -49,8 +49,8 @@ pub fn recover(config: &Config, id: NodeId, started: Instant) -> Result<Recovere
         hard_state.voted_for.map_or("nobody".to_owned(), |node| format!("node {node}")),
         recovered.incarnation,
     );
-    let voters: BTreeSet<NodeId> = config.nodes.iter().map(|node| node.id).collect();
-    let mut raft = raft::Settings::new(id, voters, config.election_timeout, config.heartbeat, random_u64()?);
+    let mut raft =
+        raft::Settings::new(id, founding.members, config.election_timeout, config.heartbeat, random_u64()?);
     raft.trailing_entries = raft.trailing_entries.min(config.snapshot_entries);
     let settings = ReplicaSettings {
         raft,

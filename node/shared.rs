@@ -72,7 +72,7 @@ impl Shared {
         started: Instant,
     ) -> Result<Self, String> {
         let no_randomness = |error: std::io::Error| format!("no randomness for signing: {error}");
-        let name = node_name(id);
+        let (name, founding) = (node_name(id), config.founding());
         let others = config.nodes.iter().filter(|node| node.id != id);
         let both = |node: &crate::config::Node| [(node.id, node.public), (node.id, node.cluster)];
         Ok(Self {
@@ -80,8 +80,8 @@ impl Shared {
             started,
             patience: config.election_timeout.1,
             peers: others.map(|node| (node.id, node.cluster)).collect(),
-            seal: Seal::new(&config.cluster_name, &name, secret).map_err(no_randomness)?,
-            gate: Arc::new(Gate::new(&config.cluster_name, &name, secret)?),
+            seal: Seal::new(&config.cluster_name, &name, secret).map_err(no_randomness)?.founded(&founding),
+            gate: Arc::new(Gate::new(&config.cluster_name, &name, secret)?.founded(&founding)),
             published: Arc::new(Published::new(table, started.elapsed())),
             standing: Arc::default(),
             chooser: Chooser::new(config.stall, random_u64()?),
@@ -124,6 +124,7 @@ impl Shared {
             standing: Arc::clone(&self.standing),
             stopping: stopping.clone(),
             cuts: Arc::clone(&self.cuts),
+            refusals: Arc::clone(&self.refusals),
             counters: Arc::clone(&self.cluster_counters),
         })
     }

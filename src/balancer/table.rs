@@ -26,7 +26,7 @@ use sha2::{Digest, Sha256};
 
 use super::command::{Dead, ServerCommand};
 use super::report::{Report, Stamp};
-use crate::raft::{Command, Entry, Index, Term};
+use crate::raft::{Command, Entry, FOUNDING_INDEX, Founding, Index, Term};
 
 /// The most servers of any table; a node uses this value. It bounds memory, the snapshot (some 300 KiB), and
 /// the time of a choice.
@@ -56,7 +56,7 @@ pub struct ServerRecord {
 /// What one applied entry changed. The answer to a report, log lines and counters follow from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A leader's no-op: nothing.
+    /// A leader's no-op, or the founding of the cluster: nothing.
     Noop,
     /// The first report of a server.
     New {
@@ -136,7 +136,8 @@ impl ServerTable {
         let Entry { index, term, command } = entry;
         assert!(*index > self.applied_index, "entry {index} applied after {}", self.applied_index);
         self.applied_index = *index;
-        if command.is_noop() {
+        let is_founding = *index == FOUNDING_INDEX && Founding::of_command(command).is_some();
+        if command.is_noop() || is_founding {
             return Change::Noop;
         }
         let change = match ServerCommand::parse(command) {

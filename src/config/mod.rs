@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::balancer::Policy;
-use crate::raft::NodeId;
+use crate::raft::{Founding, NodeId};
 
 mod check;
 mod file;
@@ -144,6 +144,11 @@ impl Config {
             let complaint = format!("no node has id {id}; give one of {}, or add the node", ids.join(", "));
             ConfigError::new(&self.path, None, "[[node]] id", complaint)
         })
+    }
+
+    /// The founding of the cluster: its name, and the ids of its nodes.
+    pub fn founding(&self) -> Founding {
+        Founding::new(&self.cluster_name, self.nodes.iter().map(|node| node.id))
     }
 
     /// The directory in which this node keeps its state: `data_dir/node-ID`.

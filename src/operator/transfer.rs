@@ -112,7 +112,8 @@ fn order(config: &Config, leader: &Node, to: Option<NodeId>) -> Result<(), Failu
         .and_then(|secret| secret.map(Secret::whole).transpose())
         .map_err(|error| Failure::usage(format!("{}: secret_file: {error}", config.path.display())))?;
     let seal = Seal::new(&config.cluster_name, OPERATOR, secret.as_ref())
-        .map_err(|error| Failure::other(format!("no randomness for signing: {error}")))?;
+        .map_err(|error| Failure::other(format!("no randomness for signing: {error}")))?
+        .founded(&config.founding());
     let body = to_json(&TransferRequest { to });
     let mut client = Client::new(ClientTimeouts {
         connect: REQUEST_TIMEOUT,

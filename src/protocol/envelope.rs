@@ -10,6 +10,9 @@ pub const HEADER_VERSION: &str = "X-Rakit-Version";
 pub const HEADER_SENDER: &str = "X-Rakit-Sender";
 /// The cluster's name.
 pub const HEADER_CLUSTER: &str = "X-Rakit-Cluster";
+/// The founding of the cluster, on a request and on an answer: its name, and the ids of its first members. As in
+/// `lab:1,2,3`.
+pub const HEADER_FOUNDING: &str = "X-Rakit-Founding";
 /// The node that the request is for.
 pub const HEADER_RECIPIENT: &str = "X-Rakit-Recipient";
 /// See [`Purpose`].

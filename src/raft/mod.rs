@@ -68,6 +68,7 @@
 //! | --- | --- | --- |
 //! | `message.rs` | the RPCs' arguments and results, entries, what must be remembered | Figures 2 and 13 |
 //! | `event.rs` | what can happen to a node | |
+//! | `founding.rs` | the first entry of every log: the cluster's name and its first members | |
 //! | `core.rs` | the state, the entrance for events, invariants | Figure 2 |
 //! | `role.rs` | the four roles, with what exists in each alone | Figure 2, "Volatile state" |
 //! | `transitions.rs` | every change of a role | Figure 4 |
@@ -102,6 +103,7 @@ mod core;
 mod election;
 mod event;
 mod fingerprint;
+mod founding;
 mod incoming;
 mod log;
 mod message;
@@ -117,6 +119,7 @@ mod transitions;
 
 pub use core::Raft;
 pub use event::Event;
+pub use founding::{FOUNDING_INDEX, FOUNDING_TERM, Founding};
 pub use log::Log;
 pub use message::*;
 pub use output::*;

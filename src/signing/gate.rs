@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use log::warn;
 
+use super::founded::{check_founding, founding_form};
 use super::keys::{Keys, Secret};
 use super::replays::{Rejected, Replays};
 use super::{
@@ -16,9 +17,10 @@ use super::{
 };
 use crate::logging::RateLimit;
 use crate::protocol::{
-    HEADER_ANSWER_SIGNATURE, HEADER_CLUSTER, HEADER_NONCE, HEADER_PURPOSE, HEADER_RECIPIENT, HEADER_SENDER,
-    HEADER_SIGNATURE, HEADER_TIME, HEADER_VERSION, Purpose,
+    HEADER_ANSWER_SIGNATURE, HEADER_CLUSTER, HEADER_FOUNDING, HEADER_NONCE, HEADER_PURPOSE, HEADER_RECIPIENT,
+    HEADER_SENDER, HEADER_SIGNATURE, HEADER_TIME, HEADER_VERSION, Purpose,
 };
+use crate::raft::Founding;
 
 /// Each kind of refusal is logged once in this time; the line says how many were left out.
 const REFUSAL_LINE_PAUSE: Duration = Duration::from_secs(5);
@@ -31,6 +33,8 @@ pub(super) const NAME_BYTES_MAX: usize = 256;
 pub struct Gate {
     cluster: String,
     me: String,
+    /// The founding, as it stands in the header.
+    founding: Option<String>,
     keys: Option<Keys>,
     replays: Mutex<Replays>,
     /// One per kind, in the order of [`RefusalKind::ALL`].
@@ -80,12 +84,19 @@ impl Gate {
             keys: secret.map(|secret| Keys::new(&cluster, secret)),
             cluster,
             me: header_form(me),
+            founding: None,
             replays: Mutex::new(Replays::new(now_ms)),
             refused: RefusalKind::ALL.map(|_| RefusalCount {
                 count: AtomicU64::new(0),
                 lines: RateLimit::new(REFUSAL_LINE_PAUSE),
             }),
         })
+    }
+
+    /// The same gate, which refuses whoever says another founding, and nodes that say none.
+    #[must_use]
+    pub fn founded(self, founding: &Founding) -> Self {
+        Self { founding: Some(founding_form(founding)), ..self }
     }
 
     /// Whether requests must be signed.
@@ -162,6 +173,8 @@ impl Gate {
             );
             return Err(Refusal::new(RefusalKind::WrongCluster, why));
         }
+        let founding = header(HEADER_FOUNDING);
+        check_founding(self.founding.as_deref(), founding, &self.me, sender.unwrap_or_default())?;
         if let Some(meant) = recipient.filter(|meant| *meant != self.me) {
             let why =
                 format!("it is meant for {meant}, this is {}; check the addresses in [[node]]", self.me);
@@ -195,6 +208,9 @@ impl Gate {
         let cluster = cluster.ok_or_else(|| missing(HEADER_CLUSTER))?;
         let sender = sender.ok_or_else(|| missing(HEADER_SENDER))?;
         let recipient = recipient.ok_or_else(|| missing(HEADER_RECIPIENT))?;
+        if purpose == Purpose::Raft && self.founding.is_some() {
+            founding.ok_or_else(|| missing(HEADER_FOUNDING))?;
+        }
         let (Some(key), Some(signature)) = (self.keys.as_ref().and_then(|keys| keys.of(purpose)), signature)
         else {
             return Ok(Opened { sender: sender.to_owned(), purpose, nonce: String::new() });
@@ -207,7 +223,18 @@ impl Gate {
         let number = unhex(nonce).map(u128::from_be_bytes).ok_or_else(|| {
             Refusal::new(RefusalKind::Malformed, format!("{HEADER_NONCE} must be 32 hexadecimal digits"))
         })?;
-        let fields = RequestFields { cluster, sender, recipient, purpose, method, path, body, time, nonce };
+        let fields = RequestFields {
+            cluster,
+            sender,
+            recipient,
+            purpose,
+            founding: founding.unwrap_or_default(),
+            method,
+            path,
+            body,
+            time,
+            nonce,
+        };
         verify(fields.mac(key), signature)?;
         // The signature is genuine. Now check that the request is recent, and that it was not accepted
         // before.
@@ -247,11 +274,11 @@ impl Gate {
         }
     }
 
-    /// The headers for the answer to a request that was accepted: the version, and with a secret the
+    /// The headers for the answer to a request that was accepted: version and founding, and with a secret the
     /// signature.
     pub fn seal_answer(&self, request: &Opened, status: u16, body: &[u8]) -> Vec<(&'static str, String)> {
         let Some(key) = self.keys.as_ref().and_then(|keys| keys.of(request.purpose)) else {
-            return vec![version_header()];
+            return self.own_headers();
         };
         let answer = AnswerFields {
             cluster: &self.cluster,
@@ -262,7 +289,15 @@ impl Gate {
             status,
             body,
         };
-        vec![version_header(), (HEADER_ANSWER_SIGNATURE, signature(answer.mac(key)))]
+        let mut headers = self.own_headers();
+        headers.push((HEADER_ANSWER_SIGNATURE, signature(answer.mac(key))));
+        headers
+    }
+
+    /// Every answer has these headers, also the one to a refused request: the version of this build, and the founding.
+    pub fn own_headers(&self) -> Vec<(&'static str, String)> {
+        let founding = self.founding.clone().map(|founding| (HEADER_FOUNDING, founding));
+        std::iter::once(version_header()).chain(founding).collect()
     }
 
     /// How many requests were refused since the start, per kind.
@@ -281,8 +316,8 @@ impl Gate {
     }
 }
 
-/// The header with the version of this build. Every answer has it, also the one to a refused request.
-pub fn version_header() -> (&'static str, String) {
+/// The header with the version of this build.
+fn version_header() -> (&'static str, String) {
     (HEADER_VERSION, version())
 }
 

@@ -8,7 +8,7 @@
 //!
 //! # What is signed
 //! HMAC-SHA-256 (RFC 2104) over a *frame* of fields: `rakit request`, version, cluster, sender, recipient,
-//! purpose, method, path with query, SHA-256 of the body, time (Unix, milliseconds), nonce. Each field has
+//! purpose, founding, method, path with query, SHA-256 of the body, time (Unix, milliseconds), nonce. Each field has
 //! its length in front, so that no two lists of fields give the same bytes. An answer's frame holds `rakit
 //! answer`, version, cluster, answerer, asker, purpose, the request's nonce, the status, and SHA-256 of the
 //! body.
@@ -50,13 +50,14 @@ use crate::protocol::{HEADER_VERSION, PROTOCOL_VERSION, Purpose};
 use gate::name_header;
 
 mod call;
+mod founded;
 mod gate;
 mod keys;
 mod replays;
 mod seal;
 
 pub use call::{Recipient, SealedCallError};
-pub use gate::{Gate, Opened, version_header};
+pub use gate::{Gate, Opened};
 pub use keys::Secret;
 pub use seal::{Seal, SealedRequest};
 
@@ -100,6 +101,8 @@ pub enum RefusalKind {
     WrongVersion,
     /// It belongs to another cluster.
     WrongCluster,
+    /// It comes from a cluster with other founding members.
+    WrongFounding,
     /// A header is missing or has no valid value.
     Malformed,
     /// The gate remembers [`STREAMS_MAX`] streams and has no place for this one.
@@ -108,7 +111,7 @@ pub enum RefusalKind {
 
 impl RefusalKind {
     /// All of them, in the order of [`Gate::refusals`].
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Unsigned,
         Self::Altered,
         Self::Replayed,
@@ -118,6 +121,7 @@ impl RefusalKind {
         Self::WrongRecipient,
         Self::WrongVersion,
         Self::WrongCluster,
+        Self::WrongFounding,
         Self::Malformed,
         Self::NonceCacheFull,
     ];
@@ -134,6 +138,7 @@ impl RefusalKind {
             Self::WrongRecipient => "wrong-recipient",
             Self::WrongVersion => "wrong-version",
             Self::WrongCluster => "wrong-cluster",
+            Self::WrongFounding => "wrong-founding",
             Self::Malformed => "malformed",
             Self::NonceCacheFull => "nonce-cache-full",
         }
@@ -298,6 +303,7 @@ struct RequestFields<'a> {
     sender: &'a str,
     recipient: &'a str,
     purpose: Purpose,
+    founding: &'a str,
     method: &'a str,
     path: &'a str,
     body: &'a [u8],
@@ -316,6 +322,7 @@ impl RequestFields<'_> {
                 self.sender.as_bytes(),
                 self.recipient.as_bytes(),
                 self.purpose.name().as_bytes(),
+                self.founding.as_bytes(),
                 self.method.as_bytes(),
                 self.path.as_bytes(),
                 &Sha256::digest(self.body),

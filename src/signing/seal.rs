@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::founded::{check_founding, founding_form};
 use super::keys::{Keys, Secret};
 use super::{
     AnswerFields, Refusal, RefusalKind, RequestFields, check_version, header_form, hex, signature, unix_ms,
@@ -11,9 +12,10 @@ use super::{
 };
 use crate::linux::random_u64;
 use crate::protocol::{
-    HEADER_ANSWER_SIGNATURE, HEADER_CLUSTER, HEADER_NONCE, HEADER_PURPOSE, HEADER_RECIPIENT, HEADER_SENDER,
-    HEADER_SIGNATURE, HEADER_TIME, HEADER_VERSION, Purpose,
+    HEADER_ANSWER_SIGNATURE, HEADER_CLUSTER, HEADER_FOUNDING, HEADER_NONCE, HEADER_PURPOSE, HEADER_RECIPIENT,
+    HEADER_SENDER, HEADER_SIGNATURE, HEADER_TIME, HEADER_VERSION, Purpose,
 };
+use crate::raft::Founding;
 
 /// Signs requests and checks their answers. Give every sending thread a clone of its own: see "Replays" in
 /// `mod.rs`.
@@ -24,6 +26,8 @@ use crate::protocol::{
 pub struct Seal {
     cluster: Arc<str>,
     me: Arc<str>,
+    /// The founding, as it stands in the header; `None` if the sender does not know it.
+    founding: Option<Arc<str>>,
     pub(super) keys: Option<Arc<Keys>>,
     stream: u64,
     counter: AtomicU64,
@@ -53,10 +57,17 @@ impl Seal {
             keys: secret.map(|secret| Arc::new(Keys::new(&cluster, secret))),
             cluster: cluster.into(),
             me: header_form(me).into(),
+            founding: None,
             stream,
             counter: AtomicU64::new(0),
             next_stream: Arc::new(AtomicU64::new(stream.wrapping_add(1))),
         })
+    }
+
+    /// The same sender, which says this founding and refuses an answer from another one.
+    #[must_use]
+    pub fn founded(self, founding: &Founding) -> Self {
+        Self { founding: Some(founding_form(founding).into()), ..self }
     }
 
     /// Seals a request to `recipient` (`node-2`). `path` is the target of the request line, with the query.
@@ -82,12 +93,13 @@ impl Seal {
         now_ms: u64,
     ) -> SealedRequest {
         let recipient = header_form(recipient);
-        let mut headers = Vec::with_capacity(8);
+        let mut headers = Vec::with_capacity(9);
         headers.push((HEADER_VERSION, version()));
         headers.push((HEADER_CLUSTER, self.cluster.to_string()));
         headers.push((HEADER_SENDER, self.me.to_string()));
         headers.push((HEADER_RECIPIENT, recipient.clone()));
         headers.push((HEADER_PURPOSE, purpose.name().to_owned()));
+        headers.extend(self.founding.as_ref().map(|founding| (HEADER_FOUNDING, founding.to_string())));
         let mut nonce = String::new();
         // A machine that has only the report key cannot sign for another purpose. It sends the request
         // unsigned, and the node refuses it with a line that says so. The programs refuse such a file when
@@ -101,6 +113,7 @@ impl Seal {
                 sender: &self.me,
                 recipient: &recipient,
                 purpose,
+                founding: self.founding.as_deref().unwrap_or_default(),
                 method,
                 path,
                 body,
@@ -116,12 +129,12 @@ impl Seal {
     }
 
     /// Checks that the recipient gave this answer to this request. `header` looks up a header of the answer.
-    /// The signature covers status and body, not the other headers. Without a secret, only the version is
-    /// checked. (The answer to a report may have no version, so that a simple program can stand in for a
+    /// The signature covers status and body, not the other headers. Without a secret, only version and founding
+    /// are checked. (The answer to a report may have no version, so that a simple program can stand in for a
     /// node.)
     ///
     /// # Errors
-    /// `WrongVersion`, `Unsigned`, `Malformed`, `Altered` or `WrongPurpose`. Then nothing in the answer can
+    /// `WrongVersion`, `WrongFounding`, `Unsigned`, `Malformed`, `Altered` or `WrongPurpose`. Then nothing in the answer can
     /// be trusted.
     pub fn open_answer<'a>(
         &self,
@@ -134,6 +147,7 @@ impl Seal {
         // The node's HTTP edge, which adds no version, may have refused the request.
         let optional = purpose == Purpose::Report || !(200..300).contains(&status) || self.keys.is_some();
         check_version(&request.recipient, header(HEADER_VERSION), optional)?;
+        check_founding(self.founding.as_deref(), header(HEADER_FOUNDING), &self.me, &request.recipient)?;
         let Some(keys) = &self.keys else { return Ok(()) };
         let key = keys.of(purpose).ok_or_else(|| {
             let why = format!("this machine's secret file holds no key for purpose {}", purpose.name());
@@ -162,6 +176,7 @@ impl Clone for Seal {
         Self {
             cluster: Arc::clone(&self.cluster),
             me: Arc::clone(&self.me),
+            founding: self.founding.clone(),
             keys: self.keys.clone(),
             stream: self.next_stream.fetch_add(1, Ordering::Relaxed),
             counter: AtomicU64::new(0),

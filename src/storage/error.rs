@@ -48,14 +48,14 @@ pub enum StorageError {
         /// What is wrong there.
         what: String,
     },
-    /// The directory belongs to another node or another cluster.
+    /// The directory belongs to another node or another founding.
     WrongDirectory {
         /// The file that says so.
         file: String,
         /// Its owner.
-        found: Identity,
+        found: Box<Identity>,
         /// The owner that was expected.
-        expected: Identity,
+        expected: Box<Identity>,
     },
     /// The directory was written by a program of another version of the protocol.
     OtherVersion {
@@ -103,8 +103,8 @@ impl std::fmt::Display for StorageError {
             }
             Self::WrongDirectory { file, found, expected } => write!(
                 f,
-                "{file} belongs to {found}, this is {expected}; mend: correct data_dir, --id or the cluster's name, or \
-                 give this node a directory of its own"
+                "{file} belongs to {found}; this is {expected}; mend: correct data_dir, --id, the cluster's name or the \
+                 [[node]] list (it must name the members of the founding), or give this node a directory of its own"
             ),
             Self::OtherVersion { file, version } => write!(
                 f,
@@ -130,10 +130,11 @@ impl std::error::Error for StorageError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raft::Founding;
 
     #[test]
     fn every_error_is_one_line_with_the_place_and_the_mend() {
-        let identity = |node| Identity { cluster: "lab".into(), node };
+        let identity = |node| Box::new(Identity { founding: Founding::new("lab", [1, 2]), node });
         let file = || "data/node-1/log".to_owned();
         let errors = [
             StorageError::Io { operation: "sync", path: file(), source: io::Error::from_raw_os_error(5) },

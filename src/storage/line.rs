@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Identity;
-use crate::raft::{Index, NodeId, Snapshot, Term};
+use crate::raft::{Founding, Index, NodeId, Snapshot, Term};
 
 /// Digits of the checksum in front of each line.
 const CRC_DIGITS: usize = 8;
@@ -25,7 +25,7 @@ pub(super) struct HeaderLine {
 pub(super) struct Header {
     /// [`PROTOCOL_VERSION`](crate::raft::PROTOCOL_VERSION) of the program that wrote it.
     pub version: u32,
-    pub cluster: String,
+    pub founding: Founding,
     pub node: NodeId,
     /// A random number, drawn when this directory was made. If it changes, the other nodes know that this
     /// node has lost its disk.
@@ -40,7 +40,7 @@ pub(super) struct Header {
 
 impl Header {
     pub(super) fn identity(&self) -> Identity {
-        Identity { cluster: self.cluster.clone(), node: self.node }
+        Identity { founding: self.founding.clone(), node: self.node }
     }
 }
 
@@ -48,7 +48,7 @@ impl Header {
 #[derive(Serialize)]
 pub(super) struct SnapshotLine<'a> {
     pub version: u32,
-    pub cluster: &'a str,
+    pub founding: &'a Founding,
     pub snapshot: &'a Snapshot,
 }
 
@@ -58,7 +58,7 @@ pub(super) struct SnapshotLine<'a> {
 pub(super) struct ReadSnapshotLine {
     #[serde(rename = "version")]
     pub _version: u32,
-    pub cluster: String,
+    pub founding: Founding,
     pub snapshot: Snapshot,
 }
 

@@ -39,13 +39,13 @@ pub use directory::DirectoryDisk;
 pub use disk::Disk;
 pub use error::StorageError;
 pub use fold::{Disorder, Shape, State, fold};
-pub use recovery::{Recovered, Repair};
+pub use recovery::{Fresh, Recovered, Repair};
 pub use store::Storage;
 pub use whole_file::replace;
 
 use std::fmt;
 
-use crate::raft::NodeId;
+use crate::raft::{Founding, NodeId};
 
 /// The name of the log in its directory.
 pub const LOG: &str = "log";
@@ -61,14 +61,14 @@ const SUSPECT: &str = "suspect";
 /// would claim entries that it never received and a vote that it never gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// `[cluster] name` of cluster.toml.
-    pub cluster: String,
+    /// The cluster's name and its first members.
+    pub founding: Founding,
     /// The node's `id`.
     pub node: NodeId,
 }
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "node {} of cluster {:?}", self.node, self.cluster)
+        write!(f, "node {}, founded as {}", self.node, self.founding)
     }
 }

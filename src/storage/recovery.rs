@@ -22,6 +22,15 @@ use super::line::{self, Header, HeaderLine, ReadSnapshotLine};
 use super::{Identity, LOG, StorageError};
 use crate::raft::{Entry, HardState, Index, PROTOCOL_VERSION, Record, Snapshot};
 
+/// How an empty directory begins.
+#[derive(Clone, Debug)]
+pub struct Fresh {
+    /// A random number: see [`Recovered::incarnation`].
+    pub incarnation: u64,
+    /// The first records of the log.
+    pub records: Vec<Record>,
+}
+
 /// The durable state that an opening found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovered {
@@ -113,8 +122,8 @@ pub(super) fn read_log(disk: &impl Disk, identity: &Identity) -> Result<ReadLog,
     if header.identity() != *identity {
         return Err(StorageError::WrongDirectory {
             file: disk.place(LOG),
-            found: header.identity(),
-            expected: identity.clone(),
+            found: Box::new(header.identity()),
+            expected: Box::new(identity.clone()),
         });
     }
 
@@ -189,12 +198,12 @@ pub(super) fn read_snapshot(
         None => return Err(corrupt("its line does not end with a newline".to_owned())),
     };
     check_version::<AnySnapshotLine>(disk, name, json)?;
-    let ReadSnapshotLine { cluster, snapshot, .. } = parse(json).map_err(corrupt)?;
-    if cluster != identity.cluster {
+    let ReadSnapshotLine { founding, snapshot, .. } = parse(json).map_err(corrupt)?;
+    if founding != identity.founding {
         return Err(StorageError::WrongDirectory {
             file: disk.place(name),
-            found: Identity { cluster, node: identity.node },
-            expected: identity.clone(),
+            found: Box::new(Identity { founding, node: identity.node }),
+            expected: Box::new(identity.clone()),
         });
     }
     if snapshot.last_index != index || index == 0 || snapshot.last_term == 0 {

@@ -8,10 +8,11 @@ use std::io;
 use serde::Serialize;
 
 use super::disk::Disk;
-use super::fold::{Disorder, Shape};
+use super::fold::{Disorder, Shape, fold};
 use super::line::{self, Header, HeaderLine, SnapshotLine};
 use super::recovery::{
-    Reconciled, Recovered, Repair, Tail, read_log, read_snapshot, reconcile, snapshot_index, snapshot_name,
+    Fresh, Reconciled, Recovered, Repair, Tail, read_log, read_snapshot, reconcile, snapshot_index,
+    snapshot_name,
 };
 use super::whole_file::{self, UNFINISHED};
 use super::{Identity, LOG, SUSPECT, StorageError};
@@ -58,16 +59,12 @@ impl<D: Disk> Storage<D> {
     /// Opens a node's directory: reads it, checks it, repairs what a crash left, and makes what was read
     /// durable.
     ///
-    /// `fresh_incarnation` is a random number from the caller. It is used only if the directory is empty.
+    /// `fresh` says how an empty directory begins. Its log gets its name only when all of that is durable.
     ///
     /// # Errors
-    /// The system's errors, a damaged directory, and a directory of another node, cluster or version. A
+    /// The system's errors, a damaged directory, and a directory of another node, founding or version. A
     /// directory that is refused stays as it was found.
-    pub fn open(
-        disk: D,
-        identity: &Identity,
-        fresh_incarnation: u64,
-    ) -> Result<(Self, Recovered), StorageError> {
+    pub fn open(disk: D, identity: &Identity, fresh: Fresh) -> Result<(Self, Recovered), StorageError> {
         let names = disk.list().map_err(|source| StorageError::Io {
             operation: "list",
             path: disk.place(""),
@@ -79,7 +76,7 @@ impl<D: Disk> Storage<D> {
         let newest = snapshots.pop();
 
         // First read and check, without changing anything.
-        let mut fresh = false;
+        let mut is_fresh = false;
         let (header, log, tail) = if names.iter().any(|name| name == LOG) {
             let read = read_log(&disk, identity)?;
             (Some(read.header), read.state, read.tail)
@@ -88,8 +85,9 @@ impl<D: Disk> Storage<D> {
             let what = format!("it is missing, although {snapshot} lies there");
             return Err(StorageError::Corrupt { file: disk.place(LOG), offset: 0, what });
         } else {
-            fresh = true;
-            (None, super::State::new((0, 0)), Tail::Clean { length: 0 })
+            is_fresh = true;
+            let state = fold((0, 0), fresh.records).map_err(StorageError::Refused)?;
+            (None, state, Tail::Clean { length: 0 })
         };
         // Only the newest snapshot counts. An older one in its place would lose committed entries.
         let snapshot = newest.map(|(index, name)| read_snapshot(&disk, identity, name, index)).transpose()?;
@@ -99,7 +97,7 @@ impl<D: Disk> Storage<D> {
         let mut storage = Self {
             disk,
             identity: identity.clone(),
-            incarnation: header.map_or(fresh_incarnation, |header| header.incarnation),
+            incarnation: header.map_or(fresh.incarnation, |header| header.incarnation),
             shape,
             buffer: Vec::new(),
             poisoned: None,
@@ -108,7 +106,7 @@ impl<D: Disk> Storage<D> {
         // Then repair. An error poisons the storage, as in each later call.
         let (older, suspect) =
             (snapshots.iter().map(|(_, name)| name.as_str()), names.iter().any(|name| name == SUSPECT));
-        let found = Found { names: &names, older, tail: (!fresh).then_some(tail), stale_log, suspect };
+        let found = Found { names: &names, older, tail: (!is_fresh).then_some(tail), stale_log, suspect };
         let result = storage.mend(found, snapshot.as_ref(), &entries);
         let repaired = storage.finish(result)?;
         let recovered = Recovered {
@@ -117,7 +115,7 @@ impl<D: Disk> Storage<D> {
             entries,
             incarnation: storage.incarnation,
             repaired,
-            fresh,
+            fresh: is_fresh,
         };
         Ok((storage, recovered))
     }
@@ -331,7 +329,7 @@ impl<D: Disk> Storage<D> {
 
     fn write_snapshot(&mut self, snapshot: &Snapshot) -> Result<(), StorageError> {
         let name = snapshot_name(snapshot.last_index);
-        let line = SnapshotLine { version: PROTOCOL_VERSION, cluster: &self.identity.cluster, snapshot };
+        let line = SnapshotLine { version: PROTOCOL_VERSION, founding: &self.identity.founding, snapshot };
         self.buffer.clear();
         write_line(&mut self.buffer, &line)?;
         let unfinished = self.begin(&name)?;
@@ -345,7 +343,7 @@ impl<D: Disk> Storage<D> {
         let (after_index, after_term) = self.shape.after();
         let header = Header {
             version: PROTOCOL_VERSION,
-            cluster: self.identity.cluster.clone(),
+            founding: self.identity.founding.clone(),
             node: self.identity.node,
             incarnation: self.incarnation,
             after_index,

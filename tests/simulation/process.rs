@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use rakit::balancer::{Dead, Published, Report, ServerCommand, Stamp};
-use rakit::raft::{self, Durable, NodeId, Record, RpcId, RpcReply, RpcRequest, TimeoutNowReply};
+use rakit::raft::{self, Durable, Founding, NodeId, Record, RpcId, RpcReply, RpcRequest, TimeoutNowReply};
 use rakit::replica::{Effect, Input, Replica, ReplicaNotice, ReplicaSettings, ReportOutcome, Unread, Write};
-use rakit::storage::{Identity, Storage, StorageError};
+use rakit::storage::{Fresh, Identity, Storage, StorageError};
 
 use super::coverage::Seen;
 use super::oracle::Oracle;
@@ -117,10 +117,12 @@ impl Process {
         seed: u64,
         oracle: &mut Oracle,
     ) -> Result<Self, StorageError> {
-        let identity = Identity { cluster: "sim".to_owned(), node: id };
-        let (storage, recovered) = Storage::open(disk, &identity, seed)?;
-        let voters = (1..=plan.nodes).collect();
-        let mut core = raft::Settings::new(id, voters, plan.election_timeout, plan.heartbeat, seed ^ 0xe1ec);
+        let founding = Founding::new("sim", 1..=plan.nodes);
+        let identity = Identity { founding: founding.clone(), node: id };
+        let fresh = Fresh { incarnation: seed, records: founding.records() };
+        let (storage, recovered) = Storage::open(disk, &identity, fresh)?;
+        let mut core =
+            raft::Settings::new(id, founding.members, plan.election_timeout, plan.heartbeat, seed ^ 0xe1ec);
         core.append_entries_max = plan.append_entries_max;
         core.append_bytes_max = plan.append_bytes_max;
         core.snapshot_chunk_bytes = plan.snapshot_chunk_bytes;

@@ -2,8 +2,8 @@
 //! acknowledged, or refuse and name file and byte offset. It must never start with a part of what was acknowledged.
 
 use crate::disk::SimDisk;
-use rakit::raft::{Command, Entry, HardState, Record, Snapshot};
-use rakit::storage::{DirectoryDisk, Disk, Identity, LOG, Recovered, Storage, StorageError};
+use rakit::raft::{Command, Entry, Founding, HardState, Record, Snapshot};
+use rakit::storage::{DirectoryDisk, Disk, Fresh, Identity, LOG, Recovered, Storage, StorageError};
 
 /// The changes of each byte: every single bit, all bits, and the characters that mean something in the format.
 fn damages(byte: u8) -> Vec<u8> {
@@ -14,11 +14,11 @@ fn damages(byte: u8) -> Vec<u8> {
 }
 
 fn identity() -> Identity {
-    Identity { cluster: "lab".into(), node: 1 }
+    Identity { founding: Founding::new("lab", [1, 2, 3]), node: 1 }
 }
 
 fn open<D: Disk>(disk: D) -> Result<(Storage<D>, Recovered), StorageError> {
-    Storage::open(disk, &identity(), 7)
+    Storage::open(disk, &identity(), Fresh { incarnation: 7, records: Vec::new() })
 }
 
 fn hard_state(term: u64, voted_for: Option<u64>) -> Record {

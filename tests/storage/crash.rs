@@ -7,8 +7,8 @@
 
 use crate::disk::{Coverage, Failure, SimDisk};
 use rakit::raft::Random;
-use rakit::raft::{Command, Entry, HardState, Record, Snapshot};
-use rakit::storage::{Identity, Recovered, Storage, StorageError};
+use rakit::raft::{Command, Entry, Founding, HardState, Record, Snapshot};
+use rakit::storage::{Fresh, Identity, Recovered, Storage, StorageError};
 
 /// Steps of one workload.
 const STEPS: u64 = 12;
@@ -155,11 +155,11 @@ fn draw_records(model: &Model, random: &mut Random) -> Vec<Record> {
 }
 
 fn identity() -> Identity {
-    Identity { cluster: "lab".into(), node: 1 }
+    Identity { founding: Founding::new("lab", [1, 2, 3]), node: 1 }
 }
 
 fn open(disk: &SimDisk) -> Result<(Storage<SimDisk>, Recovered), StorageError> {
-    Storage::open(disk.clone(), &identity(), INCARNATION)
+    Storage::open(disk.clone(), &identity(), Fresh { incarnation: INCARNATION, records: Vec::new() })
 }
 
 /// How the process ends after a fault.

@@ -5,15 +5,19 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use rakit::raft::{Command, Entry, HardState, Record, Snapshot};
-use rakit::storage::{DirectoryDisk, Identity, Recovered, Storage, StorageError};
+use rakit::raft::{Command, Entry, Founding, HardState, Record, Snapshot};
+use rakit::storage::{DirectoryDisk, Fresh, Identity, Recovered, Storage, StorageError};
 
 fn identity(cluster: &str, node: u64) -> Identity {
-    Identity { cluster: cluster.into(), node }
+    Identity { founding: Founding::new(cluster, [1, 2, 3]), node }
+}
+
+fn fresh(incarnation: u64) -> Fresh {
+    Fresh { incarnation, records: Vec::new() }
 }
 
 fn open(path: &Path, identity: &Identity) -> Result<(Storage<DirectoryDisk>, Recovered), StorageError> {
-    Storage::open(DirectoryDisk::open(path)?, identity, 8_231_946_170_233)
+    Storage::open(DirectoryDisk::open(path)?, identity, fresh(8_231_946_170_233))
 }
 
 fn report(index: u64, term: u64) -> Entry {
@@ -22,7 +26,7 @@ fn report(index: u64, term: u64) -> Entry {
 }
 
 /// The log after a few steps. The checksums were computed by another program (zlib).
-const LOG: &str = r#"12a967bb {"header":{"version":1,"cluster":"lab","node":1,"incarnation":8231946170233,"after_index":0,"after_term":0}}
+const LOG: &str = r#"9ea0d212 {"header":{"version":2,"founding":{"cluster":"lab","members":[1,2,3]},"node":1,"incarnation":8231946170233,"after_index":0,"after_term":0}}
 dc327cd8 {"hard_state":{"term":1,"voted_for":3}}
 24956628 {"entry":{"index":1,"term":1,"command":null}}
 40aba123 {"entry":{"index":2,"term":1,"command":{"report":{"cpu":37.5,"sequence":2,"server":"lab-01"}}}}
@@ -33,13 +37,13 @@ b571bc8b {"entry":{"index":3,"term":2,"command":{"report":{"cpu":37.5,"sequence"
 "#;
 
 /// The log after a compaction up to entry 2.
-const COMPACTED_LOG: &str = r#"14f9d856 {"header":{"version":1,"cluster":"lab","node":1,"incarnation":8231946170233,"after_index":2,"after_term":2}}
+const COMPACTED_LOG: &str = r#"98f06dff {"header":{"version":2,"founding":{"cluster":"lab","members":[1,2,3]},"node":1,"incarnation":8231946170233,"after_index":2,"after_term":2}}
 0502cf9a {"hard_state":{"term":2,"voted_for":null}}
 b571bc8b {"entry":{"index":3,"term":2,"command":{"report":{"cpu":37.5,"sequence":3,"server":"lab-01"}}}}
 "#;
 
 /// The snapshot of that compaction.
-const SNAPSHOT: &str = r#"76fe7db0 {"version":1,"cluster":"lab","snapshot":{"last_index":2,"last_term":2,"state":{"servers":[]}}}
+const SNAPSHOT: &str = r#"b834004f {"version":2,"founding":{"cluster":"lab","members":[1,2,3]},"snapshot":{"last_index":2,"last_term":2,"state":{"servers":[]}}}
 "#;
 
 #[test]
@@ -89,7 +93,8 @@ fn a_directory_of_another_node_cluster_or_version_is_refused_and_left_alone() {
     drop(open(place.path(), &identity("lab", 1)).expect("a fresh directory"));
     let log = place.path().join("log");
     let before = fs::read(&log).expect("it can be read");
-    for stranger in [identity("lab", 2), identity("lab2", 1)] {
+    let larger = Identity { founding: Founding::new("lab", [1, 2, 3, 4, 5]), node: 1 };
+    for stranger in [identity("lab", 2), identity("lab2", 1), larger] {
         let error = open(place.path(), &stranger).expect_err("not its directory");
         let line = error.to_string();
         assert!(matches!(error, StorageError::WrongDirectory { .. }), "{line}");
@@ -99,10 +104,10 @@ fn a_directory_of_another_node_cluster_or_version_is_refused_and_left_alone() {
     }
     assert_eq!(fs::read(&log).expect("it can be read"), before);
 
-    let json = r#"{"header":{"version":2,"news":true}}"#;
+    let json = r#"{"header":{"version":9,"news":true}}"#;
     fs::write(&log, format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes()))).expect("it can be written");
     let error = open(place.path(), &identity("lab", 1)).expect_err("a later version's");
-    assert!(matches!(error, StorageError::OtherVersion { version: 2, .. }), "{error}");
+    assert!(matches!(error, StorageError::OtherVersion { version: 9, .. }), "{error}");
 }
 
 #[test]
@@ -123,7 +128,7 @@ fn the_incarnation_is_of_the_directory_not_of_the_process() {
     let mut incarnations = Vec::new();
     for fresh_incarnation in [1, 2] {
         let disk = DirectoryDisk::open(place.path()).expect("it opens");
-        let (storage, recovered) = Storage::open(disk, &lab, fresh_incarnation).expect("it opens");
+        let (storage, recovered) = Storage::open(disk, &lab, fresh(fresh_incarnation)).expect("it opens");
         assert_eq!((recovered.fresh, storage.incarnation()), (fresh_incarnation == 1, recovered.incarnation));
         incarnations.push(recovered.incarnation);
     }

@@ -401,7 +401,8 @@ impl Forger {
         name: &str,
         arguments: &Value,
     ) -> (u16, Value) {
-        let seal = Seal::new(CLUSTER_NAME, &node_name(from), None).expect("randomness");
+        let seal =
+            Seal::new(CLUSTER_NAME, &node_name(from), None).expect("randomness").founded(&cluster.founding());
         let body = json!({ "incarnation": 99, "request": { name: arguments } }).to_string();
         let path = format!("/raft/{}", name.replace('_', "-"));
         let recipient = Recipient { name: node_name(to), address: cluster.cluster_address(to) };

@@ -5,6 +5,7 @@
 //! | `cluster.rs` | do nodes agree, whoever is killed or paused? |
 //! | `routing.rs` | which server gets a request, and what if it fails? |
 //! | `hostile.rs`, `secret.rs` | what can strangers do, without and with a secret? |
+//! | `founding.rs` | do nodes with other members keep apart, and say why? |
 //! | `version.rs` | is every other version of the protocol refused by name, on both sides? |
 //! | `daemon.rs`, `worker.rs` | do the two programs on a server keep their promises? |
 //! | `up.rs` | does `rakit up` run and end a whole cluster? |
@@ -18,6 +19,7 @@ mod cluster;
 mod config;
 mod daemon;
 mod disk_trouble;
+mod founding;
 mod hostile;
 mod in_flight;
 mod programs;

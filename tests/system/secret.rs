@@ -117,14 +117,15 @@ fn every_route_refuses_what_is_not_signed_for_it_and_changes_nothing() {
     let cluster = Cluster::start(calm(3));
     let worker = Worker::good(1);
     cluster.report("s1", &worker, 10.0);
-    let before = settled_state(&cluster);
+    let (before, founding) = (settled_state(&cluster), cluster.founding());
     let whole = secret(SECRET);
     for id in cluster.ids() {
         let (me, address) = (format!("node-{id}"), cluster.cluster_address(id));
         // Another node speaks, so that with the right signature each would be taken.
         let other = format!("node-{}", id % 3 + 1);
-        let seal =
-            |cluster: &str, secret: Option<&Secret>| Seal::new(cluster, &other, secret).expect("randomness");
+        let seal = |name: &str, secret: Option<&Secret>| {
+            Seal::new(name, &other, secret).expect("randomness").founded(&founding)
+        };
         let good = seal(CLUSTER_NAME, Some(&whole));
         for (path, purpose, body) in ROUTES {
             let body = &body.replace("VOTE", VOTE).replace(":2", &format!(":{}", id % 3 + 1));
@@ -158,7 +159,7 @@ fn every_route_refuses_what_is_not_signed_for_it_and_changes_nothing() {
                 ("altered", with(fresh(), HEADER_TIME, &(now_ms() - 7_000).to_string())),
                 ("altered", with(fresh(), HEADER_NONCE, &"0".repeat(32))),
                 ("altered", with(fresh(), HEADER_SIGNATURE, &"0".repeat(64))),
-                ("wrong-version", with(fresh(), HEADER_VERSION, "2")),
+                ("wrong-version", with(fresh(), HEADER_VERSION, &(PROTOCOL_VERSION + 1).to_string())),
                 ("wrong-purpose", sealed(&good, &me, wrong_purpose, path, body)),
                 ("wrong-recipient", sealed(&good, &other, purpose, path, body)),
                 ("wrong-cluster", sealed(&seal("other", Some(&whole)), &me, purpose, path, body)),
@@ -193,6 +194,7 @@ fn what_was_said_once_is_refused_when_it_is_said_again() {
     let leader = cluster.wait_for_leader();
     let peer = leader % 3 + 1;
     let seal = Seal::new(CLUSTER_NAME, &format!("node-{peer}"), Some(&secret(SECRET))).expect("randomness");
+    let seal = seal.founded(&cluster.founding());
     let (me, address) = (format!("node-{leader}"), cluster.cluster_address(leader));
     let harmless_vote = VOTE.replace("9000", "1").replace(":2", &format!(":{peer}")).replace("true", "false");
     for (path, purpose, body) in [
@@ -282,7 +284,7 @@ fn a_vote_that_is_forged_is_not_counted() {
             });
             let status = cluster.status(1);
             assert!(status["role"] == "pre-candidate" || status["role"] == "follower", "{status}");
-            assert_eq!((&status["term"], &status["leader"]), (&json!(0), &Value::Null), "{status}");
+            assert_eq!((&status["term"], &status["leader"]), (&json!(1), &Value::Null), "{status}");
             assert_eq!(status["commit_index"], 0, "{status}");
         } else {
             cluster.wait_for("it is elected by the impostor", || {

@@ -37,7 +37,8 @@ fn what_another_version_sends_is_refused_by_name_and_changes_nothing() {
         [(path::REPORT, report.as_str()), (path::REQUEST_VOTE, vote), (path::TRANSFER, "{}")]
     {
         let purpose = path::purpose(target).expect("a path of the cluster address");
-        let seal = Seal::new(CLUSTER_NAME, &node_name(2), None).expect("randomness");
+        let seal =
+            Seal::new(CLUSTER_NAME, &node_name(2), None).expect("randomness").founded(&cluster.founding());
         let mut headers = seal.request(&node_name(1), purpose, "POST", target, body.as_bytes()).headers;
         headers.retain(|(name, _)| *name != HEADER_VERSION);
         headers.push((HEADER_VERSION, OTHER.to_string()));
@@ -87,7 +88,7 @@ fn a_peer_of_another_version_gets_no_vote_counted_and_is_named() {
             (granted.load(Ordering::SeqCst) >= 10).then_some(())
         });
         let seen = status(&cluster, 1);
-        assert_eq!((seen.term, seen.leader, seen.commit_index), (0, None, 0));
+        assert_eq!((seen.term, seen.leader, seen.commit_index), (1, None, 0));
         let theirs =
             version.map_or("no version that it names".to_owned(), |version| format!("version {version}"));
         let reason = format!(

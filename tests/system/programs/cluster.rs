@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::Value;
 
+use rakit::raft::Founding;
+
 use super::http::{self, Answer};
 use super::ports::KeptPort;
 use super::{LOOK_AGAIN, PATIENCE};
@@ -191,6 +193,11 @@ impl Cluster {
     /// Where peers and daemons reach it.
     pub fn cluster_address(&self, id: NodeId) -> SocketAddr {
         self.node(id).cluster.address()
+    }
+
+    /// The founding that the configuration of all nodes names.
+    pub fn founding(&self) -> Founding {
+        Founding::new(CLUSTER_NAME, self.ids())
     }
 
     /// All nodes.
