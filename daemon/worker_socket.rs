@@ -1,5 +1,5 @@
-//! Finds out whether the worker listens, for the daemon's main loop. It reads the kernel's tables of sockets
-//! and never connects: a worker may serve one connection at a time, and a probe would occupy it.
+//! Finds out whether the worker listens, for the daemon's main loop. It asks the kernel for the listening
+//! sockets and never connects: a worker may serve one connection at a time, and a probe would occupy it.
 use std::net::SocketAddr;
 
 use super::local_address;
@@ -41,7 +41,7 @@ impl WorkerSocket {
         if !self.is_here {
             return Listening::Unknown;
         }
-        let Some(sockets) = linux::listening_sockets() else { return Listening::Unknown };
+        let Some(sockets) = linux::listening_on_port(self.worker.port()) else { return Listening::Unknown };
         match linux::listening_on(self.worker, &sockets) {
             Some(socket) => Listening::Socket { inode: socket.inode },
             None => Listening::Nobody,

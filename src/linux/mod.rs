@@ -3,8 +3,11 @@
 
 mod entropy;
 mod lock;
+mod sock_diag;
 mod sockets;
 
 pub use entropy::random_u64;
 pub use lock::{FileLock, LockError};
-pub use sockets::{Holder, ListeningSocket, all_sockets, holder, listening_on, listening_sockets};
+pub use sockets::{
+    Holder, ListeningSocket, all_sockets, holder, listening_on, listening_on_port, listening_sockets,
+};

@@ -14,6 +14,8 @@ use procfs::net::{TcpNetEntries, TcpNetEntry};
 use procfs::prelude::*;
 use procfs::process::{FDTarget, all_processes};
 
+use super::sock_diag;
+
 /// One table for each family of addresses. tcp6 is not there where IPv6 is turned off.
 const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
 
@@ -52,6 +54,13 @@ pub fn listening_sockets() -> Option<Vec<ListeningSocket>> {
     }
     let sockets = tables.into_iter().flatten().flatten();
     Some(sockets.map(|one| ListeningSocket { address: one.local_address, inode: one.inode }).collect())
+}
+
+/// Every TCP socket of this machine that listens on this port; `None` if the kernel does not tell. It costs little, and may be
+/// called each second.
+pub fn listening_on_port(port: u16) -> Option<Vec<ListeningSocket>> {
+    let told = sock_diag::listening_on_port(port);
+    told.inspect_err(|error| debug!("sock_diag(7): {error}")).ok().or_else(listening_sockets)
 }
 
 /// Every TCP socket of this machine, in any state; a table that cannot be read counts as empty.
