@@ -25,12 +25,12 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::RecvTimeoutError;
 use log::{debug, info};
 
 use super::cuts::Cuts;
 use super::inbox::Inbox;
-use super::slot::Slot;
+use super::slot::{Slot, Taker};
 use crate::http::client::{CallErrorKind, CancelHandle, Client, ClientTimeouts};
 use crate::protocol::{Purpose, WatchRequest, node_name, path, to_json};
 use crate::raft::NodeId;
@@ -96,7 +96,7 @@ impl LeaderNews {
 
 /// The watching thread's end.
 pub struct LeaderEar {
-    newest: Receiver<Option<NodeId>>,
+    newest: Taker<Option<NodeId>>,
     watch: Arc<Mutex<CancelHandle>>,
 }
 

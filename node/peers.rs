@@ -9,13 +9,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
 use log::{info, warn};
 
 use super::cuts::Cuts;
 use super::inbox::Inbox;
 use super::refusals::PeerRefusals;
-use super::slot::Slot;
+use super::slot::{Slot, Taker};
 use crate::http::client::{Client, ClientTimeouts};
 use crate::logging::RateLimit;
 use crate::protocol::{Purpose, ReplyEnvelope, RequestEnvelope, node_name, path, to_json};
@@ -133,8 +132,8 @@ struct PeerSender {
 }
 
 impl PeerSender {
-    fn run(mut self, jobs: &Receiver<Job>) {
-        for (rpc, request) in jobs {
+    fn run(mut self, jobs: &Taker<Job>) {
+        while let Ok((rpc, request)) = jobs.recv() {
             let answered = self.exchange(&request);
             let arrived = if self.sending.cuts.is_cut(self.id) {
                 self.sending.cuts.hold(self.id, self.sending.reply_timeout);
