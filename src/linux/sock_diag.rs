@@ -37,12 +37,8 @@ const LISTENING: u32 = 1 << 10;
 /// # Errors
 /// When the kernel does not offer this, or gives no socket.
 pub(super) fn listening_on_port(port: u16) -> io::Result<Vec<ListeningSocket>> {
-    let kernel = socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        Some(netlink::SOCK_DIAG),
-    )?;
+    let kernel =
+        socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG))?;
     let mut found = Vec::new();
     let mut answer = vec![0; ANSWER_BYTES];
     for family in [AddressFamily::INET, AddressFamily::INET6] {
