@@ -23,6 +23,7 @@ use crate::balancer::report::REPORT_BODY_BYTES_MAX;
 use crate::balancer::{Chooser, Report, SERVERS_MAX, ServerCommand};
 use crate::http::Service;
 use crate::http::client::{Client, ClientTimeouts};
+use crate::http::foreign;
 use crate::http::message::{Request, Response, header, json, text, with_headers};
 use crate::protocol::{
     HEADER_SENDER, IncomingReport, KnownLeader, Purpose, ReplyEnvelope, ReportAnswer, RequestEnvelope,
@@ -136,6 +137,7 @@ impl Service for ClusterService {
             self.cuts.hold(from, OUTCOME_TIMEOUT);
             return unavailable("the cable was cut by order");
         }
+        let route = route.and_then(|route| foreign::refusal(&request).map_or(Ok(route), Err));
         let answer = match (route, request.path()) {
             (Err(answer), _) => answer,
             (Ok(_), path::REPORT) => self.report(&request.body),

@@ -9,7 +9,7 @@ use log::info;
 
 use super::forwarding::{Delivered, ForwardFailure, Forwarder};
 use super::standing::StandingBoard;
-use crate::http::message::{Request, Response, header, text, with_body, with_headers};
+use crate::http::message::{Request, Response, header, text, with_body};
 use crate::http::worker_client::WorkerAnswer;
 use crate::protocol::{HEADER_NODE, HEADER_REQUEST_ID, HEADER_SERVER, HEADER_STALE_MS};
 use crate::raft::NodeId;
@@ -115,10 +115,8 @@ impl Primes {
                 );
                 let response = match answer {
                     WorkerAnswer::Prime(digits) => with_body(200, "text/plain", digits),
-                    WorkerAnswer::ClientError { status, body, content_type } => {
-                        let kind = content_type.as_deref().unwrap_or("text/plain");
-                        with_headers(status, vec![header("Content-Type", kind)], body)
-                    }
+                    // As text, whatever the worker calls it: a browser must not run a page of the worker as the node's.
+                    WorkerAnswer::ClientError { status, body } => with_body(status, "text/plain", body),
                 };
                 response.with_header(header(HEADER_SERVER, &server))
             }

@@ -187,7 +187,7 @@ impl Client {
         self.call(&request, |builder| add_headers(builder, headers))
     }
 
-    /// Sends `POST path` with this body. `headers` makes the headers, anew for each attempt.
+    /// Sends `POST path` with this body, which is JSON. `headers` makes the other headers, anew for each attempt.
     ///
     /// # Errors
     /// As for [`get`](Self::get).
@@ -200,7 +200,9 @@ impl Client {
         answer_bytes_max: usize,
     ) -> Result<Answer, CallError> {
         let request = Call { address, method: Method::POST, path, body, answer_bytes_max };
-        self.call(&request, |builder| add_headers(builder, &headers()))
+        self.call(&request, |builder| {
+            add_headers(builder.header("Content-Type", "application/json"), &headers())
+        })
     }
 
     /// Sends the request, and once more if it met a kept connection that was closed: see the head of this

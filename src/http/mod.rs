@@ -2,7 +2,7 @@
 //!
 //! - The server: [`server`] is the accept loop behind both addresses of a node. [`head`] reads a request,
 //!   [`message`] writes an answer. `docs/http-edge.md` says why tiny_http's own `Server` is not used, and
-//!   lists every limit and every refusal.
+//!   lists every limit and every refusal. [`foreign`] refuses what a web page of another site makes a browser send.
 //! - The clients: [`client`] sends requests to nodes, [`worker_client`] asks a worker for a prime. `connect`
 //!   opens their connections; `dial` moves the bytes of [`client`].
 //!
@@ -12,6 +12,7 @@ pub mod client;
 mod connect;
 mod connection;
 mod dial;
+pub mod foreign;
 pub mod head;
 mod limits;
 pub mod message;

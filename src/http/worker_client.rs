@@ -59,8 +59,6 @@ pub enum WorkerAnswer {
         status: u16,
         /// Whole, at most [`CLIENT_ERROR_BYTES_MAX`] bytes.
         body: Vec<u8>,
-        /// The worker's Content-Type, if it gave one that is printable.
-        content_type: Option<String>,
     },
 }
 
@@ -249,9 +247,7 @@ fn judge(answer: RawAnswer) -> Result<WorkerAnswer, WorkerError> {
             check_prime(&answer.body).map_err(WorkerError::BadBody)?;
             Ok(WorkerAnswer::Prime(answer.body))
         }
-        status @ 400..=499 => {
-            Ok(WorkerAnswer::ClientError { status, body: answer.body, content_type: answer.content_type })
-        }
+        status @ 400..=499 => Ok(WorkerAnswer::ClientError { status, body: answer.body }),
         status => Err(match (status, answer.retry_after_s) {
             (503, Some(retry_after_s)) => WorkerError::Busy { retry_after_s },
             _ => WorkerError::ServerError(status),

@@ -43,8 +43,7 @@ pub fn run(flags: &CtlFlags, log: &LogFlags) -> Result<ExitCode, Failure> {
         send: ORDER_TIMEOUT,
         receive: 2 * ORDER_TIMEOUT,
     });
-    let headers =
-        || vec![(TOKEN_HEADER, key.token.clone()), ("Content-Type", "application/json".to_string())];
+    let headers = || vec![(TOKEN_HEADER, key.token.clone())];
     let answer = client
         .post(key.address, ORDER_PATH, headers, &to_json(&flags.order), ANSWER_BYTES_MAX)
         .map_err(|error| match error.kind {

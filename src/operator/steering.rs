@@ -212,9 +212,8 @@ impl Session {
 fn tell_node(id: u16, address: SocketAddr, deaf_to: &[u16]) -> Result<(), String> {
     let mut client =
         Client::new(ClientTimeouts { connect: CUT_TIMEOUT, send: CUT_TIMEOUT, receive: CUT_TIMEOUT });
-    let headers = || vec![("Content-Type", "application/json".to_string())];
     let body = format!("{{\"deaf_to\":{deaf_to:?}}}");
-    match client.post(address, path::CUTS, headers, body.as_bytes(), ANSWER_BYTES_MAX) {
+    match client.post(address, path::CUTS, Vec::new, body.as_bytes(), ANSWER_BYTES_MAX) {
         Ok(answer) if answer.status == 200 => Ok(()),
         Ok(answer) => Err(format!("node {id} answered {}", answer.status)),
         Err(error) => Err(format!("node {id} did not hear it: {error}")),

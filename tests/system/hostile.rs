@@ -56,6 +56,42 @@ fn head(method: &str, target: &str, more: &str) -> String {
 
 // ------------------------------------------------------------------------------------------------- wrong requests
 
+/// What a page of another site can make a browser on a machine of the cluster send.
+#[test]
+fn the_cluster_address_takes_json_and_nothing_from_another_site() {
+    let cluster = Cluster::start(calm(1));
+    let worker = Worker::good(1);
+    let body = || Report::new("s1", worker.address(), 10.0).json().to_string();
+    let address = cluster.cluster_address(1);
+    let post = |path: &str, headers: &[&str], body: &str| {
+        http::request(address, "POST", path, headers, body.as_bytes()).expect("an answer").status
+    };
+    let json = "Content-Type: application/json";
+    for path in ["/report", "/raft/transfer"] {
+        let names = [
+            &format!("X-Rakit-Version: {}", rakit::raft::PROTOCOL_VERSION),
+            "X-Rakit-Cluster: systest",
+            "X-Rakit-Sender: operator",
+            "X-Rakit-Recipient: node-1",
+        ];
+        let purpose = rakit::protocol::path::purpose(path).expect("a path of this address");
+        let purpose = format!("X-Rakit-Purpose: {}", purpose.name());
+        let with = |more: &[&'static str]| [&names[..], more].concat();
+        let status = |more: &[&'static str]| {
+            let mut headers = with(more);
+            headers.push(&purpose);
+            post(path, &headers, &body())
+        };
+        assert_eq!(status(&[json, "Origin: http://evil.example"]), 403, "{path}");
+        assert_eq!(status(&[json, "Origin: null"]), 403, "{path}");
+        assert_eq!(status(&["Content-Type: text/plain"]), 415, "{path}");
+        assert_eq!(status(&["Content-Type: application/x-www-form-urlencoded"]), 415, "{path}");
+        assert_eq!(status(&[]), 415, "{path}");
+    }
+    assert_eq!(cluster.status(1)["servers"], json!([]), "nothing of it counts");
+    assert_eq!(post("/report", &["Content-Type: application/json; charset=utf-8"], &body()), 200);
+}
+
 #[test]
 fn the_public_address_answers_as_the_contract_says() {
     let cluster = Cluster::start(calm(1));

@@ -209,6 +209,7 @@ fn a_workers_4xx_is_the_clients_and_is_passed_on() {
         one.behave(Behaviour::Answers(status, body));
         let answer = cluster.get(1, "/5");
         assert_eq!((answer.status, answer.body.as_str(), answer.server()), (status, body, "s1"));
+        assert_eq!(answer.header("content-type"), Some("text/plain"), "the worker said text/html");
     }
     assert_eq!(two.requests(), 0, "nobody else is asked");
 }

@@ -66,7 +66,8 @@ fn now_ms() -> u64 {
 /// Posts with these headers: the status and the one line.
 fn post(address: SocketAddr, path: &str, headers: &[(&'static str, String)], body: &str) -> (u16, String) {
     let lines: Vec<String> = headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
-    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let mut lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    lines.push("Content-Type: application/json");
     let answer = http::request(address, "POST", path, &lines, body.as_bytes()).expect("an answer");
     (answer.status, answer.body)
 }

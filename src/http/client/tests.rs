@@ -103,7 +103,13 @@ fn a_request_says_what_it_must_and_no_more() {
     head[1..].sort_unstable();
     assert_eq!(
         head,
-        ["post /report?x=1 http/1.1", "content-length: 5", &format!("host: {address}"), "x-a: b"]
+        [
+            "post /report?x=1 http/1.1",
+            "content-length: 5",
+            "content-type: application/json",
+            &format!("host: {address}"),
+            "x-a: b"
+        ]
     );
     assert_eq!(seen[0].body, b"hello");
     assert_eq!(seen[1].head[0], "GET /status HTTP/1.1");

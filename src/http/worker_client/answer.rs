@@ -21,9 +21,6 @@ const READ_BYTES: usize = 1024;
 /// A chunked body may be so many times longer than its content, plus [`HEAD_BYTES_MAX`]: a chunk of one byte takes six.
 const CHUNKS_OVERHEAD: usize = 6;
 
-/// The longest Content-Type of a 4xx that is passed on, in bytes. A longer one is left out.
-const CONTENT_TYPE_BYTES_MAX: usize = 128;
-
 /// This side closes an idle connection so long before the worker would. So a request seldom meets the worker's close.
 const MARGIN: Duration = Duration::from_secs(1);
 
@@ -40,8 +37,6 @@ pub(super) struct RawAnswer {
     pub(super) status: u16,
     /// Whole, and within the bound of its status; empty for a status that no client gets.
     pub(super) body: Vec<u8>,
-    /// If it is printable and not too long.
-    pub(super) content_type: Option<String>,
     /// What `Retry-After` says, in seconds, if it says a number.
     pub(super) retry_after_s: Option<u32>,
     /// How long the connection may be kept; `None` if it must not be.
@@ -75,7 +70,6 @@ struct AnswerHead {
     length: usize,
     status: u16,
     framing: Framing,
-    content_type: Option<String>,
     retry_after_s: Option<u32>,
     kept_for: Option<Duration>,
 }
@@ -110,14 +104,14 @@ pub(super) fn read(
             None => return Err(Broken::Cut),
         }
     };
-    let AnswerHead { length, status, framing, content_type, retry_after_s, kept_for } = head;
+    let AnswerHead { length, status, framing, retry_after_s, kept_for } = head;
     let body_bytes_max = match status {
         200 => PRIME_BYTES_MAX,
         400..=499 => CLIENT_ERROR_BYTES_MAX,
         // Nobody uses the body of any other answer.
         _ => {
-            let (body, content_type, kept_for) = (Vec::new(), None, None);
-            return Ok(RawAnswer { status, body, content_type, retry_after_s, kept_for });
+            let (body, kept_for) = (Vec::new(), None);
+            return Ok(RawAnswer { status, body, retry_after_s, kept_for });
         }
     };
     let too_long = || Broken::NotHttp(format!("the body is longer than {body_bytes_max} bytes"));
@@ -166,7 +160,7 @@ pub(super) fn read(
     }
     // Bytes after the answer would be taken for the next answer.
     let fit = framing != Framing::UntilClose && end == bytes.len();
-    Ok(RawAnswer { status, body, content_type, retry_after_s, kept_for: kept_for.filter(|_| fit) })
+    Ok(RawAnswer { status, body, retry_after_s, kept_for: kept_for.filter(|_| fit) })
 }
 
 /// The first head in `bytes`; `None` if it is not whole yet.
@@ -184,13 +178,8 @@ fn parse_head(bytes: &[u8]) -> Result<Option<AnswerHead>, Broken> {
     let status = head.code.unwrap_or_default();
     let headers = &*head.headers;
     let framing = framing(headers, is_http_10).map_err(|reason| not_http(&reason))?;
-    let content_type = values(headers, "content-type")
-        .next()
-        .filter(|value| value.len() <= CONTENT_TYPE_BYTES_MAX)
-        .filter(|value| value.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t')))
-        .map(str::to_owned);
     let retry_after_s = values(headers, "retry-after").find_map(|value| value.parse().ok());
-    Ok(Some(AnswerHead { length, status, framing, content_type, retry_after_s, kept_for: kept_for(headers) }))
+    Ok(Some(AnswerHead { length, status, framing, retry_after_s, kept_for: kept_for(headers) }))
 }
 
 /// The values of a field, in their order. A value that is no text counts as empty.

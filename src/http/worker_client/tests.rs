@@ -113,15 +113,11 @@ fn statuses() {
         outcome_of(
             "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 8\r\n\r\ntoo big\n"
         ),
-        Ok(WorkerAnswer::ClientError {
-            status: 400,
-            body: b"too big\n".to_vec(),
-            content_type: Some("text/plain".to_owned())
-        })
+        Ok(WorkerAnswer::ClientError { status: 400, body: b"too big\n".to_vec() })
     );
     assert_eq!(
         outcome_of("HTTP/1.0 404 Not Found\r\n\r\n"),
-        Ok(WorkerAnswer::ClientError { status: 404, body: Vec::new(), content_type: None })
+        Ok(WorkerAnswer::ClientError { status: 404, body: Vec::new() })
     );
     assert_eq!(outcome_of("HTTP/1.0 500 Internal Server Error\r\n\r\n"), Err(WorkerError::ServerError(500)));
     assert_eq!(

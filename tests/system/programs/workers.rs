@@ -266,7 +266,7 @@ fn serve(mut stream: TcpStream, behaviour: &Behaviour, shared: &Shared) {
         Behaviour::ClosesAtOnce => Ok(()),
         Behaviour::Answers(status, body) => stream.write_all(
             format!(
-                "HTTP/1.1 {status} As Told\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{body}",
+                "HTTP/1.1 {status} As Told\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n{body}",
                 body.len()
             )
             .as_bytes(),
