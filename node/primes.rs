@@ -17,8 +17,10 @@ use crate::raft::NodeId;
 /// The longest `X-Request-Id` that is taken from a client.
 const REQUEST_ID_CHARS_MAX: usize = 64;
 
-/// What N must be, for whoever sent something else.
-const N_RULE: &str = "N must be a whole number from 1 to 18446744073709551615, in decimal digits, as in /10001 for the 10001st prime";
+/// The answer to a request whose N is none. A worker may have a smaller limit of its own, and says so itself: without
+/// the last part, the two messages would contradict each other.
+const N_RULE: &str = "N must be a whole number from 1 to 18446744073709551615, in decimal digits, as in /10001 for the \
+                      10001st prime; a worker may take less (worker.py: up to 1000000000000)";
 
 /// Counts since the start, for `/metrics`.
 #[derive(Debug, Default)]

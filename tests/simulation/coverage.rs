@@ -1,4 +1,4 @@
-//! What came to pass, counted: a fault that is written down but never happens tests nothing.
+//! Counts what happened in all seeds. A fault that is planned but never happens tests nothing.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,7 +7,7 @@ use crate::disk;
 
 macro_rules! seen {
     ($($name:ident: $text:literal,)*) => {
-        /// Something that must happen now and then, or the simulator has lost its teeth.
+        /// Something that must happen now and then: otherwise the simulator no longer tests it.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Seen { $($name,)* }
         const ALL: &[(Seen, &str)] = &[$((Seen::$name, $text),)*];
@@ -77,7 +77,7 @@ seen! {
     SnapshotRestarted: "raft: a snapshot begun by one leader and by another",
 }
 
-/// In so many seeds, the rarest fault has to have happened, too.
+/// After so many seeds, even the rarest fault must have happened.
 const SEEDS_FOR_THE_RAREST: u64 = 5_000;
 
 /// The counts.

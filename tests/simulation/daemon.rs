@@ -18,7 +18,7 @@ pub struct Daemon {
     answered: Stamp,
     /// What it has sent since the healing.
     pub sent_since_healing: BTreeSet<Stamp>,
-    /// Set when a stop ended; an older word to start or stop means nothing.
+    /// Grows when a stop ends. A planned start or stop with an older number is void.
     pub turns: u64,
 }
 

@@ -19,7 +19,7 @@ use std::rc::Rc;
 use rakit::raft::Random;
 use rakit::storage::Disk;
 
-/// What the disk can do to those who rely on it.
+/// The faults of the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     /// A power cut took all bytes of a file that were not synced.
@@ -36,7 +36,7 @@ pub enum Fault {
     Interrupted,
     /// A write failed, after a part of its bytes.
     FailedWrite,
-    /// An fsync failed: the bytes stay visible, and never reach the disk, whatever is synced later.
+    /// An fsync failed: the bytes stay visible and never reach the disk, not by a later fsync either.
     FailedSync,
     /// There was no room for all bytes of a write.
     FullDisk,
@@ -67,7 +67,7 @@ pub enum Failure {
     Sync,
 }
 
-/// How often each fault came to pass.
+/// How often each fault happened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Coverage(pub BTreeMap<Fault, u64>);
 
@@ -79,7 +79,7 @@ impl Coverage {
         }
     }
 
-    /// The faults that never came to pass.
+    /// The faults that never happened.
     pub fn missing(&self) -> Vec<Fault> {
         FAULTS.into_iter().filter(|fault| !self.0.contains_key(fault)).collect()
     }
@@ -110,7 +110,7 @@ struct Inner {
     /// Changes of names since the last `sync_directory`.
     pending: Vec<Change>,
     next_file: u64,
-    /// After so many operations that it can hit, this happens.
+    /// The planned failure, and how many operations that it can hit come before it.
     failure: Option<(Failure, u64)>,
     crashed: bool,
     /// Room for the visible bytes of all files.
@@ -158,7 +158,7 @@ impl SimDisk {
         self.0.borrow_mut().failure = Some((failure, skip));
     }
 
-    /// Calls off what [`SimDisk::plan`] announced and has not happened.
+    /// Cancels the failure of [`SimDisk::plan`] if it has not happened yet.
     pub fn call_off(&self) {
         self.0.borrow_mut().failure = None;
     }
@@ -183,19 +183,19 @@ impl SimDisk {
         self.0.borrow().operations
     }
 
-    /// How often each fault came to pass on this disk.
+    /// How often each fault happened on this disk.
     pub fn coverage(&self) -> Coverage {
         self.0.borrow().coverage.clone()
     }
 
-    /// The process is gone, the machine is not: what was visible stays visible, synced or not.
+    /// The process ends, the machine goes on: what was visible stays visible, synced or not.
     pub fn kill(&self) {
         let mut inner = self.0.borrow_mut();
         inner.crashed = false;
         inner.failure = None;
     }
 
-    /// The machine is gone: of what was not synced, the seed decides how much is left.
+    /// The machine loses its power: the seed decides how much is left of what was not synced.
     pub fn power_cut(&self, seed: u64) {
         self.kill();
         let mut inner = self.0.borrow_mut();
@@ -265,7 +265,7 @@ impl Inner {
         Ok(Some(failure))
     }
 
-    /// An operation that happens wholly or not at all. If it fails by a crash, the seed decides which; nobody will know.
+    /// An operation that happens wholly or not at all. If it fails by a crash, the seed decides which of the two.
     fn whole(&mut self, is_sync: bool) -> io::Result<(bool, io::Result<()>)> {
         Ok(match self.begin(is_sync)? {
             None => (true, Ok(())),
@@ -356,7 +356,7 @@ fn left_after_power_cut(file: &File, random: &mut Random, coverage: &mut Coverag
     left
 }
 
-/// What the kernel would write: the visible bytes, but not those that it believes to have written already.
+/// What the kernel would write: the visible bytes without those that it believes to have written already.
 fn with_holes(file: &File) -> Vec<u8> {
     let mut bytes = file.visible.clone();
     for lost in &file.lost {

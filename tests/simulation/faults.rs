@@ -1,4 +1,4 @@
-//! The strikes of the first phase: what happens to whom.
+//! The strikes of the first phase: each does one fault to one node, link or daemon.
 
 use std::collections::BTreeSet;
 
@@ -11,10 +11,10 @@ use super::process::{Mail, ReportMail, spurious_reset};
 use super::world::{Happening, World};
 use crate::disk::Failure;
 
-/// Lets one kind of strike happen to somebody.
+/// Draws the victim of one kind of strike, and strikes.
 pub fn strike(world: &mut World, strike: Strike) {
     let node = 1 + world.random.below(world.plan.nodes);
-    // Every other strike hits a leader, if there is one: that is where it hurts.
+    // Every other strike hits a leader, if there is one: a fault of the leader disturbs the cluster most.
     let leader = world.leaders().last().copied();
     let node = if world.random.below(2) == 0 { leader.unwrap_or(node) } else { node };
     let patience = world.plan.patience();
@@ -166,7 +166,7 @@ fn plan_failure(world: &mut World, node: NodeId, failure: Failure) {
     world.machine(node).disk.plan(failure, skip);
 }
 
-/// Under the documented rule, or not at all.
+/// Wipes a node's disk, but only if docs/storage.md ("A node without memory") allows it.
 fn wipe(world: &mut World, node: NodeId) {
     if !world.may_wipe(node) {
         return world.oracle.count(Seen::WipeForbidden);

@@ -1,6 +1,6 @@
-//! A whole cluster in one thread: real cores, the real server table, the real storage, on a simulated disk, network and clock,
-//! all of it driven by one seed. docs/testing.md ("The simulator") tells what is simulated, which faults there are and what
-//! is checked.
+//! A whole cluster in one thread: real cores, the real server table, the real storage, on a simulated disk, network and
+//! clock, all of it driven by one seed. docs/testing.md ("The simulator") tells what is simulated, which faults there
+//! are and what is checked.
 //!
 //! ```text
 //! cargo test --test simulation                                               a few hundred seeds
@@ -8,7 +8,6 @@
 //! RAKIT_SIM_FIRST=4711 RAKIT_SIM_SEEDS=1 cargo test --test simulation -- --nocapture   just this one
 //! ```
 
-// The parts are shared with nobody, but each is a file of its own that tells more than its user needs.
 #![allow(clippy::too_many_arguments)]
 
 mod coverage;
@@ -34,7 +33,7 @@ use trace::Trace;
 /// Seeds of a plain `cargo test`.
 const SEEDS: u64 = 300;
 
-/// Below so many, it is no fault if a rare kind of fault never fired.
+/// With fewer seeds than this, a rare kind of fault may never happen.
 const SEEDS_FOR_COVERAGE: u64 = 200;
 
 /// Seeds are independent of each other; so many are run at a time. Each has one thread to itself.

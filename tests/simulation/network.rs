@@ -44,9 +44,9 @@ pub struct Network {
     /// Links from a daemon (by number) to a node.
     pub daemon_cuts: BTreeSet<(u64, NodeId)>,
     pub slots: BTreeMap<(NodeId, NodeId, Purpose), Slot>,
-    /// While a storm lasts, everything is worse.
+    /// While a storm lasts, more messages are lost, late or doubled.
     pub storm: bool,
-    /// In the second phase, these have nothing but good links to each other.
+    /// In the second phase: the healed nodes. No message between two of them is lost.
     pub healed: BTreeSet<NodeId>,
 }
 
@@ -87,7 +87,7 @@ impl Network {
                 .all(|peer| self.is_cut(node, peer) && self.is_cut(peer, node))
     }
 
-    /// Draws what becomes of a message from one node to another.
+    /// Draws the fate of a message from one node to another.
     pub fn fate(&self, plan: &Plan, random: &mut Random, from: NodeId, to: NodeId) -> Fate {
         if self.is_cut(from, to) {
             return Fate::Lost;

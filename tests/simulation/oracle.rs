@@ -1,6 +1,6 @@
-//! The one who knows everything: sees all nodes at once, remembers the whole history, and says at each step whether what
-//! must never happen has happened. It looks from outside: at the core after each call, at each effect before it is carried
-//! out, at what is published, and at each answer.
+//! The oracle sees all nodes at once, remembers the whole history, and checks at each step that nothing forbidden has
+//! happened. It looks from outside: at the core after each call, at each effect before it is carried out, at what is
+//! published, and at each answer.
 //!
 //! The five properties are those of Figure 3 of the Raft paper, in its order.
 
@@ -14,7 +14,7 @@ use rakit::replica::ReportOutcome;
 
 use super::coverage::{Coverage, Seen};
 
-/// An entry that some node has handed out to be applied: from then on it is for ever.
+/// An entry that some node has handed out to be applied: from then on it must never change.
 struct Committed {
     term: Term,
     /// The term of the node that committed it first: leaders of later terms must have it.
@@ -42,7 +42,7 @@ pub struct Oracle {
     /// Every entry that was ever in a log: its command, and the term of the entry before it.
     entries: HashMap<(Index, Term), (Command, Term)>,
     committed: Vec<Committed>,
-    /// What the committed entries come to.
+    /// The table after all committed entries.
     table: ServerTable,
     /// The digest of the table at each index.
     digests: Vec<String>,
@@ -52,7 +52,7 @@ pub struct Oracle {
     pre_votes: BTreeMap<(NodeId, Term), BTreeSet<NodeId>>,
     handed_over: BTreeSet<(NodeId, Term)>,
     acknowledged: BTreeMap<String, Index>,
-    /// The last entry that evicted each server: what was promised of it before is void, since it was dead.
+    /// The last entry that evicted each server. Earlier promises about that server are void, because it was dead.
     evicted: BTreeMap<String, Index>,
     pub coverage: Coverage,
 }
@@ -96,7 +96,7 @@ impl Oracle {
         let (commit_index, snapshot_index) = (raft.commit_index(), raft.snapshot_index());
         self.lives
             .insert(id, Life { commit_index, snapshot_index, term: raft.hard_state().term, leading: None });
-        // Whatever it promised before, it must still know: its votes (Figure 2, "persistent state").
+        // It must still know all its promises: its votes (Figure 2, "persistent state").
         let last = self.votes.range((id, wipes, 0)..=(id, wipes, Term::MAX)).next_back();
         if let Some(((_, _, term), to)) = last {
             let now = raft.hard_state();
@@ -111,7 +111,7 @@ impl Oracle {
         self.restored(raft.snapshot_index(), raft.log().term_at(raft.snapshot_index()));
     }
 
-    /// After each call of a replica: what its core has come to.
+    /// Called after each call of a replica: checks the new state of its core.
     pub fn stepped(&mut self, raft: &Raft) {
         let (id, term) = (raft.id(), raft.hard_state().term);
         let life = self.lives.entry(id).or_default();
@@ -162,7 +162,8 @@ impl Oracle {
         // Election Safety: at most one leader can be elected in a given term.
         let leader = *self.leaders.entry(term).or_insert(id);
         assert_eq!(leader, id, "election safety: nodes {leader} and {id} both lead term {term}");
-        // Leader Completeness: if an entry is committed in a given term, it is in the logs of the leaders of all later terms.
+        // Leader Completeness: if an entry is committed in a given term, it is in the logs of the leaders of all later
+        // terms.
         for (index, committed) in (1..).zip(&self.committed) {
             if committed.committed_in < term && index >= raft.log().first_index() {
                 assert_eq!(
@@ -368,8 +369,8 @@ impl Oracle {
         assert_eq!(first, to, "durable votes: node {id} votes twice in term {term}");
     }
 
-    /// A daemon is told what became of its report. What it is told must be so, for ever, and `view`, which its node shows to
-    /// everybody else, must show it already.
+    /// A daemon gets the answer to its report. The answer must be true for ever, and `view`, which its node publishes, must
+    /// show it already.
     pub fn answered(&mut self, id: NodeId, report: &Report, outcome: ReportOutcome, view: &View) {
         let (server, stamp) = (&report.server, report.stamp());
         let (index, term, promised) = match outcome {

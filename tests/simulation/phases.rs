@@ -10,8 +10,8 @@ use super::plan::{Plan, Time};
 use super::trace::Trace;
 use super::world::World;
 
-/// Within so many upper election time-outs, after the server time-out has passed twice, the healed majority must have a leader,
-/// commit new reports of all living servers, and have declared the dead ones dead.
+/// Within so many upper election time-outs, after the server time-out has passed twice, the healed majority must have a
+/// leader, commit new reports of all living servers, and have declared the dead ones dead.
 const PROGRESS_PATIENCES: Time = 12;
 
 /// Then the healed nodes are watched for so many upper election time-outs: the leader stays, what is committed shows.
@@ -20,7 +20,7 @@ const CALM_PATIENCES: Time = 6;
 /// What a commit may take to show on another node besides one heartbeat: two messages and three writes.
 const VISIBLE_SLACK: Time = 10_000;
 
-/// What was done.
+/// What one seed did.
 #[derive(Clone, Debug, Default)]
 pub struct Done {
     pub steps: u64,
@@ -43,7 +43,7 @@ pub fn run(seed: u64, trace: Trace) -> Done {
     world.run_until(world.old_messages_gone());
     await_progress(&mut world, &healed);
     stay_calm(&mut world, &healed);
-    // The last word is spoken; soon all have heard it (with appends of one entry, a backlog takes a while).
+    // Nothing new is proposed. Soon all nodes have applied everything (appends of one entry need a while for a backlog).
     world.daemons.iter_mut().for_each(|daemon| daemon.is_running = false);
     let end = world.now + CALM_PATIENCES * world.plan.patience();
     while world.now < end && !healed.iter().all(|id| has_all(&world, *id)) {
@@ -68,7 +68,7 @@ fn has_all(world: &World, id: NodeId) -> bool {
         .is_some_and(|process| process.replica.table().applied_index() == world.oracle.commit_index())
 }
 
-/// Heals a majority, and settles what becomes of the rest.
+/// Heals a majority, and draws the lasting fault of each other node.
 fn heal(world: &mut World) -> BTreeSet<NodeId> {
     let nodes = world.plan.nodes;
     let size = nodes / 2 + 1 + world.random.below(nodes - nodes / 2);
@@ -120,7 +120,7 @@ fn heal(world: &mut World) -> BTreeSet<NodeId> {
     healed
 }
 
-/// Waits for what must come; tells how long it took.
+/// Waits for the progress that must come. Returns how long it took.
 fn await_progress(world: &mut World, healed: &BTreeSet<NodeId>) -> Time {
     let began = world.now;
     let bound = 2 * world.server_timeout() + PROGRESS_PATIENCES * world.plan.patience();
@@ -167,8 +167,8 @@ fn missing(world: &World, healed: &BTreeSet<NodeId>) -> Option<String> {
     (followed.len() != 1 || !leads).then(|| format!("the leaders followed are {followed:?}"))
 }
 
-/// With a healed majority and nothing new going wrong, the leader stays, no living server dies, and what is committed shows on
-/// all healed nodes within one heartbeat.
+/// With a healed majority and nothing new going wrong, the leader stays, no living server dies, and what is committed
+/// shows on all healed nodes within one heartbeat.
 fn stay_calm(world: &mut World, healed: &BTreeSet<NodeId>) {
     let leader_and_term = |world: &World| {
         let process = world.process(*healed.first().expect("a majority")).expect("healed nodes live");

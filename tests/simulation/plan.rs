@@ -18,11 +18,11 @@ pub const MS: Time = 1_000;
 /// How requests and replies travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// As `node/peers.rs` does it: two slots for each peer, one request under way in each, the newest displaces what waits, a
-    /// reply after the time-out is nobody's.
+    /// As `node/peers.rs` does it: two slots for each peer, and one request under way in each. A newer request replaces
+    /// the one that waits. A reply after the time-out is dropped.
     Http,
-    /// Each message on its own: several requests under way to one peer, late replies count, word of a loss may be false.
-    /// Nothing that the core may not be exposed to, and more than HTTP does to it.
+    /// Each message on its own: several requests are under way to one peer, late replies count, and a reported loss may be
+    /// false. This is more than HTTP does, but the core must stand it.
     Wild,
 }
 
@@ -31,7 +31,7 @@ pub enum Transport {
 pub enum DiskMode {
     /// As `node/raft_loop.rs` does it: the loop waits for its disk; meanwhile its mail queues up.
     Waits,
-    /// The core is stepped on while the write is under way, and `Persisted` comes later, for several writes at once.
+    /// The core gets further inputs while the write is under way, and `Persisted` comes later, for several writes at once.
     Behind,
 }
 
@@ -112,7 +112,7 @@ pub struct Plan {
     pub servers_max: usize,
     pub transport: Transport,
     pub disk_mode: DiskMode,
-    /// Of 1,000 messages, so many are lost / come twice / take up to 60 ms / take up to 2.5 election time-outs.
+    /// How many of 1,000 messages are lost / come twice / take up to 60 ms / take up to 2.5 election time-outs.
     pub loss: u64,
     pub duplicates: u64,
     pub slow: u64,
@@ -148,7 +148,7 @@ impl Plan {
         let is_narrow = append_entries_max < 16 || append_bytes_max < 1_000;
         Self {
             seed,
-            // Three and five are what people run; the others are there for the arithmetic of majorities.
+            // People run three or five nodes. The other sizes test the arithmetic of majorities.
             nodes: pick(random, &[1, 2, 3, 3, 3, 4, 5, 5, 5, 6, 7]),
             servers: 3 + random.below(4),
             heartbeat: Duration::from_millis(heartbeat),

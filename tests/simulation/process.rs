@@ -1,8 +1,8 @@
 //! One node's process: the node's own [`Replica`] and storage, on the simulator's disk, network and clock.
 //!
-//! What is decided, and in which order, is the replica's business, here as in `node/raft_loop.rs`. This adapter carries its
-//! effects out, and looks at each of them: an effect that nobody may see yet is a promise broken, and the oracle says so. Where
-//! the real loop blocks (on its disk, on its inboxes) this one returns and is called again.
+//! The replica makes all decisions and orders them, here as in `node/raft_loop.rs`. This adapter carries its effects
+//! out. It shows each of them to the oracle, which fails if an effect comes before it is safe. Where the real loop
+//! blocks (on its disk, on its inboxes), this one returns and is called again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -37,13 +37,13 @@ pub struct ReportMail {
 /// What consensus waits for.
 pub type Mail = Input<Back, ReportMail>;
 
-/// A false word that a peer runs on another data directory.
+/// A false report that a peer runs on another data directory.
 pub fn spurious_reset(peer: NodeId) -> Mail {
     let reply = RpcReply::TimeoutNow(TimeoutNowReply { term: 0, accepted: false });
     Input::Reply { from: peer, incarnation: 0, rpc: 0, reply }
 }
 
-/// What a process does to the world.
+/// What a process asks the world to do.
 #[derive(Debug)]
 pub enum Deed {
     Send { to: NodeId, rpc: RpcId, request: RpcRequest },
@@ -87,7 +87,7 @@ pub struct Process {
     batch_max: usize,
     snapshot_entries: u64,
 
-    // What is seen from outside, to check the replica by.
+    // What the adapter has seen from outside. The replica is checked against it.
     /// The incarnation of each peer, as last read.
     pub incarnations: BTreeMap<NodeId, u64>,
     /// Peers that wait for a reply.
@@ -102,7 +102,7 @@ pub struct Process {
     woke_at: Time,
 }
 
-/// The loop may wake up so often in a row without mail and without anything to do, and no more: it blocks, it does not spin.
+/// How often in a row the loop may wake up with nothing to do. More often would mean that it spins instead of blocking.
 const IDLE_WAKES_MAX: u32 = 50;
 
 impl Process {
@@ -277,7 +277,7 @@ impl Process {
         self.look(context);
     }
 
-    /// After each call of the replica: what its core has come to.
+    /// Called after each call of the replica: shows the new state of its core to the oracle.
     fn look(&mut self, context: &mut Context<'_>) {
         context.oracle.stepped(self.replica.raft());
         let now = self.clock(context.now);
@@ -384,8 +384,8 @@ impl Process {
         }
     }
 
-    /// No verdict but by a leader that has led and heard nothing of that server for the whole time, and has read every report
-    /// of it that had come by then.
+    /// No verdict but by a leader that has led and heard nothing of that server for the whole time, and has read every
+    /// report of it that had come by then.
     fn check_verdicts(&self, steps: &[Durable], context: &Context<'_>) {
         let (id, raft, now) = (self.id, self.replica.raft(), self.clock(context.now));
         for step in steps {
@@ -443,7 +443,7 @@ impl Process {
         log.last_index() + 1 - log.first_index()
     }
 
-    /// What was asked of this process and not answered: its connections close when it dies.
+    /// The requests that this process has not answered: their connections close when it dies.
     pub fn unanswered(&self) -> &[Back] {
         &self.unanswered
     }
@@ -454,13 +454,13 @@ fn is_verdict(json: &str) -> bool {
     json.starts_with("{\"dead\"")
 }
 
-/// What a node's directory holds right after a compaction: the snapshot (six servers of some 250 bytes), the header, term and
-/// vote, ...
+/// What a node's directory holds right after a compaction: the snapshot (six servers of some 250 bytes), the header,
+/// term and vote, ...
 const DISK_BYTES_FIXED: u64 = 4 << 10;
 
 /// ... and the entries after the snapshot.
 const DISK_BYTES_PER_ENTRY: u64 = 300;
 
-/// And at any other time. A leader without a majority may collect entries until it steps down, and what was truncated stays in
-/// the file until the next compaction.
+/// And at any other time. A leader without a majority may collect entries until it steps down, and what was truncated
+/// stays in the file until the next compaction.
 const DISK_BYTES_MAX: u64 = 1 << 20;

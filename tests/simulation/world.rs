@@ -17,7 +17,7 @@ use super::trace::Trace;
 use crate::disk::{Failure, SimDisk};
 use rakit::raft::Random;
 
-/// What can happen at a moment.
+/// An event of the simulated world.
 pub enum Happening {
     /// The process's loop wakes up.
     Wake {
@@ -51,7 +51,7 @@ pub enum Happening {
         reply: RpcReply,
         sent: u64,
     },
-    /// Word that a request was lost (or a time-out that comes to the same).
+    /// A sender learns that its request was lost (or its time-out passes, with the same effect).
     Lost {
         to: NodeId,
         back: Back,
@@ -131,7 +131,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Its loop wakes up at this moment, whatever was planned.
+    /// Its loop wakes up at this moment. An earlier plan is void.
     pub fn wake_soon(&mut self, now: Time) {
         self.wake_at = Some(now);
     }
@@ -323,7 +323,7 @@ impl World {
                 self.commit_times.insert(index, self.now);
             }
         }
-        // What left before the disk failed has left.
+        // Messages that were sent before the disk failed stay sent.
         for deed in deeds.drain(..) {
             self.carry_out(node, deed);
         }
@@ -487,7 +487,9 @@ impl World {
         if let Some(process) = process
             && !power_cut
         {
-            // The kernel closes its connections: who waits for an answer hears of it, and who watched it too.
+            // The kernel closes the connections of the process. Peers and daemons that wait for its answers notice, and
+            // so do the
+            // followers that watch it.
             for back in process.unanswered().iter().copied() {
                 if self.random.below(10) < 8 && !self.network.is_cut(node, back.node) {
                     self.after(200, Happening::Lost { to: node, back, by_timeout: false });
@@ -793,7 +795,7 @@ impl World {
 
     // ------------------------------------------------------------------------------------------------ checks
 
-    /// What needs more than one node's eyes.
+    /// Checks that need the state of several nodes.
     fn check(&mut self, node: NodeId) {
         let Some(process) = self.process(node) else { return };
         let isolated = self.machines[usize::try_from(node - 1).expect("at most 7")].isolated;
@@ -850,7 +852,7 @@ impl World {
         for machine in &mut self.machines {
             let alone = network.is_isolated(machine.id, nodes);
             machine.isolated = match &machine.process {
-                // With mail in its inbox, or an output under way, the last word of the others may not be heard yet.
+                // With mail in its inbox, or an output under way, it may not have read the others' last messages yet.
                 Some(process) if alone && !process.has_mail() && !process.is_writing() => {
                     machine.isolated.or(Some(process.replica.raft().hard_state().term))
                 }
@@ -898,7 +900,7 @@ impl World {
         coverage
     }
 
-    /// Everything bad ends at once for these; it is the second phase's business what becomes of the others.
+    /// Ends all faults of these nodes at once. The second phase decides about the others.
     pub fn begin_healing(&mut self, healed: &BTreeSet<NodeId>) {
         self.chaos = false;
         self.network.mend_all();

@@ -1,5 +1,6 @@
-//! What the three programs say to bad usage and to a bad configuration: exit code 2, and one line that names the file, the key
-//! and the mend. (`config.rs` goes through all rules of the file; here it is shown that each program follows them.)
+//! What the three programs say to bad usage and to a bad configuration: exit code 2, and one line that names the file,
+//! the key and the mend. (`config.rs` goes through all rules of the file; here it is shown that each program follows
+//! them.)
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -122,7 +123,7 @@ fn a_bad_file_is_named_with_key_and_mend_by_each_program() {
         // `rakit up` keeps a configuration that is there, and so must refuse a bad one.
         assert_refused(&run(RAKIT, &["up", "--dir", "."], directory.path()), "rakit", &words);
     }
-    // What is no regular file is refused, and not waited for: opening a named pipe waits for a writer.
+    // The program refuses a file that is no regular file. Opening a named pipe would wait for a writer.
     std::fs::remove_file(&file).expect("our own file");
     let pipe = || assert!(Command::new("mkfifo").arg(&file).status().expect("it starts").success());
     let folder = || std::fs::create_dir(&file).expect("our own directory");

@@ -1,5 +1,5 @@
-//! Chaos on real processes: the programs as they are installed, under everything that a machine room has to offer, while
-//! clients ask for primes and daemons report. docs/testing.md says what is done and what has been seen.
+//! Random faults on real processes: the programs as they are installed, while clients ask for primes and daemons report.
+//! docs/testing.md lists the faults, docs/test-results.md the results.
 //!
 //! ```text
 //! cargo test --test system chaos::                                  # a short run
@@ -56,22 +56,24 @@ const FAULT_MS: (u64, u64) = (300, 2_500);
 /// ... and the next one begins after so many: often before the cluster has got over the one before.
 const PAUSE_MS: (u64, u64) = (200, 1_200);
 
-/// So often all connections between nodes are closed before the faults begin, ...
+/// How often all connections between nodes are closed before the faults begin, ...
 const CLOSE_ROUNDS: usize = 5;
 
-/// ... with this pause after each: longer than the death detector's own before it watches again.
+/// ... and the pause between two such faults. It is longer than the pause of the leader watch, so that each fault
+/// closes a watch.
 const CLOSE_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long a node with a full or failing disk may go on, if it has nothing to write. It is killed then.
 const DISK_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a cluster that nothing ails any more may take to be whole again. It needs a second or two; only a failure waits.
+/// How long a cluster may take to be whole again after the last fault. It needs a second or two; only a failure waits
+/// longer.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The pause between two looks at a condition that can only be asked for.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// How long nobody led after the leader was killed, paused or unplugged, as far as it was seen: told, not judged.
+/// How long nobody led after the leader was killed, paused or unplugged, as far as it was seen. It is printed, not judged.
 #[derive(Default)]
 struct Vacancies {
     /// The fault, its beginning, and who led. Forgotten when anything else happens before another one leads.
@@ -123,7 +125,7 @@ fn nothing_acknowledged_is_lost_whatever_happens() {
     }
     match place::unshared() {
         Ok(way) => {
-            // The same test again, in a world of its own.
+            // Runs this test again, inside fresh namespaces.
             let test = std::env::current_exe().expect("this program is a file");
             let status = Command::new(way[0])
                 .args(&way[1..])
@@ -149,7 +151,7 @@ fn run(place: Place) {
     say(&format!("seed {seed} (RAKIT_CHAOS_SEED), {seconds} s of faults (RAKIT_CHAOS_SECONDS), {place:?}"));
     let mut directory = tempfile::Builder::new().prefix("rakit-chaos-").tempdir().expect("a directory");
     std::fs::create_dir(directory.path().join("logs")).expect("an empty directory");
-    // Whatever panics below: the directory stays for whoever looks for the reason.
+    // If anything below panics, the directory stays: it holds the logs that show the reason.
     directory.disable_cleanup(true);
     let complaints = play(place, directory.path(), Dice::new(seed), Duration::from_secs(seconds));
     assert!(
@@ -162,7 +164,7 @@ fn run(place: Place) {
     directory.disable_cleanup(false);
 }
 
-/// The whole story; returns what must not have happened.
+/// The whole run. Returns all violations.
 fn play(place: Place, directory: &Path, mut dice: Dice, length: Duration) -> Vec<String> {
     let began = Instant::now();
     let mut cluster = Cluster::new(place, directory);
@@ -289,15 +291,15 @@ fn wait_until_well(
     }
 }
 
-/// A closed connection to a living leader must change nothing: as long as nobody has died, nobody may believe that somebody
-/// did, whatever is closed. (That a wrong belief would change nothing either is shown by the core's tests.)
+/// A closed connection to a living leader must change nothing: as long as no process has died, no node may believe that one
+/// has. (The core's tests show that a wrong belief would do no harm.)
 fn close_connections(cluster: &Cluster, witness: &Witness) -> Vec<String> {
     for _ in 0..CLOSE_ROUNDS {
         let before = witness.leader();
         for id in 1..=NODES {
             cluster.hosts.close_connections(id);
         }
-        // The followers are watching again, so that there is something to close.
+        // The pace of this fault: the followers get time to watch the leader again.
         std::thread::sleep(CLOSE_PAUSE);
         if before != witness.leader() {
             say(
@@ -340,7 +342,7 @@ fn torment(
         vacancies.look(witness.leader());
         let learnt = fired.values().chain(disk_deaths.values()).all(|count| *count > 0);
         let done = now >= began + length && learnt;
-        // A leader that is never found in good health must not keep the test going for ever.
+        // If the leader is never found healthy, the test must end all the same.
         if done || now >= began + length + PATIENCE {
             break;
         }
@@ -370,7 +372,7 @@ fn torment(
                     ends.push(now + dice.millis(FAULT_MS.0, FAULT_MS.1));
                     next = now + dice.millis(PAUSE_MS.0, PAUSE_MS.1);
                 }
-                // Whom it needs is sick: later, when there are fewer faults.
+                // The nodes that this fault needs are faulty already: try again when there are fewer faults.
                 None => {
                     let at = dice.below(deck.len() + 1);
                     deck.insert(at, wish);

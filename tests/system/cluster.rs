@@ -1,5 +1,5 @@
-//! Real nodes agree: one leader, the same state everywhere, and nothing that was acknowledged is lost, whoever is killed or
-//! paused. What a stranger may rely on is in the contract (docs/protocol.md); these tests hold the programs to it.
+//! Real nodes agree: one leader, the same state everywhere, and nothing that was acknowledged is lost, whichever node
+//! is killed or paused. The tests hold the programs to docs/protocol.md.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -47,7 +47,7 @@ impl Load {
                             failures.push(format!("node {id}: {other:?}"));
                         }
                     }
-                    // The machine is shared: the load need not be heavy, only never to end.
+                    // The pace of this client. Other tests share the machine: the load must be steady, not heavy.
                     std::thread::sleep(Duration::from_millis(5));
                 }
             })
@@ -82,7 +82,8 @@ impl Drop for Load {
     }
 }
 
-/// Every promise is kept on every node that runs: the very entry is in its log, and its table shows that report or a newer one.
+/// Every promise is kept on every node that runs: the very entry is in its log, and its table shows that report or a
+/// newer one.
 #[track_caller]
 fn assert_nothing_lost(cluster: &Cluster, server: &str, promises: &[Acknowledged]) {
     let last = promises.iter().max_by_key(|promise| promise.index).expect("some promises");
@@ -504,14 +505,15 @@ fn a_leader_that_was_paused_finds_another_and_drops_what_it_had_proposed() {
         promise.assert_in(&log, id);
         assert_eq!(log, cluster.raft_log(leader, 0), "node {id} has the leader's log");
     }
-    // If the paused leader promised the ghost, it is there; else it may be nowhere. (It can only be committed by whoever leads.)
+    // If the paused leader acknowledged the report of server `ghost`, all nodes have it. Otherwise it may be lost.
     let known = cluster.server(leader, "ghost").is_some();
     let promised = answer.is_ok_and(|answer| answer.status == 200);
     assert!(!promised || known, "a promise that was not kept");
 }
 
-/// Each follower watches whoever leads *now*: a leader that dies just after it took over is missed at once, not after an election
-/// timeout, although its predecessor lives, or hangs, and still has the open requests of the followers that watched it.
+/// Each follower watches the leader of *now*. A leader dies just after it took over: the followers notice it at once,
+/// not after an election timeout, although the leader before it lives or hangs, and still holds the open requests by
+/// which they watched it.
 #[test]
 fn the_death_of_a_leader_that_has_just_taken_over_is_noticed_at_once() {
     let mut cluster = Cluster::start(ClusterOptions::nodes(5));
@@ -555,11 +557,11 @@ fn write_alone(cluster: &mut Cluster, report: &Report) -> (NodeId, Vec<NodeId>) 
         let answer = cluster.post_report(leader, report).expect("an answer");
         assert_eq!(answer.0, 503, "not committed, so not acknowledged: {answer:?}");
         if cluster.status(leader)["last_index"].as_u64() > before {
-            // It was written, so the answer must not sound like a refusal.
+            // The leader has written the report, so its answer must not be a refusal.
             let said = answer.1.as_str().unwrap_or_default();
             assert!(said.starts_with("unknown"), "{said}");
         }
-        // On a busy machine it may have noticed that it is alone before it got the report. Then once more.
+        // On a busy machine the leader may notice that it is alone before it gets the report. Then the test tries again.
         if cluster.status(leader)["last_index"].as_u64() > before {
             return (leader, others);
         }
@@ -592,7 +594,7 @@ fn proposals_of_a_leader_that_was_alone_are_dropped(away: Away) {
     let worker = Worker::good(1);
     cluster.report("s1", &worker, 10.0);
     let (old, others) = write_alone(&mut cluster, &Report::new("ghost", worker.address(), 1.0));
-    // It was written down; what follows is about that entry. From here on, the node sends nothing of it.
+    // The leader has written the entry, and from here on it cannot send it.
     match away {
         Away::Dead => cluster.kill9(old),
         Away::Paused => cluster.stop(old),
@@ -671,7 +673,7 @@ fn a_silent_server_dies_by_the_log_gets_no_request_and_its_next_report_revives_i
     }
     assert_eq!(quiet.requests(), before, "no request goes to the dead");
 
-    // A node that starts again tells the old death as an old one.
+    // A node that starts again does not log the old death as a new one.
     let logged = cluster.log_text(3).len();
     cluster.kill9(3);
     cluster.restart(3);
@@ -712,7 +714,7 @@ fn a_change_of_leader_in_the_silence_kills_no_living_server_and_keeps_no_dead_on
     let (quiet, living) = (Worker::good(1), Worker::good(2));
     let _living_daemon = Reporter::start(&cluster, "living", living.address(), 50.0, REPORT_INTERVAL);
     cluster.wait_for_server("living", "alive", is_alive);
-    // The last word of the quiet one; from here on it is silent.
+    // The last report of the quiet daemon: from here on it is silent.
     cluster.report("quiet", &quiet, 10.0);
     for _ in 0..2 {
         let leader = cluster.wait_for_leader();

@@ -1,5 +1,5 @@
-//! The real `rakit-daemon` against stand-in nodes: reports reach every node whatever the others do, ask to be forwarded when
-//! nobody commits them, and tell the truth about the worker.
+//! The real `rakit-daemon` against stand-in nodes. Its reports reach every node even if the others hang, ask to be forwarded
+//! when no node commits them, and say whether the worker listens.
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 /// Far more than anything here takes; only a failure waits for it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A node that answers every report as it is told, and hands the reports to the test.
+/// A stand-in node. The test sets its answer to every report, and gets the reports.
 struct StandIn {
     address: SocketAddr,
     reports: Receiver<Value>,
@@ -35,7 +35,7 @@ impl StandIn {
         Self::start_behind(None, status)
     }
 
-    /// One that opens and seals with this gate, and refuses what does not pass.
+    /// A stand-in that checks requests with this gate, seals its answers, and refuses what does not pass.
     fn start_behind(gate: Option<Gate>, status: u16) -> Self {
         let server = Arc::new(tiny_http::Server::http("127.0.0.1:0").expect("a free port"));
         let address = server.server_addr().to_ip().expect("an IP address");
@@ -84,7 +84,7 @@ impl StandIn {
                         response.add_header(tiny_http::Header::from_bytes(name, value).expect("a header"));
                     }
                 }
-                // Answered first: what the test does about this report, it does after the daemon was answered.
+                // First the answer, then the test: so the daemon has its answer when the test acts on the report.
                 let _ = request.respond(response);
                 if sender.send(report).is_err() {
                     return;
@@ -336,7 +336,7 @@ fn a_daemon_outlives_all_its_nodes_and_is_heard_when_one_comes_back() {
     let config = write_config(directory.path(), &[address], 50);
     let mut daemon = Daemon::start(&config, &["--worker", "127.0.0.1:1"]);
     let before = node.report_with(|_| true);
-    // A node that goes away in the middle of everything, and what comes back speaks no HTTP for a while.
+    // A node goes away, and at its address something else listens for a while that speaks no HTTP.
     drop(node);
     node_is_gone(address);
     let garbage = bind_again(address);

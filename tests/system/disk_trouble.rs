@@ -1,8 +1,8 @@
-//! Trouble below the real program: killed in the middle of writing, records torn or changed, a full disk, a directory that is
-//! another's or in use, a port that is taken, and the ways to be told to stop.
+//! A real node in trouble: killed in the middle of a write, with torn or changed records, with a full disk, with a directory
+//! that belongs to another node or is in use, with a port that is taken; and the signals that stop it.
 //!
-//! `tests/storage/` tries every cut and every changed byte on the library. Here it is shown that the program, too, either has
-//! all that it acknowledged or ends with one line that names file, offset and mend.
+//! `tests/storage/` tries every cut and every changed byte on the library. Here it is shown that the program, too,
+//! either has all that it acknowledged or ends with one line that names file, offset and mend.
 
 use std::fs;
 use std::io::Write as _;
@@ -39,7 +39,7 @@ pub fn run_to_its_end(cluster: &Cluster, id: NodeId) -> Output {
     let pid = Pid::from_child(&child);
     let (ended, end) = crossbeam_channel::bounded::<()>(1);
     let guard = std::thread::spawn(move || {
-        // Whoever does not end is ended: the test then fails on the exit code.
+        // A node that does not end by itself is killed: the test then fails on the exit code.
         if end.recv_timeout(PATIENCE) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
             let _ = kill_process(pid, Signal::KILL);
         }
@@ -151,8 +151,8 @@ fn a_changed_byte_stops_the_node_with_file_offset_and_mend_and_the_cluster_goes_
     cluster.wait_for_equal_digests();
 }
 
-/// A node whose directory was wiped comes back under its old id with nothing of what it had promised. The leader fills its
-/// log again, and says so: somebody may have to know.
+/// A node whose directory was wiped comes back under its old id and has forgotten all its promises. The leader fills its log
+/// again. The other nodes log that the directory is another one, so that the operator learns of it.
 #[test]
 fn a_wiped_directory_is_noticed_by_the_leader_and_filled_again() {
     let mut cluster = Cluster::start(ClusterOptions::nodes(3));
@@ -223,7 +223,7 @@ fn a_log_file_that_takes_nothing_costs_lines_and_no_request_and_says_so_when_it_
     // It still agrees, too: that line of its log was lost, the entry of its Raft log was not.
     cluster.report("s2", &worker, 20.0);
 
-    // Whoever looks after logs empties the file (logrotate's copytruncate).
+    // A log rotation empties the file (logrotate's copytruncate).
     let log = fs::OpenOptions::new().write(true).open(cluster.path("logs/node-1.log")).expect("its log");
     log.set_len(0).expect("our own file");
     cluster.wait_for("it says how many lines are missing", || {
@@ -239,7 +239,7 @@ fn a_log_file_that_takes_nothing_costs_lines_and_no_request_and_says_so_when_it_
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// `None`, and a word to whoever reads the test's output, when this user may not mount.
+    /// `None`, and a line on the test's output, when this user may not mount.
     fn mount(at: PathBuf) -> Option<Self> {
         fs::create_dir_all(&at).expect("our own directory");
         let mounted =
@@ -311,7 +311,7 @@ fn told_to_stop_a_node_answers_what_it_has_begun_and_starts_again() {
         worker.wait_for_held(8);
         let pid = Pid::from_raw(cluster.pid(1).expect("it runs") as i32).expect("not 0");
         kill_process(pid, signal).expect("our own child");
-        // It takes nobody new, and waits for those it has.
+        // It accepts no new connection, and waits for the open requests.
         cluster.wait_for("it listens no more", || http::get(address, "/healthz").is_err().then_some(()));
         assert_eq!(worker.release(), 8);
         for client in clients {

@@ -1,9 +1,9 @@
-//! Strangers at both addresses of real nodes: wrong requests, garbage, hordes of idle connections, bytes that trickle, no
-//! descriptors left, and forged words of Raft. Whatever comes, the cluster keeps its leader and its term, serves primes
+//! Strangers at both addresses of real nodes: wrong requests, garbage, thousands of idle connections, slow bytes, no
+//! descriptors left, and forged Raft messages. In each case the cluster keeps its leader and its term, serves primes
 //! meanwhile and afterwards, and no node ends.
 //!
-//! Without a secret, whoever reaches a cluster address can speak as a node (docs/security.md): he can depose leaders. What
-//! he must not be able to do is to *end* a node, or to write what it cannot read again.
+//! Without a secret, everybody who reaches a cluster address can speak as a node (docs/security.md) and depose leaders. But
+//! nobody may be able to *end* a node, or to make it write what it cannot read again.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -20,7 +20,7 @@ use rakit::signing::{Recipient, Seal};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value, json};
 
-/// Election timeouts so calm that a loaded machine alone never costs an election: a change of term is the stranger's doing.
+/// Long election timeouts, so that a loaded machine alone causes no election: only the stranger can change the term.
 fn calm(nodes: u64) -> ClusterOptions {
     ClusterOptions { election_timeout_ms: (8_000, 16_000), ..ClusterOptions::nodes(nodes) }
 }
@@ -332,15 +332,15 @@ fn bytes_that_trickle_are_cut_off_while_others_are_served() {
     for stream in &slow {
         stream.set_nonblocking(true).expect("our own socket");
     }
-    // A byte at a time each, until the node has had enough of all of them: a deadline is one for the whole head, the whole
-    // body. Else this would go on for ever.
+    // Each connection gets a byte at a time until the node has closed all of them. A deadline is for the whole head or
+    // the whole body: otherwise this would go on for ever.
     let deadline = Instant::now() + 2 * PATIENCE;
     let endless = b"GET /aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
     let mut round = 0;
     while !slow.is_empty() {
         assert!(Instant::now() < deadline, "{} slow connections still live after {round} rounds", slow.len());
         let byte = [endless[round.min(endless.len() - 1)]];
-        // Whoever was cut off meanwhile cannot be written to; that shows in the reading.
+        // Writing to a connection that the node has closed fails. The read below shows that it is closed.
         slow.retain_mut(|stream| {
             let _ = stream.write(&byte);
             !has_ended(stream)
@@ -372,7 +372,7 @@ fn a_node_whose_descriptors_are_used_up_keeps_its_place_and_recovers() {
         let old = set(Rlimit { current: Some(few), maximum: hard });
         let horde =
             (connections(cluster.public(victim), 200), connections(cluster.cluster_address(victim), 200));
-        // It has none left: whoever comes now is turned away or left waiting, and it says so.
+        // No descriptor is left: the node refuses new connections or lets them wait, and logs that.
         cluster.wait_for("the node notices", || {
             cluster.log_text(victim).contains("accept failed").then_some(())
         });
@@ -418,7 +418,7 @@ fn clients_alone_cannot_use_up_the_descriptors_of_a_node() {
 
 // ------------------------------------------------------------------------------------------------- forged words of Raft
 
-/// A stranger who says that he is a node.
+/// A stranger that claims to be a node.
 struct Forger {
     client: Client,
 }
@@ -428,7 +428,7 @@ impl Forger {
         Self { client: Client::new(ClientTimeouts { connect: PATIENCE, send: PATIENCE, receive: PATIENCE }) }
     }
 
-    /// Says this to `to` in the name of `from`: the status, and the reply.
+    /// Sends this request to `to` in the name of `from`. Returns the status and the reply.
     fn say(
         &mut self,
         cluster: &Cluster,

@@ -97,7 +97,7 @@ fn no_count_outlives_its_node() {
     let mut cluster = cluster();
     let worker = Worker::start(1, Behaviour::Holds);
     cluster.report("s1", &worker, 10.0);
-    // Killed: nobody says any more that the request is in flight.
+    // Killed: no node reports any more that the request is in flight.
     let lost = ask(&cluster, 1, "/5");
     worker.wait_for_held(1);
     wait_for_elsewhere(&cluster, 2, "s1", 1);

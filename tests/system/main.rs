@@ -1,8 +1,8 @@
-//! The real programs, as a user meets them. `programs/` starts clusters, plays daemons and workers, and makes load.
+//! Tests of the real programs, as a user runs them. `programs/` starts clusters, plays daemons and workers, and makes load.
 //!
 //! | file | asks |
 //! | --- | --- |
-//! | `cluster.rs` | do nodes agree, whoever is killed or paused? |
+//! | `cluster.rs` | do nodes agree when any of them is killed or paused? |
 //! | `routing.rs` | which server gets a request, and what if it fails? |
 //! | `hostile.rs`, `secret.rs` | what can strangers do, without and with a secret? |
 //! | `founding.rs` | do nodes with other members keep apart, and say why? |

@@ -1,8 +1,8 @@
 //! Planned work on a cluster that is in use (thesis 3.10): every node is stopped with SIGTERM and started again, one
-//! after the other, while clients ask and daemons report; and `rakit transfer` hands leadership to whom one wishes.
+//! after the other, while clients ask and daemons report; and `rakit transfer` hands leadership to a chosen node.
 //!
-//! What is demanded: no acknowledged report is lost, no request fails that was sent to a node before it was told to stop, each
-//! SIGTERM of a leader is a handing over and no election timeout, each exit code is 0.
+//! The tests demand: no acknowledged report is lost; no request fails that was sent to a node before its SIGTERM; a leader
+//! that gets SIGTERM hands over, so that nobody waits for an election timeout; each exit code is 0.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -29,8 +29,8 @@ const N: u64 = 7;
 
 /// Clients that ask all nodes that are up for primes, and remember each request that was not answered with 200.
 struct Clients {
-    /// Whether this node may be asked. Held for reading from the look at it until the request is sent: whoever sets it to
-    /// false knows that all requests before were sent to a node that was up.
+    /// Whether this node may be asked. A client holds the lock for reading until its request is sent. So when the test
+    /// has set it to false, all requests before were sent to a node that was up.
     up: Arc<Vec<(NodeId, RwLock<bool>)>>,
     answered: Arc<AtomicU64>,
     ending: Arc<AtomicBool>,
@@ -139,7 +139,7 @@ fn all_five_are_restarted_in_turn_and_nobody_notices() {
     let clients = Clients::start(&cluster);
     load.wait_for(&cluster, 100);
     let mut handed_over = 0;
-    // The leader of the moment first, then all in turn: whoever takes over is a leader when it is its turn, or is not.
+    // First the present leader, then the others in turn. Another node may lead when its turn comes.
     let first = cluster.wait_for_leader();
     let order = std::iter::once(first).chain(cluster.ids().into_iter().filter(|id| *id != first));
     for id in order.collect::<Vec<_>>() {
@@ -252,7 +252,7 @@ fn rakit_transfer_moves_leadership_and_nothing_else() {
     let config = cluster.config();
     assert_commits(&cluster, "lab-01");
 
-    // To a node of one's choice. Signed: the cluster has a secret.
+    // To a chosen node. The request is signed: the cluster has a secret.
     let leader = cluster.wait_for_leader();
     let heir = cluster.ids().into_iter().find(|id| *id != leader).expect("two others");
     let logged = cluster.log_text(heir).len();
@@ -267,18 +267,18 @@ fn rakit_transfer_moves_leadership_and_nothing_else() {
     assert_handed_over(&cluster, leader, heir, logged);
     assert_commits(&cluster, "lab-02");
 
-    // To itself: nothing happens, and that is said.
+    // To the leader itself: nothing happens, and `rakit transfer` says so.
     let term = cluster.status(heir)["term"].clone();
     let output = transfer(&config, Some(&heir.to_string()));
     assert!(output.status.success(), "{}", words(&output));
     assert!(words(&output).contains(&format!("node {heir} leads already")), "{}", words(&output));
 
-    // To nobody.
+    // To a node that does not exist.
     let output = transfer(&config, Some("9"));
     assert_eq!(output.status.code(), Some(2), "{}", words(&output));
     assert!(words(&output).contains('9'), "{}", words(&output));
 
-    // By somebody without the secret: refused, and nothing happens.
+    // Without the secret: refused, and nothing happens.
     let open = cluster.path("open.toml");
     let text = std::fs::read_to_string(&config).expect("our own").replace("secret_file", "# secret_file");
     std::fs::write(&open, text).expect("our own directory");
@@ -292,7 +292,7 @@ fn rakit_transfer_moves_leadership_and_nothing_else() {
         "the refused ones changed something"
     );
 
-    // To whoever is the furthest along.
+    // Without a name: to the follower whose log is furthest along.
     let output = transfer(&config, None);
     assert!(output.status.success(), "{}", words(&output));
     cluster.wait_for("another one leads", || cluster.agreed_leader().filter(|leader| *leader != heir));
@@ -326,7 +326,7 @@ fn a_transfer_to_a_dead_node_is_given_up_and_reports_are_taken_again() {
     assert_commits(&cluster, "lab-03");
     assert_eq!(cluster.status(leader)["term"], term, "nobody needed an election");
 
-    // Of a dead and a living one, the living one is taken, although the dead one was told apart by nobody.
+    // One follower is dead and one lives: the leader chooses the living one by itself.
     let output = transfer(&cluster.config(), None);
     assert!(output.status.success(), "{}\n{}", words(&output), cluster.story());
     cluster.restart(dead);

@@ -1,8 +1,8 @@
 //! The way of a request through real nodes to workers of every kind: whom a node chooses, what it does when a server fails,
 //! and what reaches the worker and the client. The rules are docs/protocol.md's, "Choice of the server".
 //!
-//! Nothing here is judged by its speed. That a client does not wait for a server that hangs is seen by the order of events: its
-//! answer comes from another server while the first still holds the request.
+//! No test here measures speed. The order of events shows that a client does not wait for a server that hangs: its
+//! answer comes from another server while the first one still holds the request.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -97,7 +97,7 @@ fn equal_loads_are_drawn_at_random_and_requests_in_flight_count() {
     }
     assert!(one.requests() > 0 && two.requests() > 0, "{} and {}", one.requests(), two.requests());
 
-    // What is in flight decides before chance: while one of them owes an answer, all others go to the other.
+    // Requests in flight count before chance: while one server owes an answer, all other requests go to the other one.
     one.behave(Behaviour::Holds);
     two.behave(Behaviour::Holds);
     let first = ask(&cluster, 1, "/6");
@@ -156,7 +156,7 @@ fn the_worker_gets_n_and_nothing_else_of_the_client() {
     assert!(heads[0].starts_with("GET /7 HTTP/1."), "the path is rebuilt from N: {}", heads[0]);
     assert!(!heads[0].to_lowercase().contains("secret"), "{}", heads[0]);
 
-    // What is no N, no path, no method: answered here, and no worker hears of it.
+    // A wrong N, path or method: the node answers itself, and no worker gets the request.
     for bad in ["/0", "/-1", "/abc", "/1.5", "/99999999999999999999", "/+1", "/%37", "/7%00", "/1e3", "/0x10"]
     {
         let answer = cluster.get(1, bad);
@@ -217,7 +217,7 @@ fn a_workers_4xx_is_the_clients_and_is_passed_on() {
 #[test]
 fn a_busy_worker_has_not_failed_and_if_all_are_busy_the_client_is_told_so() {
     let cluster = Cluster::start(ClusterOptions::nodes(1));
-    // More than may fail.
+    // More servers than may fail a request.
     let busy: Vec<Worker> =
         (1..=4).map(|number| Worker::start(number, Behaviour::Busy(number as u32 + 6))).collect();
     for (worker, name) in busy.iter().zip(["b1", "b2", "b3", "b4"]) {
@@ -235,7 +235,7 @@ fn a_busy_worker_has_not_failed_and_if_all_are_busy_the_client_is_told_so() {
 
 // ------------------------------------------------------------------------------------------------- bad workers
 
-/// Every way to fail, but to hang. `None`: nobody listens.
+/// Every way to fail except to hang. `None`: nobody listens.
 fn failures() -> Vec<Option<Behaviour>> {
     vec![
         None,
@@ -276,7 +276,7 @@ fn when_one_server_fails_the_next_best_answers() {
             usize::from(failure.is_some()),
             "{failure:?}: it was tried first, and once"
         );
-        // Out of the way of the next.
+        // Takes this server out of the choice for the next case.
         cluster.send_report(Report { worker_up: false, ..Report::new(&name, bad.address(), 1.0) });
     }
     assert_eq!(worst.requests(), 0, "the next best, not just another");
@@ -287,7 +287,7 @@ fn when_all_servers_fail_the_answer_is_502_and_names_them_and_no_more_than_three
     let cluster = Cluster::start(ClusterOptions::nodes(1));
     let mut bad = Vec::new();
     for (number, failure) in failures().into_iter().enumerate() {
-        // One by one there are more: all there are, until there are four.
+        // One more server each time: with up to three servers all of them are tried, with four only three.
         let name = format!("bad-{number}");
         let worker = failing(number as u64, &failure);
         cluster.report(&name, &worker, number as f64);
@@ -300,7 +300,7 @@ fn when_all_servers_fail_the_answer_is_502_and_names_them_and_no_more_than_three
         let named: Vec<&String> =
             bad.iter().map(|(name, _)| name).filter(|name| words.contains(&name.as_str())).collect();
         assert_eq!(named.len(), bad.len().min(3), "those that were tried are named: {answer:?}");
-        // Who is named was asked just once, who is not was not asked. (Nobody listens at bad-0.)
+        // The servers that the answer names were asked exactly once, the others not at all. (Nobody listens at bad-0.)
         for ((name, worker), before) in bad.iter().zip(tried) {
             let asked = usize::from(named.contains(&name) && name != "bad-0");
             assert_eq!(worker.requests() - before, asked, "{name}: {answer:?}");
@@ -345,7 +345,7 @@ fn a_worker_that_hangs_while_its_daemon_lives_is_passed_over() {
         assert_eq!(cluster.server(id, "hung").expect("known")["alive"], true, "its daemon lives");
         assert_answered_by(&cluster.get(id, "/6"), "good", &good, 6);
     }
-    // It wakes up. After a while it is tried again, at nobody's cost, and is in the choice again.
+    // The server wakes up. After a while it gets a trial request, for which no client waits, and can be chosen again.
     hung.behave(Behaviour::Good);
     cluster.wait_for("the woken server is asked again", || {
         let answer = cluster.get(1, "/7");
@@ -379,7 +379,7 @@ fn when_all_workers_hang_the_deadline_ends_it_with_504() {
         workers.iter().map(Worker::requests).sum::<usize>() >= 2,
         "a second one was tried in the meantime"
     );
-    // Whoever still waited was cut off, so soon nothing is in flight.
+    // The requests that still waited there are cut off, so soon nothing is in flight.
     for at in 0..workers.len() {
         cluster.wait_for_server(&format!("s{at}"), "free", |server| server["in_flight"] == 0);
     }
@@ -419,7 +419,7 @@ fn after_the_deadline_nobody_else_is_asked() {
     assert_eq!((slow.requests(), other.requests()), (1, 0), "a retry would double the cost");
 }
 
-/// Three servers that hang are three that have not failed: the fourth is asked.
+/// A server that hangs has not failed: after three of them, the fourth is asked.
 #[test]
 fn however_many_servers_hang_the_one_that_does_not_is_asked() {
     let cluster = Cluster::start(ClusterOptions { stall_ms: 200, ..ClusterOptions::nodes(1) });
@@ -437,7 +437,7 @@ fn however_many_servers_hang_the_one_that_does_not_is_asked() {
     assert_eq!(hung.iter().map(Worker::requests).collect::<Vec<_>>(), [1; 4], "each was asked before it");
 }
 
-/// Also one that came later: what waits at the server that hangs is sent there.
+/// A server that comes later, too, gets the requests that wait at the server that hangs.
 #[test]
 fn a_server_that_comes_while_the_only_one_hangs_answers_what_waits() {
     let cluster = Cluster::start(ClusterOptions { stall_ms: 200, ..ClusterOptions::nodes(1) });
@@ -465,7 +465,7 @@ fn full_queue() -> (TcpListener, Vec<TcpStream>) {
     (listener, strangers)
 }
 
-/// Nor has one failed that does not accept the connection: whoever is left is asked, whatever has failed before.
+/// A server that does not accept the connection has not failed either: the next server is asked.
 #[test]
 fn a_worker_whose_queue_is_full_is_not_waited_for_if_there_is_another() {
     let cluster = Cluster::start(ClusterOptions::nodes(1));
@@ -478,7 +478,7 @@ fn a_worker_whose_queue_is_full_is_not_waited_for_if_there_is_another() {
     assert_answered_by(&cluster.get(1, "/5"), "good", &good, 5);
 }
 
-/// A full queue may mean "busy": who has nobody else to ask waits for the turn.
+/// A full queue may mean "busy": if no other server is left, the node waits until this one accepts.
 #[test]
 fn a_worker_whose_queue_is_full_is_waited_for_if_there_is_no_other() {
     let cluster = Cluster::start(ClusterOptions::nodes(1));
@@ -491,7 +491,7 @@ fn a_worker_whose_queue_is_full_is_waited_for_if_there_is_no_other() {
     });
     queue.clear();
     let serving = std::thread::spawn(move || {
-        // The strangers' connections come first, and end without a word.
+        // The strangers' connections come first, and close without a request.
         for mut stream in listener.incoming().map(|stream| stream.expect("a connection")) {
             let mut head = [0; 1024];
             if stream.read(&mut head).unwrap_or(0) > 0 {
@@ -505,7 +505,7 @@ fn a_worker_whose_queue_is_full_is_waited_for_if_there_is_no_other() {
     serving.join().expect("it served");
 }
 
-/// Nobody computes for a client that has gone.
+/// No worker computes for a client that has gone.
 #[test]
 fn a_request_whose_client_has_gone_is_cut_off_at_the_worker() {
     let cluster =
@@ -542,8 +542,8 @@ fn the_courses_worker_is_a_worker_in_good_standing() {
         assert_answered_by(&answer, "course", &course, 12);
         assert_eq!(answer.body, course.answer(12));
     }
-    // Several at once: it takes them one by one, sends the status line of the first and computes for long. The others wait in
-    // its queue. Nobody loses patience, and nobody else is asked.
+    // Several at once: it takes them one by one, sends the status line of the first and computes for long. The others
+    // wait in its queue. Nobody loses patience, and nobody else is asked.
     course.course_waits(true);
     let clients: Vec<_> =
         cluster.ids().iter().flat_map(|id| [*id; 2]).map(|id| ask(&cluster, id, "/13")).collect();

@@ -1,5 +1,5 @@
-//! A cluster with a secret: whoever does not hold it is refused on every route of the cluster address, whatever he forges,
-//! alters, repeats or holds up, and changes nothing; and who forges a node's *answers* gets no vote counted.
+//! A cluster with a secret. A program without it is refused on every route of the cluster address and changes nothing:
+//! not with a forged, altered, repeated or delayed request. Forged *answers* count as no vote.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -267,7 +267,7 @@ fn the_signed_cluster_elects_hears_daemons_and_routes() {
 
 #[test]
 fn a_vote_that_is_forged_is_not_counted() {
-    // Without a secret it is: so this test can fail.
+    // Without a secret the forged vote counts: this shows that the test can fail.
     for secret in [None, Some(SECRET.to_owned())] {
         let signed = secret.is_some();
         let mut cluster = Cluster::prepare(ClusterOptions { secret, ..ClusterOptions::nodes(3) });
@@ -295,7 +295,8 @@ fn a_vote_that_is_forged_is_not_counted() {
     }
 }
 
-// ------------------------------------------------------------------------------------------------- what is refused at the start
+// ------------------------------------------------------------------------------------------------- what is refused at
+// the start
 
 /// Runs a program that must refuse to start; gives its one line.
 #[track_caller]

@@ -119,8 +119,8 @@ fn ten_thousand_reports_leave_every_digest_equal() {
     assert_sound(&cluster);
 }
 
-/// Of two new servers that report at the same moment, and one place left, one is let in and told so. A report that the full table
-/// would not let in is turned away, and costs no entry in the log.
+/// Two new servers report at the same moment, and the table has one place left: one server gets the place and a 200,
+/// the other one a 503. When the table is full, a report of a further server costs no entry in the log.
 #[test]
 fn a_server_too_many_is_turned_away() {
     let cluster = Cluster::start(ClusterOptions::nodes(1));
@@ -271,7 +271,7 @@ fn kill_9_at_any_moment_of_compaction_or_install_loses_nothing() {
             let installing = |cluster: &Cluster| installs(cluster, victim).last().copied();
             let before = installing(&cluster);
             cluster.restart(victim);
-            // It says so before it writes: what follows within milliseconds are the writes and syncs of a compaction.
+            // The node logs the install before it writes. Within the next milliseconds it writes and syncs a compaction.
             await_closely(&cluster, || installing(&cluster) > before);
             std::thread::sleep(random_moment(Duration::from_millis(4)));
             cluster.kill9(victim);
@@ -306,7 +306,7 @@ fn a_large_snapshot_survives_a_change_of_leader_in_the_middle() {
         assert!(Instant::now() < deadline, "no snapshot has more than one chunk\n{}", cluster.story());
         promises = post(&cluster, &names, 1_024).promises;
     }
-    // The moment is not in our hands: as often as it takes to hit the middle.
+    // The test cannot choose the moment exactly: it tries until a kill hits the middle of an install.
     let mut hits = 0;
     for round in 1..=20 {
         let leader = cluster.wait_for_leader();
@@ -318,7 +318,7 @@ fn a_large_snapshot_survives_a_change_of_leader_in_the_middle() {
         let (logged, third_logged) = (cluster.log_text(behind).len(), cluster.log_text(third).len());
         let said = |cluster: &Cluster, what: &str| cluster.log_text(behind)[logged..].contains(what);
         cluster.restart(behind);
-        // It says so at the first chunk, since the leader sends it nothing else before.
+        // The leader logs it before the first chunk, since it sends nothing else before.
         await_closely(&cluster, || said(&cluster, "leader found: "));
         cluster.kill9(leader);
         let installed = |cluster: &Cluster| said(cluster, "the leader's snapshot up to index");
@@ -342,7 +342,7 @@ fn a_large_snapshot_survives_a_change_of_leader_in_the_middle() {
     assert_sound(&cluster);
 }
 
-/// For moments that are over soon: looks again without a pause that counts.
+/// Awaits a condition that holds only for a short time: it looks every millisecond.
 #[track_caller]
 fn await_closely(cluster: &Cluster, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;

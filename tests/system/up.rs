@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// What must happen "in the end" has this long: a loaded machine is no failure.
+/// How long a condition may take to come true. Generous: a loaded machine is no failure.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The program under test.
 const RAKIT: &str = env!("CARGO_BIN_EXE_rakit");
@@ -71,7 +71,7 @@ fn signal(pid: u32, signal: Signal) {
         .expect("it can be signalled");
 }
 
-/// A running `rakit up`. Dropped, it is stopped, and whatever it may have left is killed.
+/// A running `rakit up`. Dropping it stops it, and kills every process that it has left.
 struct Up {
     child: Child,
     lines: Receiver<String>,
@@ -235,7 +235,7 @@ fn a_cluster_gets_ready_outlives_its_dead_and_leaves_nobody() {
         (output.status.code() == Some(0) && said.contains("all 5 nodes agree")).then_some(())
     });
 
-    // Each kind of child is killed; each death is one line, with the way back.
+    // Each kind of child is killed. For each, `up` prints one line with the command that starts it again.
     for name in ["node-2", "server-1/worker", "server-2/daemon"] {
         signal(pids[name], Signal::KILL);
         let start = format!("{name} (pid {}) was killed by signal 9; the cluster goes on", pids[name]);
@@ -301,7 +301,7 @@ fn the_next_run_goes_on_from_the_data_of_the_last() {
         assert!(now >= before, "{field} was {before} and is {now}");
     }
 
-    // A second one at the same time is refused, and told by whom.
+    // A second `up` in the same directory is refused, and its message names the first one.
     let line = refused(&run(&["up", "--dir", &path]), 1);
     assert!(line.contains(&format!("(pid {})", up.child.id())), "{line}");
 
@@ -310,7 +310,7 @@ fn the_next_run_goes_on_from_the_data_of_the_last() {
 }
 
 /// SIGSTOP closes nothing: the real worker takes connections into its queue and answers none, while its real daemon reports
-/// that it is idle. Whoever had been sent there is answered by another server, and soon nobody is sent there any more.
+/// that it is idle. Another server answers the requests that wait there, and soon no request is sent there any more.
 #[test]
 fn a_real_worker_that_is_paused_holds_up_nobody_while_its_daemon_lives() {
     let dir = temporary();

@@ -60,7 +60,7 @@ fn what_another_version_sends_is_refused_by_name_and_changes_nothing() {
         (after.term, after.last_index, &after.state_digest),
         (before.term, before.last_index, &before.state_digest)
     );
-    // All three were counted, and the first was logged: a flood of them is no flood of lines.
+    // All three are counted, and only the first is logged: many such requests make few lines.
     let log = cluster.log_text(1);
     let lines: Vec<&str> = log.lines().filter(|line| line.contains("wrong-version")).collect();
     assert!(lines[0].contains("refused POST /report from 127.0.0.1:"), "{lines:?}");
@@ -71,7 +71,7 @@ fn what_another_version_sends_is_refused_by_name_and_changes_nothing() {
 
 #[test]
 fn a_peer_of_another_version_gets_no_vote_counted_and_is_named() {
-    // With our version, its vote counts: so this test can fail. It may also name none.
+    // With our version, its vote counts: this shows that the test can fail. It may also name no version.
     for version in [Some(PROTOCOL_VERSION), Some(OTHER), None] {
         let mut cluster = Cluster::prepare(ClusterOptions::nodes(3));
         let granted = impostor::start(cluster.cluster_address(3), move |_| {

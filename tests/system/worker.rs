@@ -1,5 +1,5 @@
-//! Tests of `worker.py` as a stranger meets it: the real program, on a free port of the loopback, spoken to
-//! over plain sockets. What it must do is in its own head and in docs/protocol.md.
+//! Tests of `worker.py` from outside: the real program on a free port of the loopback, over plain sockets. Its own head and
+//! docs/protocol.md say what it must do.
 //!
 //! Nothing here sleeps: a test waits for a byte, a log line, an exit, or the end of the program's standard
 //! error, which comes only when the last process that holds it (each that computes does) is gone.
@@ -29,7 +29,7 @@ const ENDLESS_N: u64 = 1_000_000_000_000;
 /// come to the end of `ENDLESS_N`.
 const AT_ONCE: Duration = Duration::from_secs(12);
 
-/// One running worker, its log as it comes, and the promise that it is gone when the test is.
+/// One running worker and its log. The worker ends with the test.
 struct Worker {
     process: Child,
     address: SocketAddr,
@@ -214,7 +214,7 @@ fn send_signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal).unwrap();
 }
 
-/// Waits until a process has ended, whoever's child it is: pidfd_open(2).
+/// Waits until a process has ended, also if it is no child of this one: pidfd_open(2).
 fn wait_for_exit(pid: u32) {
     let Ok(pidfd) = pidfd_open(Pid::from_raw(pid.try_into().unwrap()).unwrap(), PidfdFlags::empty()) else {
         return; // it has ended and its parent knows
@@ -402,7 +402,7 @@ fn a_bad_n_is_refused_with_one_line_that_says_what_n_must_be() {
         assert_eq!(answer.status, 400, "{path}");
         assert_eq!(answer.body, "N must be a whole number from 1 to 1000000000000, in decimal digits\n");
     }
-    // The connection is as good as before.
+    // The connection still works.
     client.send_get("/5");
     assert_eq!(client.answer().body, "11\n");
 }

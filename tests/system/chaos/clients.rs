@@ -1,4 +1,4 @@
-//! Those who suffer: clients that ask for primes, and reporters that remember every promise.
+//! The clients that ask for primes, and the played daemons (reporters) that remember every acknowledged report.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -49,9 +49,9 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 pub enum Health {
     /// Killed, paused, cut from the workers, or without a disk.
     Faulty,
-    /// Nothing ails it any more, but it has not answered since: it may be starting, or the network be waking up.
+    /// The fault is over, but the node has not answered since: it may be starting, or the network may not carry packets yet.
     Recovering,
-    /// It has answered, and nothing was done to it since: from now on every request must succeed.
+    /// It has answered, and there was no fault since: from now on every request must succeed.
     Healthy,
 }
 
@@ -113,7 +113,7 @@ pub struct Promise {
     pub term: u64,
 }
 
-/// Locks; a panic elsewhere is told elsewhere.
+/// Locks. If another thread panicked with the lock, its own message says so.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -140,7 +140,7 @@ pub fn status(address: SocketAddr) -> Option<Value> {
     (status == 200).then(|| serde_json::from_str(&body).ok())?
 }
 
-/// One node's client: asks until it is over, and complains if a healthy node fails it.
+/// One node's client: asks until the run is over, and notes each request that a healthy node fails.
 pub fn ask_for_primes(
     id: NodeId,
     address: SocketAddr,
@@ -197,7 +197,7 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// A reporter that has not said anything yet.
+    /// A reporter that has sent nothing yet.
     pub fn new(
         server: String,
         worker: SocketAddr,
@@ -219,7 +219,7 @@ impl Reporter {
         self
     }
 
-    /// One report to one node; tells whether it was acknowledged.
+    /// Sends one report to one node. Returns whether it was acknowledged.
     pub fn report(&mut self, conditions: &BTreeMap<NodeId, Condition>, shared: &Suffering) -> bool {
         self.sequence += 1;
         let at = self.dice.below(self.nodes.len());

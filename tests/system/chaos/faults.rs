@@ -1,4 +1,4 @@
-//! The faults: which there are, how each begins and ends, and whom it makes sick.
+//! The faults: how each begins and ends, and which nodes it affects.
 
 use std::collections::BTreeMap;
 
@@ -34,9 +34,9 @@ pub enum Kind {
     UnplugOne,
     /// What one node sends to another is lost, not the other way round.
     OneWay,
-    /// The leader's words reach no peer; it hears all.
+    /// What the leader sends reaches no peer; it receives everything.
     MuteLeader,
-    /// The leader hears no peer; all hear it.
+    /// The leader receives nothing from its peers; they receive everything.
     DeafLeader,
     /// Two nodes on one side, three on the other; clients, daemons and workers reach both sides.
     Split,
@@ -70,7 +70,7 @@ impl Kind {
         everywhere.into_iter().chain(isolated).chain(traced).collect()
     }
 
-    /// Whether it ends the node, as soon as that has something to write.
+    /// Whether the node ends by this fault as soon as it has something to write.
     pub fn is_of_the_disk(self) -> bool {
         matches!(self, Self::FullDisk | Self::FailingSync)
     }
@@ -81,13 +81,13 @@ impl Kind {
 pub struct Fault {
     /// Which.
     pub kind: Kind,
-    /// The nodes that it makes sick: for this long they owe nobody an answer.
+    /// The nodes that it affects: while it lasts, their requests may fail.
     pub sick: Vec<NodeId>,
     /// The ways that it cut.
     cuts: Vec<(NodeId, NodeId)>,
 }
 
-/// Begins a fault, unless the nodes it wants are sick already.
+/// Begins a fault, unless the nodes that it needs are faulty already.
 pub fn begin(
     kind: Kind,
     leader: Option<NodeId>,
@@ -148,7 +148,8 @@ pub fn end(fault: &Fault, cluster: &mut Cluster, conditions: &BTreeMap<NodeId, C
             Kind::PauseLeader | Kind::PauseOne => cluster.signal(*id, Signal::CONT),
             Kind::UnplugLeader | Kind::UnplugOne => cluster.hosts.cable(*id, true),
             Kind::FullDisk | Kind::FailingSync => {
-                // It has ended itself as soon as it had something to write. If it had not, it may be in the middle of that now.
+                // It has ended itself as soon as it had something to write. If it had not, it may be in the middle of
+                // that now.
                 if cluster.runs(*id) {
                     cluster.kill(*id);
                 }

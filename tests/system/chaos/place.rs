@@ -8,8 +8,8 @@
 //! A cut is made without a packet filter, which not every kernel has:
 //! - a cable is pulled by setting the bridge's port down;
 //! - *one direction* between two nodes is cut by a permanent neighbour entry with a hardware address that nobody has
-//!   (ip-neighbour(8)): the sender's frames leave as ever, the bridge floods them, and everybody drops them. Nobody is told
-//!   anything, as with a real loss.
+//!   (ip-neighbour(8)): the sender's frames leave as usual, the bridge sends them to all ports, and all hosts drop
+//!   them. Neither side gets an error, as with a real loss.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -24,7 +24,7 @@ pub type NodeId = u8;
 /// How many nodes there are.
 pub const NODES: NodeId = 5;
 
-/// Set for the test's second life, inside the namespaces.
+/// This environment variable is set for the test's second process, inside the namespaces.
 pub const INSIDE: &str = "RAKIT_CHAOS_INSIDE";
 
 /// The disk of a node. A compacted log of a few hundred entries takes a hundredth of it.
@@ -33,7 +33,7 @@ const DISK_MEGABYTES: u32 = 12;
 /// The hardware address that nobody has (locally administered).
 const NOBODY: &str = "02:00:00:00:00:fe";
 
-/// What the real set-up needs, tried on a small scale before it is relied on.
+/// A small trial of everything that the real set-up needs.
 const TRIAL: &str = "set -e; mount -t tmpfs none /run; mkdir /run/netns; ip link set lo up; ip link add hub type bridge; \
     ip netns add trial; ip link add v1 type veth peer name eth0 netns trial; ip netns exec trial true; \
     ip -n trial neigh replace 10.77.0.2 lladdr 02:00:00:00:00:fe dev eth0 nud permanent";

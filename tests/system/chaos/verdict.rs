@@ -1,4 +1,4 @@
-//! What must hold: looked at all the time by a witness, and judged at the end from the nodes' state, logs and promises.
+//! The checks: a witness reads the nodes' status all the time, and at the end state, logs and promises are compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -75,7 +75,7 @@ impl Witness {
     }
 }
 
-/// Once nothing ails anybody any more: one leader, one state, and in it all that was promised.
+/// Waits, after the last fault, for one leader and one state that holds all promises.
 pub fn judge(
     cluster: &mut Cluster,
     publics: &BTreeMap<NodeId, SocketAddr>,
@@ -104,7 +104,7 @@ pub fn judge(
     if promises.is_empty() {
         found.push("nothing was acknowledged: the run shows nothing".into());
     }
-    // What one index holds was promised once: to one server, of one term.
+    // Each index is promised only once: to one server, in one term.
     let mut by_index: BTreeMap<u64, &Promise> = BTreeMap::new();
     for promise in promises {
         if let Some(other) = by_index.insert(promise.index, promise)
@@ -133,7 +133,7 @@ pub fn judge(
             }
         }
     }
-    // What is still in the logs is what was promised there, word by word.
+    // Each promised entry that is still in a log is the very report that was promised.
     let mut compared = 0;
     for (id, address) in publics {
         for entry in log_entries(*address) {
@@ -156,8 +156,8 @@ pub fn judge(
     found
 }
 
-/// All that a node's log holds. Since no node was started again after the last promises, they are among it: where a snapshot was
-/// taken just now, the entries before it are kept for a while.
+/// All that a node's log holds. Since no node was started again after the last promises, they are among it: where a
+/// snapshot was taken just now, the entries before it are kept for a while.
 fn log_entries(address: SocketAddr) -> Vec<Value> {
     let (mut entries, mut after) = (Vec::new(), 0);
     while let Ok((200, body)) = get(address, &format!("/log?after={after}&limit=1000")) {
@@ -187,7 +187,7 @@ pub fn terms_led(cluster: &Cluster) -> BTreeMap<u64, Vec<NodeId>> {
     terms
 }
 
-/// What the logs say that must not be there.
+/// Returns the log lines that must not be there.
 pub fn read_logs(cluster: &Cluster) -> Vec<String> {
     let mut found = Vec::new();
     let terms = terms_led(cluster);

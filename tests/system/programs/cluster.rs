@@ -225,7 +225,7 @@ impl Cluster {
 
     // ------------------------------------------------------------------------------------------- life and death
 
-    /// Starts a dead node, on whatever is in its directory. Does not wait for anything.
+    /// Starts a dead node on what is in its directory. Does not wait for anything.
     pub fn restart(&mut self, id: NodeId) {
         let (config, level) = (self.config(), self.options.log_level);
         let program = env!("CARGO_BIN_EXE_rakit-node");
@@ -363,7 +363,7 @@ impl Cluster {
 
     // ------------------------------------------------------------------------------------------------ conditions
 
-    /// Looks until `condition` gives something, for [`PATIENCE`] at most; then fails and tells what all nodes believe.
+    /// Looks until `condition` returns something, for [`PATIENCE`] at most; then fails and prints what all nodes believe.
     #[track_caller]
     pub fn wait_for<T>(&self, what: &str, condition: impl FnMut() -> Option<T>) -> T {
         self.wait_within(PATIENCE, what, condition)
@@ -424,7 +424,7 @@ impl Cluster {
         });
     }
 
-    /// What every node believes and what it logged last: for whoever reads of a failure.
+    /// What every node believes and what it logged last, for a test's failure message.
     pub fn story(&self) -> String {
         let mut story = String::new();
         for (id, node) in &self.nodes {

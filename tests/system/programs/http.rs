@@ -1,4 +1,4 @@
-//! A client so simple that it can be trusted: one connection per request, the bytes as the test wrote them, no repetition.
+//! A simple HTTP client: one connection per request, exactly the bytes that the test wrote, and no repetition.
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 

@@ -1,4 +1,4 @@
-//! A program that is no node, at the address of one: it grants every vote and acknowledges everything.
+//! A false node at the address of a real one: it grants every vote and acknowledges everything.
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;

@@ -63,8 +63,9 @@ pub struct Outcome {
     pub ended_by: Option<String>,
 }
 
-/// Posts `count` reports to the leader at `address`, of as many servers as there are names. Ends at once when an answer is not
-/// 200, and when `stop` is set: the caller looks for the leader and goes on. All reports that are under way are awaited first.
+/// Posts `count` reports to the leader at `address`, of as many servers as there are names. Ends at once when an answer
+/// is not 200, and when `stop` is set: the caller looks for the leader and goes on. All reports that are under way are
+/// awaited first.
 pub fn post(address: SocketAddr, names: &[String], count: u64, stop: &AtomicBool) -> Outcome {
     let mut outcome = Outcome::default();
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("a descriptor");
@@ -123,7 +124,7 @@ pub fn post(address: SocketAddr, names: &[String], count: u64, stop: &AtomicBool
                         left -= 1;
                     }
                 }
-                // Also a connection that nothing is awaited from may close: it is not counted again.
+                // A connection without a report under way may close, too. Its report is not counted again.
                 Err(why) => {
                     connection.under_way = false;
                     let _ = epoll::delete(&poll, &connection.stream);
@@ -136,7 +137,7 @@ pub fn post(address: SocketAddr, names: &[String], count: u64, stop: &AtomicBool
     outcome
 }
 
-/// So many names of servers.
+/// `count` names of servers.
 pub fn names(prefix: &str, count: usize) -> Vec<String> {
     (0..count).map(|number| format!("{prefix}{number:04}")).collect()
 }
@@ -146,8 +147,8 @@ const BATCHES_MAX: u64 = 32;
 
 /// Reports without end, to whoever leads, by a thread of its own, until it is ended.
 ///
-/// After each change of leader it goes on with servers of other names: a report that was acknowledged and then lost cannot be
-/// hidden by a later one of the same server.
+/// After each change of leader it goes on with servers of other names: a report that was acknowledged and then lost
+/// cannot be hidden by a later one of the same server.
 #[derive(Debug)]
 pub struct Steady {
     stop: Arc<AtomicBool>,

@@ -1,10 +1,11 @@
 //! Ports that belong to a test for as long as it runs.
 //!
-//! To ask the kernel for a free port, note it and let it go is a race, and a worse one for nodes that are killed and started
-//! again: while a node is dead, any outgoing connection of the machine may be given its port. So a port is *kept*: a socket
-//! stays bound to it without listening. The kernel then gives the port to nobody who did not ask for it by number, and whoever
-//! does, with SO_REUSEADDR (as std's `TcpListener` has), may listen on it all the same, since the keeper does not. To connect
-//! to a port that is only kept is refused. See socket(7), SO_REUSEADDR, and `inet_csk_bind_conflict` in Linux.
+//! If a test only asked the kernel for a free port and released it, another program could take the port; and while a
+//! node is dead, the kernel may give its port to any outgoing connection of the machine. So a port is *kept*: a socket
+//! stays bound to it without listening. Then the kernel gives the port only to a program that asks for its number. With
+//! SO_REUSEADDR (which std's `TcpListener` sets) such a program may listen on it, because the keeper does not listen. A
+//! connection to a port that is only kept is refused. See socket(7), SO_REUSEADDR, and `inet_csk_bind_conflict` in
+//! Linux.
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use socket2::{Domain, Socket, Type};
@@ -18,7 +19,7 @@ pub struct KeptPort {
 }
 
 impl KeptPort {
-    /// A free one.
+    /// A free port.
     pub fn new() -> Self {
         let keeper = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         // Bound without SO_REUSEADDR, so that no two keepers get the same; set afterwards, so that others may listen.
@@ -28,7 +29,7 @@ impl KeptPort {
         Self { address, _keeper: keeper }
     }
 
-    /// Where it is.
+    /// Its address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }

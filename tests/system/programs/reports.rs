@@ -36,7 +36,7 @@ pub fn next_sequence() -> u64 {
     SEQUENCE.fetch_add(1, Ordering::SeqCst)
 }
 
-/// What a daemon says.
+/// A report of a daemon.
 #[derive(Clone, Debug)]
 pub struct Report {
     pub server: String,
@@ -50,7 +50,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// A new one, of a machine with two cores whose worker listens.
+    /// A new report, of a machine with two cores whose worker listens.
     pub fn new(server: &str, worker: SocketAddr, cpu: f64) -> Self {
         let server = server.to_owned();
         let (epoch, sequence) = (EPOCH, next_sequence());
@@ -72,7 +72,7 @@ impl Report {
     }
 }
 
-/// A promise: this is committed.
+/// A promise: this report is committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Acknowledged {
     pub index: u64,
@@ -177,8 +177,8 @@ struct Life {
     acknowledged: Vec<Acknowledged>,
 }
 
-/// A daemon's steady life: every interval, a new report to all nodes, each over a thread and a connection of its own, so that
-/// a dead or stopped node delays no other. Ends when it is dropped.
+/// A played daemon that reports steadily: at each interval it sends a new report to all nodes. Each node has a thread and a
+/// connection of its own, so that a dead or stopped node delays no other. Ends when it is dropped.
 #[derive(Debug)]
 pub struct Reporter {
     life: Arc<Mutex<Life>>,
@@ -227,7 +227,7 @@ impl Reporter {
         Self { life, poke: Some(poke), threads }
     }
 
-    /// Falls silent, or speaks again at once. A report that is under way may still arrive.
+    /// Stops sending, or sends again at once. A report that is under way may still arrive.
     pub fn set_silent(&self, silent: bool) {
         lock(&self.life).silent = silent;
         self.poke();

@@ -1,8 +1,8 @@
-//! Stand-ins for workers, with every virtue and vice that a real one has shown.
+//! Stand-ins for workers. They answer well, badly, late or not at all, as real workers have done.
 //!
-//! A stand-in knows its own number and answers `number × 1,000,000 + N` instead of a prime, so that a test sees whose answer
-//! it holds. It keeps the head of every request word by word, and a test can wait until the next one has come. How it behaves
-//! may be changed while it runs.
+//! A stand-in knows its own number and answers `number × 1,000,000 + N` instead of a prime, so that a test sees whose
+//! answer it holds. It keeps the head of every request word by word, and a test can wait until the next one has come.
+//! How it behaves may be changed while it runs.
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -32,11 +32,11 @@ pub enum Behaviour {
     Course,
     /// Says 200, and dies before the first byte of the body.
     DiesHalfway,
-    /// Closes the connection without a word.
+    /// Closes the connection without an answer.
     ClosesAtOnce,
     /// Answers with this status and this body.
     Answers(u16, &'static str),
-    /// Answers 503, to be asked again after so many seconds.
+    /// Answers 503 with this `Retry-After`, in seconds.
     Busy(u32),
     /// Takes the request and answers when it is [`Worker::release`]d: paused, or just slow.
     Holds,
@@ -85,12 +85,12 @@ impl Worker {
         worker
     }
 
-    /// A good one.
+    /// A worker that answers well.
     pub fn good(number: u64) -> Self {
         Self::start(number, Behaviour::Good)
     }
 
-    /// One that is not there: its port refuses connections, until [`listen`](Self::listen).
+    /// A worker that does not listen: its port refuses connections until [`listen`](Self::listen).
     pub fn refusing(number: u64) -> Self {
         let state = Mutex::new(State { behaviour: Some(Behaviour::Good), ..State::default() });
         let shared = Arc::new(Shared { number, state, changed: Condvar::new() });
@@ -109,7 +109,7 @@ impl Worker {
         self.listening = Some(std::thread::spawn(move || accept(&listener, &shared)));
     }
 
-    /// Stops to listen: from now on, connections are refused.
+    /// Stops listening: from now on, connections are refused.
     pub fn refuse(&mut self) {
         let Some(thread) = self.listening.take() else { return };
         {
@@ -118,12 +118,12 @@ impl Worker {
             state.held.clear();
             self.shared.changed.notify_all();
         }
-        // Wakes up who accepts.
+        // Wakes up the thread that accepts.
         drop(TcpStream::connect_timeout(&self.address(), PATIENCE));
         let _ = thread.join();
     }
 
-    /// Where it is.
+    /// Its address.
     pub fn address(&self) -> SocketAddr {
         self.port.address()
     }
@@ -133,7 +133,7 @@ impl Worker {
         prime(self.shared.number, n)
     }
 
-    /// From now on it behaves so.
+    /// Changes its behaviour for all further requests.
     pub fn behave(&self, behaviour: Behaviour) {
         self.shared.state().behaviour = Some(behaviour);
     }
@@ -159,23 +159,23 @@ impl Worker {
         self.wait(&format!("{count} requests"), |state| state.heads.len() >= count);
     }
 
-    /// Waits until it holds so many.
+    /// Waits until it holds `count` requests.
     #[track_caller]
     pub fn wait_for_held(&self, count: usize) {
         self.wait(&format!("{count} requests held"), |state| state.held.len() >= count);
     }
 
-    /// How many it holds.
+    /// How many requests it holds.
     pub fn held(&self) -> usize {
         self.shared.state().held.len()
     }
 
-    /// Answers all that it holds, as a good worker would; tells how many.
+    /// Answers all requests that it holds, as a good worker would. Returns how many.
     pub fn release(&self) -> usize {
         let held = std::mem::take(&mut self.shared.state().held);
         let count = held.len();
         for (mut stream, n) in held {
-            // Whoever asked may have gone.
+            // The client may have gone.
             let _ = stream.write_all(&good_answer(self.shared.number, n));
             self.shared.state().answered += 1;
         }
