@@ -18,7 +18,7 @@ pub struct Daemon {
     answered: Stamp,
     /// What it has sent since the healing.
     pub sent_since_healing: BTreeSet<Stamp>,
-    /// Grows when a stop ends. A planned start or stop with an older number is void.
+    /// Grows at each stop, and at the healing. A planned start or stop with an older number is void.
     pub turns: u64,
 }
 
