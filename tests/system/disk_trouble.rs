@@ -235,7 +235,8 @@ fn a_log_file_that_takes_nothing_costs_lines_and_no_request_and_says_so_when_it_
     assert_eq!(cluster.terminate(1).code(), Some(0));
 }
 
-/// A file system of its own; unmounted when it is dropped.
+/// A small file system of its own. Dropping it unmounts it, also while a node uses it (umount(8), `-l`). Declare it after the
+/// cluster, so that it is dropped before it: a directory in which something is mounted cannot be removed.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
@@ -296,7 +297,6 @@ fn a_node_whose_disk_is_full_acknowledges_nothing_more_and_ends() {
     cluster.restart(2);
     cluster.wait_until_ready();
     cluster.wait_for_equal_digests();
-    drop(cluster);
 }
 
 #[test]
