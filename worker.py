@@ -1,41 +1,32 @@
 #!/usr/bin/env python3
 """worker.py finds the Nth prime: GET /N answers with p(N) and a newline.
 
-One of these runs on every server behind the load balancer. It needs Python 3.9 or newer on Linux and
-nothing but the standard library. The nodes call it; so can anybody with curl:
+One of these runs on every server behind the load balancer. It needs Python 3.9 or newer on Linux and nothing but
+the standard library. The nodes call it; so can anybody with curl:
 
     $ python3 worker.py &
     worker listening on 0.0.0.0:13337
     $ curl localhost:13337/1000000
     15485863
 
-The file has four parts, and each can be read alone:
-
-  1. The mathematics: p(N) by counting primes, not by listing them (the method of Lagarias, Miller and
-     Odlyzko, 1985, on the foundation of Meissel, 1870). p(10^9) takes a third of a second of pure Python.
-  2. The computations: each runs in a process of its own, so that the kernel's scheduler shares the cores
-     between them. This part starts those processes, limits their number, and ends them.
-  3. The HTTP server: Python's http.server, with one thread for each connection and a bound on everything.
-  4. The program: command line, log, signals.
+Four parts, each to be read alone: 1. the mathematics, 2. the computations and their processes, 3. the HTTP server,
+4. the program (log, command line, signals).
 """
 
 import signal
 
 STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 if __name__ == "__main__":
-    # From the first instant the stop signals are blocked: the kernel keeps them until main() waits for
-    # them, so that none is lost and none becomes a traceback. Threads and children inherit the block: a
-    # Ctrl-C in a terminal reaches all of them, and main() alone decides.
+    # Blocked from the first instant: the kernel keeps them until main() waits for them. Threads and children
+    # inherit the block: a Ctrl-C in a terminal reaches all of them, and main() alone decides.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 import argparse
 import bisect
 import contextlib
-import errno
 import fcntl
 import gc
-import http.server
-import io
+import http
 import itertools
 import math
 import os
@@ -43,14 +34,11 @@ import re
 import resource
 import select
 import socket
-import socketserver
-import subprocess
-import sys
 import threading
 import time
 from array import array
 from bisect import bisect_right
-from itertools import accumulate, compress
+from itertools import accumulate, compress, repeat
 
 VERSION = "0.1.0"
 
@@ -75,18 +63,12 @@ VERSION = "0.1.0"
 #
 # Odd numbers only: in every flag array, index i stands for the odd number 2i+1 (plus an even start).
 
+# The greatest N that is answered: p(10^12) = 29,996,224,275,833 costs about half a minute of one core and 30 MB.
+# Beyond it an answer would outlast the balancer's own deadline (300 s) on a busy machine.
 N_MAX = 10**12
-"""The greatest N that is answered: p(10^12) = 29,996,224,275,833 costs about half a minute of one core
-and 30 MB. Beyond it an answer would outlast the balancer's own deadline (300 s) on a busy machine."""
-
-TABLE_PRIMES = 100_000
-"""So many primes are kept in a table (400 KB); up to here an answer is a look-up."""
-
-TABLE_LIMIT = 1_299_709
-"""p(100,000), the last prime of the table."""
-
-COUNT_FROM = 30_000
-"""prime_count is correct from 13^4 = 28,561 on, see there; below, sieve."""
+TABLE_PRIMES = 100_000  # so many primes are kept in a table (400 KB); up to here an answer is a look-up
+TABLE_LIMIT = 1_299_709  # p(100,000), the last prime of the table
+COUNT_FROM = 30_000  # prime_count() is correct from 13^4 = 28,561 on, see there
 
 
 def odd_sieve(limit):
@@ -98,6 +80,13 @@ def odd_sieve(limit):
             p = 2 * i + 1
             strike(flags, p * p // 2, p)
     return flags
+
+
+def primes_of(flags):
+    """The primes that odd_sieve() has left."""
+    primes = array("i", [2])
+    primes.extend(compress(range(3, 2 * len(flags), 2), flags[1:]))
+    return primes
 
 
 def strike(flags, first, step):
@@ -115,28 +104,19 @@ def first_odd_multiple(p, start):
 # period 2*3*5*7*11*13 = 30030, that is 15015 odd numbers. So those six primes never need a pass of their own.
 WHEEL_PRIMES = (2, 3, 5, 7, 11, 13)
 WHEEL_ODDS = 15015
-
-
-def _wheel():
-    flags = bytearray(b"\1") * WHEEL_ODDS
-    for p in WHEEL_PRIMES[1:]:
-        strike(flags, p // 2, p)
-    return bytes(flags)
-
-
-WHEEL = _wheel()
+WHEEL = bytearray(b"\1") * WHEEL_ODDS
+for wheel_prime in WHEEL_PRIMES[1:]:
+    strike(WHEEL, wheel_prime // 2, wheel_prime)
 WHEEL_SUMS = array("i", accumulate(WHEEL, initial=0))
 
-SEGMENT_ODDS = WHEEL_ODDS * 64
-"""Flags sieved at a time: 960,960 bytes, a size that stays in the processor's cache. A multiple of the
-wheel's period, so that every segment starts as a copy of the same pattern."""
-
+# Flags sieved at a time: 960,960 bytes, a size that stays in the processor's cache. A multiple of the wheel's
+# period, so that every segment starts as a copy of the same pattern.
 SEGMENT_PATTERN = WHEEL * 64
+SEGMENT_ODDS = len(SEGMENT_PATTERN)
 
+# Where the split point y = sqrt(x / LEAF_BALANCE) lies. A greater y means more leaves to evaluate, a smaller y a
+# longer stretch to sieve. Measured best between 60 and 240 for N from 10^8 to 10^11; any value gives the same answer.
 LEAF_BALANCE = 120
-"""Where the split point y = sqrt(x / LEAF_BALANCE) lies. A greater y means more leaves to evaluate, a
-smaller y a longer stretch to sieve. Measured best between 60 and 240 for N from 10^8 to 10^11; any value
-gives the same answer."""
 
 
 def phi_wheel(v):
@@ -181,8 +161,7 @@ def prime_count(x):
     flags = odd_sieve(root)
     # pi(v) for 2 <= v <= sqrt(x) is pi_table[(v-1)//2].
     pi_table = array("i", accumulate(flags))
-    primes = array("i", [2])
-    primes.extend(compress(range(3, root + 1, 2), flags[1:]))
+    primes = primes_of(flags)
     a = pi_table[(y - 1) // 2]
     hard = pi_table[(fourth_root - 1) // 2]  # p_b is at most the fourth root for b <= hard
 
@@ -267,21 +246,17 @@ def hard_leaves_and_p2(x, y, root, primes, pi_table, a, hard, composites, signs)
             standing, position = carried[struck], 0
             if m_above < m_last:
                 # From the greatest m down, so that v rises, and each flag is counted once.
-                if p > y_root:  # m is a prime: it has no room for two primes above p
-                    for m in reversed(primes[bisect_right(primes, m_above) : bisect_right(primes, m_last)]):
-                        place = (quotient // m - start + 1) // 2
-                        standing += count(1, position, place)
-                        position = place
-                        phi += standing
-                else:
-                    first, last = bisect_right(composites, m_above), bisect_right(composites, m_last)
-                    for m, sign in zip(reversed(composites[first:last]), reversed(signs[first:last])):
-                        if -p <= sign <= p:
-                            continue  # p, or a lesser prime, divides m
-                        place = (quotient // m - start + 1) // 2
-                        standing += count(1, position, place)
-                        position = place
-                        phi += standing if sign < 0 else -standing
+                # Above y_root, m is a prime: it has no room for two primes above p.
+                numbers = primes if p > y_root else composites
+                first, last = bisect_right(numbers, m_above), bisect_right(numbers, m_last)
+                facts = repeat(-y) if p > y_root else reversed(signs[first:last])
+                for m, sign in zip(reversed(numbers[first:last]), facts):
+                    if -p <= sign <= p:
+                        continue  # p, or a lesser prime, divides m
+                    place = (quotient // m - start + 1) // 2
+                    standing += count(1, position, place)
+                    position = place
+                    phi += standing if sign < 0 else -standing
             carried[struck] = standing + count(1, position)
             strike(segment, first_odd_multiple(p, start), p)
             struck += 1
@@ -308,22 +283,17 @@ def hard_leaves_and_p2(x, y, root, primes, pi_table, a, hard, composites, signs)
 def riemann_r(x):
     """Riemann's R(x), the smooth curve nearest to pi(x), by Gram's series: 1 + sum (ln x)^k / (k k! zeta(k+1)).
     All terms are positive, so nothing cancels and floating point is good to about 12 digits."""
-    log_x = math.log(x)
     total, power = 1.0, 1.0
-    for k in range(1, 400):
-        power *= log_x / k
-        term = power / (k * _zeta(k + 1))
-        total += term
-        if term < total * 1e-17:
-            break
+    for k, zeta in enumerate(ZETA, 1):
+        power *= math.log(x) / k
+        total += power / (k * zeta)
     return total
 
 
-def _zeta(s):
-    """Riemann's zeta(s) for whole s >= 2: nine terms, and Euler and Maclaurin's word for the rest."""
-    n = 10
-    rest = n ** (1 - s) / (s - 1) + n**-s / 2 + s * n ** (-s - 1) / 12
-    return sum(k**-s for k in range(1, n)) + rest
+# Riemann's zeta(2), zeta(3), ...: nine terms, and Euler and Maclaurin's word for the rest. For x up to 10^14 the terms
+# of Gram's series are below 10^-17 of the sum before these are used up.
+ZETA = [sum(k**-s for k in range(1, 10)) + 10 ** (1 - s) / (s - 1) + 10**-s / 2 + s * 10 ** (-s - 1) / 12
+        for s in range(2, 200)]
 
 
 def estimate(n):
@@ -341,8 +311,7 @@ def primes_in(start, end):
     """Flags of the odd numbers between the even numbers `start` and `end`, both above the square of every
     prime that matters: 1 for a prime."""
     flags = bytearray(b"\1") * ((end - start) // 2)
-    sieve = odd_sieve(math.isqrt(end))
-    for p in compress(range(3, 2 * len(sieve), 2), sieve[1:]):
+    for p in primes_of(odd_sieve(math.isqrt(end)))[1:]:
         strike(flags, first_odd_multiple(p, start), p)
     return flags
 
@@ -366,14 +335,7 @@ def walk(n, x, below):
     return x + 2 * place + 1
 
 
-def _table():
-    flags = odd_sieve(TABLE_LIMIT)
-    table = array("i", [2])
-    table.extend(compress(range(3, TABLE_LIMIT + 1, 2), flags[1:]))
-    return table
-
-
-TABLE = _table()
+TABLE = primes_of(odd_sieve(TABLE_LIMIT))
 assert len(TABLE) == TABLE_PRIMES
 
 
@@ -389,491 +351,469 @@ def nth_prime(n):
 # 2. The computations
 # ---------------------------------------------------------------------------------------------------
 #
-# The threads of one Python process share one core, so a computation needs a process of its own. fork(2) makes
-# one in a millisecond, but it copies only the thread that calls it: a lock that another thread holds at that
-# moment stays locked in the copy for ever. The HTTP server is full of threads. Hence a *fork server*: this
-# same file, run once more, without threads, that does nothing but fork.
+# Why: the threads of one Python program take turns on one core, so a small N would wait for big ones. Hence each
+# N is computed in a process of its own, and the kernel shares the cores among them.
 #
-#     HTTP server ------ (N, channel) ------> fork server ------ fork ------> a process for this N
-#          ^                                                                       |
-#          +--------------------- p(N), through the channel -----------------------+
+# fork(2) makes a process in a millisecond, but it copies only the thread that calls it: a lock that another
+# thread holds at that moment stays locked in the copy for ever. The HTTP server is full of threads. Hence the
+# *fork server*: a process without threads, made before the first thread starts, that does nothing but fork.
 #
-# The channel is a pair of connected sockets. It is also the leash: when the HTTP server closes its end, or
-# dies in whatever way, the kernel tells the computing process, and that process ends too.
+#     HTTP server --- the far end of a channel ---> fork server --- fork ---> computing process
+#          ^ |                                                                      ^ |
+#          | +--------------------- N, through the channel -------------------------+ |
+#          +----------------------- p(N), through the channel ------------------------+
+#
+# The channel is a pair of connected sockets. It is also a leash: when the HTTP server closes its end, or dies in
+# whatever way, the kernel tells the computing process, and that one ends.
 
 SMALL_N_MAX = 10**8  # up to here N is small: below a tenth of a second. Some places are kept for small N
-NICE_SMALL, NICE_BIG = 5, 10  # see nice(2): computing yields to who hears clients, a big N to a small one
+NICE_SMALL, NICE_BIG = 5, 10  # nice(2): the HTTP server goes before a small N, and a small N before a big one
 N_PER_SECOND = 10**10  # in the queue a small N goes first, but a second of waiting weighs as much as this
-STAYING_MAX = 4  # so many processes stay after a small N, for the next one
-ATTEMPTS_MAX = 2  # a computation whose process was killed (when memory is short, say) is tried once more
+IDLE_PROCESSES_MAX = 4  # so many processes stay after a small N, for the next one: to fork costs as much as p(10^6)
 MESSAGE_BYTES_MAX = 64
 
 
-class Job:
-    """One N that a thread waits for. The answer comes on `channel`; an end of file there means: it failed."""
-
-    serial = itertools.count()
-
-    def __init__(self, n):
-        self.n = n
-        self.turn = (time.monotonic() + n / N_PER_SECOND, next(Job.serial))
-        self.channel, self.far_end = socket.socketpair()
-
-    def __lt__(self, other):
-        return self.turn < other.turn
-
-
-class Places:
-    """Who computes and who waits for a place. Any thread may call enter() and leave()."""
-
-    def __init__(self, log, processes, queue_max):
-        self.log, self.queue_max = log, queue_max
-        self.free, self.kept = processes, processes // 4
-        self.running, self.queue = set(), []  # the queue is sorted: whose turn comes first
-        self.stopping = False
-        self.lock = threading.Lock()
-        self.start_fork_server()
-
-    def start_fork_server(self):
-        # SOCK_SEQPACKET: a message arrives as it was sent, and the death of either side is an end of file.
-        self.fork_server, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with far_end:
-            fd = far_end.fileno()
-            command = [sys.executable, os.path.abspath(__file__), *sys.argv[1:], "--fork-server", str(fd)]
-            self.process = subprocess.Popen(command, pass_fds=[fd], stdout=subprocess.DEVNULL)
-        if not self.fork_server.recv(MESSAGE_BYTES_MAX):
-            raise ChildProcessError(errno.ECHILD, "it ended at once")
-
-    def enter(self, n):
-        """A job for n, running or in the queue; None if there is room in neither."""
-        with self.lock:
-            if self.stopping or not self.has_place(n) and len(self.queue) >= self.queue_max:
-                return None
-            job = Job(n)
-            if self.has_place(n):
-                self.start(job)
-            else:
-                self.log.write("debug", "n=%d waits for a place" % n)
-                bisect.insort(self.queue, job)
-            return job
-
-    def leave(self, job):
-        """The answer has come, or nobody wants it any more: then closing the channel ends the process."""
-        with self.lock:
-            job.channel.close()
-            if job in self.running:
-                self.running.remove(job)
-                self.free += 1
-            else:
-                self.queue.remove(job)
-                job.far_end.close()
-            following = next((waiting for waiting in self.queue if self.has_place(waiting.n)), None)
-            if following and not self.stopping:
-                self.queue.remove(following)
-                self.start(following)
-
-    def has_place(self, n):
-        return self.free > (0 if n <= SMALL_N_MAX else self.kept)
-
-    def start(self, job):
-        self.free -= 1
-        self.running.add(job)
+def fork(function, *arguments):
+    """Run function(*arguments) in a copy of this process; return its pid. The copy ends with the function."""
+    child = os.fork()
+    if child == 0:
+        status = 1
         try:
-            try:
-                self.send(job)
-            except OSError:
-                self.log.write("warn", "the fork server has died; starting another")
-                self.process.wait()
-                self.start_fork_server()
-                self.send(job)
-        except OSError as error:
-            self.log.write("error", "no fork server: %s" % error.strerror)
-        job.far_end.close()  # if it was not sent, the channel ends here, as if the process had died
-
-    def send(self, job):
-        socket.send_fds(self.fork_server, [b"%d" % job.n], [job.far_end.fileno()])
-
-    def stop(self):
-        """Every thread that waits for a job sees the end of its channel, and then `stopping`."""
-        with self.lock:
-            self.stopping = True
-            for job in [*self.queue, *self.running]:
-                job.channel.shutdown(socket.SHUT_RDWR)
-            self.fork_server.close()
+            function(*arguments)
+            status = 0
+        except Exception as error:  # MemoryError, above all
+            log("error", "process %d failed: %r" % (os.getpid(), error))
+        finally:
+            os._exit(status)  # whatever happened: it must not go on with what its parent was doing
+    return child
 
 
-def receive(channel):
-    """The next job: n, and the channel that waits for p(n). None when nobody is left who could send one."""
-    message, descriptors, _, _ = socket.recv_fds(channel, MESSAGE_BYTES_MAX, 1)
-    return (int(message), socket.socket(fileno=descriptors[0])) if message else None
+def keep_fork_server(orders, far_end):
+    """If somebody kills the fork server (the kernel, when memory is short), fork another."""
+    far_end.close()
+    while os.waitpid(fork(serve_forks, orders), 0)[1] != 0:
+        log("warn", "the fork server has died; starting another")
 
 
-def serve_forks(channel, log):
-    """The fork server: forks a process for each job that it receives."""
-    staying = set()
+def serve_forks(orders):
+    """The fork server: start a computing process for each channel that arrives."""
 
     def reap(_number, _frame):
-        with contextlib.suppress(ChildProcessError):  # there are no more children
-            while ended := os.waitpid(-1, os.WNOHANG)[0]:
-                staying.discard(ended)
+        with contextlib.suppress(ChildProcessError):  # there is no other child
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
 
     # At once: the daemon counts what an ended child has used only when its parent has waited for it.
     signal.signal(signal.SIGCHLD, reap)
-    gc.freeze()  # a garbage collection in a child would write to, and so copy, all that it shares
-    channel.send(b"ready")
-    while job := receive(channel):
-        may_stay = job[0] <= SMALL_N_MAX and len(staying) < STAYING_MAX
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # a child must not end before it is in the set
-        try:
-            child = os.fork()
-            if child == 0:
-                run(channel, job, may_stay, log)
-            if may_stay:
-                staying.add(child)
-        except OSError as error:
-            log.write("error", "fork: %s" % error.strerror)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
-        job[1].close()
-    with contextlib.suppress(ChildProcessError):  # the children end with their channels
+    while descriptors := socket.recv_fds(orders, MESSAGE_BYTES_MAX, 1)[1]:
+        with socket.socket(fileno=descriptors[0]) as channel:
+            try:
+                fork(serve_numbers, channel, orders)
+            except OSError as error:
+                log("error", "fork: %s" % error.strerror)
+    with contextlib.suppress(ChildProcessError):  # the HTTP server is ending, and with it every channel
         while True:
             os.wait()
 
 
-def run(channel, job, may_stay, log):
-    """The life of a computing process. Never returns. After a small N it may stay, and then receives jobs as
-    the fork server does: to fork costs as much as to compute p(10^6)."""
-    fork_server, nice_at_first = os.getppid(), os.nice(0)
-    try:
-        while job:
-            n, answer = job
-            small = n <= SMALL_N_MAX
-            os.nice(nice_at_first + (NICE_SMALL if small else NICE_BIG) - os.nice(0))
-            stays = small and may_stay and os.getppid() == fork_server
-            if not stays:
-                channel.close()
-            with answer:
-                compute(n, answer, log)
-            job = receive(channel) if stays else None
-    except Exception as error:  # MemoryError, above all
-        log.write("error", "process %d failed: %r" % (os.getpid(), error))
-    finally:
-        os._exit(0)  # whatever happened: it must not go on as a fork server
-
-
-def compute(n, answer, log):
-    # The leash, see fcntl(2): when the other end of the channel is closed, the kernel sends SIGIO, which ends
-    # this process at any point of its work. A thread that watches the channel would have to wait for its
-    # turn, on a busy machine for seconds.
-    fcntl.fcntl(answer, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(answer, fcntl.F_SETFL, os.O_ASYNC)
-    if not select.select((answer,), (), (), 0)[0]:  # else it was closed before the kernel was asked
-        log.write("debug", "process %d computes n=%d" % (os.getpid(), n))
-        digits = b"%d" % nth_prime(n)
-        fcntl.fcntl(answer, fcntl.F_SETFL, 0)
+def serve_numbers(channel, orders):
+    """A computing process: answer each N that arrives with p(N)."""
+    orders.close()
+    os.nice(NICE_SMALL)
+    while message := channel.recv(MESSAGE_BYTES_MAX):
+        if int(message) > SMALL_N_MAX:
+            os.nice(NICE_BIG - NICE_SMALL)  # there is no way back: after a big N the HTTP server closes the channel
+        # The leash, see fcntl(2): when the other end is closed, the kernel sends SIGIO, which ends this process
+        # at any point of its work. A thread that watches would have to wait for its turn.
+        fcntl.fcntl(channel, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(channel, fcntl.F_SETFL, os.O_ASYNC)
+        if select.select((channel,), (), (), 0)[0]:
+            break  # it was closed before the kernel was asked
+        log("debug", "process %d computes n=%d" % (os.getpid(), int(message)))
+        digits = b"%d" % nth_prime(int(message))
+        fcntl.fcntl(channel, fcntl.F_SETFL, 0)
         with contextlib.suppress(BrokenPipeError):  # the client has gone just now
-            answer.sendall(digits)
+            channel.send(digits)
+
+
+class Places:
+    """Decides who computes and who waits. Every thread of the HTTP server may call compute()."""
+
+    def __init__(self, processes, queue_max):
+        """No thread may run yet: this forks."""
+        # SOCK_SEQPACKET: a message arrives as it was sent, and the death of one side is an end of file for the other.
+        self.orders, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with far_end:
+            self.keeper = fork(keep_fork_server, far_end, self.orders)
+        self.queue_max = queue_max
+        self.free, self.kept = processes, processes // 4  # of the free places, so many are for small N only
+        self.queue = []  # (when its turn comes, serial number, N, bell), sorted
+        self.serial = itertools.count()
+        self.idle = []  # channels of processes that wait for a small N
+        self.lock = threading.RLock()  # of the four fields above
+        self.stopping, self.stop_end = socket.socketpair()  # stop() closes the second; whoever waits watches the first
+
+    def compute(self, n, client):
+        """p(n) in digits. Raises Reply, or ConnectionAbortedError if the client behind this socket has gone."""
+        self.take_place(n, client)
+        try:
+            for fresh in (False, True):  # a computation whose process was killed is tried once more
+                if digits := self.ask_process(n, client, fresh):
+                    return digits.decode()
+                log("warn", "the process died computing n=%d" % n)
+            raise Reply(500, "the computation failed; the log says more")
+        finally:
+            self.give_back()
+
+    def take_place(self, n, client):
+        """Take a place for n: at once, or from the queue."""
+        with self.lock:
+            if self.has_place(n):
+                self.free -= 1
+                return
+            if len(self.queue) >= self.queue_max:
+                raise Reply(503, "every place is taken and the queue is full; try again or elsewhere", RETRY_AFTER)
+            turn, bell = socket.socketpair()
+            waiting = (time.monotonic() + n / N_PER_SECOND, next(self.serial), n, bell)
+            bisect.insort(self.queue, waiting)
+        try:
+            with turn, bell:
+                log("debug", "n=%d waits for a place" % n)
+                self.wait(turn, client)
+        except BaseException:
+            with self.lock:
+                if waiting in self.queue:
+                    self.queue.remove(waiting)
+                else:  # its turn came at the same moment
+                    self.give_back()
+            raise
+
+    def give_back(self):
+        """Give a place back; the first in the queue that may have it gets it."""
+        with self.lock:
+            self.free += 1
+            following = next((waiting for waiting in self.queue if self.has_place(waiting[2])), None)
+            if following:
+                self.free -= 1
+                self.queue.remove(following)
+                following[3].shutdown(socket.SHUT_RDWR)  # at the end of file on `turn`, its thread goes on
+
+    def has_place(self, n):
+        return self.free > (0 if n <= SMALL_N_MAX else self.kept)
+
+    def ask_process(self, n, client, fresh):
+        """p(n) in digits, from an idle or a fresh process; nothing if that process has died."""
+        with self.lock:
+            channel = self.idle.pop() if self.idle and not fresh else None
+        stays = False
+        try:
+            if not channel:
+                channel, far_end = socket.socketpair()
+                with far_end:  # if nobody takes it, the channel ends here, as if the process had died
+                    socket.send_fds(self.orders, [b"a process, please"], [far_end.fileno()])
+            channel.send(b"%d" % n)
+            self.wait(channel, client)
+            digits = channel.recv(MESSAGE_BYTES_MAX)
+            stays = digits and n <= SMALL_N_MAX and len(self.idle) < IDLE_PROCESSES_MAX
+            return digits
+        except (BrokenPipeError, ConnectionResetError) as error:
+            log("debug", "no process: %s" % error.strerror)
+        finally:
+            if stays:
+                self.idle.append(channel)
+            else:
+                channel.close()  # whatever the process is doing, it ends
+
+    def wait(self, wanted, client):
+        """Return when the socket `wanted` can be read. Meanwhile watch the client, and whether to stop."""
+        poll = select.poll()
+        poll.register(wanted, select.POLLIN)
+        poll.register(self.stopping, select.POLLIN)
+        poll.register(client, select.POLLRDHUP)
+        grace = None
+        while True:
+            events = dict(poll.poll(grace))
+            if wanted.fileno() in events:
+                return
+            if self.stopping.fileno() in events:
+                raise Reply(503, "this worker is stopping; try elsewhere", RETRY_AFTER)
+            if grace or events[client.fileno()] & (select.POLLHUP | select.POLLERR):
+                raise ConnectionAbortedError
+            grace = GONE_SECONDS * 1000
+            poll.modify(client, 0)  # a reset is still told
+
+    def end(self):
+        """After stop_end is closed and every thread has left: end all processes, and wait until they are gone."""
+        for channel in [*self.idle, self.orders]:
+            channel.close()
+        os.waitpid(self.keeper, 0)
 
 
 # ---------------------------------------------------------------------------------------------------
 # 3. The HTTP server
 # ---------------------------------------------------------------------------------------------------
 #
-# http.server has one thread for each connection. Added here is what a program needs that runs for months: a
-# bound on the number of connections, on the size of a request head, and on every wait.
+# Why: ThreadingHTTPServer of the standard library is not made for months among strangers. It bounds neither the
+# connections nor the time for a request, its reader forgives what two programs may understand differently, and its
+# imports double the memory of an idle worker. Its idea stays: one thread for each connection.
 
-CONNECTIONS_MAX = 512  # each costs a thread. Beyond it, the one that has waited longest for a request gives way
-DESCRIPTORS_PER_CONNECTION = 3  # its socket and both ends of its job's channel
-DESCRIPTORS_SPARE = 16  # for the log, the fork server and the like
+CONNECTIONS_MAX = 512  # each has a thread. Beyond it, the one that has waited longest for a request gives way
+DESCRIPTORS_PER_CONNECTION, DESCRIPTORS_SPARE = 3, 16  # its socket and a channel; the log, the fork server, ...
 THREAD_STACK_BYTES = 256 * 1024
 BACKLOG = 1024  # connections that the kernel keeps until they are accepted (at most net.core.somaxconn)
 HEAD_BYTES_MAX = 8 * 1024
 REQUESTS_MAX = 1000  # on one connection; then the client opens another
 IDLE_SECONDS = 60  # how long a connection may wait for its first or next request
-HEAD_SECONDS = 10  # from the first byte of a request head to its last
-WRITE_SECONDS = 10
-LINGER_SECONDS = 1
-GIVE_WAY_SECONDS = 1
-ACCEPT_PAUSE_SECONDS = 0.1
-STOP_SECONDS = 1
-RETRY_AFTER_SECONDS = 1
-# From the client's end of file to giving up its job. `printf 'GET /N ...' | nc` ends its sending side after
-# the request and still wants the answer, and TCP cannot tell that from a client that has gone; so what is
-# nearly done is done, and a long computation is abandoned. A reset needs no such grace.
+HEAD_SECONDS, WRITE_SECONDS = 10, 10  # from the first byte of a request head, or of an answer, to its last
+LINGER_SECONDS, GIVE_WAY_SECONDS, ACCEPT_PAUSE_SECONDS, STOP_SECONDS = 1, 1, 0.1, 1
+RETRY_AFTER = "Retry-After: 1\r\n"  # seconds
+# From the client's end of file to giving up its N. `printf 'GET /N ...' | nc` ends its sending side after the
+# request and still wants the answer, and TCP cannot tell that from a client that has gone. So what is nearly done
+# is done, and a long computation is abandoned. A reset needs no such grace.
 GONE_SECONDS = 0.5
-# A client that vanished without a word (power, cable) is found by the kernel: probes after 15 s of silence,
-# then every 5 s, and gone after 3 without an echo.
-KEEPALIVE = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
+SOCKET_OPTIONS = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    # A client that vanished without a word (power, cable) is found by the kernel: probes after 15 s of silence,
+    # then every 5 s, and gone after 3 without an echo.
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3))
 
 N_RULE = "N must be a whole number from 1 to %d, in decimal digits" % N_MAX
 USAGE = "ask for GET /N, the Nth prime, N from 1 to %d" % N_MAX
-
-# http.server forgives what two programs may understand differently (folded lines, a space before a colon).
-# Here a head is as RFC 9112 has it, or is refused.
-TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-HEAD = re.compile(TOKEN + rb" [!-~\x80-\xff]+ HTTP/[1-9]\.[0-9](?:\r?\n" + TOKEN + rb":[^\x00\r\n]*)*")
+ALLOW = "Allow: GET, HEAD, OPTIONS\r\n"
+TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+HEAD = re.compile(r"(%s) ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])((?:\r?\n%s:[^\x00\r\n]*)*)" % (TOKEN, TOKEN))
 HEAD_END = re.compile(rb"\r?\n\r?\n")
 
 
-class Refusal(Exception):
-    """A request that gets an error for an answer."""
+class Reply(Exception):
+    """The answer to a request that gets no prime."""
 
-    def __init__(self, status, text, fields=()):
+    def __init__(self, status, text, fields=""):
         super().__init__(text)
         self.status, self.text, self.fields = status, text, fields
 
 
-class Connection(http.server.BaseHTTPRequestHandler):
-    """One client, in a thread of its own. http.server made `self.connection`, the socket."""
+class Request:
+    """What a client asks for, as RFC 9112 has it."""
 
-    protocol_version = default_request_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    wbufsize = -1  # head and body leave together, at flush()
+    def __init__(self, head=""):
+        self.head, self.method = head, ""
+        self.subject = "line=" + (escape(head.partition("\n")[0]) if head else "-")  # for the log
+        self.closes = True  # until the head is understood: where the next one would begin is not known
 
-    def handle(self):
-        self.rfile.close()  # it has no deadline for a whole head; receive_head() has
-        self.received = b""
-        self.requests_left = REQUESTS_MAX
-        with contextlib.suppress(OSError):  # the client has gone, or is too slow
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in KEEPALIVE.items():
-                self.connection.setsockopt(socket.IPPROTO_TCP, option, value)
-            self.close_connection = False
-            while not self.close_connection:
-                self.handle_one_request()
-
-    def handle_one_request(self):
-        self.command, self.subject, self.request_version = "", "line=-", "HTTP/1.1"
-        self.close_connection = True  # until the head is understood: what follows a bad one is not
-        try:
-            head = self.receive_head()
-            self.raw_requestline, _, fields = head.partition(b"\n")
-            self.subject = "line=" + escape(self.raw_requestline)
-            if not HEAD.fullmatch(head):
-                raise Refusal(400, "a request is: METHOD SP /PATH SP HTTP/1.1, then lines NAME: VALUE")
-            self.rfile = io.BytesIO(fields + b"\r\n\r\n")
-            self.parse_request()  # http.server's; a Refusal if it cannot, see send_error()
-            self.answer(200, self.prime(self.wanted_n()))
-        except Refusal as refusal:
-            self.answer(refusal.status, refusal.text, refusal.fields)
-            if self.close_connection:
-                self.linger()
-
-    def receive_head(self):
-        """The next request head, without the empty line that ends it."""
-        self.server.waiting[self.connection] = None
-        self.began, begun = time.monotonic(), False
-        deadline = self.began + IDLE_SECONDS
-        try:
-            while True:
-                now = time.monotonic()
-                self.received = self.received.lstrip(b"\r\n")  # RFC 9112 section 2.2
-                if self.received and not begun:
-                    self.began, begun = now, True
-                    deadline = now + HEAD_SECONDS
-                end = HEAD_END.search(self.received)
-                if (end.end() if end else len(self.received)) > HEAD_BYTES_MAX:
-                    raise Refusal(431, "a request head may have %d bytes" % HEAD_BYTES_MAX)
-                if end:
-                    head, self.received = self.received[: end.start()], self.received[end.end() :]
-                    return head
-                if now >= deadline:
-                    raise socket.timeout
-                self.connection.settimeout(deadline - now)
-                data = self.connection.recv(HEAD_BYTES_MAX)
-                if not data:
-                    raise ConnectionAbortedError
-                self.received += data
-        except socket.timeout:
-            if begun:
-                self.log("closed: no whole request head in %d s" % HEAD_SECONDS)
-            raise
-        finally:
-            self.server.waiting.pop(self.connection, None)
-            self.connection.settimeout(WRITE_SECONDS)
-
-    def wanted_n(self):
-        """The N that is asked for, or a refusal that says what is wrong."""
-        self.requests_left -= 1
-        old = self.request_version == "HTTP/1.0"
-        hostless = not old and len(self.headers.get_all("Host", ())) != 1
-        # A body means nothing here and is not read; so where the next request would begin is not known.
-        body = "Transfer-Encoding" in self.headers or self.headers.get_all("Content-Length", ["0"]) != ["0"]
-        # RFC 9112 section 9.3; http.server looks only at the first header, and expects one word.
-        words = {word.strip() for word in ",".join(self.headers.get_all("Connection", ())).lower().split(",")}
-        self.close_connection = (
-            hostless or body or "close" in words or old and "keep-alive" not in words or self.requests_left <= 0)
-        if hostless:
-            raise Refusal(400, "HTTP/1.1 wants one Host header")
+    def n(self):
+        """The N that is asked for. Raises Reply where there is none."""
+        match = HEAD.fullmatch(self.head)
+        if not match:
+            raise Reply(400, "a request is: METHOD SP /PATH SP HTTP/1.1, then lines NAME: VALUE")
+        self.method, target, major, minor, lines = match.groups()
+        if major != "1":
+            raise Reply(505, "HTTP/1.1 and HTTP/1.0 are spoken here")
+        fields = {}
+        for line in lines.split("\n")[1:]:
+            name, _, value = line.partition(":")
+            fields.setdefault(name.lower(), []).append(value.strip())
+        if minor != "0" and len(fields.get("host", ())) != 1:
+            raise Reply(400, "HTTP/1.1 wants one Host header")
+        coding = ",".join(fields.get("transfer-encoding", ())).lower()
+        has_body = coding or fields.get("content-length", ["0"]) != ["0"]  # it means nothing here and is not read
+        wishes = re.split("[ \t]*,[ \t]*", ",".join(fields.get("connection", ())).lower())
+        self.closes = bool(has_body) or "close" in wishes or minor == "0" and "keep-alive" not in wishes
+        if coding not in ("", "chunked"):
+            raise Reply(501, "of all transfer codings, only chunked is known here")
         # RFC 9112 section 3.2.2: GET http://host/5 must be understood too.
-        path = re.sub("^https?://[^/?#]*", "", self.requestline.split(" ")[1], flags=re.I).partition("?")[0]
-        if not re.fullmatch("/[^/]+", path):
-            raise Refusal(404, USAGE)
-        if self.command != "GET":
-            raise Refusal(405, USAGE, [("Allow", "GET")])
-        if body:
-            raise Refusal(413, "a request here has no body")
+        path = re.sub("^https?://[^/?#]*", "", target, flags=re.I).partition("?")[0]
+        if not re.fullmatch("/[^/]+", path) and (self.method, path) != ("OPTIONS", "*"):
+            raise Reply(404, USAGE)
+        if self.method not in ("GET", "HEAD"):
+            raise Reply(200 if self.method == "OPTIONS" else 405, USAGE, ALLOW)
+        if has_body:
+            raise Reply(413, "a request here has no body")
         digits = re.fullmatch("/0*([1-9][0-9]*)", path)
         # The digits are counted before they are converted: a number of 8,000 digits costs nothing.
         if not digits or len(digits[1]) > len(str(N_MAX)) or int(digits[1]) > N_MAX:
-            raise Refusal(400, N_RULE)
-        self.subject = "n=%s" % digits[1]
+            raise Reply(400, N_RULE)
+        self.subject = "n=" + digits[1]
         return int(digits[1])
 
-    def prime(self, n):
-        """p(n) in digits: from the table, or from a process of its own."""
-        if n <= TABLE_PRIMES:
-            return str(nth_prime(n))
-        places = self.server.places
-        retry_after = [("Retry-After", str(RETRY_AFTER_SECONDS))]
-        for _ in range(ATTEMPTS_MAX):
-            job = places.enter(n)
-            if not job and not places.stopping:
-                raise Refusal(503, "every place is taken and the queue is full; try again or elsewhere", retry_after)
-            try:
-                answer = job and self.wait_for(job)
-            finally:
-                if job:
-                    places.leave(job)
-            if answer:
-                return answer.decode()
-            if places.stopping:
-                raise Refusal(503, "this worker is stopping; try elsewhere", retry_after)
-            self.log("the process died computing n=%d" % n, "warn")
-        raise Refusal(500, "the computation failed; the log says more")
 
-    def wait_for(self, job):
-        """What the computing process says: p(n), or nothing if it died. Meanwhile the client is watched."""
-        poll = select.poll()
-        poll.register(job.channel, select.POLLIN)
-        poll.register(self.connection, select.POLLRDHUP)
-        grace = None
-        while True:
-            events = dict(poll.poll(grace))
-            if job.channel.fileno() in events:
-                return job.channel.recv(MESSAGE_BYTES_MAX)
-            if grace or events[self.connection.fileno()] & (select.POLLHUP | select.POLLERR):
-                self.log("abandoned n=%d: the client has gone" % job.n)
-                raise ConnectionAbortedError
-            grace = GONE_SECONDS * 1000
-            poll.modify(self.connection, 0)  # a reset is still told
+class Connection:
+    """One client."""
 
-    def answer(self, status, text, fields=()):
-        """Send one answer and log one line."""
-        self.close_connection |= self.server.places.stopping
-        body = (text + "\n").encode()
-        kept = [("Connection", "keep-alive"), ("Keep-Alive", "timeout=%d, max=%d" % (IDLE_SECONDS, self.requests_left))]
-        self.send_response(status)
-        for name, value in [("Content-Type", "text/plain"), ("Content-Length", str(len(body))), *fields,
-                            *([("Connection", "close")] if self.close_connection else kept)]:
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(b"" if self.command == "HEAD" else body)
-        self.wfile.flush()
-        self.log("request %s status=%d" % (self.subject, status))
+    def __init__(self, server, sock, peer):
+        self.server, self.sock, self.peer = server, sock, shown(peer)
+        self.received = b""
+        self.requests_left = REQUESTS_MAX
+        self.began = time.monotonic()
 
-    def send_error(self, code, message=None, explain=None):
-        """http.server calls this for a head that it cannot parse."""
-        self.close_connection = True
-        raise Refusal(code, message or self.responses[code][0])
+    def answer_at_once(self):
+        """Answer a client that wants one prime of the table and no more. False: nothing was answered."""
+        with contextlib.suppress(OSError, Reply):  # BlockingIOError, above all: nothing has come yet
+            self.received = self.sock.recv(HEAD_BYTES_MAX, socket.MSG_DONTWAIT)
+            end = HEAD_END.search(self.received)
+            if end and end.end() == len(self.received):
+                request = Request(self.received[: end.start()].decode("latin-1"))
+                n = request.n()
+                if n <= TABLE_PRIMES and request.closes:
+                    self.answer(request, 200, str(nth_prime(n)))
+                    return True
+        return False
+
+    def serve(self):
+        """The life of this connection's thread."""
+        try:
+            with self.sock, contextlib.suppress(OSError):  # the client has gone, or is too slow
+                while self.answer_next():
+                    pass
+        finally:
+            self.server.slots.release()
+
+    def answer_next(self):
+        """Answer one request. False if it was the last."""
+        request = Request()
+        try:
+            request = Request(self.receive_head().decode("latin-1"))
+            n = request.n()
+            prime = nth_prime(n) if n <= TABLE_PRIMES else self.server.places.compute(n, self.sock)
+            self.answer(request, 200, str(prime))
+        except ConnectionAbortedError:
+            if request.head:
+                self.log("abandoned %s: the client has gone" % request.subject)
+            raise
+        except Reply as reply:
+            self.answer(request, reply.status, reply.text, reply.fields)
+            if request.closes:
+                self.linger()
+        return not request.closes
+
+    def receive_head(self):
+        """The next request head, without the empty line that ends it."""
+        self.server.waiting[self.sock] = None
+        self.began, seconds = time.monotonic(), IDLE_SECONDS
+        try:
+            while True:
+                self.received = self.received.lstrip(b"\r\n")  # RFC 9112 section 2.2
+                if self.received and seconds == IDLE_SECONDS:
+                    self.began, seconds = time.monotonic(), HEAD_SECONDS
+                end = HEAD_END.search(self.received)
+                if (end.end() if end else len(self.received)) > HEAD_BYTES_MAX:
+                    raise Reply(431, "a request head may have %d bytes" % HEAD_BYTES_MAX)
+                if end:
+                    head, self.received = self.received[: end.start()], self.received[end.end() :]
+                    return head
+                self.sock.settimeout(max(0, self.began + seconds - time.monotonic()))
+                data = self.sock.recv(HEAD_BYTES_MAX)
+                if not data:
+                    raise ConnectionAbortedError
+                self.received += data
+        except (socket.timeout, BlockingIOError):  # the second when the time was up before the call
+            if self.received:
+                self.log("closed: no whole request head in %d s" % HEAD_SECONDS)
+            raise
+        finally:
+            self.server.waiting.pop(self.sock, None)
+            self.sock.settimeout(WRITE_SECONDS)
+
+    def answer(self, request, status, text, fields=""):
+        """Send one answer, in one piece, and log one line."""
+        self.requests_left -= 1
+        request.closes |= self.requests_left <= 0 or self.server.stopping
+        fields += "Connection: close\r\n" if request.closes else (
+            "Connection: keep-alive\r\nKeep-Alive: timeout=%d, max=%d\r\n" % (IDLE_SECONDS, self.requests_left))
+        answer = "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n%s\r\n%s" % (
+            status, http.HTTPStatus(status).phrase, time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime()),
+            len(text) + 1, fields, "" if request.method == "HEAD" else text + "\n")
+        self.sock.sendall(answer.encode("ascii"))
+        self.log("request %s status=%d" % (request.subject, status))
 
     def linger(self):
         """Throw away what still comes, briefly: to close a socket with unread bytes resets it, and the reset
         may overtake the answer."""
-        self.connection.shutdown(socket.SHUT_WR)
-        self.connection.settimeout(LINGER_SECONDS)
-        while time.monotonic() < self.began + LINGER_SECONDS and self.connection.recv(HEAD_BYTES_MAX):
+        self.sock.shutdown(socket.SHUT_WR)
+        self.sock.settimeout(LINGER_SECONDS)
+        deadline = time.monotonic() + LINGER_SECONDS
+        while time.monotonic() < deadline and self.sock.recv(HEAD_BYTES_MAX):
             pass
 
     def log(self, text, level="info"):
-        ms = (time.monotonic() - self.began) * 1000
-        self.server.log.write(level, "%s ms=%d client=%s" % (text, ms, shown(self.client_address)))
-
-    def log_request(self, code="-", size="-"):
-        pass  # answer() logs, when it knows how long it took
-
-    def version_string(self):
-        return "worker.py/" + VERSION
+        log(level, "%s ms=%d client=%s" % (text, (time.monotonic() - self.began) * 1000, self.peer))
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """The listening socket and the connections. serve_forever() accepts them, in a thread of its own."""
+class Server:
+    """The listening socket and all connections."""
 
-    request_queue_size = BACKLOG
-    daemon_threads = True
-    allow_reuse_port = False  # else two workers could share one port, and nobody would be told
-
-    def __init__(self, family, address, log):
-        self.address_family, self.log = family, log
-        self.connections_max = connections_max(log)
-        self.slots = threading.BoundedSemaphore(self.connections_max)
+    def __init__(self, listener, places, connections_max):
+        self.listener, self.places, self.connections_max = listener, places, connections_max
+        self.slots = threading.BoundedSemaphore(connections_max)  # one for each thread of a connection
         self.waiting = {}  # the sockets on which no request is under way, the longest waiting first
-        super().__init__(address, Connection)
+        self.stopping = False
 
-    def server_bind(self):
-        if self.address_family == socket.AF_INET6:
-            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        socketserver.TCPServer.server_bind(self)  # http.server's own would ask the DNS for this machine's name
+    def accept_for_ever(self):
+        while not self.stopping:
+            try:
+                connection = Connection(self, *self.listener.accept())
+                # To start a thread takes longer than most answers. So this thread answers what needs no waiting.
+                if connection.answer_at_once() or not self.start_thread(connection):
+                    connection.sock.close()  # unanswered, that is a reset: a balancer asks another server at once
+            except OSError as error:
+                if not self.stopping:
+                    log("warn", "accept: %s; pausing" % error.strerror)
+                    self.close_longest_waiting()
+                    time.sleep(ACCEPT_PAUSE_SECONDS)
+
+    def start_thread(self, connection):
+        """False if there is no room for another connection."""
+        if not self.slots.acquire(blocking=False):
+            self.close_longest_waiting()
+            if not self.slots.acquire(timeout=GIVE_WAY_SECONDS):
+                connection.log("refused: every connection has a request under way", "warn")
+                return False
+        try:
+            threading.Thread(target=connection.serve, daemon=True).start()
+        except RuntimeError as error:  # the system gives no thread
+            self.slots.release()
+            connection.log("refused: %s" % error, "error")
+            return False
+        return True
 
     def close_longest_waiting(self):
-        """False if there is none."""
-        for connection in list(self.waiting)[:1]:
-            self.waiting.pop(connection, None)
+        for sock in list(self.waiting)[:1]:
+            self.waiting.pop(sock, None)
             with contextlib.suppress(OSError):  # the client was faster
-                connection.shutdown(socket.SHUT_RDWR)  # its thread wakes up and ends
-            return True
-        return False
-
-    def get_request(self):
-        """Accepts one connection. An OSError tells serve_forever() that there is none."""
-        if self.places.stopping:
-            sys.exit()  # ends this thread
-        try:
-            request, peer = self.socket.accept()
-        except OSError as error:
-            self.log.write("warn", "accept: %s; pausing" % error.strerror)
-            self.close_longest_waiting()
-            time.sleep(ACCEPT_PAUSE_SECONDS)
-            raise
-        if not self.slots.acquire(blocking=False):
-            if not self.close_longest_waiting() or not self.slots.acquire(timeout=GIVE_WAY_SECONDS):
-                request.close()  # at a reset, a balancer asks another server at once
-                raise OSError("every connection has a request under way")
-        return request, peer
-
-    def close_request(self, request):
-        super().close_request(request)
-        self.slots.release()
-
-    def handle_error(self, request, client_address):
-        self.log.write("error", "client=%s: %r" % (shown(client_address), sys.exc_info()[1]))
+                sock.shutdown(socket.SHUT_RDWR)  # its thread wakes up and ends
 
     def stop(self):
         """At once: a prime may be minutes away, and the balancer asks another server when it hears 503."""
-        self.places.stop()
-        self.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
+        self.stopping = True
+        self.places.stop_end.close()
+        self.listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
         deadline = time.monotonic() + STOP_SECONDS
         for _ in range(self.connections_max):
             self.close_longest_waiting()
             self.slots.acquire(timeout=max(0, deadline - time.monotonic()))
-        self.places.process.wait()
+        self.places.end()
 
 
-def connections_max(log):
-    """As many connections as the limit of descriptors allows; that is raised as far as it may be."""
+def connections_max():
+    """As many connections as the limit of descriptors allows, which is raised as far as it may be."""
     wanted = DESCRIPTORS_SPARE + DESCRIPTORS_PER_CONNECTION * CONNECTIONS_MAX
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < allowed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     count = max(1, (allowed - DESCRIPTORS_SPARE) // DESCRIPTORS_PER_CONNECTION)
     if count < CONNECTIONS_MAX:
-        log.write("warn", "only %d descriptors (ulimit -n): at most %d connections at a time" % (allowed, count))
+        log("warn", "only %d descriptors (ulimit -n): at most %d connections at a time" % (allowed, count))
     return count
 
 
 # ---------------------------------------------------------------------------------------------------
-# 4. The program: command line, log, signals
+# 4. The program
 # ---------------------------------------------------------------------------------------------------
+#
+# Why: whoever runs a worker wants to set its limits, to read what it does, and to stop it.
 
 LEVELS = ("off", "error", "warn", "info", "debug", "trace")
 PROCESSES_PER_CORE = 4
@@ -882,41 +822,38 @@ QUEUE_DEFAULT = 128
 QUEUE_MAX = 10_000
 LOG_TEXT_MAX = 120
 
+log_level, log_file, log_lock = LEVELS.index("info"), None, threading.Lock()
 
-def escape(raw):
-    """Bytes of a client as one printable, quoted word for the log: no control character, no new line."""
-    text = raw[:LOG_TEXT_MAX].rstrip(b"\r").decode("latin-1").encode("unicode_escape").decode().replace('"', '\\"')
-    return '"%s%s"' % (text, "..." if len(raw) > LOG_TEXT_MAX else "")
+
+def log(level, text):
+    """One line per event, on standard error and in the file. A full disk or a closed terminal stops no prime."""
+    if LEVELS.index(level) > log_level:
+        return
+    now = time.time()
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+    line = ("%s.%03dZ %-5s %s\n" % (stamp, now % 1 * 1000, level.upper(), text)).encode("utf-8", "replace")
+    with log_lock, contextlib.suppress(OSError):
+        append_to_file(line)
+    with log_lock, contextlib.suppress(OSError):
+        if select.select((), (2,), (), 0)[1]:  # else a pipe that nobody reads is full: the line is lost
+            os.write(2, line)
+
+
+def append_to_file(line):
+    """The file is opened for each line: after logrotate(8) has renamed it, the next line begins a new one."""
+    if log_file:
+        with open(log_file, "ab", 0) as file:
+            file.write(line)
+
+
+def escape(text):
+    """What a client sent as one printable, quoted word for the log: no control character, no new line."""
+    word = text[:LOG_TEXT_MAX].rstrip("\r").encode("unicode_escape").decode().replace('"', '\\"')
+    return '"%s%s"' % (word, "..." if len(text) > LOG_TEXT_MAX else "")
 
 
 def shown(address):
     return ("[%s]:%d" if ":" in address[0] else "%s:%d") % address[:2]
-
-
-class Log:
-    """One line per event, on standard error and in the file."""
-
-    def __init__(self, level, path):
-        self.level = LEVELS.index(level)
-        self.lock = threading.Lock()
-        self.files = [2]
-        if path:
-            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-            # O_APPEND: whoever else writes or truncates the file (logrotate), no line overwrites another.
-            self.files.append(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644))
-
-    def write(self, level, text):
-        if LEVELS.index(level) > self.level:
-            return
-        now = time.time()
-        line = "%s.%03dZ %-5s %s\n" % (
-            time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)), now % 1 * 1000, level.upper(), text)
-        with self.lock:
-            for file in self.files:
-                with contextlib.suppress(OSError):  # neither a full disk nor a closed terminal stops the primes
-                    # Nor does a pipe that nobody reads, which is full after 64 KiB: the line is lost.
-                    if select.select((), (file,), (), 0)[1]:
-                        os.write(file, line.encode("utf-8", "replace"))
 
 
 class Arguments(argparse.ArgumentParser):
@@ -930,7 +867,6 @@ def whole(low, high):
         if not re.fullmatch("[0-9]{1,9}", text) or not low <= int(text) <= high:
             raise argparse.ArgumentTypeError("%r is not a whole number from %d to %d" % (text, low, high))
         return int(text)
-
     return check
 
 
@@ -940,7 +876,7 @@ def arguments():
         prog="worker.py", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Finds the Nth prime. GET /N answers with it, N from 1 to %d." % N_MAX,
         epilog="example:  python3 worker.py &  curl http://127.0.0.1:13337/1000000\n\n"
-        "exit status:  0 stopped by SIGTERM, SIGINT or SIGHUP; 2 bad usage; 1 any other failure\n\n"
+        "exit status:  0 stopped by SIGTERM, SIGINT or (without --log-file) SIGHUP; 2 bad usage; 1 any other failure\n\n"
         "It answers whoever reaches it: let a firewall keep strangers out, or --bind an inner address.")
     option = parser.add_argument
     option("--bind", metavar="ADDRESS", default="0.0.0.0",
@@ -955,55 +891,60 @@ def arguments():
     option("--log-level", metavar="LEVEL", type=str.lower, choices=LEVELS, default="info",
            help="%s (default info)" % ", ".join(LEVELS))
     option("--log-file", metavar="FILE", help="append the log to FILE too (it always goes to stderr)")
-    option("--fork-server", type=int, help=argparse.SUPPRESS)  # how this program starts itself, see part 2
     option("--version", action="version", version="worker.py %s" % VERSION)
     return parser, parser.parse_args()
 
 
-def main():
-    # Started with a closed standard stream (`2>&-`), the next socket would take its number, and its place.
-    while os.open(os.devnull, os.O_RDWR) <= 2:
-        pass
-    parser, options = arguments()
-    try:
-        log = Log(options.log_level, options.log_file)
-    except OSError as error:
-        parser.exit(2, "worker.py: cannot open the log file %s: %s; choose another --log-file\n" % (
-            options.log_file, error.strerror.lower()))
-    if options.fork_server is not None:
-        serve_forks(socket.socket(fileno=options.fork_server), log)
-        return
-
+def listen(parser, options):
+    """The listening socket. What accept(2) returns has the same options."""
     try:
         family, _, _, _, address = socket.getaddrinfo(
             options.bind, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except (OSError, UnicodeError) as error:
         parser.error("argument --bind: %r is no address of this machine (%s)" % (options.bind, error))
-    threading.stack_size(THREAD_STACK_BYTES)
     try:
-        server = Server(family, address, log)
+        listener = socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=":" in address[0])
     except OSError as error:
         parser.exit(1, "worker.py: cannot listen on %s: %s; choose another --port or --bind (`ss -ltnp` shows who "
                     "listens, `ip address` what can be bound)\n" % (shown(address), os.strerror(error.errno).lower()))
+    for option in SOCKET_OPTIONS:
+        listener.setsockopt(*option)
+    return listener
+
+
+def main():
+    global log_level, log_file
+    # Started with a closed standard stream (`2>&-`), the next socket would take its number, and its place.
+    while os.open(os.devnull, os.O_RDWR) <= 2:
+        pass
+    parser, options = arguments()
+    log_level, log_file = LEVELS.index(options.log_level), options.log_file
     try:
-        server.places = Places(log, options.processes, options.queue)
+        os.makedirs(os.path.dirname(log_file or "") or ".", exist_ok=True)
+        append_to_file(b"")  # creates it, or says at once that it cannot be
+    except OSError as error:
+        parser.exit(2, "worker.py: cannot open the log file %s: %s; choose another --log-file\n" % (
+            log_file, error.strerror.lower()))
+    gc.freeze()  # a garbage collection in a copy of this process would write to, and so copy, all that they share
+    try:
+        places = Places(options.processes, options.queue)
     except OSError as error:
         parser.exit(1, "worker.py: cannot start its fork server: %s\n" % error.strerror.lower())
-    threading.Thread(target=server.serve_forever, args=(None,), daemon=True).start()
-    address = shown(server.server_address)
-    log.write("info", "started: version=%s pid=%d address=%s processes=%d queue=%d" % (
+    server = Server(listen(parser, options), places, connections_max())
+    threading.stack_size(THREAD_STACK_BYTES)
+    threading.Thread(target=server.accept_for_ever, daemon=True).start()
+    address = shown(server.listener.getsockname())
+    log("info", "started: version=%s pid=%d address=%s processes=%d queue=%d" % (
         VERSION, os.getpid(), address, options.processes, options.queue))
-    try:
-        print("worker listening on %s" % address, flush=True)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads it; Python's own flush at the end must not fail
+    with contextlib.suppress(OSError):  # nobody reads it
+        os.write(1, b"worker listening on %s\n" % address.encode())
 
-    # nohup(1) has SIGHUP ignored, and means it.
-    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
-    number = signal.sigwait(STOP_SIGNALS - ignored)
-    log.write("info", "stopping: %s" % signal.Signals(number).name)
+    # nohup(1) has SIGHUP ignored, and means it. To a program with a log file, SIGHUP says: the file was renamed.
+    no_stop = log_file or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    number = signal.sigwait(STOP_SIGNALS - ({signal.SIGHUP} if no_stop else set()))
+    log("info", "stopping: %s" % signal.Signals(number).name)
     server.stop()
-    log.write("info", "stopped")
+    log("info", "stopped")
 
 
 if __name__ == "__main__":

@@ -92,6 +92,16 @@ impl Worker {
         send_signal(self.pid(), signal);
     }
 
+    /// The process that forks those that compute. Another one keeps it: replaces it when it was killed.
+    fn fork_server(&self) -> u32 {
+        let only_child = |pid| {
+            let all = children(pid);
+            assert_eq!(all.len(), 1, "children of {pid}: {all:?}");
+            all[0]
+        };
+        only_child(only_child(self.pid()))
+    }
+
     /// Waits for a log line that contains `what`, and returns it.
     fn wait_for_log(&self, what: &str) -> String {
         let end = Instant::now() + EVENTUALLY;
@@ -331,16 +341,14 @@ fn memory_does_not_grow_with_n() {
     assert!(big < small + 16 * 1024, "{small} KiB, then {big} KiB");
 }
 
-/// A fork server is the worker's only child, and each computation is a child of that one: the daemon, which
+/// The worker's only child keeps a fork server, and each computation is a child of the fork server: the daemon, which
 /// measures the worker with its descendants, sees all of them.
 #[test]
 fn several_requests_at_once_use_several_processes() {
     let worker = Worker::start(&["--processes", "4"]);
     let (_clients, mut busy): (Vec<_>, Vec<_>) =
         (0..3).map(|i| worker.start_computing(ENDLESS_N - i)).unzip();
-    let fork_servers = children(worker.pid());
-    assert_eq!(fork_servers.len(), 1);
-    let mut all = children(fork_servers[0]);
+    let mut all = children(worker.fork_server());
     busy.sort_unstable();
     all.sort_unstable();
     assert_eq!(busy, all);
@@ -415,14 +423,40 @@ fn other_paths_and_methods() {
     }
     assert_eq!(worker.get("/5?x=1").body, "11\n");
     assert_eq!(worker.get("http://anywhere:80/5").body, "11\n");
-    for method in ["HEAD", "POST", "PUT", "DELETE", "OPTIONS", "BREW"] {
+    let allowed = Some("GET, HEAD, OPTIONS");
+    for (method, path, status, allow) in [
+        ("HEAD", "/5", 200, None),
+        ("HEAD", "/", 404, None),
+        ("OPTIONS", "*", 200, allowed),
+        ("OPTIONS", "/5", 200, allowed),
+        ("GET", "*", 404, None),
+        ("POST", "/5", 405, allowed),
+        ("PUT", "/5", 405, allowed),
+        ("DELETE", "/5", 405, allowed),
+        ("BREW", "/5", 405, allowed),
+    ] {
         let mut client = worker.connect();
-        client.send(format!("{method} /5 HTTP/1.1\r\nHost: worker\r\n\r\n").as_bytes());
+        client.send(format!("{method} {path} HTTP/1.1\r\nHost: worker\r\n\r\n").as_bytes());
         let answer = client.answer_to(method);
-        assert_eq!((answer.status, answer.header("allow")), (405, Some("GET")), "{method}");
+        assert_eq!((answer.status, answer.header("allow")), (status, allow), "{method} {path}");
+        if status == 200 && method == "HEAD" {
+            assert_eq!(answer.header("content-length"), Some("3"), "as the answer to GET says it");
+        }
         // The answer to HEAD must have left nothing behind that the next answer begins with.
         client.send_get("/5");
-        assert_eq!(client.answer().body, "11\n", "after {method}");
+        assert_eq!(client.answer().body, "11\n", "after {method} {path}");
+    }
+}
+
+/// RFC 9110, section 6.6.1: a server with a clock says when it answered.
+#[test]
+fn every_answer_has_a_date() {
+    let worker = Worker::start(&[]);
+    for path in ["/5", "/1000000", "/abc", "/"] {
+        let answer = worker.get(path);
+        let date = answer.header("date").unwrap_or_default().to_owned();
+        // Sun, 06 Nov 1994 08:49:37 GMT
+        assert!(date.len() == 29 && date.get(3..5) == Some(", ") && date.ends_with(" GMT"), "{date:?}");
     }
 }
 
@@ -443,6 +477,7 @@ fn heads_that_are_none_are_refused_and_the_connection_closed() {
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
         (b"GET /5 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc", 413),
         (b"GET /5 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 413),
+        (b"GET /5 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
         (b"POST /5 HTTP/1.1\r\nHost: a\r\nContent-Length: 60000000000000\r\n\r\n", 405),
         (endless_header.as_bytes(), 431),
         (many_headers.as_bytes(), 431),
@@ -471,6 +506,16 @@ fn http_1_0_closes_unless_asked_to_keep() {
     let answer = client.answer();
     assert_eq!((answer.body.as_str(), answer.header("connection")), ("13\n", Some("close")));
     client.assert_closed();
+}
+
+/// RFC 9112, section 2.3, and RFC 9110, section 2.5: a greater minor version is served as the greatest known one.
+#[test]
+fn http_1_2_is_served_as_1_1() {
+    let worker = Worker::start(&[]);
+    let mut client = worker.connect();
+    client.send(b"GET /5 HTTP/1.2\r\nHost: a\r\n\r\n");
+    let answer = client.answer();
+    assert_eq!((answer.body.as_str(), answer.header("connection")), ("11\n", Some("keep-alive")));
 }
 
 #[test]
@@ -680,7 +725,7 @@ fn a_job_that_kills_its_process_twice_is_a_500_and_the_next_is_served() {
 fn a_fork_server_that_was_killed_is_replaced() {
     let worker = Worker::start(&[]);
     let (mut client, _pid) = worker.start_computing(1_000_000_000);
-    let fork_server = children(worker.pid())[0];
+    let fork_server = worker.fork_server();
     send_signal(fork_server, Signal::KILL);
     wait_for_exit(fork_server);
     assert_eq!(worker.get("/1000000").body, "15485863\n");
@@ -780,6 +825,17 @@ fn help_version_and_log_file() {
     worker.signal(Signal::TERM);
     worker.wait_for_log("stopped");
     assert!(fs::read_to_string(&file).unwrap().lines().any(|logged| logged == line));
+
+    // After logrotate(8) has renamed the file and sent SIGHUP, the next line begins a new one.
+    let worker = Worker::start(&["--log-file", file.to_str().unwrap()]);
+    worker.wait_for_log("started");
+    fs::rename(&file, directory.path().join("worker.log.1")).unwrap();
+    worker.signal(Signal::HUP);
+    assert_eq!(worker.get("/7").status, 200);
+    worker.wait_for_log("request n=7 status=200");
+    worker.signal(Signal::TERM);
+    worker.wait_for_log("stopped");
+    assert!(fs::read_to_string(&file).unwrap().contains("request n=7 status=200"));
 
     // A directory that is missing is made, as the other programs do; what cannot be made is bad usage.
     let below_a_file = file.join("worker.log");
