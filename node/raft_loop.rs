@@ -22,10 +22,11 @@ use super::leader_watch::LeaderNews;
 use super::peers::Peers;
 use super::standing::StandingBoard;
 use crate::balancer::{Change, Published};
+use crate::linux::BootClock;
 use crate::logging::RateLimit;
-use crate::raft::{self, NodeId, RpcReply};
+use crate::raft::{self, Index, NodeId, RpcReply, Term};
 use crate::replica::{Effect, Replica, ReplicaNotice, ReportOutcome, Unread};
-use crate::storage::{Disk, Storage, StorageError};
+use crate::storage::{CommitHint, Disk, Storage, StorageError};
 
 /// How much of an inbox is taken in one batch: it bounds the time between two looks at the clock.
 const BATCH_MAX: usize = 1_024;
@@ -53,6 +54,8 @@ pub struct RaftLoop<D: Disk> {
     pub standing: Arc<StandingBoard>,
     /// The leader that the death detector watches.
     pub leaders: LeaderNews,
+    /// Dates what is remembered of the commit index.
+    pub boot_clock: BootClock,
     /// The moment that the loop's clock counts from.
     pub started: Instant,
 }
@@ -84,7 +87,7 @@ impl<D: Disk> RaftLoop<D> {
             select! {
                 recv(consensus) -> input => if let Ok(input) = input { self.replica.receive(self.now(), input) },
                 recv(service) -> input => if let Ok(input) = input { self.serve(input) },
-                recv(stop) -> _ => return Ok(()),
+                recv(stop) -> _ => return self.remember_at_the_end(),
                 recv(at(deadline)) -> _ => {}
             }
             // Then take what else has arrived, without waiting: all of it shares one write and one sync.
@@ -117,26 +120,52 @@ impl<D: Disk> RaftLoop<D> {
         }
     }
 
+    /// A clean end: the next process shall serve from the newest state.
+    fn remember_at_the_end(&mut self) -> Result<(), StorageError> {
+        self.replica.hint().map_or(Ok(()), |hint| self.do_one(hint))
+    }
+
     fn carry_out(&mut self) -> Result<(), StorageError> {
         while let Some(effect) = self.replica.next_effect() {
-            match effect {
-                Effect::Send { to, rpc, request } => self.peers.send(to, rpc, request),
-                Effect::Write(write) => {
-                    self.storage.make_durable(write.steps)?;
-                    self.replica.durable(self.now(), write.mark);
-                }
-                Effect::Publish => {
-                    self.published.publish(self.replica.table(), self.now());
-                    self.standing.set(self.replica.standing());
-                }
-                Effect::Watch(leader) => self.leaders.tell(leader),
-                // Whoever waited may have hung up.
-                Effect::Reply { caller, reply } => drop(caller.send(reply)),
-                Effect::Answer { caller, outcome } => drop(caller.send(outcome)),
-                Effect::Notice(notice) => log_notice(&notice, self.replica.raft().id()),
-            }
+            self.do_one(effect)?;
         }
         Ok(())
+    }
+
+    fn do_one(
+        &mut self,
+        effect: Effect<Sender<RpcReply>, Sender<ReportOutcome>>,
+    ) -> Result<(), StorageError> {
+        match effect {
+            Effect::Send { to, rpc, request } => self.peers.send(to, rpc, request),
+            Effect::Write(write) => {
+                self.storage.make_durable(write.steps)?;
+                self.replica.durable(self.now(), write.mark);
+            }
+            Effect::Publish => {
+                self.published.publish(self.replica.table(), self.now());
+                self.standing.set(self.replica.standing());
+            }
+            Effect::Watch(leader) => self.leaders.tell(leader),
+            // Whoever waited may have hung up.
+            Effect::Reply { caller, reply } => drop(caller.send(reply)),
+            Effect::Answer { caller, outcome } => drop(caller.send(outcome)),
+            Effect::Remember { index, term } => self.remember(index, term)?,
+            Effect::Notice(notice) => log_notice(&notice, self.replica.raft().id()),
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, index: Index, term: Term) -> Result<(), StorageError> {
+        let fresh_at = self.boot_clock.ago(self.replica.standing().age(self.now()));
+        match self.storage.remember(&CommitHint { index, term, fresh_at }) {
+            // A hint that is lost costs only freshness. If the disk is ill, the next append says so.
+            Err(error @ StorageError::Io { .. }) => {
+                debug!("the commit hint was not written: {error}");
+                Ok(())
+            }
+            result => result,
+        }
     }
 }
 
@@ -219,6 +248,9 @@ mod tests {
             }
             self.disk.append(name, bytes)
         }
+        fn overwrite(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+            self.disk.overwrite(name, bytes)
+        }
         fn truncate(&mut self, name: &str, length: u64) -> io::Result<()> {
             self.disk.truncate(name, length)
         }
@@ -286,6 +318,7 @@ mod tests {
                 published: Arc::clone(&published),
                 standing: Arc::clone(&standing),
                 leaders: leader_news().0,
+                boot_clock: BootClock::new(),
                 started: Instant::now(),
             };
             let (stop, stopped) = crossbeam_channel::bounded(0);

@@ -8,7 +8,7 @@ use super::ending::Ending;
 use super::raft_loop::NodeReplica;
 use crate::balancer::SERVERS_MAX;
 use crate::config::Config;
-use crate::linux::random_u64;
+use crate::linux::{BootClock, random_u64};
 use crate::raft::{self, NodeId};
 use crate::replica::{Replica, ReplicaSettings};
 use crate::storage::{DirectoryDisk, Fresh, Identity, Storage};
@@ -27,7 +27,12 @@ pub struct RecoveredNode {
 ///
 /// # Errors
 /// The directory is in use, damaged, another node's, or the disk fails.
-pub fn recover(config: &Config, id: NodeId, started: Instant) -> Result<RecoveredNode, Ending> {
+pub fn recover(
+    config: &Config,
+    id: NodeId,
+    started: Instant,
+    boot_clock: &BootClock,
+) -> Result<RecoveredNode, Ending> {
     let directory = config.node_dir(id);
     let disk = DirectoryDisk::open(&directory)?;
     let founding = config.founding();
@@ -59,12 +64,21 @@ pub fn recover(config: &Config, id: NodeId, started: Instant) -> Result<Recovere
         servers_max: SERVERS_MAX,
     };
     let (snapshot, entries) = (recovered.snapshot, recovered.entries);
-    let replica = Replica::new(settings, hard_state, snapshot, entries, started.elapsed()).map_err(|reason| {
+    let mut replica: NodeReplica = Replica::new(settings, hard_state, snapshot, entries, started.elapsed()).map_err(|reason| {
         format!(
             "{}: the snapshot up to index {snapshot_index} holds no server table: {reason}; mend: see docs/storage.md, \
              \"A node without memory\"",
             directory.display()
         )
     })?;
+    if let Some(hint) = recovered.commit {
+        let age = boot_clock.age_of(&hint.fresh_at);
+        info!(
+            "recovery: node {id} serves the state as of index {}, which it knows to be committed; that was {} ms ago",
+            hint.index,
+            age.as_millis()
+        );
+        replica.recall_commit(hint.index, age.saturating_sub(started.elapsed()));
+    }
     Ok(RecoveredNode { replica, storage, incarnation: recovered.incarnation })
 }

@@ -29,7 +29,8 @@ impl Default for StandingBoard {
             settled: false,
             last_index: 0,
             snapshot_index: 0,
-            last_contact: Duration::ZERO,
+            last_contact: None,
+            age_at_start: Duration::ZERO,
         });
         Self { standing, changed: Condvar::new() }
     }
@@ -76,10 +77,20 @@ mod tests {
     #[test]
     fn the_state_is_called_stale_only_after_the_patience() {
         let board = StandingBoard::default();
-        board.set(Standing { last_contact: Duration::from_millis(500), ..board.get() });
+        board.set(Standing { last_contact: Some(Duration::from_millis(500)), ..board.get() });
         let patience = Duration::from_millis(1000);
         assert_eq!(board.get().stale_for(Duration::from_millis(1500), patience), None);
         let stale = board.get().stale_for(Duration::from_millis(1501), patience);
         assert_eq!(stale, Some(Duration::from_millis(1001)));
+    }
+
+    #[test]
+    fn before_the_first_word_of_a_leader_the_age_from_before_the_start_counts_on() {
+        let board = StandingBoard::default();
+        board.set(Standing { age_at_start: Duration::from_secs(5), ..board.get() });
+        let age = |standing: Standing| standing.stale_for(Duration::from_secs(2), Duration::from_secs(1));
+        assert_eq!(age(board.get()), Some(Duration::from_secs(7)));
+        board.set(Standing { last_contact: Some(Duration::from_secs(2)), ..board.get() });
+        assert_eq!(age(board.get()), None, "from then on, the leader's word counts");
     }
 }

@@ -46,7 +46,7 @@ use super::running::RunningNode;
 use super::shared::Shared;
 use crate::config::{Config, Node};
 use crate::http::{Limits, Server, Service};
-use crate::linux::random_u64;
+use crate::linux::{BootClock, random_u64};
 use crate::program;
 use crate::signing::Secret;
 
@@ -61,7 +61,8 @@ pub fn start(
     cuts: Cuts,
 ) -> Result<RunningNode, Ending> {
     let started = Instant::now();
-    let RecoveredNode { replica, storage, incarnation } = recover(config, node.id, started)?;
+    let boot_clock = BootClock::new();
+    let RecoveredNode { replica, storage, incarnation } = recover(config, node.id, started, &boot_clock)?;
     let shared = Shared::new(config, node.id, secret, incarnation, replica.table(), cuts, started)?;
 
     // The channels: two inboxes to the Raft loop; from it, whom to watch and how it ended; to the threads, the end.
@@ -102,7 +103,7 @@ pub fn start(
 
     // The Raft loop.
     let (published, standing) = (Arc::clone(&shared.published), Arc::clone(&shared.standing));
-    let raft_loop = RaftLoop { replica, storage, peers, published, standing, leaders, started };
+    let raft_loop = RaftLoop { replica, storage, peers, published, standing, leaders, boot_clock, started };
     let loop_thread = spawn("raft", move || {
         // If nobody receives this any more, the process is ending.
         let _ = ended_sender.send(raft_loop.run(&inboxes, &loop_stop));

@@ -51,7 +51,7 @@ SIMULATOR_SECONDS_MAX = 300
 CORE, ELECTION, REPLICATION = "src/raft/core.rs", "src/raft/election.rs", "src/raft/replication.rs"
 SNAPSHOT, INCOMING, TRANSFER = "src/raft/snapshot.rs", "src/raft/incoming.rs", "src/raft/transfer.rs"
 TRANSITIONS = "src/raft/transitions.rs"
-STORE, RECOVERY = "src/storage/store.rs", "src/storage/recovery.rs"
+STORE, RECOVERY, HINT = "src/storage/store.rs", "src/storage/recovery.rs", "src/storage/hint.rs"
 REPORT, TABLE, SILENCE = "src/balancer/report.rs", "src/balancer/table.rs", "src/balancer/silence.rs"
 DECISIONS, BATCH, MAIL_FIRST = "src/replica/decisions.rs", "src/replica/batch.rs", "src/replica/mail_first.rs"
 RAFT_LOOP, INBOX, PEERS = "node/raft_loop.rs", "node/inbox.rs", "node/peers.rs"
@@ -178,6 +178,14 @@ MUTANTS = [
      "self.counted_from = self.counted_from.max(since);\n            self.ran_at", "self.ran_at"),
     ("26", "a peer's new data directory is ignored", REPLICATION,
      "            *progress = Progress::new(last_index, now);\n", "            let _ = (&progress, last_index, now);\n"),
+    ("H1", "a commit hint is honoured without its entry", HINT,
+     "log.term_at(self.index) == Some(self.term)", "self.index <= log.last_index()"),
+    ("H2", "a commit hint is written before its entry is durable", DECISIONS,
+     "        let index = self.table.applied_index();\n        // While a leader's", "        let index = self.raft.log().last_index();\n        // While a leader's"),
+    ("H3", "the log is truncated below what it remembers to be committed", STORE,
+     "&& *from <= self.committed", "&& *from < 1"),
+    ("H4", "what the disk remembers to be committed is not served", DECISIONS,
+     "        self.raft.recall_commit(index);\n", "        let _ = index;\n"),
     ("T1", "a living server is evicted", TABLE,
      "self.servers.values().filter(|record| !record.alive).min_by_key", "self.servers.values().min_by_key"),
     ("R1", "sent before it is durable", DECISIONS,

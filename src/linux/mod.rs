@@ -1,11 +1,14 @@
 //! What this project asks of Linux and the standard library does not offer, each in one place: who listens on which port,
-//! a lock that ends with its process, random numbers of the system. Used by the programs, `storage` and `signing`.
+//! a lock that ends with its process, random numbers of the system, a clock that a restart does not reset. Used by the
+//! programs, `storage` and `signing`.
 
+mod boot_clock;
 mod entropy;
 mod lock;
 mod sock_diag;
 mod sockets;
 
+pub use boot_clock::{BootClock, BootMoment};
 pub use entropy::random_u64;
 pub use lock::{FileLock, LockError};
 pub use sockets::{

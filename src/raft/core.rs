@@ -42,6 +42,8 @@ pub struct Raft {
     pub(super) commit_index: Index,
     /// Figure 2: lastApplied; here, what was handed out to be applied.
     pub(super) applied_index: Index,
+    /// The greatest commit index that a leader has told, also if this node's log does not reach so far yet.
+    pub(super) leader_commit: Index,
     pub(super) role: Role,
     /// The leader that this node follows (itself, if it leads).
     pub(super) leader: Option<NodeId>,
@@ -91,6 +93,7 @@ impl Raft {
             // can say.
             commit_index: base_index,
             applied_index: base_index,
+            leader_commit: 0,
             role: Role::Follower,
             leader: None,
             leader_contact: None,
@@ -111,6 +114,15 @@ impl Raft {
         raft.election_deadline = now + first;
         raft.assert_invariants();
         raft
+    }
+
+    /// After a start: this node's disk remembers that everything up to `index` is committed.
+    ///
+    /// # Panics
+    /// If the log does not reach so far: the storage checks it first.
+    pub fn recall_commit(&mut self, index: Index) {
+        self.commit_to(index);
+        self.assert_invariants();
     }
 
     /// Takes one event in. `now` is the time since any fixed moment on a monotonic clock; a step back is ignored.
@@ -423,6 +435,11 @@ impl Raft {
     /// Figure 2's commitIndex.
     pub fn commit_index(&self) -> Index {
         self.commit_index
+    }
+
+    /// Whether this node's table can be as new as its leader's, as far as the leader has told.
+    pub fn has_all_committed(&self) -> bool {
+        self.commit_index >= self.leader_commit
     }
 
     /// Up to here, entries were handed out to be applied.

@@ -274,6 +274,7 @@ impl Raft {
         }
         let AppendEntries { prev_log_index, prev_log_term, entries, leader_commit, .. } = arguments;
         let last_verified = prev_log_index + entries.len() as u64;
+        self.leader_commit = self.leader_commit.max(leader_commit);
 
         // 2. Reply false if log doesn't contain an entry at prevLogIndex whose term matches prevLogTerm (5.3).
         // An entry that was compacted away is committed, so it matches.

@@ -17,6 +17,10 @@ use crate::raft::{
     Resolution, SendNow, SendOnceDurable, Snapshot, Term,
 };
 
+/// The commit hint is written no more often than this. It costs some microseconds, so a busy loop does not feel it; what
+/// a killed node forgets is at most so old.
+const HINT_INTERVAL: Duration = Duration::from_millis(100);
+
 /// What a replica needs to know.
 #[derive(Clone, Debug)]
 pub struct ReplicaSettings {
@@ -59,7 +63,10 @@ pub struct Replica<P, D> {
     leading: Option<Term>,
     /// The leader that is being watched.
     watched: Option<NodeId>,
-    last_contact: Duration,
+    last_contact: Option<Duration>,
+    age_at_start: Duration,
+    /// What was remembered last, and when.
+    hinted: Option<(Index, Option<Duration>, Duration)>,
     tick: MailFirst,
     verdicts: MailFirst,
 
@@ -142,7 +149,9 @@ impl<P, D> Replica<P, D> {
             incarnations: BTreeMap::new(),
             leading: None,
             watched: None,
-            last_contact: Duration::ZERO,
+            last_contact: None,
+            age_at_start: Duration::ZERO,
+            hinted: None,
             tick: MailFirst::default(),
             verdicts: MailFirst::default(),
             ready: VecDeque::new(),
@@ -155,6 +164,16 @@ impl<P, D> Replica<P, D> {
         };
         replica.note_recovered();
         Ok(replica)
+    }
+
+    /// After a start: the disk remembers that the log is committed up to `index`, and that this was `age` ago. The state up
+    /// to there is served also without a leader.
+    ///
+    /// # Panics
+    /// If the log does not reach so far: the storage checks it first.
+    pub fn recall_commit(&mut self, index: Index, age: Duration) {
+        self.age_at_start = age;
+        self.raft.recall_commit(index);
     }
 
     // -------------------------------------------------------------------------------------------- inputs come in
@@ -306,6 +325,8 @@ impl<P, D> Replica<P, D> {
             if std::mem::take(&mut self.unpublished) {
                 self.publish();
                 self.ready.append(&mut self.answers);
+            } else if let Some(remember) = self.hint_if_due() {
+                return Some(remember);
             } else if !self.compact_if_due() {
                 return None;
             }
@@ -370,7 +391,7 @@ impl<P, D> Replica<P, D> {
     }
 
     fn publish(&mut self) {
-        self.last_contact = self.last_contact.max(self.raft.leader_contact().unwrap_or_default());
+        self.last_contact = self.last_contact.max(self.raft.leader_contact());
         // Only the process of another node is worth watching.
         let watched = self.raft.leader().filter(|leader| *leader != self.raft.id());
         if watched != self.watched {
@@ -378,6 +399,24 @@ impl<P, D> Replica<P, D> {
             self.ready.push_back(Effect::Watch(watched));
         }
         self.ready.push_back(Effect::Publish);
+    }
+
+    /// What to remember, if it is time. Heartbeats wake the loop often enough; the hint needs no deadline of its own.
+    fn hint_if_due(&mut self) -> Option<Effect<P, D>> {
+        let is_due = self.hinted.is_none_or(|(index, contact, at)| {
+            (index, contact) != (self.table.applied_index(), self.last_contact)
+                && self.now >= at + HINT_INTERVAL
+        });
+        if is_due { self.hint() } else { None }
+    }
+
+    /// The hint as it stands: for a clean end, at which it is written whatever the time.
+    pub fn hint(&mut self) -> Option<Effect<P, D>> {
+        let index = self.table.applied_index();
+        // While a leader's snapshot is on its way to the disk, the core's log is ahead of the table.
+        let term = self.raft.log().term_at(index).filter(|_| index > 0)?;
+        self.hinted = Some((index, self.last_contact, self.now));
+        Some(Effect::Remember { index, term })
     }
 
     /// Tells the core to compact its log, if it is time; returns whether it was.
@@ -499,10 +538,12 @@ impl<P, D> Replica<P, D> {
             voted_for: hard_state.voted_for,
             commit_index: raft.commit_index(),
             applied_index: self.table.applied_index(),
-            settled: raft.log().term_at(self.table.applied_index()) == Some(hard_state.term),
+            settled: raft.has_all_committed()
+                && raft.log().term_at(self.table.applied_index()) == Some(hard_state.term),
             last_index: raft.log().last_index(),
             snapshot_index: raft.snapshot_index(),
             last_contact: self.last_contact,
+            age_at_start: self.age_at_start,
         }
     }
 }

@@ -29,6 +29,13 @@ pub enum Effect<P, D> {
     },
     /// Show [`Replica::table`](super::Replica::table) and [`Replica::standing`](super::Replica::standing) to everybody else.
     Publish,
+    /// Write down, without a sync, that the log is committed up to here: `Storage::remember`. The entry is durable.
+    Remember {
+        /// Its index.
+        index: Index,
+        /// Its term.
+        term: Term,
+    },
     /// Watch the process of this leader from now on; `None`: nobody's.
     Watch(Option<NodeId>),
     /// Tell a daemon what became of its report.
@@ -105,16 +112,26 @@ pub struct Standing {
     pub last_index: Index,
     /// The end of its snapshot.
     pub snapshot_index: Index,
-    /// When it last had word of a working leader (as leader: of a majority), since the node's start; at first, the
-    /// start itself.
-    pub last_contact: Duration,
+    /// When it last had word of a working leader (as leader: of a majority), since the node's start; `None` before the
+    /// first word.
+    pub last_contact: Option<Duration>,
+    /// How old the state was, by the same measure, at the node's start.
+    pub age_at_start: Duration,
 }
 
 impl Standing {
     /// For how long this node has been without a leader, if that is longer than `patience` (the upper election timeout):
     /// what it serves from may be out of date by so much.
     pub fn stale_for(&self, now: Duration, patience: Duration) -> Option<Duration> {
-        let age = now.saturating_sub(self.last_contact);
+        let age = self.age(now);
         (age > patience).then_some(age)
+    }
+
+    /// How long ago this node, or its process before the last restart, had word of a working leader.
+    pub fn age(&self, now: Duration) -> Duration {
+        match self.last_contact {
+            Some(contact) => now.saturating_sub(contact),
+            None => self.age_at_start + now,
+        }
     }
 }

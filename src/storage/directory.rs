@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::disk::Disk;
@@ -22,6 +23,8 @@ pub struct DirectoryDisk {
     /// The file that was written last. It stays open and is usually the log, so that an append needs no
     /// open(2). A compaction writes two other files; the second one becomes the log.
     current: Option<(String, File)>,
+    /// The file that was overwritten last. It has a handle of its own, so that it does not close the log.
+    overwritten: Option<(String, File)>,
 }
 
 impl DirectoryDisk {
@@ -35,13 +38,13 @@ impl DirectoryDisk {
         make_durably(path)?;
         let directory = File::open(path).map_err(|source| io_error("open", path, source))?;
         let lock = lock(path)?;
-        Ok(Self { path: path.to_owned(), directory, _lock: Some(lock), current: None })
+        Ok(Self { path: path.to_owned(), directory, _lock: Some(lock), current: None, overwritten: None })
     }
 
     /// Opens an existing directory without a lock, for a file whose writers have another lock.
     pub(super) fn without_lock(path: &Path) -> io::Result<Self> {
         let directory = File::open(path)?;
-        Ok(Self { path: path.to_owned(), directory, _lock: None, current: None })
+        Ok(Self { path: path.to_owned(), directory, _lock: None, current: None, overwritten: None })
     }
 
     /// The handle for appending to `name`, which must exist.
@@ -59,6 +62,9 @@ impl DirectoryDisk {
     fn forget(&mut self, name: &str) {
         if self.current.as_ref().is_some_and(|(open, _)| open == name) {
             self.current = None;
+        }
+        if self.overwritten.as_ref().is_some_and(|(open, _)| open == name) {
+            self.overwritten = None;
         }
     }
 }
@@ -93,6 +99,14 @@ impl Disk for DirectoryDisk {
         // With O_APPEND, the bytes land at the end also after a truncation. `write_all` continues a short
         // write; a full disk then shows as an error of the next write.
         self.handle(name)?.write_all(bytes)
+    }
+
+    fn overwrite(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let file = match self.overwritten.take() {
+            Some((open, file)) if open == name => file,
+            _ => OpenOptions::new().write(true).create(true).truncate(false).open(self.path.join(name))?,
+        };
+        self.overwritten.insert((name.to_owned(), file)).1.write_all_at(bytes, 0)
     }
 
     fn truncate(&mut self, name: &str, length: u64) -> io::Result<()> {

@@ -44,6 +44,13 @@ pub trait Disk {
     /// When the file does not exist, the disk is full, or the write fails.
     fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()>;
 
+    /// Writes these bytes over the beginning of a file, which is made if it does not exist. What they do not cover
+    /// stays. Nothing makes them durable: a power cut may leave the old bytes, the new ones, or some of each.
+    ///
+    /// # Errors
+    /// When the file cannot be made or written.
+    fn overwrite(&mut self, name: &str, bytes: &[u8]) -> io::Result<()>;
+
     /// Cuts a file to `length` bytes.
     ///
     /// # Errors

@@ -14,14 +14,15 @@
 //! lock                                  held by the running process; its pid
 //! log                                   one record per line: CRC-32, space, JSON
 //! snapshot-00000000000000010000.json    one such line: the state as of entry 10000
+//! commit                                one such line: the commit hint, which may be lost
 //! ```
 //!
-//! * [`Storage`] is the interface: `open`, `make_durable`, `append`, `compact`.
+//! * [`Storage`] is the interface: `open`, `make_durable`, `append`, `compact`, `remember`.
 //! * [`Disk`] lists the few operations on a directory that durability needs. [`DirectoryDisk`] does them on a
 //!   real disk. `tests/simulation/disk.rs` does them in memory and injects faults.
 //! * [`State`] is the result of all records, applied in order. Its rules say which record may follow which.
 //!   Each record is checked before it is written, and again when it is read.
-//! * `whole_file` writes a file atomically.
+//! * `whole_file` writes a file atomically. `hint` remembers how far the log is committed.
 //! * `line` defines the format of one line. `recovery` reads a directory and decides whether it may be used.
 //!
 //! docs/storage.md shows a real directory and says what an operator does on each error.
@@ -30,6 +31,7 @@ mod directory;
 mod disk;
 mod error;
 mod fold;
+mod hint;
 mod line;
 mod recovery;
 mod store;
@@ -39,6 +41,7 @@ pub use directory::DirectoryDisk;
 pub use disk::Disk;
 pub use error::StorageError;
 pub use fold::{Disorder, Shape, State, fold};
+pub use hint::CommitHint;
 pub use recovery::{Fresh, Recovered, Repair};
 pub use store::Storage;
 pub use whole_file::replace;

@@ -18,6 +18,7 @@ use serde::Deserialize;
 
 use super::disk::Disk;
 use super::fold::State;
+use super::hint::CommitHint;
 use super::line::{self, Header, HeaderLine, ReadSnapshotLine};
 use super::{Identity, LOG, StorageError};
 use crate::raft::{Entry, HardState, Index, PROTOCOL_VERSION, Record, Snapshot};
@@ -40,6 +41,8 @@ pub struct Recovered {
     pub snapshot: Option<Snapshot>,
     /// The entries after the snapshot (or from the first one), in order and without a gap.
     pub entries: Vec<Entry>,
+    /// How far the log was committed, if the directory remembers it and the log holds that entry.
+    pub commit: Option<CommitHint>,
     /// The random number that was drawn when this directory was made.
     pub incarnation: u64,
     /// What was repaired, if anything: one line for the log file.

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::disk::Disk;
 use super::fold::{Disorder, Shape, fold};
+use super::hint::{self, COMMIT, CommitHint};
 use super::line::{self, Header, HeaderLine, SnapshotLine};
 use super::recovery::{
     Fresh, Reconciled, Recovered, Repair, Tail, read_log, read_snapshot, reconcile, snapshot_index,
@@ -16,7 +17,7 @@ use super::recovery::{
 };
 use super::whole_file::{self, UNFINISHED};
 use super::{Identity, LOG, SUSPECT, StorageError};
-use crate::raft::{Durable, Entry, HardState, PROTOCOL_VERSION, Record, Snapshot};
+use crate::raft::{Durable, Entry, HardState, Index, PROTOCOL_VERSION, Record, Snapshot};
 
 /// The line buffer keeps at most this much memory between two calls, in bytes. A batch of reports is a few
 /// tens of KiB; only a snapshot is larger.
@@ -38,6 +39,8 @@ pub struct Storage<D: Disk> {
     incarnation: u64,
     /// The log without its commands, to check the next record before it is written.
     shape: Shape,
+    /// Up to here the log was said to be committed: it is never truncated below.
+    committed: Index,
     /// The lines of one append. Reused, so that an append allocates nothing.
     buffer: Vec<u8>,
     poisoned: Option<String>,
@@ -51,6 +54,8 @@ struct Found<'a, Older> {
     /// How the log ends; `None` if there is no log yet.
     tail: Option<Tail>,
     stale_log: bool,
+    /// There is a commit hint that cannot be honoured.
+    false_hint: bool,
     /// A write or an fsync failed in this directory: see [`Storage::finish`].
     suspect: bool,
 }
@@ -93,11 +98,19 @@ impl<D: Disk> Storage<D> {
         let snapshot = newest.map(|(index, name)| read_snapshot(&disk, identity, name, index)).transpose()?;
         let Reconciled { state, stale_log } = reconcile(&disk, log, snapshot.as_ref())?;
         let (shape, entries) = state.into_parts();
+        // A hint that cannot be read is a hint that was lost: it must never stop a start.
+        let has_hint = names.iter().any(|name| name == COMMIT);
+        let hint = header
+            .as_ref()
+            .filter(|_| has_hint)
+            .and_then(|header| hint::read(&disk.read(COMMIT).ok()?, header.incarnation));
+        let commit = hint.filter(|hint| hint.is_in(&shape));
 
         let mut storage = Self {
             disk,
             identity: identity.clone(),
             incarnation: header.map_or(fresh.incarnation, |header| header.incarnation),
+            committed: commit.as_ref().map_or(0, |hint| hint.index),
             shape,
             buffer: Vec::new(),
             poisoned: None,
@@ -106,13 +119,16 @@ impl<D: Disk> Storage<D> {
         // Then repair. An error poisons the storage, as in each later call.
         let (older, suspect) =
             (snapshots.iter().map(|(_, name)| name.as_str()), names.iter().any(|name| name == SUSPECT));
-        let found = Found { names: &names, older, tail: (!is_fresh).then_some(tail), stale_log, suspect };
+        let false_hint = has_hint && commit.is_none();
+        let found =
+            Found { names: &names, older, tail: (!is_fresh).then_some(tail), stale_log, false_hint, suspect };
         let result = storage.mend(found, snapshot.as_ref(), &entries);
         let repaired = storage.finish(result)?;
         let recovered = Recovered {
             hard_state: storage.shape.hard_state(),
             snapshot,
             entries,
+            commit,
             incarnation: storage.incarnation,
             repaired,
             fresh: is_fresh,
@@ -130,6 +146,9 @@ impl<D: Disk> Storage<D> {
     ) -> Result<Option<Repair>, StorageError> {
         for name in found.names.iter().filter(|name| is_unfinished(name)) {
             self.disk.remove(name).map_err(|error| self.io("remove", name, error))?;
+        }
+        if found.false_hint {
+            self.disk.remove(COMMIT).map_err(|error| self.io("remove", COMMIT, error))?;
         }
         let fresh = found.tail.is_none();
         let repaired = found.tail.map(|tail| self.settle(tail)).transpose()?.flatten();
@@ -221,6 +240,15 @@ impl<D: Disk> Storage<D> {
     fn try_append(&mut self, records: &[Record]) -> Result<(), StorageError> {
         self.buffer.clear();
         for record in records {
+            if let Record::Truncate { from } = record
+                && *from <= self.committed
+            {
+                let what = format!(
+                    "truncation from entry {from}, while entries up to {} are committed",
+                    self.committed
+                );
+                return Err(StorageError::Refused(Disorder(what)));
+            }
             // Checked before the write, and again when it is read. The shape is ahead of the disk until this
             // function succeeds: every error poisons the storage.
             self.shape.apply(record).map_err(StorageError::Refused)?;
@@ -230,6 +258,26 @@ impl<D: Disk> Storage<D> {
         self.sync(LOG)?;
         self.buffer.shrink_to(BUFFER_BYTES_KEPT);
         Ok(())
+    }
+
+    /// Remembers how far the log is committed, without a sync: the next process may find this hint, an older one, or none.
+    /// To be called only when the entry that the hint names is durable.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`] if the hint could not be written; the storage is none the worse for it.
+    /// [`StorageError::Refused`] if the log does not hold that entry durably (a bug of the caller), and
+    /// [`StorageError::Poisoned`] after any other error.
+    pub fn remember(&mut self, hint: &CommitHint) -> Result<(), StorageError> {
+        self.check_poison()?;
+        if !hint.is_in(&self.shape) {
+            let what =
+                format!("a commit hint for entry {} of term {}, which it lacks", hint.index, hint.term);
+            return self.finish(Err(StorageError::Refused(Disorder(what))));
+        }
+        let bytes = hint::write(self.incarnation, hint)
+            .map_err(|error| StorageError::Refused(Disorder(error.to_string())))?;
+        self.committed = self.committed.max(hint.index);
+        self.disk.overwrite(COMMIT, &bytes).map_err(|error| self.io("write", COMMIT, error))
     }
 
     /// Replaces the log up to `snapshot.last_index` by the snapshot. `retained` holds the entries after it,

@@ -30,6 +30,8 @@ pub enum Fault {
     ZeroTail,
     /// A power cut left the bytes that were cut off by a truncation that was not synced.
     UndoneTruncation,
+    /// A power cut left a part of what was written over a file without a sync, and the rest of what was there before.
+    TornOverwrite,
     /// A power cut took a name, a rename or a removal that was not synced.
     ForgottenName,
     /// The process died in the middle of an operation.
@@ -43,11 +45,12 @@ pub enum Fault {
 }
 
 /// All of them, for a table of what a test has covered.
-pub const FAULTS: [Fault; 9] = [
+pub const FAULTS: [Fault; 10] = [
     Fault::LostUnsynced,
     Fault::TornTail,
     Fault::ZeroTail,
     Fault::UndoneTruncation,
+    Fault::TornOverwrite,
     Fault::ForgottenName,
     Fault::Interrupted,
     Fault::FailedWrite,
@@ -126,6 +129,8 @@ struct File {
     durable: Vec<u8>,
     /// Parts of `visible` whose fsync failed: the kernel believes them clean and will never write them.
     lost: Vec<Range<usize>>,
+    /// Whether it was written over.
+    overwritten: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -224,7 +229,9 @@ impl SimDisk {
         let mut inner = self.0.borrow_mut();
         let file = inner.next_file;
         inner.next_file += 1;
-        inner.files.insert(file, File { visible: bytes.to_vec(), durable: bytes.to_vec(), lost: Vec::new() });
+        inner
+            .files
+            .insert(file, File { visible: bytes.to_vec(), durable: bytes.to_vec(), ..File::default() });
         inner.names.insert(name.to_owned(), file);
         inner.durable_names.insert(name.to_owned(), file);
     }
@@ -300,7 +307,7 @@ impl Inner {
         self.files.retain(|file, _| held.contains(file));
         for file in self.files.values_mut() {
             let left = left_after_power_cut(file, &mut self.random, &mut self.coverage);
-            *file = File { visible: left.clone(), durable: left, lost: Vec::new() };
+            *file = File { visible: left.clone(), durable: left, ..File::default() };
         }
     }
 }
@@ -325,6 +332,9 @@ fn left_after_power_cut(file: &File, random: &mut Random, coverage: &mut Coverag
     let written = with_holes(file);
     if written == file.durable {
         return written;
+    }
+    if file.overwritten {
+        return left_of_overwritten(&written, &file.durable, random, coverage);
     }
     let common = written.iter().zip(&file.durable).take_while(|(one, other)| one == other).count();
     if common < file.durable.len() {
@@ -354,6 +364,19 @@ fn left_after_power_cut(file: &File, random: &mut Random, coverage: &mut Coverag
         left.truncate(end);
     }
     left
+}
+
+/// The old bytes, the new ones, or the beginning of the new ones over the old.
+fn left_of_overwritten(new: &[u8], old: &[u8], random: &mut Random, coverage: &mut Coverage) -> Vec<u8> {
+    let reached = usize::try_from(random.below(new.len() as u64 + 1)).expect("a length in memory");
+    match random.below(3) {
+        0 => old.to_vec(),
+        1 => new.to_vec(),
+        _ => {
+            coverage.count(Fault::TornOverwrite);
+            [&new[..reached], old.get(reached..).unwrap_or_default()].concat()
+        }
+    }
 }
 
 /// What the kernel would write: the visible bytes without those that it believes to have written already.
@@ -419,6 +442,26 @@ impl Disk for SimDisk {
         let part = usize::try_from(part).expect("a part of what is in memory");
         inner.file(name)?.visible.extend_from_slice(&bytes[..part]);
         result
+    }
+
+    fn overwrite(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        if self.0.borrow_mut().file(name).is_err() {
+            self.create(name)?;
+        }
+        let mut inner = self.0.borrow_mut();
+        let failure = inner.begin(false)?;
+        let longer = (bytes.len() as u64).saturating_sub(inner.file(name)?.visible.len() as u64);
+        if inner.capacity.is_some_and(|capacity| inner.bytes() + longer > capacity) {
+            inner.coverage.count(Fault::FullDisk);
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
+        let part = failure.map_or(bytes.len() as u64, |_| inner.random.below(bytes.len() as u64 + 1));
+        let part = usize::try_from(part).expect("a part of what is in memory");
+        let file = inner.file(name)?;
+        let rest = file.visible.get(part..).unwrap_or_default();
+        file.visible = [&bytes[..part], rest].concat();
+        file.overwritten = true;
+        if failure.is_some() { Err(eio()) } else { Ok(()) }
     }
 
     fn truncate(&mut self, name: &str, length: u64) -> io::Result<()> {

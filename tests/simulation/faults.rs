@@ -40,6 +40,12 @@ pub fn strike(world: &mut World, strike: Strike) {
             let length = world.random.below(4 * patience);
             world.after(length, Happening::DiskQuick { node });
         }
+        Strike::FalseCommitHint => {
+            if world.machine(node).process.is_some() {
+                world.die(node, false);
+                world.plant_false_hint(node);
+            }
+        }
         Strike::Pause => {
             let longest = if world.random.below(2) == 0 { patience / 4 } else { 4 * patience };
             let length = world.random.below(longest);
@@ -177,8 +183,7 @@ fn wipe(world: &mut World, node: NodeId) {
         world.die(node, false);
     }
     let machine = world.machine(node);
-    machine.disk.wipe();
-    machine.wipes += 1;
+    machine.wipe();
 }
 
 /// Lets a daemon stop; later it goes on, as a new process in this epoch if there is one.

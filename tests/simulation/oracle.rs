@@ -108,6 +108,12 @@ impl Oracle {
         for entry in entries {
             self.entry(raft, entry);
         }
+        // What it remembers to be committed beyond its snapshot was committed, by somebody, before.
+        assert!(
+            commit_index <= self.commit_index(),
+            "node {id} remembers that {commit_index} is committed, which it is not"
+        );
+        self.commits(raft, snapshot_index);
         self.restored(raft.snapshot_index(), raft.log().term_at(raft.snapshot_index()));
     }
 
@@ -199,7 +205,7 @@ impl Oracle {
     /// A core commits more than before.
     fn commits(&mut self, raft: &Raft, before: Index) {
         let (id, commit) = (raft.id(), raft.commit_index());
-        if raft.is_leader() {
+        if raft.is_leader() && commit > before {
             // 5.4.2 and Figure 8: "only log entries from the leader's current term are committed by counting replicas".
             let term = raft.hard_state().term;
             assert_eq!(

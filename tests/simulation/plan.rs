@@ -46,6 +46,7 @@ pub enum Strike {
     FailSync,
     FullDisk,
     SlowDisk,
+    FalseCommitHint,
     Pause,
     ClockJump,
     RestartAll,
@@ -61,7 +62,7 @@ pub enum Strike {
     FalseReport,
 }
 
-const STRIKES: [(Strike, u64); 21] = [
+const STRIKES: [(Strike, u64); 22] = [
     (Strike::Partition, 8),
     (Strike::Kill, 4),
     (Strike::PowerCut, 3),
@@ -70,6 +71,7 @@ const STRIKES: [(Strike, u64); 21] = [
     (Strike::FailSync, 2),
     (Strike::FullDisk, 2),
     (Strike::SlowDisk, 2),
+    (Strike::FalseCommitHint, 2),
     (Strike::Pause, 4),
     (Strike::ClockJump, 2),
     (Strike::RestartAll, 1),

@@ -8,9 +8,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use rakit::balancer::{Dead, Published, Report, ServerCommand, Stamp};
-use rakit::raft::{self, Durable, Founding, NodeId, Record, RpcId, RpcReply, RpcRequest, TimeoutNowReply};
+use rakit::linux::BootMoment;
+use rakit::raft::{
+    self, Durable, Founding, Index, NodeId, Record, RpcId, RpcReply, RpcRequest, Term, TimeoutNowReply,
+};
 use rakit::replica::{Effect, Input, Replica, ReplicaNotice, ReplicaSettings, ReportOutcome, Unread, Write};
-use rakit::storage::{Fresh, Identity, Storage, StorageError};
+use rakit::storage::{CommitHint, Fresh, Identity, Storage, StorageError};
 
 use super::coverage::Seen;
 use super::oracle::Oracle;
@@ -69,6 +72,9 @@ pub struct Process {
     pub wipes: u64,
     pub replica: Replica<Back, ReportMail>,
     pub storage: Storage<SimDisk>,
+    boot: String,
+    /// What it remembered last to be committed; 0 if that write failed, and `None` if there was none.
+    pub hinted: Option<Index>,
     published: Published,
     /// The inbox of consensus, and who waits for room in it (`node/inbox.rs`: a message waits, and is never lost).
     consensus: VecDeque<Mail>,
@@ -115,6 +121,7 @@ impl Process {
         disk: SimDisk,
         now: Time,
         seed: u64,
+        boot: &str,
         oracle: &mut Oracle,
     ) -> Result<Self, StorageError> {
         let founding = Founding::new("sim", 1..=plan.nodes);
@@ -135,7 +142,7 @@ impl Process {
             servers_max: plan.servers_max,
         };
         let entries = recovered.entries.clone();
-        let replica = Replica::new(
+        let mut replica = Replica::new(
             settings,
             recovered.hard_state,
             recovered.snapshot,
@@ -143,6 +150,9 @@ impl Process {
             Duration::ZERO,
         )
         .expect("the snapshot was made from a table");
+        if let Some(hint) = &recovered.commit {
+            replica.recall_commit(hint.index, hint.fresh_at.age(boot, Duration::from_micros(now)));
+        }
         oracle.started(id, wipes, replica.raft(), &entries);
         oracle.table(id, replica.table());
         let published = Published::new(replica.table(), Duration::ZERO);
@@ -152,6 +162,8 @@ impl Process {
             wipes,
             replica,
             storage,
+            boot: boot.to_owned(),
+            hinted: None,
             published,
             consensus: VecDeque::new(),
             at_the_door: VecDeque::new(),
@@ -289,7 +301,7 @@ impl Process {
     fn carry_out(&mut self, context: &mut Context<'_>) -> Result<(), StorageError> {
         while let Some(effect) = self.replica.next_effect() {
             self.look(context);
-            self.do_one(effect, context);
+            self.do_one(effect, context)?;
             if self.is_blocked() {
                 return Ok(());
             }
@@ -298,7 +310,11 @@ impl Process {
         Ok(())
     }
 
-    fn do_one(&mut self, effect: Effect<Back, ReportMail>, context: &mut Context<'_>) {
+    fn do_one(
+        &mut self,
+        effect: Effect<Back, ReportMail>,
+        context: &mut Context<'_>,
+    ) -> Result<(), StorageError> {
         match effect {
             Effect::Send { to, rpc, request } => {
                 context.oracle.sends(self.replica.raft(), self.wipes, to, &request);
@@ -323,6 +339,7 @@ impl Process {
                 }
                 self.published.publish(table, self.clock(context.now));
             }
+            Effect::Remember { index, term } => return self.remember(index, term, context),
             Effect::Watch(leader) => {
                 context.trace.line(context.now, || format!("node {}: watches {leader:?}", self.id));
             }
@@ -337,6 +354,20 @@ impl Process {
                     context.oracle.noticed(notice);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// As `node/raft_loop.rs` does it: a hint that cannot be written is lost. But a disk that died ends its process.
+    fn remember(&mut self, index: Index, term: Term, context: &Context<'_>) -> Result<(), StorageError> {
+        let age = self.replica.standing().age(self.clock(context.now));
+        let ms = Duration::from_micros(context.now).saturating_sub(age).as_millis();
+        let fresh_at = BootMoment { boot: self.boot.clone(), ms: u64::try_from(ms).expect("some seconds") };
+        let result = self.storage.remember(&CommitHint { index, term, fresh_at });
+        self.hinted = Some(if result.is_ok() { index } else { 0 });
+        match result {
+            Err(StorageError::Io { .. }) if !self.storage.disk().is_crashed() => Ok(()),
+            result => result,
         }
     }
 

@@ -116,6 +116,12 @@ pub struct Machine {
     /// Lives so far; also names the present one.
     pub life: u64,
     pub wipes: u64,
+    /// How often its power was cut: the id of its present boot.
+    boots: u64,
+    /// What its present directory certainly remembers to be committed.
+    hinted: Index,
+    /// Its hint was replaced by a false one.
+    has_false_hint: bool,
     pub paused: bool,
     pauses: u64,
     pub slow: bool,
@@ -131,6 +137,13 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// Its directory is emptied.
+    pub fn wipe(&mut self) {
+        self.disk.wipe();
+        self.wipes += 1;
+        (self.hinted, self.has_false_hint) = (0, false);
+    }
+
     /// Its loop wakes up at this moment. An earlier plan is void.
     pub fn wake_soon(&mut self, now: Time) {
         self.wake_at = Some(now);
@@ -168,6 +181,9 @@ impl World {
             process: None,
             life: 0,
             wipes: 0,
+            boots: 0,
+            hinted: 0,
+            has_false_hint: false,
             paused: false,
             pauses: 0,
             slow: false,
@@ -423,9 +439,25 @@ impl World {
         if self.chaos && plan.strikes.contains_key(&Strike::CrashInDisk) && self.random.below(6) == 0 {
             disk.plan(Failure::Crash, self.random.below(4));
         }
-        match Process::start(&plan, node, life, wipes, disk, now, seed, &mut self.oracle) {
+        let (boot, hinted, is_false) = (machine.boots.to_string(), machine.hinted, machine.has_false_hint);
+        match Process::start(&plan, node, life, wipes, disk, now, seed, &boot, &mut self.oracle) {
             Ok(process) => {
                 let raft = process.replica.raft();
+                self.machines[position].has_false_hint = false;
+                let remembered = raft.commit_index();
+                assert!(remembered >= hinted, "node {node} forgot that {hinted} is committed: {remembered}");
+                if remembered > raft.snapshot_index() {
+                    assert!(
+                        !is_false,
+                        "node {node} honours a hint about an entry that its log does not hold"
+                    );
+                    self.oracle.count(Seen::HintHonoured);
+                    if remembered < self.oracle.commit_index() {
+                        self.oracle.count(Seen::HintOld);
+                    }
+                } else if is_false {
+                    self.oracle.count(Seen::HintFalse);
+                }
                 self.trace.line(now, || {
                     let (state, last) = (raft.hard_state(), raft.log().last_index());
                     format!(
@@ -470,10 +502,17 @@ impl World {
         let seed = self.random.next_u64();
         let machine = self.machine(node);
         let process = machine.process.take();
+        let hinted = process.as_ref().and_then(|process| process.hinted).unwrap_or(machine.hinted);
+        machine.hinted = if power_cut { 0 } else { hinted };
         let (life, was_writing) = (machine.life, process.as_ref().is_some_and(Process::is_writing));
         (machine.paused, machine.isolated) = (false, None);
         if power_cut {
+            machine.boots += 1;
+            let hint = machine.disk.contents().remove("commit");
             machine.disk.power_cut(seed);
+            if hint.is_some() && hint != machine.disk.contents().remove("commit") {
+                self.oracle.count(Seen::HintLost);
+            }
         } else {
             machine.disk.kill();
         }
@@ -510,6 +549,28 @@ impl World {
             _ => self.random.below(self.plan.patience() * 3),
         };
         self.after(delay + 1, Happening::Start { node, life });
+    }
+
+    /// Puts a hint into a dead node's directory that names an entry which its log does not hold: as after a log that was
+    /// lost or replaced behind the hint's back. Only beside a log that ends with a whole record: a torn one below what is
+    /// said to be committed is damage.
+    pub fn plant_false_hint(&mut self, node: NodeId) {
+        let beyond = self.random.below(2) == 0;
+        let machine = self.machine(node);
+        let contents = machine.disk.contents();
+        let (Some(log), Some(hint)) = (contents.get("log"), contents.get("commit")) else { return };
+        let hint = String::from_utf8_lossy(hint).into_owned();
+        let Some(json) = hint.lines().next().and_then(|line| line.get(9..)) else { return };
+        let Ok(mut json) = serde_json::from_str::<serde_json::Value>(json) else { return };
+        if log.last() != Some(&b'\n') {
+            return;
+        }
+        let number = &mut json["commit"][if beyond { "index" } else { "term" }];
+        *number = (number.as_u64().expect("a number") + 100_000).into();
+        let json = json.to_string();
+        let line = format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes()));
+        machine.disk.put("commit", line.as_bytes());
+        (machine.hinted, machine.has_false_hint) = (0, true);
     }
 
     // ------------------------------------------------------------------------------------------------ messages

@@ -6,9 +6,10 @@
 //! acknowledged, plus at most a first part of what was in flight.
 
 use crate::disk::{Coverage, Failure, SimDisk};
+use rakit::linux::BootMoment;
 use rakit::raft::Random;
 use rakit::raft::{Command, Entry, Founding, HardState, Record, Snapshot};
-use rakit::storage::{Fresh, Identity, Recovered, Storage, StorageError};
+use rakit::storage::{CommitHint, Fresh, Identity, Recovered, Storage, StorageError};
 
 /// Steps of one workload.
 const STEPS: u64 = 12;
@@ -51,13 +52,19 @@ impl Model {
 enum Step {
     Append(Vec<Record>),
     Compact(Snapshot, HardState, Vec<Entry>),
+    Remember(CommitHint),
 }
 
 impl Step {
-    fn draw(model: &Model, random: &mut Random) -> Self {
-        match random.below(5) {
+    /// What was said to be committed, up to the index `committed`, is never truncated.
+    fn draw(model: &Model, committed: u64, random: &mut Random) -> Self {
+        match random.below(6) {
             0 => Self::draw_compaction(model, random),
-            _ => Self::Append(draw_records(model, random)),
+            1 if model.last().0 > 0 => {
+                let (index, term) = model.last();
+                Self::Remember(CommitHint { index, term, fresh_at: BootMoment { boot: "1".into(), ms: 5 } })
+            }
+            _ => Self::Append(draw_records(model, committed, random)),
         }
     }
 
@@ -100,6 +107,7 @@ impl Step {
         match self {
             Self::Append(records) => storage.append(records),
             Self::Compact(snapshot, hard_state, retained) => storage.compact(snapshot, *hard_state, retained),
+            Self::Remember(hint) => storage.remember(hint),
         }
     }
 
@@ -107,6 +115,7 @@ impl Step {
     fn stages(&self, model: &Model) -> Vec<Model> {
         let mut stages = vec![model.clone()];
         match self {
+            Self::Remember(_) => {}
             Self::Append(records) => {
                 for record in records {
                     let mut next = stages.last().expect("never empty").clone();
@@ -127,8 +136,9 @@ impl Step {
     }
 }
 
-fn draw_records(model: &Model, random: &mut Random) -> Vec<Record> {
+fn draw_records(model: &Model, committed: u64, random: &mut Random) -> Vec<Record> {
     let mut model = model.clone();
+    let kept = |model: &Model| model.after().0.max(committed);
     let mut records = Vec::new();
     for _ in 0..=random.below(4) {
         let (last_index, _) = model.last();
@@ -138,8 +148,8 @@ fn draw_records(model: &Model, random: &mut Random) -> Vec<Record> {
             1 if term > 0 && voted_for.is_none() => {
                 Record::HardState(HardState { term, voted_for: Some(1 + random.below(5)) })
             }
-            2 if last_index > model.after().0 => {
-                Record::Truncate { from: model.after().0 + 1 + random.below(last_index - model.after().0) }
+            2 if last_index > kept(&model) => {
+                Record::Truncate { from: kept(&model) + 1 + random.below(last_index - kept(&model)) }
             }
             _ if term > 0 => {
                 let text = "x".repeat(usize::try_from(random.below(30)).expect("small"));
@@ -188,8 +198,14 @@ fn recover(
             Ok((storage, recovered)) => {
                 disk.call_off();
                 assert_eq!(recovered.incarnation, INCARNATION, "{context}");
+                let commit = recovered.commit.clone();
                 let model = Model::of(recovered);
                 assert!(allowed.contains(&model), "{context}: recovered {model:#?}\nallowed {allowed:#?}");
+                if let Some(hint) = commit {
+                    let entries = model.entries.iter().map(|entry| (entry.index, entry.term));
+                    let mut held = entries.chain([model.after()]);
+                    assert!(held.any(|held| held == (hint.index, hint.term)), "{context}: honoured {hint:?}");
+                }
                 return (storage, model);
             }
             Err(error @ StorageError::Io { .. }) => {
@@ -229,8 +245,12 @@ fn run(seed: u64, failure: Option<(Failure, u64)>, coverage: &mut Coverage) -> u
             recover(&disk, &mut random, &[Model::default()], &context)
         }
     };
+    let mut committed = 0;
     for _ in 0..STEPS {
-        let step = Step::draw(&model, &mut random);
+        let step = Step::draw(&model, committed, &mut random);
+        if let Step::Remember(hint) = &step {
+            committed = committed.max(hint.index);
+        }
         let stages = step.stages(&model);
         match step.perform(&mut storage) {
             Ok(()) => {
@@ -239,7 +259,12 @@ fn run(seed: u64, failure: Option<(Failure, u64)>, coverage: &mut Coverage) -> u
             }
             Err(error) => {
                 assert!(matches!(error, StorageError::Io { .. }), "{context}: {step:?}: {error}");
-                assert_poisoned(&mut storage, &disk);
+                if matches!(step, Step::Remember(_)) && !disk.is_crashed() {
+                    continue; // A hint that was not written is a hint that was lost.
+                }
+                if !matches!(step, Step::Remember(_)) {
+                    assert_poisoned(&mut storage, &disk);
+                }
                 drop(storage);
                 end(&disk, &mut random);
                 (storage, model) = recover(&disk, &mut random, &stages, &context);
@@ -390,6 +415,88 @@ fn what_a_failed_fsync_left_in_the_page_cache_is_written_anew_before_it_is_relie
         assert_eq!(recovered.entries.len(), 3);
         assert!(!disk.contents().contains_key("suspect"), "the sign is taken away");
     }
+}
+
+fn hint(index: u64, term: u64) -> CommitHint {
+    CommitHint { index, term, fresh_at: BootMoment { boot: "a boot".into(), ms: 1234 } }
+}
+
+#[test]
+fn a_commit_hint_is_one_write_and_comes_back_with_its_entry_alone() {
+    let disk = SimDisk::new(1);
+    let (mut storage, recovered) = open(&disk).expect("a fresh directory");
+    assert_eq!(recovered.commit, None);
+    storage.append(&[first_term(), entry(1, "first"), entry(2, "second")]).expect("a sound disk");
+    storage.remember(&hint(2, 1)).expect("a sound disk");
+    let before = disk.operations();
+    storage.remember(&hint(2, 1)).expect("a sound disk");
+    assert_eq!(disk.operations(), before + 1, "one write, no sync");
+    storage.append(&[entry(3, "third")]).expect("a sound disk");
+    drop(storage);
+    let file = disk.contents()["commit"].clone();
+    let commit = |disk: &SimDisk| open(disk).expect("a hint never stops a start").1.commit;
+    assert_eq!(commit(&disk), Some(hint(2, 1)));
+    let mut behind_a_longer_one = file.clone();
+    behind_a_longer_one.extend(b"987}}}\n");
+    disk.put("commit", &behind_a_longer_one);
+    assert_eq!(commit(&disk), Some(hint(2, 1)), "the first line counts");
+    // Torn at any byte, flipped at any byte: lost.
+    for byte in 0..file.len() - 1 {
+        disk.put("commit", &file[..byte]);
+        assert_eq!(commit(&disk), None, "cut to {byte} bytes");
+        assert!(!disk.contents().contains_key("commit"), "what is not honoured is removed");
+        let mut flipped = file.clone();
+        flipped[byte] ^= 1;
+        disk.put("commit", &flipped);
+        assert_eq!(commit(&disk), None, "byte {byte}");
+    }
+}
+
+#[test]
+fn a_commit_hint_without_its_entry_is_not_honoured() {
+    let disk = SimDisk::new(1);
+    let (mut storage, _) = open(&disk).expect("a fresh directory");
+    storage.append(&[first_term(), entry(1, "first"), entry(2, "second")]).expect("a sound disk");
+    let shorter = disk.contents()["log"].clone();
+    storage.append(&[entry(3, "third")]).expect("a sound disk");
+    storage.remember(&hint(3, 1)).expect("a sound disk");
+    drop(storage);
+    let file = disk.contents()["commit"].clone();
+    // An older copy of the log was put back.
+    disk.put("log", &shorter);
+    assert_eq!(open(&disk).expect("it opens").1.commit, None);
+    // The log was removed: the directory is a new one, and has another incarnation.
+    let mut without = disk.clone();
+    rakit::storage::Disk::remove(&mut without, "log").expect("it is there");
+    disk.put("commit", &file);
+    let another = Fresh { incarnation: INCARNATION + 1, records: Vec::new() };
+    let (mut storage, recovered) = Storage::open(disk.clone(), &identity(), another).expect("fresh");
+    assert!(recovered.fresh && recovered.commit.is_none());
+    storage
+        .append(&[first_term(), entry(1, "another"), entry(2, "another"), entry(3, "another")])
+        .expect("a sound disk");
+    drop(storage);
+    disk.put("commit", &file);
+    assert_eq!(open(&disk).expect("it opens").1.commit, None, "another directory's hint");
+}
+
+#[test]
+fn what_was_said_to_be_committed_is_never_truncated_and_what_is_not_there_never_said() {
+    let disk = SimDisk::new(1);
+    let open_with = || {
+        let (mut storage, _) = open(&disk).expect("it opens");
+        if storage.shape().last_index() == 0 {
+            storage.append(&[first_term(), entry(1, "first"), entry(2, "second")]).expect("a sound disk");
+        }
+        storage
+    };
+    for wrong in [hint(3, 1), hint(2, 2)] {
+        assert!(matches!(open_with().remember(&wrong), Err(StorageError::Refused(_))), "{wrong:?}");
+    }
+    open_with().remember(&hint(2, 1)).expect("a sound disk");
+    // The next process knows it, too.
+    let refused = open_with().append(&[Record::Truncate { from: 2 }]);
+    assert!(matches!(refused, Err(StorageError::Refused(_))), "{refused:?}");
 }
 
 #[test]

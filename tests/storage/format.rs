@@ -80,6 +80,7 @@ fn the_files_can_be_read_by_a_person() {
         hard_state,
         snapshot: Some(snapshot),
         entries: vec![report(3, 2)],
+        commit: None,
         incarnation: 8_231_946_170_233,
         repaired: None,
         fresh: false,

@@ -11,6 +11,7 @@
 //! | `up.rs` | does `rakit up` run and end a whole cluster? |
 //! | `config.rs`, `bad_configuration.rs` | which `cluster.toml` is accepted, and what do the programs say to the others? |
 //! | `snapshots.rs`, `disk_trouble.rs`, `rolling_restart.rs` | compaction, bad disks, restarts, all under load |
+//! | `memory.rs` | what does a node know after its restart, without a majority? |
 //! | `chaos.rs` | is anything lost under random faults of every kind? |
 
 mod bad_configuration;
@@ -22,6 +23,7 @@ mod disk_trouble;
 mod founding;
 mod hostile;
 mod in_flight;
+mod memory;
 mod programs;
 mod rolling_restart;
 mod routing;
