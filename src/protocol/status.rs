@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::path;
-use crate::raft::{Entry, Index, NodeId, RoleName, Term};
+use crate::raft::{Index, NodeId, RoleName, Term};
 
 /// The answer to `GET /status`: this node's own view. Keys in the order of docs/protocol.md.
 ///
@@ -88,9 +88,6 @@ pub struct ServerStatus {
     /// Whether this node avoids it for a moment, since a request to it failed.
     pub avoided: bool,
 }
-
-/// One element of the answer to `GET /log`.
-pub type LogEntry = Entry;
 
 /// The most entries that `GET /log` gives at once.
 pub const LOG_LIMIT_MAX: usize = 1_000;
