@@ -212,7 +212,7 @@ impl Line {
             receive: phase(ANSWER_SHARE),
         };
         let secret = config.secret.as_deref().map(Secret::parse).transpose().map_err(io::Error::other)?;
-        // Each thread has its own seal and so its own stream of nonces. A node detects replays by the order
+        // Each thread has its own seal and so its own stream. A node detects repetitions by the order
         // within a stream, which two threads with one stream would break.
         let seal = Seal::new(&config.cluster_name, &daemon_name(server), secret.as_ref())?;
         let seal = seal.founded(&config.founding());

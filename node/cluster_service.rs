@@ -1,10 +1,10 @@
 //! The node's cluster address: daemons' reports and peers' RPCs. docs/protocol.md describes every route with examples.
 //!
 //! Runs on the cluster listener's threads, one per open connection. They are never the public listener's
-//! threads: a flood of clients must not cost an election. A handler checks a request (first its seal, then its
-//! form), hands it to the Raft loop, and waits for the outcome on a channel of its own. It decides nothing.
+//! threads: a flood of clients must not cost an election. A handler checks a request (first its seal, by the head alone;
+//! then its body's digest and form), hands it to the Raft loop, and waits for the outcome on a channel of its own. It
+//! decides nothing.
 
-use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,20 +18,21 @@ use super::exchange::IN_FLIGHT_BYTES_MAX;
 use super::inbox::{Inbox, Refused, ServiceInput, one_answer};
 use super::leader_watch::WATCH_ANSWER_AFTER;
 use super::refusals::PeerRefusals;
+use super::relays::Relays;
 use super::standing::StandingBoard;
 use crate::balancer::report::REPORT_BODY_BYTES_MAX;
 use crate::balancer::{Chooser, Report, SERVERS_MAX, ServerCommand};
-use crate::http::Service;
-use crate::http::client::{Client, ClientTimeouts};
 use crate::http::foreign;
+use crate::http::head::Head;
 use crate::http::message::{Request, Response, header, json, text, with_headers};
+use crate::http::{Acceptance, Ruling, Service};
 use crate::protocol::{
     HEADER_SENDER, IncomingReport, KnownLeader, Purpose, ReplyEnvelope, ReportAnswer, RequestEnvelope,
     TransferBegun, TransferRequest, node_id, node_name, path,
 };
 use crate::raft::{self, NodeId};
 use crate::replica::{Input, ReportOutcome};
-use crate::signing::{Gate, Opened, Recipient, Refusal, RefusalKind, Seal};
+use crate::signing::{Gate, Opened, REFUSED_STATUS, Recipient, Refusal, RefusalKind, Verdict};
 
 /// The longest body of AppendEntries and InstallSnapshot. The core's own limits stay far below.
 pub const APPEND_BYTES_MAX: usize = 16 << 20;
@@ -39,28 +40,9 @@ pub const APPEND_BYTES_MAX: usize = 16 << 20;
 /// The longest body of all other RPCs.
 pub const RPC_BYTES_MAX: usize = 64 * 1024;
 
-/// The leader's answer to a report that was handed on is a line.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
-
 /// How long a handler waits for the loop. Every proposal ends before that: a leader without a majority steps
 /// down. Only a loop that hangs on its disk takes longer.
 const OUTCOME_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a follower waits for the leader's answer to a report that it handed on.
-const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
-
-thread_local! {
-    /// For handing reports on. Each listener thread has connections of its own.
-    static CLIENT: RefCell<Client> = RefCell::new(Client::new(ClientTimeouts {
-        connect: Duration::from_secs(1),
-        send: Duration::from_secs(1),
-        receive: FORWARD_TIMEOUT,
-    }));
-
-    /// Each listener thread has a seal of its own: a seal numbers what it signs, and the receiver expects the
-    /// numbers nearly in order.
-    static SEAL: RefCell<Option<Seal>> = const { RefCell::new(None) };
-}
 
 /// Counts since the start, for `/metrics`.
 #[derive(Debug, Default)]
@@ -83,8 +65,8 @@ pub struct ClusterService {
     pub incarnation: u64,
     /// Checks what comes in and signs the answers.
     pub gate: Arc<Gate>,
-    /// Signs reports that are handed on. Each thread takes a clone.
-    pub seal: Seal,
+    /// Hand reports on to the leader.
+    pub relays: Relays,
     /// Is told what other nodes have in flight, ...
     pub chooser: Arc<Chooser>,
     /// ... on the clock that counts from here.
@@ -105,38 +87,45 @@ pub struct ClusterService {
 
 impl Service for ClusterService {
     fn body_limit(&self, method: &Method, path: &str) -> Result<usize, Response> {
-        match route(method, path) {
-            Ok((limit, _)) => Ok(limit),
+        route(method, path).map(|(limit, _)| limit)
+    }
+
+    fn judge(&self, head: &Head, peer: SocketAddr) -> Ruling {
+        let route = route(&head.method, head.path());
+        let (body_bytes_max, purposes) = match route {
+            Ok(route) => route,
             // With a secret, the signature is checked first, so that strangers do not see which paths exist.
-            Err(_) if self.gate.is_signed() => Ok(RPC_BYTES_MAX),
-            Err(answer) => Err(answer),
+            Err(_) if self.gate.is_signed() => (RPC_BYTES_MAX, &Purpose::ALL[..]),
+            Err(answer) => return Ruling::Answer(answer),
+        };
+        let header = |name| head.header(name);
+        match self.gate.judge(head.method.as_str(), &head.target, header, purposes, peer) {
+            Verdict::Accepted(opened) | Verdict::Answer { opened, .. } if self.is_cut_off(&opened) => {
+                Ruling::Close(unavailable("the cable was cut by order"))
+            }
+            Verdict::Accepted(opened) => {
+                // Without a secret, whoever names all that a peer names is taken for one; a report proves itself by its answer.
+                let is_proven = self.gate.is_signed() || opened.purpose != Purpose::Report;
+                Ruling::Accept(Acceptance { body_bytes_max, is_proven, note: Some(Box::new(opened)) })
+            }
+            Verdict::Answer { opened, status, line } => {
+                Ruling::Answer(self.sealed(&opened, text(status, &line)))
+            }
+            Verdict::Refused(refusal) => {
+                self.note_stranger(head.header(HEADER_SENDER), &refusal);
+                Ruling::Close(self.refused(&refusal))
+            }
         }
     }
 
-    fn call(&self, request: Request) -> Response {
-        let route = route(&request.method, request.path());
-        let purposes = match &route {
-            Ok((_, purpose)) => std::slice::from_ref(purpose),
-            Err(_) => &Purpose::ALL,
-        };
-        let opened = match self.gate.open_request(
-            request.method.as_str(),
-            &request.target,
-            |name| request.header(name),
-            &request.body,
-            purposes,
-            request.peer,
-        ) {
-            Ok(opened) => opened,
-            Err(refusal) => {
-                self.note_stranger(request.header(HEADER_SENDER), &refusal);
-                return self.refused(&refusal);
-            }
-        };
-        if let Some(from) = node_id(&opened.sender).filter(|from| self.cuts.is_cut(*from)) {
-            self.cuts.hold(from, OUTCOME_TIMEOUT);
-            return unavailable("the cable was cut by order");
+    fn call(&self, mut request: Request) -> Response {
+        let note = request.note.take().and_then(|note| note.downcast::<Opened>().ok());
+        let opened = note.expect("`judge` accepted this request, with this note");
+        let (method, target) = (request.method.as_str(), &request.target);
+        if let Err(refusal) = self.gate.check_body(&opened, method, target, &request.body, request.peer) {
+            return self.refused(&refusal);
         }
+        let route = route(&request.method, request.path());
         let route = route.and_then(|route| foreign::refusal(&request).map_or(Ok(route), Err));
         let answer = match (route, request.path()) {
             (Err(answer), _) => answer,
@@ -144,15 +133,16 @@ impl Service for ClusterService {
             (Ok(_), path::TRANSFER) => self.transfer(&request.body),
             (Ok(_), path::WATCH) => self.watch(),
             (Ok(_), path::IN_FLIGHT) => self.in_flight(&opened, &request.body),
+            (Ok(_), path::STREAM) => text(200, "ready"),
             (Ok(_), path) => self.rpc(path, &opened, &request.body),
         };
         self.sealed(&opened, answer)
     }
 }
 
-/// How long a body may be there, and what it is for; or the answer, if nothing is there.
-fn route(method: &Method, path: &str) -> Result<(usize, Purpose), Response> {
-    let Some(purpose) = path::purpose(path) else {
+/// How long a body may be there, and what it may be for; or the answer, if nothing is there.
+fn route(method: &Method, path: &str) -> Result<(usize, &'static [Purpose]), Response> {
+    let Some(purposes) = path::purposes(path) else {
         return Err(text(404, "there is POST /report here, and what nodes say to each other under /raft/"));
     };
     if *method != Method::Post {
@@ -162,9 +152,10 @@ fn route(method: &Method, path: &str) -> Result<(usize, Purpose), Response> {
         path::REPORT => REPORT_BODY_BYTES_MAX,
         path::APPEND_ENTRIES | path::INSTALL_SNAPSHOT => APPEND_BYTES_MAX,
         path::IN_FLIGHT => IN_FLIGHT_BYTES_MAX,
+        path::STREAM => 0,
         _ => RPC_BYTES_MAX,
     };
-    Ok((limit, purpose))
+    Ok((limit, purposes))
 }
 
 impl ClusterService {
@@ -179,8 +170,15 @@ impl ClusterService {
         }
     }
 
+    /// Whether the sender's cable was cut, in a demonstration; then the request waits in vain.
+    fn is_cut_off(&self, opened: &Opened) -> bool {
+        let Some(from) = node_id(&opened.sender).filter(|from| self.cuts.is_cut(*from)) else { return false };
+        self.cuts.hold(from, OUTCOME_TIMEOUT);
+        true
+    }
+
     fn refused(&self, refusal: &Refusal) -> Response {
-        let answer = text(refusal.status(), &refusal.to_string());
+        let answer = text(REFUSED_STATUS, &refusal.to_string());
         let own = self.gate.own_headers().into_iter();
         own.fold(answer, |answer, (name, value)| answer.with_header(header(name, &value)))
     }
@@ -251,12 +249,9 @@ impl ClusterService {
         };
         let body = IncomingReport { report, forward: false }.to_json();
         let to = Recipient { name: node_name(leader), address: *address };
-        let answer = CLIENT.with_borrow_mut(|client| {
-            SEAL.with_borrow_mut(|seal| {
-                let seal = seal.get_or_insert_with(|| self.seal.clone());
-                seal.post(client, &to, Purpose::Report, path::REPORT, &body, ANSWER_BYTES_MAX)
-            })
-        });
+        let Some(answer) = self.relays.post(&to, path::REPORT, &body) else {
+            return unavailable("too many reports are being handed on; report again in a second");
+        };
         match answer {
             Ok(answer) => {
                 let headers =

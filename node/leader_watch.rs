@@ -115,20 +115,38 @@ fn lock(watch: &Mutex<CancelHandle>) -> MutexGuard<'_, CancelHandle> {
 /// What the watching thread needs.
 pub struct LeaderWatch {
     /// Where each other node can be reached.
-    pub peers: Vec<(NodeId, SocketAddr)>,
+    peers: Vec<(NodeId, SocketAddr)>,
     /// Signs as this node; not shared with other threads.
-    pub seal: Seal,
+    seal: Seal,
+    /// Opens the streams of signed requests. A watch itself has a client of its own, which another thread can end.
+    opener: Client,
     /// Receives the leader that this node follows, each time it changes.
-    pub leaders: LeaderEar,
+    leaders: LeaderEar,
     /// To the loop.
-    pub inbox: Inbox,
+    inbox: Inbox,
     /// Cut cables, in a demonstration.
-    pub cuts: Arc<Cuts>,
+    cuts: Arc<Cuts>,
 }
 
 impl LeaderWatch {
+    /// A watch of whichever of these peers leads.
+    pub fn new(
+        peers: Vec<(NodeId, SocketAddr)>,
+        seal: Seal,
+        leaders: LeaderEar,
+        inbox: Inbox,
+        cuts: Arc<Cuts>,
+    ) -> Self {
+        let opener = Client::new(ClientTimeouts {
+            connect: CONNECT_TIMEOUT,
+            send: CONNECT_TIMEOUT,
+            receive: CONNECT_TIMEOUT,
+        });
+        Self { peers, seal, opener, leaders, inbox, cuts }
+    }
+
     /// Watches until the loop has ended.
-    pub fn run(self) {
+    pub fn run(mut self) {
         let mut leader = None;
         loop {
             let cancel = CancelHandle::new();
@@ -199,7 +217,7 @@ impl LeaderWatch {
     }
 
     /// One watch: blocks until the leader answers, the connection ends, or `cancel` says that there is news.
-    fn watch(&self, id: NodeId, address: SocketAddr, cancel: &CancelHandle) -> Watched {
+    fn watch(&mut self, id: NodeId, address: SocketAddr, cancel: &CancelHandle) -> Watched {
         let timeouts = ClientTimeouts {
             connect: CONNECT_TIMEOUT,
             send: CONNECT_TIMEOUT,
@@ -209,7 +227,10 @@ impl LeaderWatch {
         let began = Instant::now();
         let to = Recipient { name: node_name(id), address };
         let body = to_json(&WatchRequest {});
-        let answer = self.seal.post(&mut client, &to, Purpose::Raft, path::WATCH, &body, ANSWER_BYTES_MAX);
+        let opened = self.seal.open_stream(&mut self.opener, &to, Purpose::Raft);
+        let answer = opened.and_then(|()| {
+            self.seal.post_once(&mut client, &to, Purpose::Raft, path::WATCH, &body, ANSWER_BYTES_MAX)
+        });
         match answer {
             _ if cancel.is_cancelled() => Watched::Superseded,
             // The leader lives; or it stops as planned, and the loop will soon follow another leader.

@@ -36,6 +36,7 @@ mod public_service;
 mod raft_loop;
 mod recovery;
 mod refusals;
+mod relays;
 mod running;
 mod shared;
 mod slot;

@@ -9,7 +9,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use log::{info, warn};
+use crossbeam_channel::RecvTimeoutError;
+use log::{debug, info, warn};
 
 use super::cuts::Cuts;
 use super::inbox::Inbox;
@@ -35,6 +36,10 @@ const STACK_BYTES: usize = 512 * 1024;
 /// Lines about a peer that refuses this node, or is refused: one per sender in this time.
 const REFUSAL_LINE_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How often a sender that has nothing to send makes sure that its connection and its stream are ready, so that an election
+/// waits for neither. A kept connection lives for 15 s.
+const KEEP_READY_INTERVAL: Duration = Duration::from_secs(10);
+
 /// One request on its way to a sender.
 type Job = (RpcId, RpcRequest);
 
@@ -56,7 +61,7 @@ pub struct Sending {
     /// This node's id, for its log lines.
     pub own_id: NodeId,
     /// Signs as this node. Each sender takes a clone of its own: a seal numbers what it signs, and the receiver expects
-    /// the numbers of one seal nearly in order.
+    /// the numbers of one seal in order.
     pub seal: Seal,
     /// The incarnation of this node's data directory.
     pub incarnation: u64,
@@ -133,7 +138,16 @@ struct PeerSender {
 
 impl PeerSender {
     fn run(mut self, jobs: &Taker<Job>) {
-        while let Ok((rpc, request)) = jobs.recv() {
+        self.keep_ready();
+        loop {
+            let (rpc, request) = match jobs.recv_timeout(KEEP_READY_INTERVAL) {
+                Ok(job) => job,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.keep_ready();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
             let answered = self.exchange(&request);
             let arrived = if self.sending.cuts.is_cut(self.id) {
                 self.sending.cuts.hold(self.id, self.sending.reply_timeout);
@@ -157,6 +171,16 @@ impl PeerSender {
             if self.sending.inbox.deliver(input).is_err() {
                 return; // The loop has ended.
             }
+        }
+    }
+
+    /// A peer that cannot be reached now is none that this sender has news about.
+    fn keep_ready(&mut self) {
+        if self.sending.cuts.is_cut(self.id) {
+            return;
+        }
+        if let Err(error) = self.sending.seal.keep_ready(&mut self.client, &self.to, Purpose::Raft) {
+            debug!("peer: nothing is kept ready for node {}: {error}", self.id);
         }
     }
 

@@ -17,6 +17,7 @@ use super::peers::Sending;
 use super::primes::{PrimeCounters, Primes};
 use super::public_service::PublicService;
 use super::refusals::PeerRefusals;
+use super::relays::Relays;
 use super::standing::StandingBoard;
 use super::status::NodeStatus;
 use crate::balancer::{Chooser, Policy, Published, ServerTable};
@@ -119,7 +120,7 @@ impl Shared {
             chooser: Arc::clone(&self.chooser),
             started: self.started,
             gate: Arc::clone(&self.gate),
-            seal: self.seal.clone(),
+            relays: Relays::new(&self.seal),
             inbox: inbox.clone(),
             standing: Arc::clone(&self.standing),
             stopping: stopping.clone(),

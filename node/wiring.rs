@@ -81,7 +81,8 @@ pub fn start(
     // The listeners, each with a thread per connection. They are bound before the loop starts, so that a node that is
     // elected can be reached.
     let limits = listener_limits(program::descriptor_limit());
-    let cluster = listen("cluster", node.cluster, &limits, shared.cluster_service(&inbox, &stopping))?;
+    let of_cluster = Limits { strangers_make_room: true, ..limits.clone() };
+    let cluster = listen("cluster", node.cluster, &of_cluster, shared.cluster_service(&inbox, &stopping))?;
     let public = listen("public", node.public, &limits, shared.public_service(&inbox, &forwarder))?;
     info!(
         "start: node {} listens for clients at {}, for nodes and daemons at {}",
@@ -95,7 +96,7 @@ pub fn start(
 
     // The death detector.
     let (seal, watched, cuts) = (shared.seal.clone(), shared.peers.clone(), Arc::clone(&shared.cuts));
-    let watch = LeaderWatch { peers: watched, seal, leaders: leader_changes, inbox: inbox.clone(), cuts };
+    let watch = LeaderWatch::new(watched, seal, leader_changes, inbox.clone(), cuts);
     spawn("leader-watch", move || watch.run())?;
 
     // What waits at a stalled server is sent to another one, too.

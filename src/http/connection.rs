@@ -11,11 +11,12 @@
 //! Follows RFC 9112 section 9 (connections; 9.3 persistence, 9.6 closing) and RFC 9110 section 10.1.1 (100-continue);
 //! `socket(7)` for the time-outs, `tcp(7)` for TCP_NODELAY.
 
+use super::body_budget::{BodyBudget, BodyShare};
 use super::head::{self, Head, HeadRefusal, Scanner};
 use super::limits::Limits;
-use super::message::{Connection, DateCache, Request, Response, print, text};
+use super::message::{Connection, DateCache, Request, Response, header, print, text};
 use super::open::Open;
-use super::service::Service;
+use super::service::{Acceptance, Ruling, Service};
 use super::tally::Tally;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, recv};
@@ -40,6 +41,9 @@ pub(super) struct Context<'a> {
     pub(super) limits: &'a Limits,
     pub(super) service: &'a dyn Service,
     pub(super) tally: &'a Tally,
+    pub(super) bodies: &'a BodyBudget,
+    /// Called once: the client of this connection has proven that it is no stranger.
+    pub(super) prove: &'a dyn Fn(),
     /// Set once the server stops: finish what has begun, begin nothing.
     pub(super) stopping: &'a AtomicBool,
 }
@@ -53,6 +57,7 @@ pub(super) fn serve(context: &Context<'_>, open: &Arc<Open>) {
         output: Vec::new(),
         date: DateCache::default(),
         pause: Duration::ZERO,
+        is_proven: false,
     };
     if let Err(ConnectionEnd::Linger) = session.run() {
         session.linger();
@@ -131,6 +136,7 @@ struct ServedConnection<'a> {
     date: DateCache,
     /// The socket's time-out for receiving, to set it only when it changes.
     pause: Duration,
+    is_proven: bool,
 }
 
 impl ServedConnection<'_> {
@@ -163,13 +169,16 @@ impl ServedConnection<'_> {
         let manner = Manner { keep_alive: head.keep_alive, of_http_10: head.is_http_10, for_head };
 
         let service = self.context.service;
-        let limit = match self.guard(|| service.body_limit(&head.method, head.path())) {
-            Ok(limit) => limit,
+        let peer = self.open.peer;
+        let ruling = self.guard(|| Ok(service.judge(&head, peer))).unwrap_or_else(Ruling::Answer);
+        let Acceptance { body_bytes_max: limit, is_proven, note } = match ruling {
+            Ruling::Accept(acceptance) => acceptance,
             // A body that is not read stands where the next request would begin. Only without a body may the connection stay
             // open.
-            Err(answer) if length == 0 => return self.answer(answer, manner),
-            Err(answer) => return Err(self.last_answer(answer, manner)),
+            Ruling::Answer(answer) if length == 0 => return self.answer(answer, manner),
+            Ruling::Answer(answer) | Ruling::Close(answer) => return Err(self.last_answer(answer, manner)),
         };
+        self.prove_if(is_proven);
         if limit > 0 && head.content_length.is_none() && brings_a_body(&head.method) {
             return Err(self.refuse(HeadRefusal { status: 411, line: "send a Content-Length" }, manner));
         }
@@ -180,11 +189,21 @@ impl ServedConnection<'_> {
                 return Err(self.refuse(HeadRefusal { status: 413, line }, manner));
             }
         };
-        let body = self.read_body(body_bytes, head.expects_continue, manner)?;
+        let mut share = self.context.bodies.share(self.is_proven);
+        let body = self.read_body(body_bytes, head.expects_continue, manner, &mut share)?;
 
-        let request = Request::new(head, body, self.open.peer, Arc::downgrade(self.open));
-        let answer = self.guard(|| Ok(service.call(request)));
-        self.answer(answer.unwrap_or_else(|panicked| panicked), manner)
+        let request = Request::new(head, body, peer, note, Arc::downgrade(self.open));
+        let answer = self.guard(|| Ok(service.call(request))).unwrap_or_else(|panicked| panicked);
+        drop(share);
+        self.prove_if(answer.status_code().0 < 300);
+        self.answer(answer, manner)
+    }
+
+    fn prove_if(&mut self, is_proven: bool) {
+        if is_proven && !self.is_proven {
+            self.is_proven = true;
+            (self.context.prove)();
+        }
     }
 
     /// Calls the service. If it panics, this request gets a 500 and the log a line; the connection and the node go on. The
@@ -269,15 +288,21 @@ impl ServedConnection<'_> {
         }
     }
 
-    /// Reads a body of exactly `length` bytes; the route allows this length. The buffer grows while the bytes arrive.
+    /// Reads a body of exactly `length` bytes; the route allows this length. The buffer, and its share of the memory for
+    /// bodies, grow while the bytes arrive.
     fn read_body(
         &mut self,
         length: usize,
         expects_continue: bool,
         manner: Manner,
+        share: &mut BodyShare<'_>,
     ) -> Result<Vec<u8>, ConnectionEnd> {
         let held = self.input.held();
         let mut filled = held.len().min(length);
+        if !share.grow_to(filled) {
+            return Err(self.no_memory(manner));
+        }
+        let held = self.input.held();
         let mut body = held[..filled].to_vec();
         self.input.consume(filled);
         if filled == length {
@@ -292,12 +317,23 @@ impl ServedConnection<'_> {
         while filled < length {
             if filled == body.len() {
                 // The buffer doubles, so that few copies are needed, but it never exceeds the announced length.
-                body.resize(length.min((2 * filled).max(BODY_STEP_BYTES)), 0);
+                let larger = length.min((2 * filled).max(BODY_STEP_BYTES));
+                if !share.grow_to(larger) {
+                    return Err(self.no_memory(manner));
+                }
+                body.resize(larger, 0);
             }
             filled += receive_by(&self.open.stream, &mut body[filled..], deadline)
                 .map_err(|stall| self.stalled(stall, manner))?;
         }
         Ok(body)
+    }
+
+    /// All bodies together are too large: this client may try again when others are done.
+    fn no_memory(&mut self, manner: Manner) -> ConnectionEnd {
+        self.context.tally.refusals.add_one();
+        let answer = text(503, "too much memory is taken by other requests; try again in a second");
+        self.last_answer(answer.with_header(header("Retry-After", "1")), manner)
     }
 
     fn stalled(&mut self, stall: ReceiveEnd, manner: Manner) -> ConnectionEnd {

@@ -108,6 +108,17 @@ impl Head {
     pub fn path(&self) -> &str {
         path_of(&self.target)
     }
+
+    /// The value of the first header field of this name (in any case), without the blanks around it.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        value_of(&self.headers, name)
+    }
+}
+
+/// The value of the first field of this name, in any case.
+pub(super) fn value_of<'a>(headers: &'a [Header], name: &str) -> Option<&'a str> {
+    let is_it = |header: &&Header| header.field.as_str().as_str().eq_ignore_ascii_case(name);
+    headers.iter().find(is_it).map(|header| header.value.as_str())
 }
 
 /// The part of a target in front of the `?`.

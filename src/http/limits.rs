@@ -23,11 +23,19 @@ pub const LINGER_BYTES_MAX: usize = 1024 * 1024;
 /// How long a `Server` that is dropped waits for the requests in flight.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Memory for the bodies of all requests at a time: two of the longest (an append's), and as many again for reports.
+pub const BODIES_BYTES_MAX: usize = 64 << 20;
+
 /// The bounds of one listener. `Default` gives the constants of this module.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Connections open at once; 1 or more. Beyond it: 503 with Retry-After.
     pub connections_max: usize,
+    /// Whether a connection that has not yet brought a valid request makes room for a new one when all are taken.
+    pub strangers_make_room: bool,
+    /// Bytes of all bodies at a time. Beyond it: 503 with Retry-After. Half of it for connections that have not yet
+    /// brought a valid request.
+    pub bodies_bytes_max: usize,
     /// Bytes of a head, its empty line included; 16 or more. Beyond it: 431.
     pub head_bytes_max: usize,
     /// Header fields of a head, at most [`HEADERS_MAX`]. Beyond it: 431.
@@ -52,6 +60,8 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             connections_max: CONNECTIONS_MAX,
+            strangers_make_room: false,
+            bodies_bytes_max: BODIES_BYTES_MAX,
             head_bytes_max: HEAD_BYTES_MAX,
             headers_max: HEADERS_MAX,
             head_deadline: HEAD_DEADLINE,

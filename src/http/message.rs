@@ -8,9 +8,10 @@
 //!
 //! Follows RFC 9112 section 4 and 6, and RFC 9110 section 6.6.1 (Date) and 8.6 (Content-Length).
 
-use super::head::{Head, path_of};
+use super::head::{Head, path_of, value_of};
 use super::open::Open;
 use serde::Serialize;
+use std::any::Any;
 use std::io::{Cursor, Write};
 use std::net::SocketAddr;
 use std::sync::Weak;
@@ -33,20 +34,37 @@ pub struct Request {
     pub body: Vec<u8>,
     /// The sender's address, from the socket.
     pub peer: SocketAddr,
+    /// What the service noted about this request when it judged the head.
+    pub note: Option<Box<dyn Any + Send>>,
     /// The connection, for [`Request::client`]. Weak, so that a handler that keeps its request for
     /// long does not keep the descriptor.
     pub(super) connection: Weak<Open>,
 }
 
 impl Request {
-    pub(super) fn new(head: Head, body: Vec<u8>, peer: SocketAddr, connection: Weak<Open>) -> Request {
-        Request { method: head.method, target: head.target, headers: head.headers, body, peer, connection }
+    pub(super) fn new(
+        head: Head,
+        body: Vec<u8>,
+        peer: SocketAddr,
+        note: Option<Box<dyn Any + Send>>,
+        connection: Weak<Open>,
+    ) -> Request {
+        Request {
+            method: head.method,
+            target: head.target,
+            headers: head.headers,
+            body,
+            peer,
+            note,
+            connection,
+        }
     }
 
     /// A request that came over no socket, for the tests of a handler.
     pub fn local(method: Method, target: &str, headers: Vec<Header>, body: Vec<u8>) -> Request {
         let peer = SocketAddr::from(([127, 0, 0, 1], 0));
-        Request { method, target: target.to_owned(), headers, body, peer, connection: Weak::new() }
+        let target = target.to_owned();
+        Request { method, target, headers, body, peer, note: None, connection: Weak::new() }
     }
 
     /// The target without its query.
@@ -61,8 +79,7 @@ impl Request {
 
     /// The value of the first header field of this name (in any case), without the blanks around it.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let is_it = |header: &&Header| header.field.as_str().as_str().eq_ignore_ascii_case(name);
-        self.headers.iter().find(is_it).map(|header| header.value.as_str())
+        value_of(&self.headers, name)
     }
 
     /// The client that waits for the answer: the handler, or another thread, can ask whether it has gone.

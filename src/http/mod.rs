@@ -8,6 +8,8 @@
 //!
 //! Signatures are a layer above: [`crate::signing`].
 
+mod admission;
+mod body_budget;
 pub mod client;
 mod connect;
 mod connection;
@@ -26,5 +28,5 @@ pub use connection::BODY_STEP_BYTES;
 pub use limits::Limits;
 pub use message::{ClientHandle, Request, Response};
 pub use server::Server;
-pub use service::Service;
+pub use service::{Acceptance, Ruling, Service};
 pub use tally::Counters;

@@ -13,6 +13,8 @@
 //! Follows `accept(2)` (which errors are the connection's and which the machine's), `listen(2)`, `socket(7)`,
 //! `shutdown(2)`; RFC 9110 section 15.6.4 and 10.2.3 (503 with Retry-After).
 
+use super::admission::{Admission, Entry};
+use super::body_budget::BodyBudget;
 use super::connection::{self, Context};
 use super::head::HEADERS_MAX;
 use super::limits::Limits;
@@ -87,13 +89,15 @@ impl Server {
         assert!((1..=HEADERS_MAX).contains(&limits.headers_max), "headers_max is 1 to {HEADERS_MAX}");
         let listener = Arc::new(listen(address)?);
         let local_addr = listener.local_addr()?;
+        let state = Connections::new(Admission::new(limits.connections_max, limits.strangers_make_room));
         let shared = Arc::new(ServerShared {
             name: name.to_owned(),
+            bodies: BodyBudget::new(limits.bodies_bytes_max),
             limits,
             service,
             tally: Tally::default(),
             stopping: AtomicBool::new(false),
-            state: Mutex::default(),
+            state: Mutex::new(state),
             work: Condvar::new(),
             changed: Condvar::new(),
         });
@@ -187,13 +191,14 @@ struct ServerShared {
     limits: Limits,
     service: Arc<dyn Service>,
     tally: Tally,
+    bodies: BodyBudget,
     /// A copy of `Connections::stopping` that threads read between requests without the lock.
     stopping: AtomicBool,
-    /// Locked when a connection opens or closes; never across I/O, never per request.
+    /// Locked when a connection opens, proves itself or closes; never across I/O, never per request.
     state: Mutex<Connections>,
     /// A connection was queued for a waiting thread, or the server stops.
     work: Condvar,
-    /// The server stops, or, while it does, a connection has closed.
+    /// The server stops; or a connection has closed that was to make room, or while the server stops.
     changed: Condvar,
 }
 
@@ -203,8 +208,8 @@ impl std::fmt::Debug for ServerShared {
     }
 }
 
-#[derive(Default)]
 struct Connections {
+    admission: Admission,
     open: HashMap<u64, Arc<Open>>,
     /// Connections handed to waiting threads that have not woken yet.
     queue: VecDeque<(u64, Arc<Open>)>,
@@ -216,6 +221,13 @@ struct Connections {
     threads: usize,
     last_id: u64,
     stopping: bool,
+}
+
+impl Connections {
+    fn new(admission: Admission) -> Connections {
+        let (open, queue) = (HashMap::new(), VecDeque::new());
+        Connections { admission, open, queue, unclaimed: 0, threads: 0, last_id: 0, stopping: false }
+    }
 }
 
 impl ServerShared {
@@ -242,6 +254,8 @@ impl ServerShared {
                 limits: &self.limits,
                 service: &*self.service,
                 tally: &self.tally,
+                bodies: &self.bodies,
+                prove: &|| self.lock().admission.prove(id),
                 stopping: &self.stopping,
             };
             // `connection.rs` catches a handler's panic itself. This catches a panic of the edge, so that the connection and
@@ -257,11 +271,12 @@ impl ServerShared {
     fn close(&self, id: u64, open: Arc<Open>) {
         let mut state = self.lock();
         let registered = state.open.remove(&id);
-        let stopping = state.stopping;
+        let is_awaited = state.stopping || state.admission.is_crowded();
+        state.admission.leave(id);
         drop(state);
         // The descriptor closes here, without the lock.
         drop((registered, open));
-        if stopping {
+        if is_awaited {
             self.changed.notify_all();
         }
     }
@@ -332,20 +347,34 @@ impl Door {
         let shared = &self.shared;
         shared.tally.accepted.add_one();
         let mut state = shared.lock();
-        if state.open.len() >= shared.limits.connections_max {
-            drop(state);
-            let held_back = self.full.allow(Instant::now());
-            if let Some(held_back) = held_back {
-                log::warn!(
-                    "{}: {} connections are open, the most allowed: {peer} is turned away ({held_back} more were)",
-                    shared.name,
-                    shared.limits.connections_max
-                );
-            }
-            return self.turn_away(stream, "too many connections are open");
+        if state.admission.is_crowded() {
+            let crowded = |state: &mut Connections| state.admission.is_crowded() && !state.stopping;
+            let waited = shared.changed.wait_timeout_while(state, ACCEPT_PAUSE, crowded);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         state.last_id += 1;
         let id = state.last_id;
+        let entry = state.admission.enter(id);
+        if entry != Entry::Free
+            && let Some(held_back) = self.full.allow(Instant::now())
+        {
+            let (name, places) = (&shared.name, shared.limits.connections_max);
+            let fate = if entry == Entry::Full { "is turned away" } else { "takes a stranger's place" };
+            log::warn!(
+                "{name}: {places} connections are open, the most allowed: {peer} {fate} ({held_back} more like it)"
+            );
+        }
+        match entry {
+            Entry::Free => {}
+            Entry::InsteadOf(stranger) => {
+                shared.tally.strangers_cut.add_one();
+                state.open.get(&stranger).iter().for_each(|open| open.cut());
+            }
+            Entry::Full => {
+                drop(state);
+                return self.turn_away(stream, "too many connections are open");
+            }
+        }
         let open = Arc::new(Open::new(stream, peer));
         state.open.insert(id, Arc::clone(&open));
         if state.unclaimed > 0 {
@@ -373,6 +402,7 @@ impl Door {
         let mut state = self.shared.lock();
         state.threads -= 1;
         state.open.remove(&id);
+        state.admission.leave(id);
         drop(state);
         if let Some(held_back) = self.accept_trouble.allow(Instant::now()) {
             let name = &self.shared.name;

@@ -1,16 +1,49 @@
 //! The handler behind a listener. A node has two services, one for each address.
 
+use super::head::Head;
 use super::message::{Request, Response};
+use std::any::Any;
+use std::net::SocketAddr;
 use tiny_http::Method;
 
 /// Answers the requests of one address. Many threads call it at once.
 pub trait Service: Send + Sync + 'static {
     /// The longest body, in bytes, for this method and path (0 for none), or the answer that refuses the
-    /// request (404, 405 with Allow). Called after the head is read, before memory for the body is reserved.
-    /// `path` has no query.
+    /// request (404, 405 with Allow). `path` has no query.
     fn body_limit(&self, method: &Method, path: &str) -> Result<usize, Response>;
 
-    /// Answers one request. It may block: only its own connection's thread waits. A panic is logged and
-    /// answered with 500.
+    /// Decides by its head what becomes of a request. Called after the head is read, before memory for the body is
+    /// reserved. Unless a service says otherwise, its [`body_limit`](Self::body_limit) decides.
+    fn judge(&self, head: &Head, peer: SocketAddr) -> Ruling {
+        let _ = peer;
+        match self.body_limit(&head.method, head.path()) {
+            Ok(body_bytes_max) => Ruling::Accept(Acceptance { body_bytes_max, is_proven: false, note: None }),
+            Err(answer) => Ruling::Answer(answer),
+        }
+    }
+
+    /// Answers one request that was accepted. It may block: only its own connection's thread waits. A panic is logged
+    /// and answered with 500.
     fn call(&self, request: Request) -> Response;
+}
+
+/// What becomes of a request.
+pub enum Ruling {
+    /// Its body is read, and then it goes to [`Service::call`].
+    Accept(Acceptance),
+    /// It gets this answer. The connection lives on, if the request has no body.
+    Answer(Response),
+    /// It gets this answer, and the connection closes.
+    Close(Response),
+}
+
+/// How a request is accepted.
+#[derive(Debug)]
+pub struct Acceptance {
+    /// The longest body, in bytes; 0 for none.
+    pub body_bytes_max: usize,
+    /// Whether the head proves that the client is no stranger: see [`Limits::strangers_make_room`](super::Limits).
+    pub is_proven: bool,
+    /// What [`Service::call`] finds in [`Request::note`].
+    pub note: Option<Box<dyn Any + Send>>,
 }

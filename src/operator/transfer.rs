@@ -111,7 +111,7 @@ fn order(config: &Config, leader: &Node, to: Option<NodeId>) -> Result<(), Failu
     let secret = secret
         .and_then(|secret| secret.map(Secret::whole).transpose())
         .map_err(|error| Failure::usage(format!("{}: secret_file: {error}", config.path.display())))?;
-    let seal = Seal::new(&config.cluster_name, OPERATOR, secret.as_ref())
+    let mut seal = Seal::new(&config.cluster_name, OPERATOR, secret.as_ref())
         .map_err(|error| Failure::other(format!("no randomness for signing: {error}")))?
         .founded(&config.founding());
     let body = to_json(&TransferRequest { to });

@@ -1,5 +1,6 @@
 //! The envelope of a request on a cluster address, and of its answer: headers that name sender, recipient,
-//! purpose and version. With a secret, a signature covers them and the body ([`crate::signing`]).
+//! purpose and version. With a secret, a signature covers them and a digest of the body ([`crate::signing`], which also
+//! lists the headers that are signed).
 
 use crate::raft::NodeId;
 
@@ -17,10 +18,13 @@ pub const HEADER_FOUNDING: &str = "X-Rakit-Founding";
 pub const HEADER_RECIPIENT: &str = "X-Rakit-Recipient";
 /// See [`Purpose`].
 pub const HEADER_PURPOSE: &str = "X-Rakit-Purpose";
-/// When the request was sealed: Unix time in milliseconds, decimal.
-pub const HEADER_TIME: &str = "X-Rakit-Time";
-/// Stream and counter: 32 digits, hexadecimal, lower case.
-pub const HEADER_NONCE: &str = "X-Rakit-Nonce";
+/// The stream that the request belongs to: the sender's nonce (32 digits) and the node's ticket (48 digits), hexadecimal,
+/// lower case. A request that opens a stream has no ticket yet.
+pub const HEADER_STREAM: &str = "X-Rakit-Stream";
+/// The request's number in its stream, decimal: above all earlier ones. 0 in a request that opens a stream.
+pub const HEADER_NUMBER: &str = "X-Rakit-Number";
+/// SHA-256 of the body: 64 digits, hexadecimal, lower case.
+pub const HEADER_DIGEST: &str = "X-Rakit-Digest";
 /// The HMAC of the request: 64 digits, hexadecimal, lower case.
 pub const HEADER_SIGNATURE: &str = "X-Rakit-Signature";
 /// The HMAC of the answer: 64 digits, hexadecimal, lower case.

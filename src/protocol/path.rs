@@ -5,6 +5,8 @@ use crate::raft::RpcRequest;
 
 /// Cluster address: a daemon's report.
 pub const REPORT: &str = "/report";
+/// Cluster address: opens a stream of signed requests, or keeps one ready.
+pub const STREAM: &str = "/stream";
 /// Cluster address: "Would you vote for me?"
 pub const PRE_VOTE: &str = "/raft/pre-vote";
 /// Cluster address: "Vote for me."
@@ -49,13 +51,15 @@ pub fn of_rpc(request: &RpcRequest) -> &'static str {
     }
 }
 
-/// The purpose of requests to this path of the cluster address; `None` if there is no such path.
-pub fn purpose(path: &str) -> Option<Purpose> {
+/// The purposes of requests to this path of the cluster address; `None` if there is no such path. A stream may be opened
+/// for each purpose.
+pub fn purposes(path: &str) -> Option<&'static [Purpose]> {
     match path {
-        REPORT => Some(Purpose::Report),
-        TRANSFER => Some(Purpose::Admin),
+        STREAM => Some(&Purpose::ALL),
+        REPORT => Some(&[Purpose::Report]),
+        TRANSFER => Some(&[Purpose::Admin]),
         PRE_VOTE | REQUEST_VOTE | APPEND_ENTRIES | INSTALL_SNAPSHOT | TIMEOUT_NOW | WATCH | IN_FLIGHT => {
-            Some(Purpose::Raft)
+            Some(&[Purpose::Raft])
         }
         _ => None,
     }

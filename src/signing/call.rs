@@ -6,12 +6,17 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use super::{Refusal, RefusalKind, Seal};
+use super::seal::SendingStream;
+use super::streams::TICKET_DIGITS;
+use super::{Refusal, RefusalKind, Seal, SealedRequest};
 use crate::http::client::{Answer, CallError, Client};
-use crate::protocol::Purpose;
+use crate::protocol::{Purpose, path};
 
 /// How many bytes of a refusal's body an error quotes at most.
 const QUOTE_BYTES_MAX: usize = 200;
+
+/// The answer to an opening is a ticket, or a line that says why there is none.
+const OPENING_ANSWER_BYTES_MAX: usize = 4 * 1024;
 
 /// A node to send to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,32 +48,134 @@ impl fmt::Display for SealedCallError {
 impl std::error::Error for SealedCallError {}
 
 impl Seal {
-    /// Seals and sends `POST path`, and opens the answer. With a secret, the returned answer is proven to be
+    /// Seals and sends `POST target`, and opens the answer. With a secret, the returned answer is proven to be
     /// the recipient's answer to this request. The answer's body may have `answer_bytes_max` bytes.
     ///
-    /// When `client` repeats the request on a fresh connection, the repetition is sealed anew, with its own
-    /// nonce: the node may have accepted the first one before the connection broke, and would refuse the same
-    /// nonce as replayed.
+    /// If no stream is open for this recipient and purpose, it opens one first. If the node does not know the stream,
+    /// it opens another and repeats the request, once. The node has not carried the first one out; and even if somebody
+    /// made it arrive twice, every request on a cluster address may be repeated (`http/client.rs` says why).
     ///
     /// # Errors
     /// `Call` when no answer came. `Refused` when the answer cannot be trusted, or when the node refused
     /// *our* request; then the error quotes the node's answer.
     pub fn post(
-        &self,
+        &mut self,
         client: &mut Client,
         to: &Recipient,
         purpose: Purpose,
-        path: &str,
+        target: &str,
         body: &[u8],
         answer_bytes_max: usize,
     ) -> Result<Answer, SealedCallError> {
+        self.open_stream(client, to, purpose)?;
+        match self.post_once(client, to, purpose, target, body, answer_bytes_max) {
+            Err(SealedCallError::Refused(_, refusal)) if refusal.kind == RefusalKind::UnknownStream => {
+                self.open_stream(client, to, purpose)?;
+                self.post_once(client, to, purpose, target, body, answer_bytes_max)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// [`post`](Self::post) on the stream that is open, and without a repetition: exactly one call of `client`.
+    ///
+    /// # Errors
+    /// As there; `Refused` with `UnknownStream` if the node does not know the stream. After each error the stream is
+    /// closed.
+    ///
+    /// # Panics
+    /// If there is a secret and no stream was opened.
+    pub fn post_once(
+        &mut self,
+        client: &mut Client,
+        to: &Recipient,
+        purpose: Purpose,
+        target: &str,
+        body: &[u8],
+        answer_bytes_max: usize,
+    ) -> Result<Answer, SealedCallError> {
+        // Taken out, and put back if the answer can be believed.
+        let mut stream = self.place_of_stream(to, purpose).map(|place| self.streams.swap_remove(place));
+        assert!(stream.is_some() || self.key(purpose).is_none(), "whoever seals has opened a stream");
         let mut newest = None;
-        let seal_anew = || newest.insert(self.request(&to.name, purpose, "POST", path, body)).headers.clone();
+        // When `client` repeats the request on a fresh connection, the repetition has the next number: the node may
+        // have accepted the first one before the connection broke.
+        let seal_anew = || {
+            let (name, number) = stream.as_mut().map_or(("", 0), |stream| {
+                stream.number += 1;
+                (stream.name.as_str(), stream.number)
+            });
+            let sealed = self.request(&to.name, purpose, "POST", target, body, name, number);
+            newest.insert(sealed).headers.clone()
+        };
         let answer = client
-            .post(to.address, path, seal_anew, body, answer_bytes_max)
-            .map_err(SealedCallError::Call)?;
-        let sealed = newest.expect("an answer came, so a request was sealed and sent");
-        match self.open_answer(&sealed, answer.status, |name| answer.header(name), &answer.body) {
+            .post(to.address, target, seal_anew, body, answer_bytes_max)
+            .map_err(SealedCallError::Call)
+            .and_then(|answer| self.believe(newest.as_ref(), to, answer))?;
+        self.streams.extend(stream);
+        Ok(answer)
+    }
+
+    /// Opens a stream to `to`, unless there is one, or no secret. One round trip.
+    ///
+    /// # Errors
+    /// As for [`post`](Self::post).
+    pub fn open_stream(
+        &mut self,
+        client: &mut Client,
+        to: &Recipient,
+        purpose: Purpose,
+    ) -> Result<(), SealedCallError> {
+        if self.key(purpose).is_none() || self.place_of_stream(to, purpose).is_some() {
+            return Ok(());
+        }
+        let nonce = self.nonce();
+        let sealed = self.opening(&to.name, purpose, &nonce);
+        let answer = client
+            .post(to.address, path::STREAM, || sealed.headers.clone(), b"", OPENING_ANSWER_BYTES_MAX)
+            .map_err(SealedCallError::Call)
+            .and_then(|answer| self.believe(Some(&sealed), to, answer))?;
+        let ticket = str::from_utf8(&answer.body).ok().map(str::trim);
+        let Some(ticket) = ticket.filter(|ticket| answer.status == 200 && ticket.len() == TICKET_DIGITS)
+        else {
+            let why = format!("no stream was opened: it said {}: {}", answer.status, quote(&answer.body));
+            return Err(SealedCallError::Refused(to.address, Refusal::new(RefusalKind::Malformed, why)));
+        };
+        let (recipient, name) = (to.name.clone(), nonce + ticket);
+        self.streams.push(SendingStream { recipient, purpose, name, number: 0 });
+        Ok(())
+    }
+
+    /// Makes sure that the next request to `to` waits for nothing: that a connection is open, and a stream which the
+    /// node knows. To be called from time to time by a thread that has nothing to send. Does nothing without a secret.
+    ///
+    /// # Errors
+    /// As for [`post`](Self::post).
+    pub fn keep_ready(
+        &mut self,
+        client: &mut Client,
+        to: &Recipient,
+        purpose: Purpose,
+    ) -> Result<(), SealedCallError> {
+        if self.key(purpose).is_none() {
+            return Ok(());
+        }
+        self.post(client, to, purpose, path::STREAM, b"", OPENING_ANSWER_BYTES_MAX).map(drop)
+    }
+
+    fn place_of_stream(&self, to: &Recipient, purpose: Purpose) -> Option<usize> {
+        self.streams.iter().position(|stream| stream.purpose == purpose && stream.recipient == to.name)
+    }
+
+    /// The answer, if it can be believed.
+    fn believe(
+        &self,
+        request: Option<&SealedRequest>,
+        to: &Recipient,
+        answer: Answer,
+    ) -> Result<Answer, SealedCallError> {
+        let request = request.expect("an answer came, so a request was sealed and sent");
+        match self.open_answer(request, answer.status, |name| answer.header(name), &answer.body) {
             Ok(()) => Ok(answer),
             Err(mut refusal) => {
                 // A node that refuses our request does not sign its answer. So the unsigned words prove
@@ -96,7 +203,7 @@ mod tests {
     use std::thread;
     use std::time::Duration;
 
-    use super::super::{Gate, Secret};
+    use super::super::{Gate, Secret, Verdict};
     use super::*;
     use crate::http::client::ClientTimeouts;
 
@@ -107,86 +214,202 @@ mod tests {
         Secret::parse(b"0123456789abcdef").unwrap()
     }
 
+    fn gate() -> Gate {
+        Gate::new("lab", "node-1", Some(&secret())).unwrap()
+    }
+
     fn listen() -> (TcpListener, Recipient) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         (listener, Recipient { name: "node-1".to_owned(), address })
     }
 
-    fn post(seal: &Seal, client: &mut Client, to: &Recipient) -> Result<Answer, SealedCallError> {
-        seal.post(client, to, Purpose::Raft, "/raft/vote", BODY, 1000)
+    /// What node 2 posts to this listener.
+    struct Poster {
+        seal: Seal,
+        client: Client,
+        to: Recipient,
     }
 
-    fn client() -> Client {
-        Client::new(ClientTimeouts { connect: PATIENCE, send: PATIENCE, receive: PATIENCE })
-    }
-
-    /// The headers of the next request; `None` when the connection ends before one begins.
-    fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Vec<(String, String)>> {
-        let lines: Vec<String> =
-            reader.by_ref().lines().map(Result::unwrap).take_while(|line| !line.is_empty()).collect();
-        if lines.is_empty() {
-            return None;
+    impl Poster {
+        fn new(to: &Recipient) -> Self {
+            let timeouts = ClientTimeouts { connect: PATIENCE, send: PATIENCE, receive: PATIENCE };
+            let seal = Seal::new("lab", "node-2", Some(&secret())).unwrap();
+            Self { seal, client: Client::new(timeouts), to: to.clone() }
         }
-        let mut body = [0; BODY.len()];
-        reader.read_exact(&mut body).unwrap();
-        let split =
-            |line: &String| line.split_once(": ").map(|(name, value)| (name.to_owned(), value.to_owned()));
-        Some(lines.iter().filter_map(split).collect())
+
+        fn post(&mut self) -> Result<Vec<u8>, SealedCallError> {
+            let target = path::REQUEST_VOTE;
+            let answer = self.seal.post(&mut self.client, &self.to, Purpose::Raft, target, BODY, 1000);
+            answer.map(|answer| answer.body)
+        }
+    }
+
+    /// One connection of a node that has this gate.
+    struct Served {
+        stream: TcpStream,
+        reader: BufReader<TcpStream>,
+        peer: SocketAddr,
+    }
+
+    impl Served {
+        fn accept(listener: &TcpListener) -> Self {
+            let (stream, peer) = listener.accept().unwrap();
+            let reader = BufReader::new(stream.try_clone().unwrap());
+            Self { stream, reader, peer }
+        }
+
+        /// The target and what the gate says to the next request; `None` when the connection ends before one begins.
+        fn judge_next(&mut self, gate: &Gate) -> Option<(String, Verdict)> {
+            let lines: Vec<String> = self
+                .reader
+                .by_ref()
+                .lines()
+                .map(Result::unwrap)
+                .take_while(|line| !line.is_empty())
+                .collect();
+            let target = lines.first()?.split(' ').nth(1).unwrap().to_owned();
+            let header = |wanted: &'static str| {
+                let mut fields = lines.iter().filter_map(|line| line.split_once(": "));
+                fields.find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value)
+            };
+            let length = header("Content-Length").map_or(0, |length| length.parse().unwrap());
+            self.reader.read_exact(&mut vec![0; length]).unwrap();
+            let verdict = gate.judge("POST", &target, header, &[Purpose::Raft], self.peer);
+            Some((target, verdict))
+        }
+
+        fn answer(&mut self, status: u16, headers: &[(&'static str, String)], body: &str) {
+            write!(self.stream, "HTTP/1.1 {status} X\r\nContent-Length: {}\r\n", body.len()).unwrap();
+            for (name, value) in headers {
+                write!(self.stream, "{name}: {value}\r\n").unwrap();
+            }
+            write!(self.stream, "\r\n{body}").unwrap();
+        }
+
+        /// Answers what the gate answers itself; gives anything else, with its target.
+        fn next_accepted(&mut self, gate: &Gate) -> Option<(String, crate::signing::Opened)> {
+            loop {
+                match self.judge_next(gate)? {
+                    (target, Verdict::Accepted(opened)) => return Some((target, opened)),
+                    (_, Verdict::Answer { opened, status, line }) => {
+                        let headers = gate.seal_answer(&opened, status, line.as_bytes());
+                        self.answer(status, &headers, &line);
+                    }
+                    (target, Verdict::Refused(refusal)) => panic!("{target}: {refusal}"),
+                }
+            }
+        }
+
+        /// Says "yes", sealed.
+        fn agree(&mut self, gate: &Gate, opened: &crate::signing::Opened) {
+            self.answer(200, &gate.seal_answer(opened, 200, b"yes"), "yes");
+        }
     }
 
     #[test]
-    fn a_repetition_is_sealed_anew() {
-        let gate = Gate::new("lab", "node-1", Some(&secret())).unwrap();
+    fn a_repetition_has_a_number_of_its_own() {
         let (listener, to) = listen();
         let node = thread::spawn(move || {
-            let mut opened = 0;
-            for _ in 0..2 {
-                let (mut stream, client) = listener.accept().unwrap();
-                let mut reader = BufReader::new(stream.try_clone().unwrap());
-                // The gate accepts every request; on this connection, the second one is never answered.
-                let mut answered = false;
-                while let Some(headers) = read_request(&mut reader) {
-                    let header = |wanted: &'static str| {
-                        let found = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted));
-                        found.map(|(_, value)| value.as_str())
-                    };
-                    let request = gate
-                        .open_request("POST", "/raft/vote", header, BODY, &[Purpose::Raft], client)
-                        .unwrap();
-                    opened += 1;
-                    if answered {
-                        break;
-                    }
-                    answered = true;
-                    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n").unwrap();
-                    for (name, value) in gate.seal_answer(&request, 200, b"yes") {
-                        write!(stream, "{name}: {value}\r\n").unwrap();
-                    }
-                    write!(stream, "\r\nyes").unwrap();
+            let gate = gate();
+            // The gate accepts every request; on this connection, the second one is never answered.
+            let mut first = Served::accept(&listener);
+            let (_, opened) = first.next_accepted(&gate).unwrap();
+            first.agree(&gate, &opened);
+            first.next_accepted(&gate).unwrap();
+            drop(first);
+            let mut second = Served::accept(&listener);
+            let (_, opened) = second.next_accepted(&gate).unwrap();
+            second.agree(&gate, &opened);
+        });
+        let mut poster = Poster::new(&to);
+        for _ in 0..2 {
+            assert_eq!(poster.post().unwrap(), b"yes");
+        }
+        drop(poster);
+        node.join().unwrap();
+    }
+
+    #[test]
+    fn to_a_node_that_was_restarted_another_stream_is_opened() {
+        let (listener, to) = listen();
+        let node = thread::spawn(move || {
+            let mut connection = Served::accept(&listener);
+            let mut targets = Vec::new();
+            for gate in [gate(), gate()] {
+                for _ in 0..2 {
+                    let (target, opened) = connection.next_accepted(&gate).unwrap();
+                    targets.push(target);
+                    connection.agree(&gate, &opened);
                 }
             }
-            opened
+            targets
         });
-        let seal = Seal::new("lab", "node-2", Some(&secret())).unwrap();
-        let mut client = client();
-        for _ in 0..2 {
-            assert_eq!(post(&seal, &mut client, &to).unwrap().body, b"yes");
+        let mut poster = Poster::new(&to);
+        for _ in 0..3 {
+            assert_eq!(poster.post().unwrap(), b"yes");
         }
-        drop(client);
-        assert_eq!(node.join().unwrap(), 3);
+        // One that has nothing to say keeps the stream ready.
+        poster.seal.keep_ready(&mut poster.client, &to, Purpose::Raft).unwrap();
+        assert_eq!(poster.seal.streams.len(), 1);
+        let vote = path::REQUEST_VOTE;
+        assert_eq!(node.join().unwrap(), [vote, vote, vote, path::STREAM]);
+    }
+
+    #[test]
+    fn a_node_that_never_knows_a_stream_is_not_asked_for_ever() {
+        let (listener, to) = listen();
+        let node = thread::spawn(move || {
+            let mut connection = Served::accept(&listener);
+            let mut asked = 0;
+            // A fresh gate for each request: it opens streams, and knows none.
+            while let Some((_, verdict)) = connection.judge_next(&gate()) {
+                let Verdict::Answer { opened, status, line } = verdict else { panic!("{verdict:?}") };
+                asked += 1;
+                let headers = gate().seal_answer(&opened, status, line.as_bytes());
+                connection.answer(status, &headers, &line);
+            }
+            asked
+        });
+        let mut poster = Poster::new(&to);
+        let error = poster.post().unwrap_err();
+        assert!(error.to_string().contains("unknown-stream"), "{error}");
+        drop(poster);
+        assert_eq!(node.join().unwrap(), 4);
+    }
+
+    #[test]
+    fn after_a_request_without_an_answer_the_stream_is_closed() {
+        let (listener, to) = listen();
+        let node = thread::spawn(move || {
+            let gate = gate();
+            let mut names = Vec::new();
+            for _ in 0..2 {
+                let mut connection = Served::accept(&listener);
+                names.push(connection.next_accepted(&gate).unwrap().1.sender);
+                // Half an answer: the client may not repeat the request.
+                write!(connection.stream, "HTTP/1.1 200 OK\r\n").unwrap();
+            }
+            names
+        });
+        let mut poster = Poster::new(&to);
+        for _ in 0..2 {
+            assert!(matches!(poster.post(), Err(SealedCallError::Call(_))));
+            assert!(poster.seal.streams.is_empty());
+        }
+        assert_eq!(node.join().unwrap().len(), 2);
     }
 
     #[test]
     fn an_answer_without_a_seal_is_not_believed_but_quoted() {
         let (listener, to) = listen();
         let node = thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            read_request(&mut BufReader::new(stream.try_clone().unwrap())).unwrap();
-            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
+            let mut connection = Served::accept(&listener);
+            let gate = gate();
+            connection.judge_next(&gate).unwrap();
+            connection.answer(200, &gate.own_headers(), "ok");
         });
-        let seal = Seal::new("lab", "node-2", Some(&secret())).unwrap();
-        let error = post(&seal, &mut client(), &to).unwrap_err();
+        let error = Poster::new(&to).post().unwrap_err();
         let line = error.to_string();
         assert!(matches!(error, SealedCallError::Refused(..)), "{line}");
         assert!(line.starts_with(&to.address.to_string()) && line.ends_with("(it said 200: ok)"), "{line}");

@@ -1,24 +1,25 @@
 //! The receiver's side: checks sealed requests and signs their answers. Called by the node's cluster
-//! listener.
+//! listener, in two steps: [`Gate::judge`] before the body is read, [`Gate::check_body`] after that.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::warn;
+use sha2::{Digest, Sha256};
 
 use super::founded::{check_founding, founding_form};
 use super::keys::{Keys, Secret};
-use super::replays::{Rejected, Replays};
+use super::streams::{Rejected, StreamName, Streams};
 use super::{
-    AnswerFields, CLOCK_APART_MS_MAX, Refusal, RefusalKind, RequestFields, STREAMS_MAX, check_version,
-    header_form, is_name_byte, signature, unhex, unix_ms, verify, version,
+    REFUSED_STATUS, Refusal, RefusalKind, answer_mac, check_version, header_form, hex, is_name_byte,
+    request_mac, signature, verify, version,
 };
+use crate::linux::random_u64;
 use crate::logging::RateLimit;
 use crate::protocol::{
-    HEADER_ANSWER_SIGNATURE, HEADER_CLUSTER, HEADER_FOUNDING, HEADER_NONCE, HEADER_PURPOSE, HEADER_RECIPIENT,
-    HEADER_SENDER, HEADER_SIGNATURE, HEADER_TIME, HEADER_VERSION, Purpose,
+    HEADER_ANSWER_SIGNATURE, HEADER_CLUSTER, HEADER_DIGEST, HEADER_FOUNDING, HEADER_NUMBER, HEADER_PURPOSE,
+    HEADER_RECIPIENT, HEADER_SENDER, HEADER_SIGNATURE, HEADER_STREAM, HEADER_VERSION, Purpose, path,
 };
 use crate::raft::Founding;
 
@@ -33,12 +34,19 @@ pub(super) const NAME_BYTES_MAX: usize = 256;
 pub struct Gate {
     cluster: String,
     me: String,
-    /// The founding, as it stands in the header.
+    /// The founding, as it stands in the header; `None` if nothing is known of it.
     founding: Option<String>,
-    keys: Option<Keys>,
-    replays: Mutex<Replays>,
+    signed: Option<Signed>,
+    /// The moment that the times of [`Streams`] count from.
+    started: Instant,
     /// One per kind, in the order of [`RefusalKind::ALL`].
     refused: [RefusalCount; RefusalKind::ALL.len()],
+}
+
+/// What a gate with a secret has.
+struct Signed {
+    keys: Keys,
+    streams: Streams,
 }
 
 /// How often one kind of refusal happened, and when a line may be written about it.
@@ -47,7 +55,7 @@ struct RefusalCount {
     lines: RateLimit,
 }
 
-/// A request that was accepted.
+/// A request whose head was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opened {
     /// Who sent it, such as `node-2` or `daemon:lab-01`. Empty if a report names no sender, which only a gate
@@ -56,36 +64,56 @@ pub struct Opened {
     pub sender: String,
     /// What it is for: one of the purposes that the route accepts.
     pub purpose: Purpose,
-    /// The nonce of the request; empty without a secret.
-    pub nonce: String,
+    /// The request's signature, which its answer is bound to; empty without a secret.
+    pub signature: String,
+    /// The digest that its body must have; empty without a secret.
+    digest: String,
+}
+
+/// What the gate says to the head of a request.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Read the body, check it, and carry the request out.
+    Accepted(Opened),
+    /// Do not carry the request out, but give this answer, sealed: a ticket for a stream, or the word that the
+    /// stream is not known here.
+    Answer {
+        /// What to seal the answer for.
+        opened: Opened,
+        /// The status of the answer.
+        status: u16,
+        /// Its body, one line.
+        line: String,
+    },
+    /// Answer 401 and close the connection. The gate has counted the refusal and, at a bounded rate, logged it.
+    Refused(Refusal),
 }
 
 impl Gate {
-    /// The gate of the node `me` (`node-1`) in this cluster. It refuses what was sealed before this moment.
+    /// The gate of the node `me` (`node-1`) in this cluster.
     ///
     /// # Errors
-    /// One line, if the secret is a report key alone.
+    /// One line, if the secret is a report key alone, or the system gives no randomness.
     pub fn new(cluster: &str, me: &str, secret: Option<&Secret>) -> Result<Self, String> {
-        Self::new_at(cluster, me, secret, unix_ms())
-    }
-
-    /// [`new`](Self::new) at a time that the caller gives, for tests.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn new_at(cluster: &str, me: &str, secret: Option<&Secret>, now_ms: u64) -> Result<Self, String> {
         if secret.is_some_and(|secret| !secret.serves(Purpose::Raft)) {
             return Err("the secret file holds the report key alone, which is for daemons: \
                         a node needs the cluster's secret"
                 .to_owned());
         }
         let cluster = header_form(cluster);
+        let mut ticket_key = [0; 32];
+        for part in ticket_key.chunks_exact_mut(8) {
+            part.copy_from_slice(&random_u64()?.to_ne_bytes());
+        }
         Ok(Self {
-            keys: secret.map(|secret| Keys::new(&cluster, secret)),
+            signed: secret.map(|secret| Signed {
+                keys: Keys::new(&cluster, secret),
+                streams: Streams::new(&ticket_key),
+            }),
             cluster,
             me: header_form(me),
             founding: None,
-            replays: Mutex::new(Replays::new(now_ms)),
+            started: Instant::now(),
             refused: RefusalKind::ALL.map(|_| RefusalCount {
                 count: AtomicU64::new(0),
                 lines: RateLimit::new(REFUSAL_LINE_PAUSE),
@@ -101,61 +129,52 @@ impl Gate {
 
     /// Whether requests must be signed.
     pub fn is_signed(&self) -> bool {
-        self.keys.is_some()
+        self.signed.is_some()
     }
 
-    /// Decides whether a request is accepted on a route for these purposes. `path` is the target of the
-    /// request line as it came, with the query; `header` looks up a header of the request; `peer` is for the
-    /// log line.
-    ///
-    /// # Errors
-    /// Every [`RefusalKind`]. The gate has counted the refusal and, at a bounded rate, logged it.
-    pub fn open_request<'a>(
+    /// Decides by its head whether a request is accepted on a route for these purposes. An accepted number is
+    /// used up, whatever becomes of the body. `target` is that of the request line as it came, with the query;
+    /// `header` looks up a header of the request; `peer` is for the log line.
+    pub fn judge<'a>(
         &self,
         method: &str,
-        path: &str,
+        target: &str,
         header: impl Fn(&'static str) -> Option<&'a str>,
-        body: &[u8],
         purposes: &[Purpose],
         peer: SocketAddr,
-    ) -> Result<Opened, Refusal> {
-        self.open_request_at(method, path, header, body, purposes, peer, unix_ms())
+    ) -> Verdict {
+        self.judge_at(method, target, header, purposes, peer, self.started.elapsed())
     }
 
-    /// [`open_request`](Self::open_request) at a time that the caller gives, for tests.
-    ///
-    /// # Errors
-    /// As there.
-    #[expect(clippy::too_many_arguments, reason = "they are what a request is made of")]
-    pub(super) fn open_request_at<'a>(
+    /// [`judge`](Self::judge) so long after the gate was made, for tests.
+    pub(super) fn judge_at<'a>(
         &self,
         method: &str,
-        path: &str,
+        target: &str,
         header: impl Fn(&'static str) -> Option<&'a str>,
-        body: &[u8],
         purposes: &[Purpose],
         peer: SocketAddr,
-        now_ms: u64,
-    ) -> Result<Opened, Refusal> {
-        self.judge(method, path, header, body, purposes, now_ms).inspect_err(|refusal| {
-            self.note(refusal, method, path, peer);
+        now: Duration,
+    ) -> Verdict {
+        self.examine(method, target, header, purposes, now).unwrap_or_else(|refusal| {
+            self.note(&refusal, method, target, peer);
+            Verdict::Refused(refusal)
         })
     }
 
-    fn judge<'a>(
+    fn examine<'a>(
         &self,
         method: &str,
-        path: &str,
+        target: &str,
         header: impl Fn(&'static str) -> Option<&'a str>,
-        body: &[u8],
         purposes: &[Purpose],
-        now_ms: u64,
-    ) -> Result<Opened, Refusal> {
+        now: Duration,
+    ) -> Result<Verdict, Refusal> {
         // The version comes first, since another version may sign in another way.
         let version = header(HEADER_VERSION);
         check_version("the sender", version, true)?;
         let signature = header(HEADER_SIGNATURE);
-        if self.keys.is_some() && signature.is_none() {
+        if self.is_signed() && signature.is_none() {
             let why =
                 "requests to this node must be signed, and this one is not; give its sender the secret_file";
             return Err(Refusal::new(RefusalKind::Unsigned, why));
@@ -165,7 +184,6 @@ impl Gate {
         let cluster = name_header(HEADER_CLUSTER, header(HEADER_CLUSTER))?;
         let sender = name_header(HEADER_SENDER, header(HEADER_SENDER))?;
         let recipient = name_header(HEADER_RECIPIENT, header(HEADER_RECIPIENT))?;
-        let purpose = header(HEADER_PURPOSE);
         if let Some(theirs) = cluster.filter(|theirs| *theirs != self.cluster) {
             let why = format!(
                 "it is of cluster {theirs}, this is cluster {}; check [cluster] name and the addresses",
@@ -180,124 +198,113 @@ impl Gate {
                 format!("it is meant for {meant}, this is {}; check the addresses in [[node]]", self.me);
             return Err(Refusal::new(RefusalKind::WrongRecipient, why));
         }
-        let purpose = match purpose {
-            Some(name) => Purpose::of_name(name).ok_or_else(|| {
-                Refusal::new(
-                    RefusalKind::Malformed,
-                    format!("{HEADER_PURPOSE} must be raft, report or admin"),
-                )
-            })?,
+        let purpose = match header(HEADER_PURPOSE) {
+            Some(name) => Purpose::of_name(name)
+                .ok_or_else(|| malformed(HEADER_PURPOSE, "must be raft, report or admin"))?,
             // Without a secret, a report needs none of the headers, so that `curl` can send one.
-            None if self.keys.is_none() && purposes.contains(&Purpose::Report) => Purpose::Report,
+            None if !self.is_signed() && purposes.contains(&Purpose::Report) => Purpose::Report,
             None => return Err(missing(HEADER_PURPOSE)),
         };
         if !purposes.contains(&purpose) {
             let why = format!("it is for purpose {}, which has no business here", purpose.name());
             return Err(Refusal::new(RefusalKind::WrongPurpose, why));
         }
-        if self.keys.is_none() && purpose == Purpose::Report {
-            return Ok(Opened {
-                sender: sender.unwrap_or_default().to_owned(),
-                purpose,
-                nonce: String::new(),
-            });
+        let mut opened = Opened {
+            sender: sender.unwrap_or_default().to_owned(),
+            purpose,
+            signature: String::new(),
+            digest: String::new(),
+        };
+        if !self.is_signed() && purpose == Purpose::Report {
+            return Ok(Verdict::Accepted(opened));
         }
         // From here on every header is required, without a secret, too: a web page can make a browser send a
         // POST to a loopback address, but not with such headers.
         version.ok_or_else(|| missing(HEADER_VERSION))?;
-        let cluster = cluster.ok_or_else(|| missing(HEADER_CLUSTER))?;
+        cluster.ok_or_else(|| missing(HEADER_CLUSTER))?;
         let sender = sender.ok_or_else(|| missing(HEADER_SENDER))?;
-        let recipient = recipient.ok_or_else(|| missing(HEADER_RECIPIENT))?;
+        recipient.ok_or_else(|| missing(HEADER_RECIPIENT))?;
         if purpose == Purpose::Raft && self.founding.is_some() {
             founding.ok_or_else(|| missing(HEADER_FOUNDING))?;
         }
-        let (Some(key), Some(signature)) = (self.keys.as_ref().and_then(|keys| keys.of(purpose)), signature)
-        else {
-            return Ok(Opened { sender: sender.to_owned(), purpose, nonce: String::new() });
+        let (Some(Signed { keys, streams }), Some(signature)) = (&self.signed, signature) else {
+            return Ok(Verdict::Accepted(opened));
         };
-        let time = header(HEADER_TIME).ok_or_else(|| missing(HEADER_TIME))?;
-        let nonce = header(HEADER_NONCE).ok_or_else(|| missing(HEADER_NONCE))?;
-        let said_ms = decimal(time).ok_or_else(|| {
-            Refusal::new(RefusalKind::Malformed, format!("{HEADER_TIME} must be Unix time in milliseconds"))
-        })?;
-        let number = unhex(nonce).map(u128::from_be_bytes).ok_or_else(|| {
-            Refusal::new(RefusalKind::Malformed, format!("{HEADER_NONCE} must be 32 hexadecimal digits"))
-        })?;
-        let fields = RequestFields {
-            cluster,
-            sender,
-            recipient,
-            purpose,
-            founding: founding.unwrap_or_default(),
-            method,
-            path,
-            body,
-            time,
-            nonce,
-        };
-        verify(fields.mac(key), signature)?;
-        // The signature is genuine. Now check that the request is recent, and that it was not accepted
-        // before.
-        let apart_ms = now_ms.abs_diff(said_ms);
-        if apart_ms > CLOCK_APART_MS_MAX {
-            let side = if said_ms < now_ms { "behind" } else { "ahead of" };
-            let why = format!(
-                "its clock is {apart_ms} ms {side} this node's ({CLOCK_APART_MS_MAX} ms are allowed), or it was held \
-                 up; synchronise the clocks, for example with chrony"
-            );
-            return Err(Refusal::new(RefusalKind::ClockApart, why));
+        let key = keys.of(purpose).expect("a gate has the whole secret, and with it all keys");
+        let stream = header(HEADER_STREAM).ok_or_else(|| missing(HEADER_STREAM))?;
+        let number = header(HEADER_NUMBER).ok_or_else(|| missing(HEADER_NUMBER))?;
+        let digest = header(HEADER_DIGEST).ok_or_else(|| missing(HEADER_DIGEST))?;
+        let stream = StreamName::parse(stream)
+            .ok_or_else(|| malformed(HEADER_STREAM, "must be 32 or 80 hexadecimal digits"))?;
+        let number = decimal(number).ok_or_else(|| malformed(HEADER_NUMBER, "must be a decimal number"))?;
+        verify(request_mac(key, method, target, &header), signature)?;
+        // The seal is genuine. Now find out whether this request was accepted before.
+        signature.clone_into(&mut opened.signature);
+        digest.clone_into(&mut opened.digest);
+        if stream.opens() {
+            return if target == path::STREAM {
+                let line = streams.ticket(purpose, sender, &stream, now);
+                Ok(Verdict::Answer { opened, status: 200, line })
+            } else {
+                Err(malformed(HEADER_STREAM, "holds no ticket: open a stream first"))
+            };
         }
-        let (stream, counter) = ((number >> 64) as u64, number as u64);
-        let verdict = {
-            let mut replays = self.replays.lock().unwrap_or_else(PoisonError::into_inner);
-            replays.admit((purpose, stream), counter, said_ms, now_ms)
-        };
-        match verdict {
-            Ok(()) => Ok(Opened { sender: sender.to_owned(), purpose, nonce: nonce.to_owned() }),
-            Err(Rejected::Replayed) => {
-                let why = "this very request was accepted before; somebody repeats what was said by another";
+        match streams.admit(purpose, sender, &stream, number, now) {
+            Ok(()) => Ok(Verdict::Accepted(opened)),
+            Err(Rejected::NotNewer) => {
+                let why = "this very request was accepted before, or a later one of its sender has overtaken it; \
+                           if this lasts, somebody repeats what was said by another";
                 Err(Refusal::new(RefusalKind::Replayed, why))
             }
-            Err(Rejected::BeforeHorizon(by_ms)) => {
-                let why = format!(
-                    "it was sealed {by_ms} ms before this node started to listen; if this lasts, its clock is behind: \
-                     synchronise the clocks, for example with chrony"
-                );
-                Err(Refusal::new(RefusalKind::TooOld, why))
-            }
-            Err(Rejected::Full) => {
-                let why = format!(
-                    "{STREAMS_MAX} senders were heard within a minute, and none can be forgotten yet"
-                );
-                Err(Refusal::new(RefusalKind::NonceCacheFull, why))
+            Err(Rejected::Unknown) => {
+                // Nothing is wrong: this node was restarted. So there is no line.
+                let refusal = Refusal::new(RefusalKind::UnknownStream, "open another stream and repeat");
+                self.refused[refusal.kind as usize].count.fetch_add(1, Ordering::Relaxed);
+                Ok(Verdict::Answer { opened, status: REFUSED_STATUS, line: refusal.to_string() })
             }
         }
+    }
+
+    /// Checks that the body of an accepted request is the one that was sealed.
+    ///
+    /// # Errors
+    /// `Altered`. It is counted and logged as in [`judge`](Self::judge).
+    pub fn check_body(
+        &self,
+        opened: &Opened,
+        method: &str,
+        target: &str,
+        body: &[u8],
+        peer: SocketAddr,
+    ) -> Result<(), Refusal> {
+        if !self.is_signed() || hex(&Sha256::digest(body)) == opened.digest {
+            return Ok(());
+        }
+        let refusal = Refusal::new(
+            RefusalKind::Altered,
+            "the body is not the one that was signed; was it altered on the way?",
+        );
+        self.note(&refusal, method, target, peer);
+        Err(refusal)
     }
 
     /// The headers for the answer to a request that was accepted: version and founding, and with a secret the
     /// signature.
     pub fn seal_answer(&self, request: &Opened, status: u16, body: &[u8]) -> Vec<(&'static str, String)> {
-        let Some(key) = self.keys.as_ref().and_then(|keys| keys.of(request.purpose)) else {
-            return self.own_headers();
-        };
-        let answer = AnswerFields {
-            cluster: &self.cluster,
-            answerer: &self.me,
-            asker: &request.sender,
-            purpose: request.purpose,
-            nonce: &request.nonce,
-            status,
-            body,
-        };
         let mut headers = self.own_headers();
-        headers.push((HEADER_ANSWER_SIGNATURE, signature(answer.mac(key))));
+        if let Some(key) = self.signed.as_ref().and_then(|signed| signed.keys.of(request.purpose)) {
+            let value = |wanted| headers.iter().find(|(name, _)| *name == wanted).map(|(_, v)| v.as_str());
+            let signature = signature(answer_mac(key, &request.signature, status, body, value));
+            headers.push((HEADER_ANSWER_SIGNATURE, signature));
+        }
         headers
     }
 
-    /// Every answer has these headers, also the one to a refused request: the version of this build, and the founding.
+    /// The headers of every answer, also of the one to a refused request: what [`ANSWER_HEADERS`](super::ANSWER_HEADERS)
+    /// lists.
     pub fn own_headers(&self) -> Vec<(&'static str, String)> {
         let founding = self.founding.clone().map(|founding| (HEADER_FOUNDING, founding));
-        std::iter::once(version_header()).chain(founding).collect()
+        std::iter::once((HEADER_VERSION, version())).chain(founding).collect()
     }
 
     /// How many requests were refused since the start, per kind.
@@ -316,11 +323,6 @@ impl Gate {
     }
 }
 
-/// The header with the version of this build.
-fn version_header() -> (&'static str, String) {
-    (HEADER_VERSION, version())
-}
-
 /// A name or version from a header: absent, or fit to be compared, signed and logged.
 pub(super) fn name_header<'a>(name: &str, value: Option<&'a str>) -> Result<Option<&'a str>, Refusal> {
     let fit = |value: &str| {
@@ -337,7 +339,11 @@ pub(super) fn name_header<'a>(name: &str, value: Option<&'a str>) -> Result<Opti
 }
 
 fn missing(header: &str) -> Refusal {
-    Refusal::new(RefusalKind::Malformed, format!("the header {header} is missing"))
+    malformed(header, "is missing")
+}
+
+fn malformed(header: &str, what: &str) -> Refusal {
+    Refusal::new(RefusalKind::Malformed, format!("the header {header} {what}"))
 }
 
 /// Digits only: `u64::from_str` would take a sign.

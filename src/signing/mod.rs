@@ -1,4 +1,5 @@
-//! Signing: proves who sent a request, when, to which node and for what purpose; and who answered it.
+//! Signing: proves who sent a request, to which node and for what purpose, that it is no repetition, and who answered
+//! it.
 //!
 //! Who calls it: every sender on a cluster address (peer senders, daemons, the operator's program) holds a
 //! [`Seal`] and sends with [`Seal::post`]. The node's cluster listener holds the one [`Gate`]. Answers are
@@ -6,12 +7,33 @@
 //! break its safety. docs/security.md says what signing protects from, what it does not, and how an operator
 //! sets it up.
 //!
+//! # Streams
+//! How does a node know that a request is no repetition? By a clock, a wrong clock would make a node deaf. So no wall
+//! clock takes part. Instead, each sending thread opens a *stream* at a node, with one round trip:
+//!
+//! 1. The sender draws a nonce and sends it, sealed, to [`path::STREAM`](crate::protocol::path::STREAM).
+//! 2. The node answers with a nonce of its own, the *ticket*, also sealed.
+//! 3. From then on the sender seals each request over both nonces and a number that grows. The node accepts a number
+//!    only if it is above the last one.
+//!
+//! The node's nonce makes requests fresh for the node: it gave out this ticket itself, in this life of its process. The
+//! sender's nonce makes answers fresh for the sender. A node that does not know the stream (it was restarted, say)
+//! says so in a sealed answer, and the sender opens another and repeats the request. A stream ends, for the sender, with
+//! the first request that has no believable answer. So an honest request never carries a number that its node has seen
+//! already, although requests may overtake each other after a time-out.
+//!
+//! The node remembers a stream from its first request on (`streams.rs`). To open streams again and again costs it
+//! nothing, and pushes no other stream out.
+//!
 //! # What is signed
-//! HMAC-SHA-256 (RFC 2104) over a *frame* of fields: `rakit request`, version, cluster, sender, recipient,
-//! purpose, founding, method, path with query, SHA-256 of the body, time (Unix, milliseconds), nonce. Each field has
-//! its length in front, so that no two lists of fields give the same bytes. An answer's frame holds `rakit
-//! answer`, version, cluster, answerer, asker, purpose, the request's nonce, the status, and SHA-256 of the
-//! body.
+//! HMAC-SHA-256 (RFC 2104) over a *frame* of fields. Each field has its length in front, so that no two lists of fields
+//! give the same bytes. The frame of a request: `rakit request`, method, path with query, and the values of
+//! [`SEALED_HEADERS`]. The frame of an answer: `rakit answer`, the request's signature, the status, SHA-256 of the
+//! body, and the values of [`ANSWER_HEADERS`]. The request's signature stands for all of the request, so an answer fits
+//! one request only.
+//!
+//! The body of a request is covered by its digest, which stands in a header. So the node checks a seal before it reads
+//! the body: what has no valid seal costs no memory.
 //!
 //! # Versions
 //! The version of the protocol is checked first, since another version may sign in another way. The node's
@@ -23,29 +45,16 @@
 //! can make a request of purpose `raft`. A route takes only its own purposes. A daemon may be given a secret
 //! file that holds the derived report key alone ([`Secret::report_key_line`]); then it *cannot* vote, even if
 //! it is broken into.
-//!
-//! # Replays
-//! To remember every nonce for a minute would cost some 60 MB at 30,000 requests a second. Therefore a nonce
-//! has two parts, as in IPsec (RFC 4303, 3.4.3: the anti-replay window): a *stream* and a counter in that
-//! stream. The stream has 64 bits, drawn at random when a seal is made; each clone of a seal takes the next
-//! one. A receiver keeps per stream the highest counter and a bitmap of the last [`WINDOW`] counters: 150
-//! bytes, however many requests come. Requests of one stream may overtake each other within the window. A
-//! request further behind is refused. This never happens to an honest sender, since each sending thread has
-//! its own clone and one request under way.
-//!
-//! The gate forgets a stream when its newest request is too old to be accepted again. Then the clock may be
-//! set back, or the node may restart and remember no stream. For these cases the gate keeps the *horizon*, a
-//! time: a request of an unknown stream is refused if it was sealed before the horizon. The horizon starts at
-//! the gate's creation and rises with each forgotten stream. The price: if a sender's clock is five seconds
-//! behind, a node that has just started refuses that sender for five seconds.
 
 use std::fmt;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 
-use crate::protocol::{HEADER_VERSION, PROTOCOL_VERSION, Purpose};
+use crate::protocol::{
+    HEADER_CLUSTER, HEADER_DIGEST, HEADER_FOUNDING, HEADER_NUMBER, HEADER_PURPOSE, HEADER_RECIPIENT,
+    HEADER_SENDER, HEADER_STREAM, HEADER_VERSION, PROTOCOL_VERSION,
+};
 
 use gate::name_header;
 
@@ -53,25 +62,34 @@ mod call;
 mod founded;
 mod gate;
 mod keys;
-mod replays;
 mod seal;
+mod streams;
 
 pub use call::{Recipient, SealedCallError};
-pub use gate::{Gate, Opened};
+pub use gate::{Gate, Opened, Verdict};
 pub use keys::Secret;
 pub use seal::{Seal, SealedRequest};
+pub use streams::{SENDERS_MAX, STREAMS_PER_SENDER_MAX, TICKET_VALID};
 
-/// How far the clocks of sender and receiver may be apart, in milliseconds.
-pub const CLOCK_APART_MS_MAX: u64 = 30_000;
+/// The headers of a request that its signature covers, in the order of the frame. A header that is missing counts as an
+/// empty one. To sign another header, add it here.
+pub const SEALED_HEADERS: [&str; 9] = [
+    HEADER_VERSION,
+    HEADER_CLUSTER,
+    HEADER_FOUNDING,
+    HEADER_SENDER,
+    HEADER_RECIPIENT,
+    HEADER_PURPOSE,
+    HEADER_STREAM,
+    HEADER_NUMBER,
+    HEADER_DIGEST,
+];
 
-/// For how many counters of a stream, up to the highest, the gate remembers one by one whether it has seen
-/// them.
-pub const WINDOW: u64 = 1024;
+/// The headers of an answer that its signature covers, in the order of the frame.
+pub const ANSWER_HEADERS: [&str; 2] = [HEADER_VERSION, HEADER_FOUNDING];
 
-/// How many streams a gate remembers (10 MB), over about the last minute. A stream is one sending thread of
-/// one process. When all places are taken, new streams are refused: to forget a stream early would allow a
-/// replay.
-pub const STREAMS_MAX: usize = 65_536;
+/// The status of every refusal.
+pub const REFUSED_STATUS: u16 = 401;
 
 /// The first fields of the two frames. They differ, so that the signature of an answer never fits a request.
 const REQUEST_FRAME: &[u8] = b"rakit request";
@@ -86,13 +104,10 @@ pub enum RefusalKind {
     Unsigned,
     /// The signature is not that of what came with it.
     Altered,
-    /// This request was accepted before, or its counter is below the window, so that nobody can say.
+    /// Its number is not above the newest of its stream.
     Replayed,
-    /// Sealed before the horizon: before this node started, or before the newest request of a forgotten
-    /// stream.
-    TooOld,
-    /// Sealed further from this node's time than [`CLOCK_APART_MS_MAX`].
-    ClockApart,
+    /// The node does not know the stream. No fault of the sender, which opens another one.
+    UnknownStream,
     /// Its purpose is not one that this route accepts.
     WrongPurpose,
     /// Meant for another node.
@@ -105,25 +120,21 @@ pub enum RefusalKind {
     WrongFounding,
     /// A header is missing or has no valid value.
     Malformed,
-    /// The gate remembers [`STREAMS_MAX`] streams and has no place for this one.
-    NonceCacheFull,
 }
 
 impl RefusalKind {
     /// All of them, in the order of [`Gate::refusals`].
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 10] = [
         Self::Unsigned,
         Self::Altered,
         Self::Replayed,
-        Self::TooOld,
-        Self::ClockApart,
+        Self::UnknownStream,
         Self::WrongPurpose,
         Self::WrongRecipient,
         Self::WrongVersion,
         Self::WrongCluster,
         Self::WrongFounding,
         Self::Malformed,
-        Self::NonceCacheFull,
     ];
 
     /// One word, for metrics and log lines.
@@ -132,15 +143,13 @@ impl RefusalKind {
             Self::Unsigned => "unsigned",
             Self::Altered => "altered",
             Self::Replayed => "replayed",
-            Self::TooOld => "too-old",
-            Self::ClockApart => "clock-apart",
+            Self::UnknownStream => "unknown-stream",
             Self::WrongPurpose => "wrong-purpose",
             Self::WrongRecipient => "wrong-recipient",
             Self::WrongVersion => "wrong-version",
             Self::WrongCluster => "wrong-cluster",
             Self::WrongFounding => "wrong-founding",
             Self::Malformed => "malformed",
-            Self::NonceCacheFull => "nonce-cache-full",
         }
     }
 }
@@ -157,14 +166,6 @@ pub struct Refusal {
 impl Refusal {
     fn new(kind: RefusalKind, detail: impl Into<String>) -> Self {
         Self { kind, detail: detail.into() }
-    }
-
-    /// The status of the HTTP answer: 503 if this node has no room to remember the sender, else 401.
-    pub fn status(&self) -> u16 {
-        match self.kind {
-            RefusalKind::NonceCacheFull => 503,
-            _ => 401,
-        }
     }
 }
 
@@ -267,12 +268,6 @@ fn unhex<const N: usize>(digits: &str) -> Option<[u8; N]> {
     Some(bytes)
 }
 
-/// Milliseconds since 1970 on this machine's clock; 0 if the clock stands before 1970.
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// The HMAC over these fields, with the key of one purpose.
 fn mac(key: &HmacSha256, fields: &[&[u8]]) -> HmacSha256 {
     let mut mac = key.clone();
@@ -297,70 +292,29 @@ fn verify(mac: HmacSha256, signature: &str) -> Result<(), Refusal> {
     })
 }
 
-/// What the signature of a request covers.
-struct RequestFields<'a> {
-    cluster: &'a str,
-    sender: &'a str,
-    recipient: &'a str,
-    purpose: Purpose,
-    founding: &'a str,
-    method: &'a str,
-    path: &'a str,
-    body: &'a [u8],
-    time: &'a str,
-    nonce: &'a str,
+/// What the signature of a request covers. `value` gives the value of a header.
+fn request_mac<'a>(
+    key: &HmacSha256,
+    method: &str,
+    target: &str,
+    value: impl Fn(&'static str) -> Option<&'a str>,
+) -> HmacSha256 {
+    let headers = SEALED_HEADERS.map(|name| value(name).unwrap_or_default().as_bytes());
+    mac(key, &[&[REQUEST_FRAME, method.as_bytes(), target.as_bytes()], &headers[..]].concat())
 }
 
-impl RequestFields<'_> {
-    fn mac(&self, key: &HmacSha256) -> HmacSha256 {
-        mac(
-            key,
-            &[
-                REQUEST_FRAME,
-                version().as_bytes(),
-                self.cluster.as_bytes(),
-                self.sender.as_bytes(),
-                self.recipient.as_bytes(),
-                self.purpose.name().as_bytes(),
-                self.founding.as_bytes(),
-                self.method.as_bytes(),
-                self.path.as_bytes(),
-                &Sha256::digest(self.body),
-                self.time.as_bytes(),
-                self.nonce.as_bytes(),
-            ],
-        )
-    }
-}
-
-/// What the signature of an answer covers.
-struct AnswerFields<'a> {
-    cluster: &'a str,
-    answerer: &'a str,
-    asker: &'a str,
-    purpose: Purpose,
-    nonce: &'a str,
+/// What the signature of an answer covers. `value` gives the value of a header of the answer.
+fn answer_mac<'a>(
+    key: &HmacSha256,
+    request_signature: &str,
     status: u16,
-    body: &'a [u8],
-}
-
-impl AnswerFields<'_> {
-    fn mac(&self, key: &HmacSha256) -> HmacSha256 {
-        mac(
-            key,
-            &[
-                ANSWER_FRAME,
-                version().as_bytes(),
-                self.cluster.as_bytes(),
-                self.answerer.as_bytes(),
-                self.asker.as_bytes(),
-                self.purpose.name().as_bytes(),
-                self.nonce.as_bytes(),
-                &self.status.to_be_bytes(),
-                &Sha256::digest(self.body),
-            ],
-        )
-    }
+    body: &[u8],
+    value: impl Fn(&'static str) -> Option<&'a str>,
+) -> HmacSha256 {
+    let headers = ANSWER_HEADERS.map(|name| value(name).unwrap_or_default().as_bytes());
+    let (status, digest) = (status.to_be_bytes(), Sha256::digest(body));
+    let own: [&[u8]; 4] = [ANSWER_FRAME, request_signature.as_bytes(), &status, &digest];
+    mac(key, &[&own, &headers[..]].concat())
 }
 
 #[cfg(test)]

@@ -1,24 +1,27 @@
-//! The sender's side: signs requests and checks their answers. Each sending thread owns a [`Seal`].
+//! The sender's side: signs requests and checks their answers. Each sending thread owns a [`Seal`]; `call.rs` sends
+//! with it.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use sha2::{Digest, Sha256};
+
 use super::founded::{check_founding, founding_form};
 use super::keys::{Keys, Secret};
 use super::{
-    AnswerFields, Refusal, RefusalKind, RequestFields, check_version, header_form, hex, signature, unix_ms,
-    verify, version,
+    HmacSha256, REFUSED_STATUS, Refusal, RefusalKind, answer_mac, check_version, header_form, hex,
+    request_mac, signature, verify, version,
 };
 use crate::linux::random_u64;
 use crate::protocol::{
-    HEADER_ANSWER_SIGNATURE, HEADER_CLUSTER, HEADER_FOUNDING, HEADER_NONCE, HEADER_PURPOSE, HEADER_RECIPIENT,
-    HEADER_SENDER, HEADER_SIGNATURE, HEADER_TIME, HEADER_VERSION, Purpose,
+    HEADER_ANSWER_SIGNATURE, HEADER_CLUSTER, HEADER_DIGEST, HEADER_FOUNDING, HEADER_NUMBER, HEADER_PURPOSE,
+    HEADER_RECIPIENT, HEADER_SENDER, HEADER_SIGNATURE, HEADER_STREAM, HEADER_VERSION, Purpose, path,
 };
 use crate::raft::Founding;
 
-/// Signs requests and checks their answers. Give every sending thread a clone of its own: see "Replays" in
-/// `mod.rs`.
+/// Signs requests and checks their answers. Give every sending thread a clone of its own: the requests of a stream must
+/// arrive in the order of their numbers.
 ///
 /// Without a secret the requests carry version, cluster, sender, recipient and purpose, unsigned. This finds
 /// a wrong address in a configuration, but protects from nobody.
@@ -29,10 +32,27 @@ pub struct Seal {
     /// The founding, as it stands in the header; `None` if the sender does not know it.
     founding: Option<Arc<str>>,
     pub(super) keys: Option<Arc<Keys>>,
-    stream: u64,
-    counter: AtomicU64,
-    /// The stream of the next clone; shared by all clones.
-    next_stream: Arc<AtomicU64>,
+    nonces: Arc<Nonces>,
+    /// The streams that are open, one per recipient and purpose.
+    pub(super) streams: Vec<SendingStream>,
+}
+
+/// Nonces of this process, each used once: a random number of 128 bits, plus a counter that all clones of a seal share.
+#[derive(Debug)]
+struct Nonces {
+    base: u128,
+    used: AtomicU64,
+}
+
+/// An open stream.
+#[derive(Debug)]
+pub(super) struct SendingStream {
+    pub(super) recipient: String,
+    pub(super) purpose: Purpose,
+    /// Our nonce and the node's ticket, as they stand in the header.
+    pub(super) name: String,
+    /// The number of the last request.
+    pub(super) number: u64,
 }
 
 /// A sealed request: its headers, and what is needed to check its answer.
@@ -40,7 +60,8 @@ pub struct Seal {
 pub struct SealedRequest {
     /// All of them must be sent with the request.
     pub headers: Vec<(&'static str, String)>,
-    nonce: String,
+    /// Empty if the request is not signed.
+    signature: String,
     recipient: String,
     purpose: Purpose,
 }
@@ -52,15 +73,15 @@ impl Seal {
     /// If the system gives no random number.
     pub fn new(cluster: &str, me: &str, secret: Option<&Secret>) -> io::Result<Self> {
         let cluster = header_form(cluster);
-        let stream = random_u64().map_err(io::Error::other)?;
+        let random = || random_u64().map_err(io::Error::other);
+        let base = u128::from(random()?) << 64 | u128::from(random()?);
         Ok(Self {
             keys: secret.map(|secret| Arc::new(Keys::new(&cluster, secret))),
             cluster: cluster.into(),
             me: header_form(me).into(),
             founding: None,
-            stream,
-            counter: AtomicU64::new(0),
-            next_stream: Arc::new(AtomicU64::new(stream.wrapping_add(1))),
+            nonces: Arc::new(Nonces { base, used: AtomicU64::new(0) }),
+            streams: Vec::new(),
         })
     }
 
@@ -70,72 +91,65 @@ impl Seal {
         Self { founding: Some(founding_form(founding).into()), ..self }
     }
 
-    /// Seals a request to `recipient` (`node-2`). `path` is the target of the request line, with the query.
+    /// The key for this purpose. A machine that has only the report key cannot sign for another purpose. It sends the
+    /// request unsigned, and the node refuses it with a line that says so. (The programs refuse such a file when they
+    /// start.)
+    pub(super) fn key(&self, purpose: Purpose) -> Option<&HmacSha256> {
+        self.keys.as_ref()?.of(purpose)
+    }
+
+    /// The name of a new stream, without a ticket: 32 hexadecimal digits that were never used before.
+    pub fn nonce(&self) -> String {
+        let used = self.nonces.used.fetch_add(1, Ordering::Relaxed);
+        hex(&self.nonces.base.wrapping_add(u128::from(used)).to_be_bytes())
+    }
+
+    /// The request that opens the stream with this nonce; the answer's body is the ticket.
+    pub fn opening(&self, recipient: &str, purpose: Purpose, nonce: &str) -> SealedRequest {
+        self.request(recipient, purpose, "POST", path::STREAM, b"", nonce, 0)
+    }
+
+    /// Seals a request to `recipient` (`node-2`). `target` is that of the request line, with the query. `stream` is
+    /// nonce and ticket; `number` must be above all earlier ones of this stream. Without a secret, neither is used.
+    #[expect(clippy::too_many_arguments, reason = "they are what a request is made of")]
     pub fn request(
         &self,
         recipient: &str,
         purpose: Purpose,
         method: &str,
-        path: &str,
+        target: &str,
         body: &[u8],
-    ) -> SealedRequest {
-        self.request_at(recipient, purpose, method, path, body, unix_ms())
-    }
-
-    /// [`request`](Self::request) at a time that the caller gives, for tests.
-    pub fn request_at(
-        &self,
-        recipient: &str,
-        purpose: Purpose,
-        method: &str,
-        path: &str,
-        body: &[u8],
-        now_ms: u64,
+        stream: &str,
+        number: u64,
     ) -> SealedRequest {
         let recipient = header_form(recipient);
-        let mut headers = Vec::with_capacity(9);
+        let mut headers = Vec::with_capacity(10);
         headers.push((HEADER_VERSION, version()));
         headers.push((HEADER_CLUSTER, self.cluster.to_string()));
         headers.push((HEADER_SENDER, self.me.to_string()));
         headers.push((HEADER_RECIPIENT, recipient.clone()));
         headers.push((HEADER_PURPOSE, purpose.name().to_owned()));
         headers.extend(self.founding.as_ref().map(|founding| (HEADER_FOUNDING, founding.to_string())));
-        let mut nonce = String::new();
-        // A machine that has only the report key cannot sign for another purpose. It sends the request
-        // unsigned, and the node refuses it with a line that says so. The programs refuse such a file when
-        // they start.
-        if let Some(key) = self.keys.as_ref().and_then(|keys| keys.of(purpose)) {
-            let counter = self.counter.fetch_add(1, Ordering::Relaxed);
-            nonce = hex(&(u128::from(self.stream) << 64 | u128::from(counter)).to_be_bytes());
-            let time = now_ms.to_string();
-            let fields = RequestFields {
-                cluster: &self.cluster,
-                sender: &self.me,
-                recipient: &recipient,
-                purpose,
-                founding: self.founding.as_deref().unwrap_or_default(),
-                method,
-                path,
-                body,
-                time: &time,
-                nonce: &nonce,
-            };
-            let signature = signature(fields.mac(key));
-            headers.push((HEADER_TIME, time));
-            headers.push((HEADER_NONCE, nonce.clone()));
-            headers.push((HEADER_SIGNATURE, signature));
+        let mut signed = String::new();
+        if let Some(key) = self.key(purpose) {
+            headers.push((HEADER_STREAM, stream.to_owned()));
+            headers.push((HEADER_NUMBER, number.to_string()));
+            headers.push((HEADER_DIGEST, hex(&Sha256::digest(body))));
+            let value = |wanted| headers.iter().find(|(name, _)| *name == wanted).map(|(_, v)| v.as_str());
+            signed = signature(request_mac(key, method, target, value));
+            headers.push((HEADER_SIGNATURE, signed.clone()));
         }
-        SealedRequest { headers, nonce, recipient, purpose }
+        SealedRequest { headers, signature: signed, recipient, purpose }
     }
 
     /// Checks that the recipient gave this answer to this request. `header` looks up a header of the answer.
-    /// The signature covers status and body, not the other headers. Without a secret, only version and founding
-    /// are checked. (The answer to a report may have no version, so that a simple program can stand in for a
-    /// node.)
+    /// The signature covers status, body and the headers that are listed in [`ANSWER_HEADERS`](super::ANSWER_HEADERS).
+    /// Without a secret, only version and founding are checked. (The answer to a report may have no version, so that a simple
+    /// program can stand in for a node.)
     ///
     /// # Errors
-    /// `WrongVersion`, `WrongFounding`, `Unsigned`, `Malformed`, `Altered` or `WrongPurpose`. Then nothing in the answer can
-    /// be trusted.
+    /// `WrongVersion`, `WrongFounding`, `Unsigned`, `Malformed`, `Altered` or `WrongPurpose`: then nothing in the answer can
+    /// be trusted. `UnknownStream`: the node has said, sealed, that it did not carry the request out.
     pub fn open_answer<'a>(
         &self,
         request: &SealedRequest,
@@ -148,8 +162,10 @@ impl Seal {
         let optional = purpose == Purpose::Report || !(200..300).contains(&status) || self.keys.is_some();
         check_version(&request.recipient, header(HEADER_VERSION), optional)?;
         check_founding(self.founding.as_deref(), header(HEADER_FOUNDING), &self.me, &request.recipient)?;
-        let Some(keys) = &self.keys else { return Ok(()) };
-        let key = keys.of(purpose).ok_or_else(|| {
+        if self.keys.is_none() {
+            return Ok(());
+        }
+        let key = self.key(purpose).ok_or_else(|| {
             let why = format!("this machine's secret file holds no key for purpose {}", purpose.name());
             Refusal::new(RefusalKind::WrongPurpose, why)
         })?;
@@ -157,30 +173,26 @@ impl Seal {
             let why = "the answer is not signed; did that node refuse the request, or has it no secret_file?";
             Refusal::new(RefusalKind::Unsigned, why)
         })?;
-        let answer = AnswerFields {
-            cluster: &self.cluster,
-            answerer: &request.recipient,
-            asker: &self.me,
-            purpose,
-            nonce: &request.nonce,
-            status,
-            body,
-        };
-        verify(answer.mac(key), signature)
+        verify(answer_mac(key, &request.signature, status, body, header), signature)?;
+        // A node seals no other refusal than this one.
+        if status == REFUSED_STATUS {
+            let why = format!("{} does not know the stream of this request", request.recipient);
+            return Err(Refusal::new(RefusalKind::UnknownStream, why));
+        }
+        Ok(())
     }
 }
 
 impl Clone for Seal {
-    /// The same sender, with a stream of its own.
+    /// The same sender, with no stream open.
     fn clone(&self) -> Self {
         Self {
             cluster: Arc::clone(&self.cluster),
             me: Arc::clone(&self.me),
             founding: self.founding.clone(),
             keys: self.keys.clone(),
-            stream: self.next_stream.fetch_add(1, Ordering::Relaxed),
-            counter: AtomicU64::new(0),
-            next_stream: Arc::clone(&self.next_stream),
+            nonces: Arc::clone(&self.nonces),
+            streams: Vec::new(),
         }
     }
 }

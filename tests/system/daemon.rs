@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, unbounded};
 use rakit::balancer::Stamp;
 use rakit::protocol::{Purpose, ReportAnswer, path, to_json};
-use rakit::signing::{Gate, Secret};
+use rakit::signing::{Gate, Secret, Verdict};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -32,11 +32,12 @@ struct StandIn {
 
 impl StandIn {
     fn start(status: u16) -> Self {
-        Self::start_behind(None, status)
+        Self::start_behind(None, true, status)
     }
 
-    /// A stand-in that checks requests with this gate, seals its answers, and refuses what does not pass.
-    fn start_behind(gate: Option<Gate>, status: u16) -> Self {
+    /// A stand-in that checks requests with this gate, and refuses what does not pass. Without `seals_answers`, somebody between
+    /// it and the daemon lets the openings of streams through, and answers the reports himself.
+    fn start_behind(gate: Option<Gate>, seals_answers: bool, status: u16) -> Self {
         let server = Arc::new(tiny_http::Server::http("127.0.0.1:0").expect("a free port"));
         let address = server.server_addr().to_ip().expect("an IP address");
         let status = Arc::new(AtomicU16::new(status));
@@ -46,7 +47,27 @@ impl StandIn {
         let holds = Arc::clone(&held);
         std::thread::spawn(move || {
             for mut request in serving.incoming_requests() {
-                assert_eq!((request.method(), request.url()), (&tiny_http::Method::Post, path::REPORT));
+                assert_eq!(request.method(), &tiny_http::Method::Post);
+                let mut opened = None;
+                if let Some(gate) = &gate {
+                    let header = |name: &'static str| {
+                        let found = request.headers().iter().find(|header| header.field.equiv(name));
+                        found.map(|header| header.value.as_str())
+                    };
+                    let peer = *request.remote_addr().expect("a TCP connection");
+                    opened = match gate.judge("POST", request.url(), header, &[Purpose::Report], peer) {
+                        Verdict::Accepted(opened) => Some(opened),
+                        Verdict::Answer { opened, status, line } => {
+                            let mut response =
+                                tiny_http::Response::from_data(line.clone()).with_status_code(status);
+                            add_headers(&mut response, gate.seal_answer(&opened, status, line.as_bytes()));
+                            let _ = request.respond(response);
+                            continue;
+                        }
+                        Verdict::Refused(refusal) => panic!("{refusal}"),
+                    };
+                }
+                assert_eq!(request.url(), path::REPORT);
                 let mut body = String::new();
                 request.as_reader().read_to_string(&mut body).expect("a body");
                 let report: Value = serde_json::from_str(&body).expect("JSON");
@@ -65,24 +86,8 @@ impl StandIn {
                 };
                 let answer = to_json(&answer);
                 let mut response = tiny_http::Response::from_data(answer.clone()).with_status_code(status);
-                if let Some(gate) = &gate {
-                    let header = |name: &'static str| {
-                        let found = request.headers().iter().find(|header| header.field.equiv(name));
-                        found.map(|header| header.value.as_str())
-                    };
-                    let peer = *request.remote_addr().expect("a TCP connection");
-                    let opened = gate.open_request(
-                        "POST",
-                        path::REPORT,
-                        header,
-                        body.as_bytes(),
-                        &[Purpose::Report],
-                        peer,
-                    );
-                    let opened = opened.expect("a sealed report");
-                    for (name, value) in gate.seal_answer(&opened, status, &answer) {
-                        response.add_header(tiny_http::Header::from_bytes(name, value).expect("a header"));
-                    }
+                if let (Some(gate), Some(opened), true) = (&gate, opened, seals_answers) {
+                    add_headers(&mut response, gate.seal_answer(&opened, status, &answer));
                 }
                 // First the answer, then the test: so the daemon has its answer when the test acts on the report.
                 let _ = request.respond(response);
@@ -112,6 +117,15 @@ impl StandIn {
                 return report;
             }
         }
+    }
+}
+
+fn add_headers(
+    response: &mut tiny_http::Response<std::io::Cursor<Vec<u8>>>,
+    headers: Vec<(&'static str, String)>,
+) {
+    for (name, value) in headers {
+        response.add_header(tiny_http::Header::from_bytes(name, value).expect("a header"));
     }
 }
 
@@ -252,15 +266,17 @@ fn with_a_secret_reports_are_sealed_and_forged_answers_are_not_believed() {
         std::fs::write(&config, text).expect("writable");
         Daemon::start(&config, &["--worker", "127.0.0.1:1"])
     };
-    let gate = Gate::new("lab", "node-1", Some(&Secret::parse(secret).expect("long enough")))
-        .expect("the whole secret");
-    let node = StandIn::start_behind(Some(gate), 200);
+    let gate = || {
+        let secret = Secret::parse(secret).expect("long enough");
+        Some(Gate::new("lab", "node-1", Some(&secret)).expect("the whole secret"))
+    };
+    let node = StandIn::start_behind(gate(), true, 200);
     let daemon = sealed(&node);
     let later = |report: &Value| report["sequence"].as_u64() > Some(2);
     node.report_with(|report| later(report) && report["forward"] == false);
     drop(daemon);
     // It says "committed" as well, but cannot sign that.
-    let forger = StandIn::start(200);
+    let forger = StandIn::start_behind(gate(), false, 200);
     let _daemon = sealed(&forger);
     for _ in 0..5 {
         assert_eq!(forger.report_with(later)["forward"], true);

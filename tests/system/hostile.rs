@@ -14,7 +14,7 @@ use crate::programs::reports::Report;
 use crate::programs::workers::Worker;
 use crate::programs::{PATIENCE, http};
 use rakit::http::client::{Client, ClientTimeouts};
-use rakit::protocol::{Purpose, node_name};
+use rakit::protocol::{Purpose, node_name, path};
 use rakit::raft::Random;
 use rakit::signing::{Recipient, Seal};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
@@ -74,7 +74,7 @@ fn the_cluster_address_takes_json_and_nothing_from_another_site() {
             "X-Rakit-Sender: operator",
             "X-Rakit-Recipient: node-1",
         ];
-        let purpose = rakit::protocol::path::purpose(path).expect("a path of this address");
+        let purpose = path::purposes(path).expect("a path of this address")[0];
         let purpose = format!("X-Rakit-Purpose: {}", purpose.name());
         let with = |more: &[&'static str]| [&names[..], more].concat();
         let status = |more: &[&'static str]| {
@@ -188,21 +188,28 @@ fn bytes_that_are_no_request_are_refused_on_both_addresses_and_change_nothing() 
             let answer = http::exchange(cluster.public(id), bytes.as_bytes()).expect("an answer");
             assert_eq!(answer.status, status, "{bytes:?}");
         }
-        for path in ["/report", "/raft/request-vote", "/raft/transfer", "/raft/watch"] {
-            let too_long = format!("Content-Length: {}\r\n", 64 * 1024 + 1);
-            let answer =
-                http::exchange(cluster.cluster_address(id), head("POST", path, &too_long).as_bytes());
-            assert_eq!(answer.expect("an answer").status, 413, "{path}");
-            let answer = http::exchange(cluster.cluster_address(id), head("POST", path, "").as_bytes());
-            assert_eq!(answer.expect("an answer").status, 411, "{path}");
-            let answer = http::get(cluster.cluster_address(id), path).expect("an answer");
+        let long = 64 * 1024 + 1;
+        for (path, too_long) in [
+            (path::REPORT, long),
+            (path::REQUEST_VOTE, long),
+            (path::TRANSFER, long),
+            (path::WATCH, long),
+            (path::APPEND_ENTRIES, (16 << 20) + 1),
+            (path::INSTALL_SNAPSHOT, (16 << 20) + 1),
+        ] {
+            let address = cluster.cluster_address(id);
+            let seal = Seal::new(CLUSTER_NAME, &node_name(id % 3 + 1), None).expect("randomness");
+            let seal = seal.founded(&cluster.founding());
+            let purpose = path::purposes(path).expect("a path of the cluster address")[0];
+            let named = seal.request(&node_name(id), purpose, "POST", path, b"", "", 0).headers;
+            let named: String = named.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+            let length = format!("Content-Length: {too_long}\r\n");
+            for (status, more) in [(413, named.clone() + &length), (411, named)] {
+                let answer = http::exchange(address, head("POST", path, &more).as_bytes());
+                assert_eq!(answer.expect("an answer").status, status, "{path} {more}");
+            }
+            let answer = http::get(address, path).expect("an answer");
             assert_eq!((answer.status, answer.header("allow")), (405, Some("POST")), "{path}");
-        }
-        for path in ["/raft/append-entries", "/raft/install-snapshot"] {
-            let too_long = format!("Content-Length: {}\r\n", (16 << 20) + 1);
-            let answer =
-                http::exchange(cluster.cluster_address(id), head("POST", path, &too_long).as_bytes());
-            assert_eq!(answer.expect("an answer").status, 413, "{path}");
         }
         for path in ["/", "/raft", "/raft/", "/reports", "/raft/append_entries", "/5"] {
             let answer = http::post(cluster.cluster_address(id), path, b"{}").expect("an answer");
@@ -437,7 +444,7 @@ impl Forger {
         name: &str,
         arguments: &Value,
     ) -> (u16, Value) {
-        let seal =
+        let mut seal =
             Seal::new(CLUSTER_NAME, &node_name(from), None).expect("randomness").founded(&cluster.founding());
         let body = json!({ "incarnation": 99, "request": { name: arguments } }).to_string();
         let path = format!("/raft/{}", name.replace('_', "-"));

@@ -36,10 +36,11 @@ fn what_another_version_sends_is_refused_by_name_and_changes_nothing() {
     for (target, body) in
         [(path::REPORT, report.as_str()), (path::REQUEST_VOTE, vote), (path::TRANSFER, "{}")]
     {
-        let purpose = path::purpose(target).expect("a path of the cluster address");
+        let purpose = path::purposes(target).expect("a path of the cluster address")[0];
         let seal =
             Seal::new(CLUSTER_NAME, &node_name(2), None).expect("randomness").founded(&cluster.founding());
-        let mut headers = seal.request(&node_name(1), purpose, "POST", target, body.as_bytes()).headers;
+        let mut headers =
+            seal.request(&node_name(1), purpose, "POST", target, body.as_bytes(), "", 0).headers;
         headers.retain(|(name, _)| *name != HEADER_VERSION);
         headers.push((HEADER_VERSION, OTHER.to_string()));
         let lines: Vec<String> = headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
@@ -74,7 +75,7 @@ fn a_peer_of_another_version_gets_no_vote_counted_and_is_named() {
     // With our version, its vote counts: this shows that the test can fail. It may also name no version.
     for version in [Some(PROTOCOL_VERSION), Some(OTHER), None] {
         let mut cluster = Cluster::prepare(ClusterOptions::nodes(3));
-        let granted = impostor::start(cluster.cluster_address(3), move |_| {
+        let granted = impostor::start(cluster.cluster_address(3), None, move |_| {
             version.map(|version| (HEADER_VERSION, version.to_string())).into_iter().collect()
         });
         cluster.restart(1); // Node 2 is never started: the other build's vote is the one that is missing.

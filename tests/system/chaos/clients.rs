@@ -242,8 +242,8 @@ impl Reporter {
         let answer = match answer {
             Ok(answer) => answer,
             Err(error) => {
-                // A node that starts refuses what was sealed before it listened, and cannot know that it is no repetition
-                // (docs/security.md, `too-old`). One that has been well all the time has no excuse.
+                // A node that was restarted twice during this call knows neither the first stream nor the second. One that
+                // has been well all the time has no excuse.
                 let well = before.0 == Health::Healthy && conditions[&id].get() == before;
                 if well && matches!(error, SealedCallError::Refused(..)) {
                     let _ =

@@ -1,25 +1,29 @@
-//! A false node at the address of a real one: it grants every vote and acknowledges everything.
+//! A false node at the address of a real one: it grants every vote and acknowledges everything. With a gate, it is somebody
+//! between two nodes who lets the openings of streams through, and answers everything else himself.
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rakit::protocol::{ReplyEnvelope, RequestEnvelope, to_json};
+use rakit::protocol::{Purpose, ReplyEnvelope, RequestEnvelope, to_json};
 use rakit::raft::{AppendReply, AppendResult, RpcReply, RpcRequest, VoteReply};
+use rakit::signing::{Gate, Verdict};
 
-/// Starts it; it ends with the test's process. `headers` makes the headers of an answer from the number of votes that were
+/// Starts it; it ends with the test's process. `gate` answers openings of streams. `headers` makes the headers of an answer from the number of votes that were
 /// granted so far. Gives that number.
 pub fn start(
     address: SocketAddr,
+    gate: Option<Gate>,
     headers: impl Fn(usize) -> Vec<(&'static str, String)> + Copy + Send + 'static,
 ) -> Arc<AtomicUsize> {
     let listener = TcpListener::bind(address).expect("a port that is kept for us");
     let granted = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&granted);
+    let gate = Arc::new(gate);
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let count = Arc::clone(&count);
-            std::thread::spawn(move || grant_all(stream, &count, headers));
+            let (gate, count) = (Arc::clone(&gate), Arc::clone(&count));
+            std::thread::spawn(move || grant_all(stream, gate.as_ref().as_ref(), &count, headers));
         }
     });
     granted
@@ -28,6 +32,7 @@ pub fn start(
 /// One connection, request after request, until it is closed.
 fn grant_all(
     mut stream: TcpStream,
+    gate: Option<&Gate>,
     granted: &AtomicUsize,
     headers: impl Fn(usize) -> Vec<(&'static str, String)>,
 ) -> Option<()> {
@@ -47,6 +52,12 @@ fn grant_all(
                 read => seen.extend_from_slice(&buffer[..read]),
             }
         };
+        let head = String::from_utf8_lossy(&seen[..body_at]).into_owned();
+        if let Some(answer) = gate.and_then(|gate| opening(gate, &head)) {
+            seen.drain(..body_at + length);
+            stream.write_all(&answer).ok()?;
+            continue;
+        }
         let envelope: RequestEnvelope = serde_json::from_slice(&seen[body_at..body_at + length]).ok()?;
         seen.drain(..body_at + length);
         let grant = |own_term, for_term| {
@@ -64,12 +75,32 @@ fn grant_all(
             RpcRequest::InstallSnapshot(_) | RpcRequest::TimeoutNow(_) => return None,
         };
         let body = to_json(&ReplyEnvelope { incarnation: 3, reply });
-        let mut answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n", body.len()).into_bytes();
-        for (name, value) in headers(granted.load(Ordering::SeqCst)) {
-            write!(answer, "{name}: {value}\r\n").expect("into memory");
-        }
-        answer.extend_from_slice(b"\r\n");
-        answer.extend_from_slice(&body);
-        stream.write_all(&answer).ok()?;
+        stream.write_all(&answer(&headers(granted.load(Ordering::SeqCst)), &body)).ok()?;
     }
+}
+
+/// The answer to the opening of a stream; `None` to anything else.
+fn opening(gate: &Gate, head: &str) -> Option<Vec<u8>> {
+    let header = |wanted: &'static str| {
+        let mut fields = head.lines().filter_map(|line| line.split_once(": "));
+        fields.find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value)
+    };
+    let target = head.split(' ').nth(1)?;
+    let peer = SocketAddr::from(([127, 0, 0, 1], 0));
+    match gate.judge("POST", target, header, &[Purpose::Raft], peer) {
+        Verdict::Answer { opened, status: 200, line } => {
+            Some(answer(&gate.seal_answer(&opened, 200, line.as_bytes()), line.as_bytes()))
+        }
+        _ => None,
+    }
+}
+
+fn answer(headers: &[(&'static str, String)], body: &[u8]) -> Vec<u8> {
+    let mut answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n", body.len()).into_bytes();
+    for (name, value) in headers {
+        write!(answer, "{name}: {value}\r\n").expect("into memory");
+    }
+    answer.extend_from_slice(b"\r\n");
+    answer.extend_from_slice(body);
+    answer
 }
