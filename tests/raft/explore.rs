@@ -3,7 +3,7 @@
 //! A state is a whole cluster (cores, disks, messages under way, history). From each state, every possible event is tried: any
 //! message arrives, in any order; any node's timer fires; a node crashes, losing what its disk had not finished, and starts
 //! again; a disk finishes a write; a client proposes; a node takes a snapshot; leadership is handed over. Each kind of event has
-//! a budget for the whole run, which makes the number of states finite. The properties of `raft_harness/properties.rs` are
+//! a budget for the whole run, which makes the number of states finite. The properties of `harness/properties.rs` are
 //! asserted in every step. A failure prints the trail of events that led to it.
 //!
 //! Three things keep the number of states small without losing any behaviour:

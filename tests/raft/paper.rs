@@ -1,8 +1,8 @@
 //! One test for each rule of the Raft paper, in the order of its sections; where a rule has cases, all of them. Read it beside
 //! the paper ("In Search of an Understandable Consensus Algorithm", extended version) and `src/raft/`.
 //!
-//! The transcripts (`raft_transcripts`) show single cases in full; the tests here state rules over ranges of cases. The limits
-//! that a user feels, counts of messages above all, are in `raft_limits`.
+//! The transcripts (`transcripts.rs`) show single cases in full; the tests here state rules over ranges of cases. The limits
+//! that a user feels, counts of messages above all, are in `limits.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -2,7 +2,7 @@
 //! what was not synced, slow disks, snapshots, transfers, hints of death right and wrong.
 //!
 //! A schedule is a list of actions drawn by proptest, which also shrinks a failing one to its essence. After every step, the
-//! harness asserts everything in `raft_harness/properties.rs`. At the end all is healed, and progress is demanded.
+//! harness asserts everything in `harness/properties.rs`. At the end all is healed, and progress is demanded.
 //!
 //! `RAKIT_PROPERTY_CASES=20000 cargo test --test raft properties::` runs more cases than the default. A failing case
 //! prints its actions; `proptest-regressions/` is not kept: make a transcript of what it teaches.

@@ -1,5 +1,5 @@
 //! One test for each rule that the core takes from Ongaro's thesis ("Consensus: Bridging Theory and Practice", 2014) beyond the
-//! paper: leader stickiness, transfer of leadership, CheckQuorum. (PreVote, 9.6, shows in `raft_paper`, where each election
+//! paper: leader stickiness, transfer of leadership, CheckQuorum. (PreVote, 9.6, shows in `paper.rs`, where each election
 //! begins with it, and in the transcripts `pre_vote_*`.)
 
 use std::time::Duration;
