@@ -476,17 +476,17 @@ class Places:
             turn, bell = socket.socketpair()
             waiting = (time.monotonic() + n / N_PER_SECOND, next(self.serial), n, bell)
             bisect.insort(self.queue, waiting)
-        try:
-            with turn, bell:
-                log("debug", "n=%d waits for a place" % n)
+        log("debug", "n=%d waits for a place" % n)
+        with turn, bell:
+            try:
                 self.wait(turn, client)
-        except BaseException:
-            with self.lock:
-                if waiting in self.queue:
-                    self.queue.remove(waiting)
-                else:  # its turn came at the same moment
-                    self.give_back()
-            raise
+            except BaseException:
+                with self.lock:
+                    if waiting in self.queue:
+                        self.queue.remove(waiting)
+                    else:  # its turn came at the same moment
+                        self.give_back()
+                raise
 
     def give_back(self):
         """Give a place back; the first in the queue that may have it gets it."""
@@ -505,10 +505,10 @@ class Places:
         """p(n) in digits, from an idle or a fresh process; nothing if that process has died."""
         with self.lock:
             channel = self.idle.pop() if self.idle and not fresh else None
+        channel, far_end = (channel, None) if channel else socket.socketpair()
         stays = False
         try:
-            if not channel:
-                channel, far_end = socket.socketpair()
+            if far_end:
                 with far_end:  # if nobody takes it, the channel ends here, as if the process had died
                     socket.send_fds(self.orders, [b"a process, please"], [far_end.fileno()])
             channel.send(b"%d" % n)
@@ -816,10 +816,8 @@ def connections_max():
 # Why: whoever runs a worker wants to set its limits, to read what it does, and to stop it.
 
 LEVELS = ("off", "error", "warn", "info", "debug", "trace")
-PROCESSES_PER_CORE = 4
-PROCESSES_MAX = 256
-QUEUE_DEFAULT = 128
-QUEUE_MAX = 10_000
+PROCESSES_PER_CORE, PROCESSES_MAX = 4, 256
+QUEUE_DEFAULT, QUEUE_MAX = 128, 10_000
 LOG_TEXT_MAX = 120
 
 log_level, log_file, log_lock = LEVELS.index("info"), None, threading.Lock()
