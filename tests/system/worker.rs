@@ -834,6 +834,7 @@ fn help_version_and_log_file() {
     assert_eq!(worker.get("/7").status, 200);
     worker.wait_for_log("request n=7 status=200");
     worker.signal(Signal::TERM);
+    worker.wait_for_log("stopping: SIGTERM");
     worker.wait_for_log("stopped");
     assert!(fs::read_to_string(&file).unwrap().contains("request n=7 status=200"));
 
