@@ -15,7 +15,7 @@ use super::comparison::Asked;
 
 /// How long a node may take to accept the connection, and then to answer. A living node on a busy machine can
 /// take a second; with a longer time-out, a person would look at an old table.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest `/status` that is read, in bytes: room for some ten thousand servers.
 const STATUS_BYTES_MAX: usize = 4 << 20;
 /// The pause after a node did not answer in time. Each request to a paused node leaves a connection in its

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions};
 
 use super::layout::Part;
 
@@ -174,6 +174,23 @@ impl Children {
     /// may stand for several children.
     pub fn reap(&mut self) -> Vec<Part> {
         self.list.iter_mut().filter_map(|child| child.reap().then_some(child.part)).collect()
+    }
+
+    /// Reaps the processes that the kernel has given to this one because their parents have ended. That happens to
+    /// process 1 of a container; without it, each would stay a zombie.
+    pub fn reap_orphans(&self) {
+        if std::process::id() != 1 {
+            return;
+        }
+        let zombies = procfs::process::all_processes().into_iter().flatten().flatten();
+        let orphans = zombies.filter_map(|process| process.stat().ok()).filter(|stat| {
+            stat.ppid == 1
+                && stat.state == 'Z'
+                && !self.list.iter().any(|child| child.id().as_raw_pid() == stat.pid)
+        });
+        for pid in orphans.filter_map(|stat| Pid::from_raw(stat.pid)) {
+            let _ = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
+        }
     }
 
     /// Stops all children: first the daemons, so that no report shows a stopping worker; then the nodes; then

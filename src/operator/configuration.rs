@@ -1,13 +1,11 @@
 //! Writes `DIR/cluster.toml` for a new cluster, and checks and keeps it for an existing one.
 //!
 //! `rakit up` calls [`settle`] once, with the directory locked. In a directory that holds a cluster, the
-//! user's changes (time-outs, policy, comments) are kept. `--base-port` may change the addresses, because
-//! Raft's state names nodes only by id. The number of nodes may not change: that would be a change of
-//! membership (Raft paper, section 6) without consensus. For example, three nodes have data and two empty
-//! ones are added. Then the two empty nodes and one old node could elect a leader that lacks committed
-//! entries.
+//! file is never written again: the user's changes are kept, and a node that was started by hand still finds its
+//! addresses there. So neither the base port nor the number of nodes can change. Another number of nodes would be a
+//! change of membership (Raft paper, section 6) without consensus. For example, three nodes have data and two empty
+//! ones are added. Then the two empty nodes and one old node could elect a leader that lacks committed entries.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
@@ -37,22 +35,21 @@ pub struct Wish {
 pub struct SettledCluster {
     /// The processes, their ports and files.
     pub layout: Layout,
-    /// The new text of `cluster.toml`, to be written before anything starts; `None` if the file stays
-    /// unchanged.
-    pub rewrite: Option<String>,
     /// Whether the directory held a cluster before.
     pub resumed: bool,
 }
 
 impl SettledCluster {
-    /// Writes `cluster.toml` if it has to change.
+    /// Writes the `cluster.toml` of a new cluster.
     ///
     /// # Errors
     /// The file can't be written.
     pub fn write(&self) -> Result<(), Failure> {
-        let Some(text) = &self.rewrite else { return Ok(()) };
+        if self.resumed {
+            return Ok(());
+        }
         let path = self.layout.config_file();
-        storage::replace(&path, text.as_bytes())
+        storage::replace(&path, template(&self.layout).as_bytes())
             .map_err(|error| Failure::other(format!("{}: can't be written: {error}", shown(&path))))
     }
 }
@@ -72,13 +69,9 @@ pub fn settle(dir: &Path, wish: Wish) -> Result<SettledCluster, Failure> {
     let new = wished(wish.nodes.unwrap_or(NODES_DEFAULT), wish.base_port.unwrap_or(BASE_PORT_DEFAULT));
     let path = new.config_file();
     if fs::metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-        let rewrite = Some(template(&new));
-        return Ok(SettledCluster { layout: new, rewrite, resumed: false });
+        return Ok(SettledCluster { layout: new, resumed: false });
     }
-    // First, since it refuses what is no regular file.
     let config = super::load_config(&path)?;
-    let text = fs::read_to_string(&path)
-        .map_err(|error| Failure::usage(format!("{}: can't be read: {error}", shown(&path))))?;
     let (nodes, base_port) = shape(&config).ok_or_else(|| {
         Failure::usage(format!(
             "{}: its [[node]] addresses are not those of a local cluster (node i at 127.0.0.1:BASE+i, its peers at \
@@ -93,10 +86,14 @@ pub fn settle(dir: &Path, wish: Wish) -> Result<SettledCluster, Failure> {
             shown(&path)
         )));
     }
-    let old = wished(nodes, base_port);
-    let layout = old.at_base_port(wish.base_port.unwrap_or(base_port));
-    let rewrite = (layout != old).then(|| moved(&text, &old, &layout));
-    Ok(SettledCluster { layout, rewrite, resumed: true })
+    if let Some(asked) = wish.base_port.filter(|asked| *asked != base_port) {
+        return Err(Failure::usage(format!(
+            "{}: holds a cluster whose base port is {base_port}, and --base-port asks for {asked}; leave --base-port out, \
+             or give another --dir for another cluster",
+            shown(&path)
+        )));
+    }
+    Ok(SettledCluster { layout: wished(nodes, base_port), resumed: true })
 }
 
 /// The number of nodes and the base port, if the nodes have the ids and addresses that [`template`] gives.
@@ -111,21 +108,6 @@ fn shape(config: &Config) -> Option<(u16, u16)> {
         node.id == u64::from(id) && node.public == expected.public(id) && node.cluster == expected.cluster(id)
     });
     fits.then_some((nodes, base_port))
-}
-
-/// The text with each quoted address of the old layout replaced by the address in the new layout. Everything
-/// else stays, comments too. One pass replaces all: an address may be old for one node and new for another,
-/// and must not be replaced twice.
-fn moved(text: &str, old: &Layout, new: &Layout) -> String {
-    let addresses: BTreeMap<String, String> = old
-        .addresses()
-        .into_iter()
-        .zip(new.addresses())
-        .map(|((from, _), (to, _))| (from.to_string(), to.to_string()))
-        .collect();
-    // A quoted string is one piece between quotation marks. A piece that is no old address is kept.
-    let pieces = text.split('"').map(|piece| addresses.get(piece).map_or(piece, String::as_str));
-    pieces.collect::<Vec<&str>>().join("\"")
 }
 
 /// A new cluster's `cluster.toml`, with an explanation of each line: a student may read it before the
@@ -205,35 +187,20 @@ mod tests {
     }
 
     #[test]
-    fn another_number_of_nodes_is_refused_and_the_file_is_left_alone() {
+    fn another_number_of_nodes_or_base_port_is_refused_and_the_file_is_left_alone() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let first = settled(dir.path(), Wish { nodes: Some(3), ..Wish::default() }).expect("a new directory");
         let before = fs::read_to_string(first.layout.config_file()).expect("it was written");
-        let refused =
-            settled(dir.path(), Wish { nodes: Some(5), ..Wish::default() }).expect_err("membership");
-        assert_eq!(refused.exit_code, 2);
-        assert!(refused.line.contains("--dir"), "the line names the mend: {}", refused.line);
-        assert_eq!(fs::read_to_string(first.layout.config_file()).expect("it is there"), before);
-    }
-
-    /// The new range overlaps the old one here, so an address replaced twice would show.
-    #[test]
-    fn another_base_port_moves_the_addresses_and_keeps_what_the_user_edited() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let first = settled(dir.path(), Wish { nodes: Some(3), base_port: Some(7000), ..Wish::default() })
-            .expect("a new directory");
-        let path = first.layout.config_file();
-        let edited = fs::read_to_string(&path).expect("it was written");
-        let edited = edited.replace("server_timeout_ms = 5000 ", "server_timeout_ms = 3000 # mine");
-        fs::write(&path, &edited).expect("it can be written");
-        settled(dir.path(), Wish { base_port: Some(7001), ..Wish::default() }).expect("moved");
-        let text = fs::read_to_string(&path).expect("it is there");
-        assert!(text.contains("server_timeout_ms = 3000 # mine"), "{text}");
-        let config = super::super::load_config(&path).expect("still good");
-        let public: Vec<u16> = config.nodes.iter().map(|node| node.public.port()).collect();
-        let cluster: Vec<u16> = config.nodes.iter().map(|node| node.cluster.port()).collect();
-        assert_eq!(public, [7002, 7003, 7004]);
-        assert_eq!(cluster, [8002, 8003, 8004]);
+        for wish in
+            [Wish { nodes: Some(5), ..Wish::default() }, Wish { base_port: Some(8100), ..Wish::default() }]
+        {
+            let refused = settled(dir.path(), wish).expect_err("it would be another cluster");
+            assert_eq!(refused.exit_code, 2);
+            assert!(refused.line.contains("--dir"), "the line names the mend: {}", refused.line);
+            assert_eq!(fs::read_to_string(first.layout.config_file()).expect("it is there"), before);
+        }
+        let same = Wish { nodes: Some(3), base_port: Some(BASE_PORT_DEFAULT), servers: None };
+        assert!(settled(dir.path(), same).expect("as it is").resumed);
     }
 
     #[test]

@@ -148,6 +148,12 @@ impl Layout {
         1..=self.servers
     }
 
+    /// Every process of the cluster.
+    pub fn parts(&self) -> impl Iterator<Item = Part> + use<> {
+        let servers = self.server_numbers().flat_map(|j| [Part::Worker(j), Part::Daemon(j)]);
+        self.node_ids().map(Part::Node).chain(servers)
+    }
+
     /// Every address of the cluster, with its purpose as a message to the user names it.
     pub fn addresses(&self) -> Vec<(SocketAddr, String)> {
         let nodes = self.node_ids().flat_map(|id| {

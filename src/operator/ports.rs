@@ -9,7 +9,7 @@
 use std::net::{SocketAddr, TcpListener};
 
 use procfs::net::{TcpNetEntry, TcpState};
-use rakit::linux;
+use rakit::linux::{self, Holder};
 
 /// Why no process can listen on `address`; `None` if one can. Binds the address for a moment, as the process
 /// will.
@@ -17,7 +17,7 @@ pub fn obstacle(address: SocketAddr) -> Option<String> {
     match TcpListener::bind(address) {
         Ok(_) => None,
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Some(match holder(address.port()) {
-            Some(holder) => format!("is taken by {holder}"),
+            Some(holder) => format!("is taken by {} (pid {})", holder.name, holder.pid),
             None if is_ending(address.port()) => {
                 "is kept by a connection that has just ended (TIME_WAIT), for a minute at most".to_string()
             }
@@ -27,17 +27,15 @@ pub fn obstacle(address: SocketAddr) -> Option<String> {
     }
 }
 
-/// The process that holds this TCP port, as `name (pid 123)`; `None` if it is not found or belongs to another
-/// user.
-fn holder(port: u16) -> Option<String> {
+/// The process that holds this TCP port; `None` if it is not found or belongs to another user.
+pub fn holder(port: u16) -> Option<Holder> {
     let mut sockets: Vec<TcpNetEntry> = linux::all_sockets()
         .into_iter()
         .filter(|entry| entry.local_address.port() == port && entry.inode != 0)
         .collect();
     // Prefer the listening socket. A connection that it accepted has the same port.
     sockets.sort_by_key(|entry| entry.state != TcpState::Listen);
-    let holder = sockets.iter().find_map(|entry| linux::holder(entry.inode))?;
-    Some(format!("{} (pid {})", holder.name, holder.pid))
+    sockets.iter().find_map(|entry| linux::holder(entry.inode))
 }
 
 /// Whether a connection of this port has ended and the kernel still keeps its address (TIME_WAIT, RFC 9293,

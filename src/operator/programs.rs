@@ -134,7 +134,7 @@ fn arguments(layout: &Layout, part: Part, worker_pid: u32) -> Vec<OsString> {
 }
 
 /// Whether both paths lead to one file.
-fn same_file(one: &Path, other: &Path) -> bool {
+pub fn same_file(one: &Path, other: &Path) -> bool {
     match (one.metadata(), other.metadata()) {
         (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
         _ => false,

@@ -5,9 +5,10 @@
 //! cannot delay the main thread.
 //!
 //! States: *starting*, *ready*, *stopping*. Nodes and workers start at once; each daemon starts when its
-//! worker listens, so that its first report says so. If a process dies while starting, the configuration or
-//! the machine is at fault: the end of its log is shown, and everything is stopped. If a process dies later,
-//! a line says so, and the cluster goes on.
+//! worker listens, so that its first report says so. If a node ends while starting, its data may be damaged, or
+//! its disk full: a line says why, and the cluster goes on as long as most of its nodes run. If another process
+//! dies while starting, the configuration or the machine is at fault: the end of its log is shown, and everything
+//! is stopped. If a process dies later, a line says so, and the cluster goes on.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -204,8 +205,7 @@ impl Session {
             if let Some(end) = self.wait(Instant::now() + STARTING_INTERVAL) {
                 return Some(end);
             }
-            let dead = self.died_ms.keys().next().copied();
-            if let Some(part) = dead {
+            if let Some(part) = self.died_ms.keys().find(|part| !self.can_do_without(**part)).copied() {
                 self.tell_last_words(part);
                 return Some(SessionEnd::Failed);
             }
@@ -271,6 +271,9 @@ impl Session {
         }
         let answers = self.story.answers();
         for (id, answer) in self.layout.node_ids().zip(answers) {
+            if self.died_ms.contains_key(&Part::Node(id)) {
+                continue; // It ended while starting, and a line has said why.
+            }
             let status = match &answer.status {
                 Ok(status) => status,
                 Err(reason) => {
@@ -337,6 +340,7 @@ impl Session {
                     }
                     self.has_ended(part);
                 }
+                self.children.reap_orphans();
             }
             // SIGWINCH: the caller redraws the table for the new size of the terminal.
             Ok(SessionEvent::Signal(SIGWINCH)) => self.draw(),
@@ -374,20 +378,30 @@ impl Session {
         {
             line.push_str(&format!(": {reason}"));
         }
-        // Before `ready`, a death stops everything: see `tell_last_words`.
-        if self.is_ready && !self.steering.expects_end_of(part) {
+        if self.can_do_without(part) && !self.steering.expects_end_of(part) {
             let command = self.programs.ctl(&self.layout, &format!("start {}", part.name()));
             line.push_str(&format!("; {}; to start it again: {command}", self.what_goes_on(part)));
         }
         self.tell(&line);
     }
 
+    /// How many nodes run, and whether they are a majority.
+    fn nodes_running(&self) -> (usize, bool) {
+        let runs = |id: &u16| self.children.get(Part::Node(*id)).is_some_and(|node| node.ended.is_none());
+        let running = self.layout.node_ids().filter(runs).count();
+        (running, running > usize::from(self.layout.nodes / 2))
+    }
+
+    /// Whether the cluster goes on, or starts, without this part.
+    fn can_do_without(&self, part: Part) -> bool {
+        self.is_ready || (matches!(part, Part::Node(_)) && self.nodes_running().1)
+    }
+
     /// What the death of this part means for the whole.
     fn what_goes_on(&self, part: Part) -> String {
         let Part::Node(_) = part else { return "the cluster goes on".to_string() };
-        let runs = |id: &u16| self.children.get(Part::Node(*id)).is_some_and(|node| node.ended.is_none());
-        let (running, all) = (self.layout.node_ids().filter(runs).count(), self.layout.nodes);
-        if running > usize::from(all / 2) {
+        let (all, (running, majority)) = (self.layout.nodes, self.nodes_running());
+        if majority {
             format!("the cluster goes on with {running} of {all} nodes")
         } else {
             format!(

@@ -3,7 +3,7 @@
 //! It asks all nodes in parallel and changes nothing. With addresses on the command line it needs no
 //! configuration.
 
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use crossbeam_channel::{bounded, select};
 use rakit::program::{self, EXIT_FAILURE, EXIT_OK, LogFlags, ParentFlags};
 
-use super::asking::{Poller, ask_all};
+use super::asking::{ANSWER_TIMEOUT, Poller, ask_all};
 use super::changes::Story;
 use super::comparison::{Asked, differences};
 use super::layout::DIRECTORY_DEFAULT;
@@ -146,8 +146,11 @@ fn address(url: &str) -> Result<SocketAddr, Failure> {
     let wrong = |why: String| {
         Failure::usage(format!("{url}: {why}; give a node's public address, like http://127.0.0.1:8001"))
     };
-    let mut found = bare.to_socket_addrs().map_err(|error| wrong(error.to_string()))?;
-    found.next().ok_or_else(|| wrong("the name has no address".to_string()))
+    let found: Vec<SocketAddr> = bare.to_socket_addrs().map_err(|error| wrong(error.to_string()))?.collect();
+    // A name may have several addresses, as localhost has ::1 and 127.0.0.1, and a node listens on one of them.
+    let answers = |address: &&SocketAddr| TcpStream::connect_timeout(address, ANSWER_TIMEOUT).is_ok();
+    let reached = if found.len() > 1 { found.iter().find(answers) } else { None };
+    reached.or(found.first()).copied().ok_or_else(|| wrong("the name has no address".to_string()))
 }
 
 #[cfg(test)]

@@ -14,8 +14,8 @@ use rakit::logging;
 use rakit::program::LogFlags;
 
 use super::Failure;
-use super::configuration::{self, Wish};
-use super::layout::{self, Layout, shown};
+use super::configuration::{self, SettledCluster, Wish};
+use super::layout::{self, Layout, Part, shown};
 use super::ports;
 use super::programs::{self, Programs};
 use super::session::Session;
@@ -75,7 +75,7 @@ pub fn run(flags: &UpFlags, log: &LogFlags) -> Result<ExitCode, Failure> {
     let wish = Wish { nodes: flags.nodes, servers: flags.servers, base_port: flags.base_port };
     let _lock = lock(dir)?;
     let settled = configuration::settle(dir, wish)?;
-    refuse_taken_ports(&settled.layout)?;
+    refuse_taken_ports(&settled)?;
 
     new(settled.layout.logs())?;
     let own_log = log.log_file.clone().unwrap_or_else(|| settled.layout.own_log_file());
@@ -109,7 +109,14 @@ fn lock(dir: &Path) -> Result<FileLock, Failure> {
 }
 
 /// Checks that every port is free. The error names a taken port, its purpose and the process that holds it.
-fn refuse_taken_ports(layout: &Layout) -> Result<(), Failure> {
+fn refuse_taken_ports(cluster: &SettledCluster) -> Result<(), Failure> {
+    let layout = &cluster.layout;
+    if let Some((part, pid)) = layout.parts().find_map(|part| Some((part, started_by_hand(layout, part)?))) {
+        return Err(Failure::other(format!(
+            "{} of this cluster runs already (pid {pid}); it was not started by this `rakit up`; stop it: kill {pid}",
+            part.name()
+        )));
+    }
     let obstacles: Vec<String> = layout.addresses().into_iter().filter_map(obstacle).collect();
     let Some(first) = obstacles.first() else { return Ok(()) };
     let others = match obstacles.len() - 1 {
@@ -117,10 +124,28 @@ fn refuse_taken_ports(layout: &Layout) -> Result<(), Failure> {
         others => format!(" (and {others} more)"),
     };
     let mend = match free_base_port(layout) {
+        _ if cluster.resumed => "its addresses stand in cluster.toml".to_string(),
         Some(port) => format!("give --base-port {port}, for example, where all are free"),
         None => "give another --base-port".to_string(),
     };
-    Err(Failure::other(format!("{first}{others}; free it, or {mend}")))
+    let or = if cluster.resumed { "; " } else { ", or " };
+    Err(Failure::other(format!("{first}{others}; free it{or}{mend}")))
+}
+
+/// The process that runs this part of the cluster although no `rakit up` does: somebody has started it by hand and
+/// forgotten it.
+fn started_by_hand(layout: &Layout, part: Part) -> Option<i32> {
+    let (address, words) = match part {
+        Part::Node(id) => (layout.public(id), ["--id".to_string(), id.to_string()]),
+        Part::Worker(j) => (layout.worker(j), ["--port".to_string(), layout.worker(j).port().to_string()]),
+        // A daemon holds no port, and disturbs nobody but the daemon that is started beside it.
+        Part::Daemon(_) => return None,
+    };
+    let holder = ports::holder(address.port())?;
+    let line = procfs::process::Process::new(holder.pid).ok()?.cmdline().ok()?;
+    let file = if let Part::Worker(_) = part { layout.worker_script() } else { layout.config_file() };
+    let is_ours = |word: &String| programs::same_file(Path::new(word), &file);
+    (line.windows(2).any(|pair| pair == words) && line.iter().any(is_ours)).then_some(holder.pid)
 }
 
 fn obstacle((address, purpose): (SocketAddr, String)) -> Option<String> {

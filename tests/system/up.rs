@@ -81,9 +81,13 @@ struct Up {
 
 impl Up {
     fn start(dir: &Path, arguments: &[&str]) -> Up {
-        let mut child = Command::new(RAKIT)
-            .args(["up", "--dir"])
-            .arg(dir)
+        let mut command = Command::new(RAKIT);
+        command.args(["up", "--dir"]).arg(dir);
+        Up::start_as(command, dir, arguments)
+    }
+
+    fn start_as(mut command: Command, dir: &Path, arguments: &[&str]) -> Up {
+        let mut child = command
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -377,6 +381,94 @@ fn a_child_that_can_not_start_ends_the_attempt_with_its_last_words() {
     assert_eq!(up.ended().code(), Some(1));
     assert!(!up.said.iter().any(|line| line == "ready"));
     assert_eq!(processes_of(dir.path()), []);
+}
+
+#[test]
+fn a_node_that_can_not_start_is_named_with_its_own_reason_and_the_others_get_ready() {
+    let dir = temporary();
+    let base = base_port(3, 0);
+    fs::create_dir(dir.path().join("data")).expect("our own directory");
+    fs::write(dir.path().join("data/node-2"), "a file").expect("written");
+    let mut up = Up::start(dir.path(), &["--nodes", "3", "--servers", "0", "--base-port", &base.to_string()]);
+    let line = up.line("that node-2 failed", |line| line.starts_with("node-2 (pid "));
+    assert!(line.contains("data/node-2") && line.contains("goes on with 2 of 3 nodes"), "{line}");
+    up.ready();
+    fs::remove_file(dir.path().join("data/node-2")).expect("ours");
+    ordered(dir.path(), "start node-2");
+    up.line("node 2 answers", |line| line == "node 2 answers");
+    assert_eq!(up.stop(Signal::TERM).code(), Some(0));
+}
+
+#[test]
+fn a_node_that_was_started_by_hand_and_forgotten_is_named() {
+    let dir = temporary();
+    let base = base_port(3, 0);
+    let up = || Up::start(dir.path(), &["--nodes", "3", "--servers", "0", "--base-port", &base.to_string()]);
+    let mut first = up();
+    first.ready();
+    assert_eq!(first.stop(Signal::TERM).code(), Some(0));
+    let toml = fs::read_to_string(dir.path().join("cluster.toml")).expect("it is there");
+    let mut by_hand = Command::new(RAKIT)
+        .args(["node", "--id", "3", "--config"])
+        .arg(dir.path().join("cluster.toml"))
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("rakit starts");
+    eventually("node 3 answers", || get(base + 3, "/healthz"));
+    let path = dir.path().display().to_string();
+    let line = refused(&run(&["up", "--dir", &path]), 1);
+    assert!(
+        line.contains("node-3 of this cluster") && line.contains(&format!("kill {}", by_hand.id())),
+        "{line}"
+    );
+    let line = refused(&run(&["up", "--dir", &path, "--base-port", &(base + 100).to_string()]), 2);
+    assert!(line.contains("--base-port"), "{line}");
+    assert_eq!(fs::read_to_string(dir.path().join("cluster.toml")).expect("it is there"), toml);
+    by_hand.kill().expect("it runs");
+    by_hand.wait().expect("it is our child");
+}
+
+/// What a container does: the program is process 1, and the kernel gives it every orphan.
+#[test]
+fn as_process_1_it_leaves_no_zombies() {
+    let dir = temporary();
+    let base = base_port(1, 1);
+    let inside = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    if !Command::new(inside[0])
+        .args(&inside[1..])
+        .arg("true")
+        .output()
+        .is_ok_and(|output| output.status.success())
+    {
+        eprintln!(
+            "SKIPPED: only a user who may make a process namespace (root) can run a program as process 1"
+        );
+        return;
+    }
+    let mut command = Command::new(inside[0]);
+    command.args(&inside[1..]).args([RAKIT, "up", "--dir"]).arg(dir.path());
+    let flags = ["--nodes", "1", "--servers", "1", "--base-port", &base.to_string()];
+    let mut up = Up::start_as(command, dir.path(), &flags);
+    up.ready();
+    let of_worker = |words: &str| {
+        let all = processes_of(dir.path()).into_iter();
+        all.filter(|(_, line)| line.contains("worker.py") && line.contains(words)).count()
+    };
+    // A big N: the worker has children now, which are orphans once it is killed.
+    let mut asks = TcpStream::connect((Ipv4Addr::LOCALHOST, base + 2001)).expect("the worker listens");
+    write!(asks, "GET /100000000000 HTTP/1.0\r\n\r\n").expect("it reads");
+    eventually("the worker has a child", || (of_worker("--fork-server") > 0).then_some(()));
+    ordered(dir.path(), "kill server-1/worker");
+    eventually("its children have ended, too", || (of_worker("") == 0).then_some(()));
+    let init =
+        processes_of(dir.path()).into_iter().find(|(_, line)| line.starts_with(RAKIT)).expect("rakit up").0;
+    eventually("no zombie is left", || {
+        let all = procfs::process::all_processes().expect("/proc can be read").flatten();
+        let mut children = all.filter_map(|process| process.stat().ok()).filter(|stat| stat.ppid == init);
+        (!children.any(|stat| stat.state == 'Z')).then_some(())
+    });
+    signal(init as u32, Signal::TERM);
+    assert_eq!(up.ended().code(), Some(0));
 }
 
 #[test]
