@@ -514,15 +514,16 @@ class Places:
             channel.send(b"%d" % n)
             self.wait(channel, client)
             digits = channel.recv(MESSAGE_BYTES_MAX)
-            stays = digits and n <= SMALL_N_MAX and len(self.idle) < IDLE_PROCESSES_MAX
+            stays = digits and n <= SMALL_N_MAX
             return digits
         except (BrokenPipeError, ConnectionResetError) as error:
             log("debug", "no process: %s" % error.strerror)
         finally:
-            if stays:
-                self.idle.append(channel)
-            else:
-                channel.close()  # whatever the process is doing, it ends
+            with self.lock:
+                if stays and len(self.idle) < IDLE_PROCESSES_MAX:
+                    self.idle.append(channel)
+                else:
+                    channel.close()  # whatever the process is doing, it ends
 
     def wait(self, wanted, client):
         """Return when the socket `wanted` can be read. Meanwhile watch the client, and whether to stop."""
@@ -553,9 +554,9 @@ class Places:
 # 3. The HTTP server
 # ---------------------------------------------------------------------------------------------------
 #
-# Why: ThreadingHTTPServer of the standard library is not made for months among strangers. It bounds neither the
-# connections nor the time for a request, its reader forgives what two programs may understand differently, and its
-# imports double the memory of an idle worker. Its idea stays: one thread for each connection.
+# Why: ThreadingHTTPServer of the standard library is not made for months among strangers. It limits neither the number
+# of connections nor the time for a request, it accepts requests that two programs may understand differently, and
+# its imports cost 6 MB in each idle worker. This part keeps its idea: one thread for each connection.
 
 CONNECTIONS_MAX = 512  # each has a thread. Beyond it, the one that has waited longest for a request gives way
 DESCRIPTORS_PER_CONNECTION, DESCRIPTORS_SPARE = 3, 16  # its socket and a channel; the log, the fork server, ...
