@@ -1,5 +1,11 @@
-//! The format of one line on disk: `CCCCCCCC JSON\n`, where C is the CRC-32 of the JSON's bytes in 8
-//! hexadecimal digits. `store` writes lines, `recovery` reads them.
+//! The format of one line on disk: `CCCCCCCC JSON\n`, where C is the CRC-32 of what follows the space, in 8
+//! hexadecimal digits. A record of the log has one number more: `CCCCCCCC BATCH JSON\n`. `store` writes lines, `recovery`
+//! reads them.
+//!
+//! **The batch.** All records of one append carry the offset in the file at which that append began; the records that
+//! stood in the log when it got its name carry 0. An append begins only after the one before it is durable. So a record of
+//! a later batch is proof that everything before that batch was on the disk. Without it, zeros that a power cut left in an
+//! append that nobody acknowledged look like damage.
 //!
 //! CRC-32 (the one of Ethernet, gzip and PNG) detects every error burst of up to 32 bits: each flipped bit
 //! and each damaged byte. It does not protect against a person who changes the file on purpose.
@@ -7,7 +13,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Identity;
-use crate::raft::{Founding, Index, NodeId, Snapshot, Term};
+use crate::raft::{Founding, Index, NodeId, Record, Snapshot, Term};
 
 /// Digits of the checksum in front of each line.
 const CRC_DIGITS: usize = 8;
@@ -67,12 +73,33 @@ pub(super) struct ReadSnapshotLine {
 /// # Errors
 /// When `value` has no JSON form.
 pub(super) fn write<T: Serialize>(buffer: &mut Vec<u8>, value: &T) -> Result<(), serde_json::Error> {
+    write_after(buffer, b"", value)
+}
+
+/// Adds the line of one record of the batch that begins at this offset.
+///
+/// # Errors
+/// When `record` has no JSON form.
+pub(super) fn write_record(
+    buffer: &mut Vec<u8>,
+    batch: u64,
+    record: &Record,
+) -> Result<(), serde_json::Error> {
+    write_after(buffer, format!("{batch} ").as_bytes(), record)
+}
+
+fn write_after<T: Serialize>(
+    buffer: &mut Vec<u8>,
+    prefix: &[u8],
+    value: &T,
+) -> Result<(), serde_json::Error> {
     let start = buffer.len();
     // The checksum is filled in afterwards, so that the JSON need not be written elsewhere and copied.
     buffer.extend_from_slice(b"........ ");
-    let json = buffer.len();
+    let body = buffer.len();
+    buffer.extend_from_slice(prefix);
     serde_json::to_writer(&mut *buffer, value)?;
-    let crc = crc32fast::hash(&buffer[json..]);
+    let crc = crc32fast::hash(&buffer[body..]);
     for (place, digit) in buffer[start..start + CRC_DIGITS].iter_mut().zip((0..CRC_DIGITS).rev()) {
         *place = b"0123456789abcdef"[(crc >> (4 * digit) & 0xf) as usize];
     }
@@ -80,7 +107,20 @@ pub(super) fn write<T: Serialize>(buffer: &mut Vec<u8>, value: &T) -> Result<(),
     Ok(())
 }
 
-/// The JSON of one line (without its newline), if its checksum is right.
+/// The batch and the JSON of a record, from a line whose checksum is right.
+///
+/// # Errors
+/// When it is no record.
+pub(super) fn split_batch(body: &[u8]) -> Result<(u64, &[u8]), String> {
+    let digits = body.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let batch = str::from_utf8(&body[..digits]).ok().and_then(|digits| digits.parse().ok());
+    match (batch, body[digits..].strip_prefix(b" ")) {
+        (Some(batch), Some(json)) => Ok((batch, json)),
+        _ => Err("the checksum is right, but the line names no batch".to_owned()),
+    }
+}
+
+/// What the checksum of one line (without its newline) covers, if it is right.
 ///
 /// # Errors
 /// What is wrong with the line, as a text for a person.
@@ -98,12 +138,12 @@ pub(super) fn verify(line: &[u8]) -> Result<&[u8], String> {
         };
         stated = stated << 4 | u32::from(value);
     }
-    let Some(json) = rest.strip_prefix(b" ") else {
+    let Some(body) = rest.strip_prefix(b" ") else {
         return Err("no space after the checksum".to_owned());
     };
-    let computed = crc32fast::hash(json);
+    let computed = crc32fast::hash(body);
     if computed == stated {
-        Ok(json)
+        Ok(body)
     } else {
         Err(format!("the checksum says {stated:08x}, the line gives {computed:08x}"))
     }
@@ -120,6 +160,17 @@ mod tests {
         // "123456789" is the standard check input of CRC catalogues: cbf43926 is its CRC-32.
         assert_eq!(buffer, b"beforecbf43926 123456789\n");
         assert_eq!(verify(b"cbf43926 123456789"), Ok(&b"123456789"[..]));
+    }
+
+    #[test]
+    fn a_record_names_its_batch() {
+        let mut buffer = Vec::new();
+        write_record(&mut buffer, 4711, &Record::Truncate { from: 2 }).expect("a record has a JSON form");
+        let body = verify(&buffer[..buffer.len() - 1]).expect("our own line");
+        assert_eq!(split_batch(body), Ok((4711, &br#"{"truncate":{"from":2}}"#[..])));
+        for wrong in [&b"{}"[..], b"12", b"", b" {}", b"-1 {}", b"99999999999999999999 {}"] {
+            assert!(split_batch(wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -6,9 +6,10 @@
 //!
 //! **What a crash leaves.** The log grows by appends. A crash or a full disk can stop an append anywhere, so
 //! that the last line is incomplete. An append is acknowledged only after its fsync. The records of an
-//! incomplete append were therefore never acknowledged, and the incomplete one may be cut. Every other file
-//! is written in the order *write a new file, fsync, rename, fsync the directory*, and is therefore complete
-//! or absent.
+//! incomplete append were therefore never acknowledged, and the incomplete one may be cut. A power cut may even
+//! leave zeros at the beginning of an append and whole lines behind them. The log is then cut at the zeros, unless a
+//! record of a later append, or the commit hint, shows that the append was durable. Every other file is written in the
+//! order *write a new file, fsync, rename, fsync the directory*, and is therefore complete or absent.
 //!
 //! **What no crash leaves.** A complete line with a wrong checksum means that the disk, a cable or a person
 //! changed data that was durable and perhaps acknowledged. Cutting the log there would lose acknowledged
@@ -92,6 +93,9 @@ pub(super) enum Tail {
     Clean { length: u64 },
     /// With an incomplete record of `cut` bytes after `keep`.
     Torn { keep: u64, cut: u64 },
+    /// With an append of which a power cut left some parts and zeros for others: whole lines may follow the zeros. It is cut
+    /// from `keep` on, which is `cut` bytes.
+    Holed { keep: u64, cut: u64 },
     /// With a whole record that lacks its newline: it ends at `keep`, and `cut` zero bytes follow.
     Unended { keep: u64, cut: u64 },
 }
@@ -132,6 +136,7 @@ pub(super) fn read_log(disk: &impl Disk, identity: &Identity) -> Result<ReadLog,
 
     let mut state = State::new((header.after_index, header.after_term));
     let mut offset = header_end + 1;
+    let mut batch = 0;
     let tail = loop {
         let rest = &bytes[offset..];
         if rest.is_empty() {
@@ -139,14 +144,20 @@ pub(super) fn read_log(disk: &impl Disk, identity: &Identity) -> Result<ReadLog,
         }
         let Some(end) = rest.iter().position(|&byte| byte == b'\n') else {
             let (record, tail) = judge_tail(rest, offset).map_err(|what| corrupt(offset, what))?;
-            if let Some(json) = record {
-                take_in(&mut state, json).map_err(|what| corrupt(offset, what))?;
+            if let Some(body) = record {
+                take_in(&mut state, body, offset, batch).map_err(|what| corrupt(offset, what))?;
             }
             break tail;
         };
-        line::verify(&rest[..end])
-            .and_then(|json| take_in(&mut state, json))
-            .map_err(|what| corrupt(offset, what))?;
+        match line::verify(&rest[..end]) {
+            Ok(body) => {
+                batch = take_in(&mut state, body, offset, batch).map_err(|what| corrupt(offset, what))?;
+            }
+            Err(_) if is_unfinished_append(&bytes, offset) => {
+                break Tail::Holed { keep: length(offset), cut: length(rest.len()) };
+            }
+            Err(what) => return Err(corrupt(offset, what)),
+        }
         offset += end + 1;
     };
     Ok(ReadLog { header, state, tail })
@@ -180,9 +191,44 @@ fn judge_tail(tail: &[u8], offset: usize) -> Result<(Option<&[u8]>, Tail), Strin
     Ok((None, Tail::Torn { keep: length(offset), cut: length(tail.len()) }))
 }
 
-fn take_in(state: &mut State, json: &[u8]) -> Result<(), String> {
+/// Takes in the record that stands at `offset`, after one of the batch `before`. Returns its batch.
+fn take_in(state: &mut State, body: &[u8], offset: usize, before: u64) -> Result<u64, String> {
+    let (batch, json) = line::split_batch(body)?;
+    if batch != before && batch != length(offset) {
+        return Err(format!(
+            "out of place: a record of the batch at byte {batch} after one of that at {before}"
+        ));
+    }
     let record: Record = parse(json)?;
-    state.apply(record).map_err(|disorder| format!("out of order: {disorder}"))
+    state.apply(record).map_err(|disorder| format!("out of order: {disorder}"))?;
+    Ok(batch)
+}
+
+/// A disk writes whole sectors of at least this size. So what a power cut leaves unwritten begins and ends at a multiple of
+/// it, or with the append itself.
+const SECTOR_BYTES: usize = 512;
+
+/// Whether a wrong line at `offset`, with more behind it, can be what a power cut left of the last append, which nobody
+/// acknowledged: the kernel writes the pages of an append in any order, and the file reads as zeros where it did not come
+/// to it. Two things must hold.
+///
+/// * Nothing behind it is proof that it was durable: no record of a later batch, none that stood there when the log got
+///   its name.
+/// * The line holds zeros as a disk leaves them out. A flipped bit or a changed byte does not look so, and no record
+///   contains a zero.
+fn is_unfinished_append(bytes: &[u8], offset: usize) -> bool {
+    let rest = &bytes[offset..];
+    let line = rest.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let Some(before) = line.iter().position(|&byte| byte == 0) else { return false };
+    let begin = offset + before;
+    let end = begin + bytes[begin..].iter().take_while(|&&byte| byte == 0).count();
+    let is_left_out = (begin == offset || begin.is_multiple_of(SECTOR_BYTES))
+        && (end == bytes.len() || end.is_multiple_of(SECTOR_BYTES));
+    // Zeros end a line, too: the first whole line behind them counts.
+    let behind = rest.split(|&byte| byte == b'\n' || byte == 0);
+    let mut batches =
+        behind.filter_map(|line| line::verify(line).and_then(line::split_batch).ok()).map(|(batch, _)| batch);
+    is_left_out && batches.all(|batch| batch != 0 && batch <= length(offset))
 }
 
 /// Reads the snapshot called `name`. Its last entry must be `index`.

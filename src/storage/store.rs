@@ -41,6 +41,8 @@ pub struct Storage<D: Disk> {
     shape: Shape,
     /// Up to here the log was said to be committed: it is never truncated below.
     committed: Index,
+    /// How long the log's file is, in bytes: where the next batch begins.
+    log_length: u64,
     /// The lines of one append. Reused, so that an append allocates nothing.
     buffer: Vec<u8>,
     poisoned: Option<String>,
@@ -104,6 +106,13 @@ impl<D: Disk> Storage<D> {
             .as_ref()
             .filter(|_| has_hint)
             .and_then(|header| hint::read(&disk.read(COMMIT).ok()?, header.incarnation));
+        if let (Tail::Holed { keep, .. }, Some(CommitHint { index, .. })) = (tail, &hint)
+            && *index > shape.last_index()
+        {
+            let what =
+                format!("zeros stand there, and entry {index}, which {COMMIT} calls committed, is lost");
+            return Err(StorageError::Corrupt { file: disk.place(LOG), offset: keep, what });
+        }
         let commit = hint.filter(|hint| hint.is_in(&shape));
 
         let mut storage = Self {
@@ -111,6 +120,7 @@ impl<D: Disk> Storage<D> {
             identity: identity.clone(),
             incarnation: header.map_or(fresh.incarnation, |header| header.incarnation),
             committed: commit.as_ref().map_or(0, |hint| hint.index),
+            log_length: 0,
             shape,
             buffer: Vec::new(),
             poisoned: None,
@@ -180,7 +190,7 @@ impl<D: Disk> Storage<D> {
         let repair = |offset, bytes_cut| Repair { file, offset, bytes_cut };
         let (keep, cut, add_newline) = match tail {
             Tail::Clean { length } => (length, 0, false),
-            Tail::Torn { keep, cut } => (keep, cut, false),
+            Tail::Torn { keep, cut } | Tail::Holed { keep, cut } => (keep, cut, false),
             Tail::Unended { keep, cut } => (keep, cut, true),
         };
         if cut > 0 {
@@ -191,9 +201,10 @@ impl<D: Disk> Storage<D> {
         }
         self.sync(LOG)?;
         self.sync_directory()?;
+        self.log_length = keep + u64::from(add_newline);
         Ok(match tail {
             Tail::Clean { .. } => None,
-            Tail::Torn { .. } => Some(repair(keep, cut)),
+            Tail::Torn { .. } | Tail::Holed { .. } => Some(repair(keep, cut)),
             // The zeros after a complete record were never a part of a record, so they do not count as cut.
             Tail::Unended { .. } => Some(repair(keep, 0)),
         })
@@ -252,10 +263,11 @@ impl<D: Disk> Storage<D> {
             // Checked before the write, and again when it is read. The shape is ahead of the disk until this
             // function succeeds: every error poisons the storage.
             self.shape.apply(record).map_err(StorageError::Refused)?;
-            write_line(&mut self.buffer, record)?;
+            line::write_record(&mut self.buffer, self.log_length, record).map_err(no_json)?;
         }
         self.disk.append(LOG, &self.buffer).map_err(|error| self.io("append to", LOG, error))?;
         self.sync(LOG)?;
+        self.log_length += self.buffer.len() as u64;
         self.buffer.shrink_to(BUFFER_BYTES_KEPT);
         Ok(())
     }
@@ -274,8 +286,7 @@ impl<D: Disk> Storage<D> {
                 format!("a commit hint for entry {} of term {}, which it lacks", hint.index, hint.term);
             return self.finish(Err(StorageError::Refused(Disorder(what))));
         }
-        let bytes = hint::write(self.incarnation, hint)
-            .map_err(|error| StorageError::Refused(Disorder(error.to_string())))?;
+        let bytes = hint::write(self.incarnation, hint).map_err(no_json)?;
         self.committed = self.committed.max(hint.index);
         self.disk.overwrite(COMMIT, &bytes).map_err(|error| self.io("write", COMMIT, error))
     }
@@ -398,26 +409,31 @@ impl<D: Disk> Storage<D> {
             after_term,
         };
         let unfinished = self.begin(LOG)?;
+        let mut length = 0;
         self.buffer.clear();
         write_line(&mut self.buffer, &HeaderLine { header })?;
         let hard_state = self.shape.hard_state();
         if hard_state != HardState::default() {
-            write_line(&mut self.buffer, &Record::HardState(hard_state))?;
+            line::write_record(&mut self.buffer, 0, &Record::HardState(hard_state)).map_err(no_json)?;
         }
         for entry in entries {
             if self.buffer.len() >= PIECE_BYTES {
-                self.write_piece(&unfinished)?;
+                length += self.write_piece(&unfinished)?;
             }
-            write_line(&mut self.buffer, &Record::Entry(entry.clone()))?;
+            line::write_record(&mut self.buffer, 0, &Record::Entry(entry.clone())).map_err(no_json)?;
         }
-        self.write_piece(&unfinished)?;
-        self.complete(&unfinished, LOG)
+        length += self.write_piece(&unfinished)?;
+        self.complete(&unfinished, LOG)?;
+        self.log_length = length;
+        Ok(())
     }
 
-    fn write_piece(&mut self, name: &str) -> Result<(), StorageError> {
+    /// Writes what the buffer holds at the end of a file, and returns how many bytes that were.
+    fn write_piece(&mut self, name: &str) -> Result<u64, StorageError> {
         self.disk.append(name, &self.buffer).map_err(|error| self.io("append to", name, error))?;
+        let written = self.buffer.len() as u64;
         self.buffer.clear();
-        Ok(())
+        Ok(written)
     }
 
     fn begin(&mut self, name: &str) -> Result<String, StorageError> {
@@ -487,5 +503,9 @@ fn is_unfinished(name: &str) -> bool {
 }
 
 fn write_line<T: Serialize>(buffer: &mut Vec<u8>, value: &T) -> Result<(), StorageError> {
-    line::write(buffer, value).map_err(|error| StorageError::Refused(Disorder(error.to_string())))
+    line::write(buffer, value).map_err(no_json)
+}
+
+fn no_json(error: serde_json::Error) -> StorageError {
+    StorageError::Refused(Disorder(error.to_string()))
 }

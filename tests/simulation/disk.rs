@@ -28,6 +28,8 @@ pub enum Fault {
     TornTail,
     /// A power cut left the length of the bytes that were not synced, but zeros in place of some.
     ZeroTail,
+    /// A power cut left zeros in place of some sectors of what was not synced, and wrote sectors behind them.
+    ZeroHole,
     /// A power cut left the bytes that were cut off by a truncation that was not synced.
     UndoneTruncation,
     /// A power cut left a part of what was written over a file without a sync, and the rest of what was there before.
@@ -45,10 +47,11 @@ pub enum Fault {
 }
 
 /// All of them, for a table of what a test has covered.
-pub const FAULTS: [Fault; 10] = [
+pub const FAULTS: [Fault; 11] = [
     Fault::LostUnsynced,
     Fault::TornTail,
     Fault::ZeroTail,
+    Fault::ZeroHole,
     Fault::UndoneTruncation,
     Fault::TornOverwrite,
     Fault::ForgottenName,
@@ -352,6 +355,13 @@ fn left_after_power_cut(file: &File, random: &mut Random, coverage: &mut Coverag
     };
     let mut left = written;
     let end = common + usize::try_from(kept).expect("a length in memory");
+    if tail > 0 && random.below(4) == 0 {
+        let holes = leave_sectors_out(&mut left[..], common, random);
+        if holes {
+            coverage.count(Fault::ZeroHole);
+        }
+        return left;
+    }
     if kept < tail && random.below(4) == 0 {
         coverage.count(Fault::ZeroTail);
         left[end..].fill(0);
@@ -364,6 +374,25 @@ fn left_after_power_cut(file: &File, random: &mut Random, coverage: &mut Coverag
         left.truncate(end);
     }
     left
+}
+
+/// How much a disk writes at once.
+const SECTOR_BYTES: usize = 512;
+
+/// The kernel wrote only some of the sectors from `begin` on. Tells whether anything stands behind zeros.
+fn leave_sectors_out(bytes: &mut [u8], begin: usize, random: &mut Random) -> bool {
+    let (mut begin, mut has_zeros, mut has_holes) = (begin, false, false);
+    while begin < bytes.len() {
+        let end = (begin + 1).next_multiple_of(SECTOR_BYTES).min(bytes.len());
+        let is_written = random.below(2) == 0;
+        if !is_written {
+            bytes[begin..end].fill(0);
+        }
+        has_holes |= has_zeros && is_written;
+        has_zeros |= !is_written;
+        begin = end;
+    }
+    has_holes
 }
 
 /// The old bytes, the new ones, or the beginning of the new ones over the old.

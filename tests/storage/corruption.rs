@@ -2,8 +2,11 @@
 //! acknowledged, or refuse and name file and byte offset. It must never start with a part of what was acknowledged.
 
 use crate::disk::SimDisk;
+use rakit::linux::BootMoment;
 use rakit::raft::{Command, Entry, Founding, HardState, Record, Snapshot};
-use rakit::storage::{DirectoryDisk, Disk, Fresh, Identity, LOG, Recovered, Storage, StorageError};
+use rakit::storage::{
+    CommitHint, DirectoryDisk, Disk, Fresh, Identity, LOG, Recovered, Storage, StorageError,
+};
 
 /// The changes of each byte: every single bit, all bits, and the characters that mean something in the format.
 fn damages(byte: u8) -> Vec<u8> {
@@ -224,6 +227,94 @@ fn zeros_at_the_end_are_what_a_power_cut_leaves() {
     );
 }
 
+const SECTOR: usize = 512;
+
+/// A log whose last append spans several sectors; where that append begins; and what was there before it.
+fn with_a_long_last_append() -> (SimDisk, Vec<u8>, usize, Recovered) {
+    let (disk, _) = directory(false);
+    let (mut storage, before) = open(disk.clone()).expect("it is sound");
+    let start = disk.contents()[LOG].len();
+    let long: Vec<_> = (4..40).map(|index| Record::Entry(entry(index, 3))).collect();
+    storage.append(&long).expect("a sound disk");
+    let bytes = disk.contents()[LOG].clone();
+    assert!(bytes.len() > start + 3 * SECTOR);
+    (disk, bytes, start, before)
+}
+
+#[test]
+fn zeros_before_whole_lines_of_the_last_append_are_cut_with_what_follows_them() {
+    let (disk, bytes, start, before) = with_a_long_last_append();
+    let sectors: Vec<usize> = (start..bytes.len()).filter(|at| at % SECTOR == 0).collect();
+    for (from, to) in
+        [(start, sectors[0]), (start, sectors[1]), (sectors[0], sectors[1]), (sectors[1], sectors[2])]
+    {
+        let mut holed = bytes.clone();
+        holed[from..to].fill(0);
+        let copy = copy_with(&disk, LOG, &holed);
+        let (mut storage, mut found) = open(copy.clone()).expect("nobody acknowledged it");
+        let keep = line_start(&bytes, from);
+        let repair = found.repaired.take().expect("it says so");
+        assert_eq!((repair.offset, repair.bytes_cut), (keep, bytes.len() as u64 - keep), "{from} to {to}");
+        // What was acknowledged, and what is whole before the zeros.
+        assert_eq!(found.entries[..before.entries.len()], before.entries);
+        assert_eq!(copy.contents()[LOG], bytes[..keep as usize]);
+        let next = found.entries.last().expect("some").index + 1;
+        storage.append(&[Record::Entry(entry(next, 3))]).expect("it goes on");
+        drop(storage);
+        let (_, again) = open(copy).expect("it is sound");
+        assert_eq!((again.entries.last().expect("some").index, again.repaired), (next, None));
+    }
+}
+
+#[test]
+fn zeros_in_what_was_durable_are_refused() {
+    let (disk, bytes, start, _) = with_a_long_last_append();
+    let sector = start.next_multiple_of(SECTOR);
+    let mut holed = bytes.clone();
+    holed[sector..sector + SECTOR].fill(0);
+    let refused = |disk: &SimDisk, holed: &[u8], at: usize, why: &str| {
+        let copy = copy_with(disk, LOG, holed);
+        let before = copy.contents();
+        assert_refused(open(copy.clone()), LOG, line_start(&bytes, at), why);
+        assert_eq!(copy.contents(), before, "{why}: it is left as it was");
+    };
+    // A later append stands behind it.
+    let (mut storage, _) = open(disk.clone()).expect("it is sound");
+    let shape = storage.shape().last_index();
+    storage.append(&[Record::Entry(entry(shape + 1, 3))]).expect("a sound disk");
+    let mut longer = disk.contents()[LOG].clone();
+    longer[sector..sector + SECTOR].fill(0);
+    refused(&disk, &longer, sector, "a later append");
+    // Also if the zeros end where its one line begins.
+    let mut longer = disk.contents()[LOG].clone();
+    longer[sector..bytes.len()].fill(0);
+    if bytes.len().is_multiple_of(SECTOR) {
+        refused(&disk, &longer, sector, "zeros up to the later append");
+    }
+
+    // The commit hint names an entry behind it.
+    let (disk, _, _, _) = with_a_long_last_append();
+    let (mut storage, _) = open(disk.clone()).expect("it is sound");
+    let fresh_at = BootMoment { boot: String::new(), ms: 0 };
+    storage.remember(&CommitHint { index: 39, term: 3, fresh_at }).expect("a sound disk");
+    refused(&disk, &holed, sector, "said to be committed");
+
+    // It stood there when the log got its name.
+    let (disk, ..) = with_a_long_last_append();
+    let (mut storage, recovered) = open(disk.clone()).expect("it is sound");
+    let snapshot = Snapshot { last_index: 1, last_term: 1, state: Command::noop() };
+    storage.compact(&snapshot, recovered.hard_state, &recovered.entries[1..]).expect("a sound disk");
+    let compacted = disk.contents()[LOG].clone();
+    let mut holed = compacted.clone();
+    holed[SECTOR..2 * SECTOR].fill(0);
+    assert_refused(
+        open(copy_with(&disk, LOG, &holed)),
+        LOG,
+        line_start(&compacted, SECTOR),
+        "a log that was written whole",
+    );
+}
+
 /// All checksums in these are right, but the lines contradict each other.
 #[test]
 fn whole_lines_that_cannot_follow_each_other_are_refused() {
@@ -256,7 +347,8 @@ fn whole_lines_that_cannot_follow_each_other_are_refused() {
     for json in
         [&lines[0][9..lines[0].len() - 1], r#"{"entry":{"index":4,"term":3}}"#, r#"{"vote":1}"#, "{", ""]
     {
-        let line = format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes()));
+        let body = format!("{} {json}", text.len());
+        let line = format!("{:08x} {body}\n", crc32fast::hash(body.as_bytes()));
         let result = open(copy_with(&disk, LOG, (text.clone() + &line).as_bytes()));
         assert_refused(result, LOG, text.len() as u64, json);
     }

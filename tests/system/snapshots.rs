@@ -171,7 +171,7 @@ fn log_and_directory_stay_short_however_many_reports_come() {
                 let names: Vec<&str> = held.iter().map(|(name, _)| name.as_str()).collect();
                 let snapshot_file = format!("snapshot-{snapshot:020}.json");
                 let done = number(&cluster, id, "applied_index") - snapshot < SNAPSHOT_ENTRIES
-                    && names == ["lock", "log", &snapshot_file];
+                    && names == ["commit", "lock", "log", &snapshot_file];
                 done.then_some((snapshot, held))
             });
             assert!(snapshot >= before + 400 - 2 * SNAPSHOT_ENTRIES, "node {id} does not compact");
