@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, select};
 use log::{debug, info, warn};
 
+use crate::balancer::report::is_worker_address;
 use crate::balancer::{IncomingReport, Report, Stamp, is_name};
 use crate::config::{Config, is_loopback};
 use crate::linux;
@@ -101,11 +102,11 @@ fn server_name(text: &str) -> Result<String, String> {
 fn worker_address(text: &str) -> Result<SocketAddr, String> {
     let address: SocketAddr =
         text.parse().map_err(|_| "give IP:PORT, for example 10.0.0.11:13337".to_owned())?;
-    let ip = address.ip().to_canonical();
-    if address.port() == 0 || ip.is_unspecified() || ip.is_multicast() {
-        return Err("no node can connect there; give this server's own address and a port from 1".to_owned());
+    if is_worker_address(&address) {
+        return Ok(address);
     }
-    Ok(address)
+    Err("no node takes that as a worker's address; give this server's own address and a port from 1024"
+        .to_owned())
 }
 
 fn measure(text: &str) -> Result<Measure, String> {
@@ -168,7 +169,7 @@ fn check_worker(worker: SocketAddr, config: &Config) -> Result<(), String> {
     if !is_loopback(worker.ip()) {
         return Ok(());
     }
-    match config.nodes.iter().find(|node| !local_address::is_own(node.cluster.ip())) {
+    match config.nodes.iter().find(|node| !linux::is_own_address(node.cluster.ip())) {
         None => Ok(()),
         Some(node) => Err(format!(
             "--worker {worker}: node {} ({}) is on another machine and would look for the worker on itself; give the \
@@ -331,8 +332,18 @@ mod tests {
         for bad in ["", "process", "process:", "process:0", "process:-4", "process:x", "Machine"] {
             assert!(measure(bad).is_err(), "{bad}");
         }
-        for bad in ["", "x", "127.0.0.1", "localhost:1", "127.0.0.1:0", "0.0.0.0:1", "[::]:1", "224.0.0.1:1"]
-        {
+        assert!(worker_address("10.0.0.11:1024").is_ok());
+        for bad in [
+            "",
+            "x",
+            "127.0.0.1",
+            "localhost:1024",
+            "127.0.0.1:1023",
+            "0.0.0.0:1024",
+            "[::]:1024",
+            "224.0.0.1:1024",
+            "169.254.1.1:1024",
+        ] {
             assert!(worker_address(bad).is_err(), "{bad}");
         }
         assert!(server_name("lab-01.room_2").is_ok());

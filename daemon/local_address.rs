@@ -1,16 +1,10 @@
-//! Finds this machine's addresses with sockets that never send a packet. The daemon checks and chooses the
-//! worker's address with it.
+//! Finds the address from which this machine reaches the nodes, with a socket that never sends a packet. The daemon
+//! reports it as the worker's unless it is given one.
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-use crate::config::{Node, is_loopback};
-
-/// Whether an address belongs to this machine: the kernel binds a socket to no other (bind(2),
-/// EADDRNOTAVAIL). With net.ipv4.ip_nonlocal_bind every address seems to belong to it; then nothing is
-/// refused.
-pub(super) fn is_own(ip: IpAddr) -> bool {
-    is_loopback(ip) || UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok()
-}
+use crate::config::Node;
+use crate::linux::is_own_address;
 
 /// The address from which this machine reaches the nodes. Connecting a UDP socket sends nothing, but the
 /// kernel chooses a route and a source address (udp(7), ip(7)).
@@ -21,7 +15,7 @@ pub(super) fn is_own(ip: IpAddr) -> bool {
 /// # Errors
 /// When there is no route.
 pub(super) fn towards(nodes: &[Node]) -> io::Result<IpAddr> {
-    let away = nodes.iter().find(|node| !is_own(node.cluster.ip()));
+    let away = nodes.iter().find(|node| !is_own_address(node.cluster.ip()));
     let Some(node) = away.or(nodes.first()) else {
         return Err(io::Error::other("the configuration has no node"));
     };
@@ -37,14 +31,6 @@ pub(super) fn towards(nodes: &[Node]) -> io::Result<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn loopback_is_own_and_a_documentation_address_is_not() {
-        assert!(is_own(Ipv4Addr::LOCALHOST.into()));
-        assert!(is_own("127.77.1.2".parse().expect("an address")));
-        // TEST-NET-1 (RFC 5737) is on no machine.
-        assert!(!is_own("192.0.2.1".parse().expect("an address")));
-    }
 
     #[test]
     fn nodes_on_loopback_are_reached_from_loopback() {

@@ -2,7 +2,6 @@
 //! sockets and never connects: a worker may serve one connection at a time, and a probe would occupy it.
 use std::net::SocketAddr;
 
-use super::local_address;
 use crate::linux;
 
 /// The address of the worker that is watched.
@@ -33,7 +32,7 @@ impl Listening {
 
 impl WorkerSocket {
     pub(super) fn new(worker: SocketAddr) -> Self {
-        Self { worker, is_here: local_address::is_own(worker.ip()) }
+        Self { worker, is_here: linux::is_own_address(worker.ip()) }
     }
 
     /// Reads the present state.

@@ -17,6 +17,7 @@ use super::cuts::Cuts;
 use super::exchange::IN_FLIGHT_BYTES_MAX;
 use super::inbox::{Inbox, Refused, ServiceInput, one_answer};
 use super::leader_watch::WATCH_ANSWER_AFTER;
+use super::node_addresses::NodeAddresses;
 use super::refusals::PeerRefusals;
 use super::relays::Relays;
 use super::standing::StandingBoard;
@@ -59,8 +60,8 @@ pub struct ClusterService {
     pub id: NodeId,
     /// Where each other node's cluster address is.
     pub peers: Vec<(NodeId, SocketAddr)>,
-    /// Both addresses of every node, this one included. A worker cannot be there.
-    pub addresses: Vec<(NodeId, SocketAddr)>,
+    /// Where all nodes are, this one included. A worker cannot be there.
+    pub addresses: NodeAddresses,
     /// The incarnation of this node's data directory.
     pub incarnation: u64,
     /// Checks what comes in and signs the answers.
@@ -200,9 +201,8 @@ impl ClusterService {
             Ok(incoming) => incoming,
             Err(error) => return text(400, &error.to_string()),
         };
-        if let Some((id, _)) = self.addresses.iter().find(|(_, address)| *address == incoming.report.worker) {
-            // This node would send requests to itself until no connection is left.
-            let worker = incoming.report.worker;
+        let worker = incoming.report.worker;
+        if let Some(id) = self.addresses.owner(worker) {
             return text(400, &format!("worker: {worker} is an address of node {id}; give the worker's own"));
         }
         self.counters.reports.fetch_add(1, Ordering::Relaxed);

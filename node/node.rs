@@ -30,6 +30,7 @@ mod forwarding;
 mod inbox;
 mod leader_watch;
 mod metrics;
+mod node_addresses;
 mod peers;
 mod primes;
 mod public_service;

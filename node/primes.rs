@@ -10,7 +10,7 @@ use log::info;
 use super::forwarding::{Delivered, ForwardFailure, Forwarder};
 use super::standing::StandingBoard;
 use crate::http::message::{Request, Response, header, text, with_body};
-use crate::http::worker_client::WorkerAnswer;
+use crate::http::worker_client::{HEADER_HOP, WorkerAnswer};
 use crate::protocol::{HEADER_NODE, HEADER_REQUEST_ID, HEADER_SERVER, HEADER_STALE_MS};
 use crate::raft::NodeId;
 
@@ -76,6 +76,13 @@ pub struct Primes {
 impl Primes {
     /// Answers `GET /segment`.
     pub fn prime(&self, segment: &str, request: &Request) -> Response {
+        if request.header(HEADER_HOP).is_some() {
+            // Some address that was reported as a worker's leads to this node. Passing the request on once more might go on in a
+            // circle until no connection is left.
+            let mend =
+                "a node has passed this request on already: the address of some worker is a node's own";
+            return text(508, mend).with_header(header(HEADER_NODE, &self.id.to_string()));
+        }
         let began = Instant::now();
         let request_id = self.request_id(request);
         let answer = match parse_n(segment) {

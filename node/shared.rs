@@ -13,6 +13,7 @@ use super::exchange::Exchange;
 use super::forwarding::Forwarder;
 use super::inbox::Inbox;
 use super::metrics::Metrics;
+use super::node_addresses::NodeAddresses;
 use super::peers::Sending;
 use super::primes::{PrimeCounters, Primes};
 use super::public_service::PublicService;
@@ -50,7 +51,9 @@ pub struct Shared {
     cluster_name: String,
     policy: Policy,
     request_timeout: Duration,
-    addresses: Vec<(NodeId, SocketAddr)>,
+    addresses: NodeAddresses,
+    /// This node's public port.
+    port: u16,
     incarnation: u64,
     gate: Arc<Gate>,
     refusals: Arc<PeerRefusals>,
@@ -75,7 +78,6 @@ impl Shared {
         let no_randomness = |error: std::io::Error| format!("no randomness for signing: {error}");
         let (name, founding) = (node_name(id), config.founding());
         let others = config.nodes.iter().filter(|node| node.id != id);
-        let both = |node: &crate::config::Node| [(node.id, node.public), (node.id, node.cluster)];
         Ok(Self {
             id,
             started,
@@ -90,7 +92,8 @@ impl Shared {
             cluster_name: config.cluster_name.clone(),
             policy: config.policy,
             request_timeout: config.request_timeout,
-            addresses: config.nodes.iter().flat_map(both).collect(),
+            addresses: NodeAddresses::new(id, &config.nodes),
+            port: config.nodes.iter().find(|node| node.id == id).map_or(0, |node| node.public.port()),
             incarnation,
             refusals: Arc::default(),
             prime_counters: Arc::default(),
@@ -134,7 +137,7 @@ impl Shared {
     pub fn public_service(&self, inbox: &Inbox, forwarder: &Arc<Forwarder>) -> Arc<PublicService> {
         Arc::new(PublicService {
             cuts: Arc::clone(&self.cuts),
-            port: self.addresses.iter().find(|(id, _)| *id == self.id).map_or(0, |(_, public)| public.port()),
+            port: self.port,
             primes: Primes {
                 id: self.id,
                 patience: self.patience,

@@ -9,7 +9,7 @@
 //! number …".
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -37,7 +37,7 @@ const FIELDS: [(&str, &str); 9] = [
     ("server", "a name of 1 to 64 letters, digits, '.', '_' or '-' that starts with a letter or digit"),
     (
         "worker",
-        "IP:port, such as \"10.0.0.11:13337\", with a port from 1 and an address that others can reach",
+        "IP:port, such as \"10.0.0.11:13337\", with a port from 1024 and an address that others can reach",
     ),
     ("cpu", "a number from 0 to 100, the percent of all processors that was busy"),
     ("cores", "an integer from 1 to 65536"),
@@ -192,12 +192,20 @@ fn said<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<bool>, D::E
     bool::deserialize(value).map(Some)
 }
 
-/// Whether a node can connect to the address: the port is not 0, and the address is that of one machine.
-/// `0.0.0.0`, to which a worker binds, is a common mistake: every node would connect to itself.
+/// The smallest port of a worker. Below it are the system's services (ip(7), "privileged ports"): a false report
+/// must not make the nodes talk to those.
+pub const WORKER_PORT_MIN: u16 = 1_024;
+
+/// Whether a worker may be there: the address is that of one machine, and means the same machine to every node.
+/// `0.0.0.0`, to which a worker binds, is a common mistake: every node would connect to itself. A link-local
+/// address (RFC 3927, RFC 4291 section 2.5.6) means another machine on each network.
 pub fn is_worker_address(worker: &SocketAddr) -> bool {
     let ip = worker.ip().to_canonical();
-    let broadcast = matches!(ip, std::net::IpAddr::V4(v4) if v4.is_broadcast());
-    worker.port() >= 1 && !ip.is_unspecified() && !ip.is_multicast() && !broadcast
+    let of_one_machine = match ip {
+        IpAddr::V4(v4) => !v4.is_broadcast() && !v4.is_link_local(),
+        IpAddr::V6(v6) => !v6.is_unicast_link_local(),
+    };
+    worker.port() >= WORKER_PORT_MIN && of_one_machine && !ip.is_unspecified() && !ip.is_multicast()
 }
 
 impl Report {
@@ -384,7 +392,7 @@ mod tests {
             ("epoch", "9007199254740991"),
             ("sequence", "0"),
             ("sequence", "9007199254740991"),
-            ("worker", r#""[::1]:1""#),
+            ("worker", r#""[::1]:1024""#),
             ("worker", r#""127.0.0.1:65535""#),
             ("server", r#""a""#),
             ("server", &format!("{:?}", "x".repeat(NAME_BYTES_MAX))),
@@ -419,13 +427,19 @@ mod tests {
             ("worker", "\"lab:80\""),
             ("worker", "\"10.0.0.1\""),
             ("worker", "\"10.0.0.1:0\""),
-            ("worker", "\"0.0.0.0:80\""),
-            ("worker", "\"[::]:80\""),
-            ("worker", "\"[::ffff:0.0.0.0]:80\""),
+            ("worker", "\"10.0.0.1:1023\""),
+            ("worker", "\"0.0.0.0:8000\""),
+            ("worker", "\"[::]:8000\""),
+            ("worker", "\"[::ffff:0.0.0.0]:8000\""),
             ("worker", "\"10.0.0.1:65536\""),
-            ("worker", "\" 10.0.0.1:80\""),
-            ("worker", "\"224.0.0.1:80\""),
-            ("worker", "\"255.255.255.255:80\""),
+            ("worker", "\" 10.0.0.1:8000\""),
+            ("worker", "\"224.0.0.1:8000\""),
+            ("worker", "\"[ff02::1]:8000\""),
+            ("worker", "\"255.255.255.255:8000\""),
+            ("worker", "\"[::ffff:255.255.255.255]:8000\""),
+            ("worker", "\"169.254.169.254:8000\""),
+            ("worker", "\"[::ffff:169.254.1.1]:8000\""),
+            ("worker", "\"[fe80::1]:8000\""),
             ("worker", "80"),
             ("server", "\"\""),
             ("server", "\"-a\""),

@@ -48,6 +48,10 @@ pub const PRIME_BYTES_MAX: usize = 64;
 /// The longest body of a 4xx that is passed on to the client, in bytes.
 pub const CLIENT_ERROR_BYTES_MAX: usize = 16 * 1024;
 
+/// The header that every request to a worker carries. If one comes back to a node, because a node stands where a worker was
+/// said to be, the node sees that it was passed on already.
+pub const HEADER_HOP: &str = "X-Rakit-Hop";
+
 /// An answer of the worker that is passed on to the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WorkerAnswer {
@@ -186,7 +190,7 @@ impl WorkerClient {
         connect_timeout: Option<Duration>,
         cancel: &CancelHandle,
     ) -> Result<WorkerAnswer, WorkerError> {
-        let request = format!("GET /{n} HTTP/1.1\r\nHost: {worker}\r\n\r\n");
+        let request = format!("GET /{n} HTTP/1.1\r\nHost: {worker}\r\n{HEADER_HOP}: 1\r\n\r\n");
         let kept = self.kept.take(worker, Instant::now()).map(|mut wire| {
             let answer = wire
                 .lend_to(cancel)

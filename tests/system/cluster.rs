@@ -305,7 +305,10 @@ fn a_bad_report_is_refused_in_one_line_and_touches_nothing() {
         with("worker", json!("127.0.0.1")),
         with("worker", json!("127.0.0.1:0")),
         with("worker", json!("127.0.0.1:65536")),
-        with("worker", json!("0.0.0.0:80")),
+        with("worker", json!("127.0.0.1:1023")),
+        with("worker", json!("0.0.0.0:8000")),
+        with("worker", json!("169.254.169.254:8000")),
+        with("worker", json!("[fe80::1]:8000")),
         with("worker", json!("127.0.0.1:80/path")),
         with("cpu", json!(-0.1)),
         with("cpu", json!(100.1)),
@@ -325,6 +328,14 @@ fn a_bad_report_is_refused_in_one_line_and_touches_nothing() {
         with("forward", json!("yes")),
     ];
     bad.extend(["server", "worker", "cpu", "cores", "epoch", "sequence"].map(without));
+    // A node's own addresses, in other words: a node would send requests to itself until no connection is left.
+    for id in cluster.ids() {
+        for port in [cluster.public(id).port(), cluster.cluster_address(id).port()] {
+            for ip in ["127.0.0.1", "[::ffff:127.0.0.1]", "127.7.7.7", "[::1]"] {
+                bad.push(with("worker", json!(format!("{ip}:{port}"))));
+            }
+        }
+    }
     for body in &bad {
         for id in cluster.ids() {
             let answer =

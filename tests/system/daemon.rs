@@ -193,11 +193,11 @@ fn reports_reach_every_node_while_one_hangs_and_one_is_dead() {
     let hangs_at = hangs.local_addr().expect("bound");
     let dead = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
     let config = write_config(directory.path(), &[hangs_at, dead, leader.address, follower.address], 100);
-    let mut daemon = Daemon::start(&config, &["--worker", "127.0.0.1:1"]);
+    let mut daemon = Daemon::start(&config, &["--worker", "127.0.0.1:1025"]);
 
     let first = leader.report_with(|_| true);
     assert_eq!(first["server"], "lab-01");
-    assert_eq!(first["worker"], "127.0.0.1:1");
+    assert_eq!(first["worker"], "127.0.0.1:1025");
     assert_eq!((&first["sequence"], &first["forward"]), (&json!(1), &json!(false)));
     assert!(first["cpu"].as_f64().is_some_and(|cpu| (0.0..=100.0).contains(&cpu)), "{first}");
     assert!(first["cores"].as_u64().is_some_and(|cores| cores >= 1), "{first}");
@@ -223,7 +223,7 @@ fn forward_is_asked_for_while_nobody_commits() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let node = StandIn::start(202);
     let config = write_config(directory.path(), &[node.address], 200);
-    let mut daemon = Daemon::start(&config, &["--worker", "127.0.0.1:1"]);
+    let mut daemon = Daemon::start(&config, &["--worker", "127.0.0.1:1025"]);
     assert_eq!(node.report_with(|_| true)["forward"], false, "there was no report before the first");
     node.report_with(|report| report["forward"] == true);
     node.answer(200);
@@ -243,7 +243,7 @@ fn a_daemon_goes_on_at_once_above_what_the_leader_holds() {
     let config = write_config(directory.path(), &[node.address], 60_000);
     let ahead = 9_000_000_000_000;
     node.hold(ahead, 3);
-    let mut daemon = Daemon::start(&config, &["--worker", "127.0.0.1:1"]);
+    let mut daemon = Daemon::start(&config, &["--worker", "127.0.0.1:1025"]);
     let first = node.report_with(|_| true);
     assert!(first["epoch"].as_u64() < Some(ahead), "{first}");
     let second = node.report_with(|_| true);
@@ -264,7 +264,7 @@ fn with_a_secret_reports_are_sealed_and_forged_answers_are_not_believed() {
         let text = std::fs::read_to_string(&config).expect("just written");
         let text = text.replace("name = \"lab\"", "name = \"lab\"\nsecret_file = \"cluster.key\"");
         std::fs::write(&config, text).expect("writable");
-        Daemon::start(&config, &["--worker", "127.0.0.1:1"])
+        Daemon::start(&config, &["--worker", "127.0.0.1:1025"])
     };
     let gate = || {
         let secret = Secret::parse(secret).expect("long enough");
@@ -323,7 +323,7 @@ fn sighup_opens_the_log_file_again_and_stops_nothing() {
     let config = write_config(directory.path(), &[node.address], 50);
     let (log, renamed) = (directory.path().join("daemon.log"), directory.path().join("daemon.log.1"));
     let mut daemon =
-        Daemon::start(&config, &["--worker", "127.0.0.1:1", "--log-file", log.to_str().expect("text")]);
+        Daemon::start(&config, &["--worker", "127.0.0.1:1025", "--log-file", log.to_str().expect("text")]);
     let before = node.report_with(|_| true)["sequence"].as_u64();
     std::fs::rename(&log, &renamed).expect("our own directory");
     daemon.signal(Signal::HUP);
@@ -350,7 +350,7 @@ fn a_daemon_outlives_all_its_nodes_and_is_heard_when_one_comes_back() {
     let node = StandIn::start(200);
     let address = node.address;
     let config = write_config(directory.path(), &[address], 50);
-    let mut daemon = Daemon::start(&config, &["--worker", "127.0.0.1:1"]);
+    let mut daemon = Daemon::start(&config, &["--worker", "127.0.0.1:1025"]);
     let before = node.report_with(|_| true);
     // A node goes away, and at its address something else listens for a while that speaks no HTTP.
     drop(node);
@@ -389,8 +389,7 @@ fn a_daemon_ends_with_the_parent_that_started_it() {
     let node = StandIn::start(200);
     let config = write_config(directory.path(), &[node.address], 50);
     // A shell in between is the parent; `kill -9` gives it no chance to clean up.
-    let script =
-        "\"$0\" --config \"$1\" --server lab-01 --worker 127.0.0.1:1 --stop-with-parent $$ & echo $!; wait";
+    let script = "\"$0\" --config \"$1\" --server lab-01 --worker 127.0.0.1:1025 --stop-with-parent $$ & echo $!; wait";
     let mut parent = Command::new("sh")
         .args(["-c", script, env!("CARGO_BIN_EXE_rakit-daemon")])
         .arg(&config)
@@ -442,8 +441,8 @@ fn bad_usage_and_bad_configuration_are_refused_in_one_line() {
         (vec!["--config", &local], vec!["--server"]),
         (vec!["--config", &local, "--server", "a b"], vec!["--server", "letters"]),
         (
-            vec!["--config", &local, "--server", "a", "--worker", "0.0.0.0:1"],
-            vec!["--worker", "no node can connect"],
+            vec!["--config", &local, "--server", "a", "--worker", "0.0.0.0:1025"],
+            vec!["--worker", "no node takes that"],
         ),
         (vec!["--config", &local, "--server", "a", "--worker", "localhost:1"], vec!["--worker", "IP:PORT"]),
         (vec!["--config", &local, "--server", "a", "--measure", "disk"], vec!["--measure", "process:PID"]),

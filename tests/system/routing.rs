@@ -199,6 +199,34 @@ fn a_request_keeps_its_id_if_it_has_a_valid_one() {
     assert_eq!(failed.header("x-request-id"), Some("kept-on-errors"));
 }
 
+/// A device between the machines (a port that is forwarded) leads from a worker's address back to the node. No check of the
+/// address can know that.
+#[test]
+fn a_request_that_comes_back_to_a_node_is_not_passed_on_again() {
+    let cluster = Cluster::start(ClusterOptions::nodes(1));
+    let device = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let (leads_back, node) = (device.local_addr().expect("bound"), cluster.public(1));
+    std::thread::spawn(move || {
+        for mut inward in device.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || -> std::io::Result<u64> {
+                let mut outward = TcpStream::connect(node)?;
+                let (mut back, mut answer) = (inward.try_clone()?, outward.try_clone()?);
+                std::thread::spawn(move || std::io::copy(&mut answer, &mut back));
+                std::io::copy(&mut inward, &mut outward)
+            });
+        }
+    });
+    let worker = Worker::good(1);
+    cluster.send_report(Report::new("circle", leads_back, 1.0));
+    let answer = cluster.get(1, "/7");
+    assert_eq!(answer.status, 502, "{answer:?}");
+    assert!(answer.body.contains("circle"), "{answer:?}");
+    cluster.report("s1", &worker, 50.0);
+    assert_answered_by(&cluster.get(1, "/8"), "s1", &worker, 8);
+    let again = cluster.get_with(1, "/7", &["X-Rakit-Hop: 1"]);
+    assert_eq!((again.status, again.body.trim_end().lines().count()), (508, 1), "{again:?}");
+}
+
 #[test]
 fn a_workers_4xx_is_the_clients_and_is_passed_on() {
     let cluster = Cluster::start(ClusterOptions::nodes(1));

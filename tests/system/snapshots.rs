@@ -130,7 +130,7 @@ fn a_server_too_many_is_turned_away() {
         assert!(Instant::now() < deadline, "not every server was let in");
         post(&cluster, &names, 1_023);
     }
-    let worker = "127.0.0.1:1".parse().expect("an address");
+    let worker = "127.0.0.1:1025".parse().expect("an address");
     let report =
         |name: &str| cluster.post_report(1, &ServerReport::new(name, worker, 1.0)).expect("an answer");
     let (one, other) = std::thread::scope(|scope| {

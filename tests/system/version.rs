@@ -117,7 +117,7 @@ fn a_daemon_names_a_node_of_another_version() {
     let mut daemon = Command::new(env!("CARGO_BIN_EXE_rakit-daemon"))
         .arg("--config")
         .arg(cluster.config())
-        .args(["--server", "lab-01", "--worker", "127.0.0.1:9", "--log-file"])
+        .args(["--server", "lab-01", "--worker", "127.0.0.1:1029", "--log-file"])
         .arg(&log)
         .stderr(Stdio::null())
         .spawn()
