@@ -14,7 +14,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, at, select};
+use crossbeam_channel::{Receiver, Sender, select};
 use log::{debug, error, info, warn};
 
 use super::inbox::{Inboxes, ServiceInput};
@@ -82,13 +82,13 @@ impl<D: Disk> RaftLoop<D> {
         let Inboxes { consensus, service } = inboxes;
         self.carry_out()?;
         loop {
-            let deadline = self.started + self.replica.deadline();
+            let until_deadline = self.replica.deadline().saturating_sub(self.now());
             // Wait for the first of: a message, the deadline, the end.
             select! {
                 recv(consensus) -> input => if let Ok(input) = input { self.replica.receive(self.now(), input) },
                 recv(service) -> input => if let Ok(input) = input { self.serve(input) },
                 recv(stop) -> _ => return self.remember_at_the_end(),
-                recv(at(deadline)) -> _ => {}
+                default(until_deadline) => {}
             }
             // Then take what else has arrived, without waiting: all of it shares one write and one sync.
             for input in consensus.try_iter().take(BATCH_MAX) {
