@@ -1,13 +1,16 @@
 //! The exchange of requests in flight: how each node learns what the other nodes have in flight at each server
 //! (docs/balancing.md, "What the other nodes have in flight").
 //!
-//! One sender thread for each peer. It sleeps until a request begins or ends here ([`Exchange::changed`]), waits a moment, and
-//! sends what is in flight now, if the peer does not know it. So an idle node sends nothing, and a busy one a bounded number of
-//! messages, however many requests it has. Only when the last request has ended, nobody waits: until the peers hear of it, they
-//! take a server for loaded that is not. The exchange needs no leader, and has nothing to do with the Raft log.
+//! One watching thread sleeps until a request begins or ends here ([`Exchange::changed`]). Then it waits for [`TOLD_AFTER`], and
+//! looks whether the counts are others than at its last look. Only then it wakes the senders, one thread for each peer, which
+//! tell their peers at a bounded rate. So an idle node sends nothing, and a node whose requests are all answered within
+//! [`TOLD_AFTER`] sends nothing either, and costs one look in that time. Only when the last request has ended, nobody waits:
+//! until the peers hear of it, they take a server for loaded that is not. The exchange needs no leader, and has nothing to do
+//! with the Raft log.
 //!
 //! The cluster address hands what a peer says to [`Chooser::hear`].
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,24 +38,25 @@ const ANSWER_BYTES_MAX: usize = 4 * 1024;
 /// A sender's stack: serialising a message needs little.
 const STACK_BYTES: usize = 256 * 1024;
 
-/// Wakes the senders. One per node, held by whoever begins and ends requests.
+/// Wakes the watching thread. One per node, held by whoever begins and ends requests.
 #[derive(Clone, Debug)]
 pub struct Exchange {
     chooser: Arc<Chooser>,
-    senders: Vec<Wake>,
+    /// It has one place: that something happened is all that there is to say.
+    changed: Sender<()>,
+    peers: Vec<PeerNews>,
 }
 
-/// Wakes one sender. Each channel has one place: that something happened is all that there is to say.
+/// What wakes one sender when the last request has ended.
 #[derive(Clone, Debug)]
-struct Wake {
-    changed: Sender<()>,
+struct PeerNews {
     quiet: Sender<()>,
     /// Whether the peer was told of requests in flight.
     holds: Arc<AtomicBool>,
 }
 
 impl Exchange {
-    /// Starts a sender for each of these peers; they end when `stopping` is closed. `process` is a random number that names
+    /// Starts the watching thread and a sender for each of these peers. They end when `stopping` is closed. `process` is a random number that names
     /// this process.
     ///
     /// # Errors
@@ -65,8 +69,17 @@ impl Exchange {
         started: Instant,
         stopping: &Receiver<()>,
     ) -> std::io::Result<Self> {
-        let start = |&(id, address): &(NodeId, SocketAddr)| {
-            let (changed, changes) = bounded(1);
+        let (changed, changes) = bounded(1);
+        let mut watch = CountWatch {
+            chooser: Arc::clone(chooser),
+            started,
+            changes,
+            senders: Vec::new(),
+            stopping: stopping.clone(),
+        };
+        let mut start = |&(id, address): &(NodeId, SocketAddr)| {
+            let (wake, changes) = bounded(1);
+            watch.senders.push(wake);
             let (quiet, quiets) = bounded(1);
             let holds = Arc::new(AtomicBool::new(true));
             let sender = CountSender {
@@ -89,21 +102,59 @@ impl Exchange {
                 .name(format!("peer-{id}-counts"))
                 .stack_size(STACK_BYTES)
                 .spawn(move || sender.run())?;
-            Ok(Wake { changed, quiet, holds })
+            Ok(PeerNews { quiet, holds })
         };
-        let senders = peers.iter().map(start).collect::<std::io::Result<_>>()?;
-        Ok(Self { chooser: Arc::clone(chooser), senders })
+        let peers = peers.iter().map(&mut start).collect::<std::io::Result<Vec<_>>>()?;
+        std::thread::Builder::new()
+            .name("counts-watch".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(move || watch.run())?;
+        Ok(Self { chooser: Arc::clone(chooser), changed, peers })
     }
 
-    /// A request began or ended. Never waits; costs next to nothing while the senders know already.
+    /// A request began or ended. Never waits. It costs next to nothing while the watching thread has not looked yet.
     pub fn changed(&self) {
-        let quiet = self.chooser.is_quiet();
-        for wake in &self.senders {
-            // Full: it will look anyway. Disconnected: the node is stopping.
-            if quiet && wake.holds.load(Ordering::Relaxed) {
-                let _ = wake.quiet.try_send(());
+        // Full: they will look anyway. Disconnected: the node is stopping.
+        if self.chooser.is_quiet() {
+            for peer in self.peers.iter().filter(|peer| peer.holds.load(Ordering::Relaxed)) {
+                let _ = peer.quiet.try_send(());
             }
-            let _ = wake.changed.try_send(());
+        }
+        let _ = self.changed.try_send(());
+    }
+}
+
+/// The watching thread.
+struct CountWatch {
+    chooser: Arc<Chooser>,
+    started: Instant,
+    changes: Receiver<()>,
+    senders: Vec<Sender<()>>,
+    stopping: Receiver<()>,
+}
+
+impl CountWatch {
+    fn run(self) {
+        if self.senders.is_empty() {
+            return; // A node that is alone.
+        }
+        let mut seen = BTreeMap::new();
+        loop {
+            select! {
+                recv(self.changes) -> change => if change.is_err() { return },
+                recv(self.stopping) -> _ => return,
+            }
+            // What began just now is old enough to be told after this, if it has not ended.
+            if self.stopping.recv_timeout(TOLD_AFTER) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+            let counts = self.chooser.in_flight(self.started.elapsed());
+            if counts != seen {
+                seen = counts;
+                for sender in &self.senders {
+                    let _ = sender.try_send(()); // Full: it will look anyway.
+                }
+            }
         }
     }
 }
@@ -124,7 +175,7 @@ struct CountSender {
 
 impl CountSender {
     fn run(mut self) {
-        while self.pause(TOLD_AFTER) {
+        loop {
             let now = self.started.elapsed();
             if let Some(message) = self.announcer.announce(self.chooser.in_flight(now), now) {
                 let goes_on = match self.tell(&message) {
@@ -146,6 +197,7 @@ impl CountSender {
             let repeat = if self.announcer.holds() { after(REPEAT) } else { never() };
             select! {
                 recv(self.changes) -> change => if change.is_err() { return },
+                recv(self.quiets) -> quiet => if quiet.is_err() { return },
                 recv(repeat) -> _ => {}
                 recv(self.stopping) -> _ => return,
             }

@@ -19,7 +19,8 @@
 //! | cluster listener, one per open connection | its socket, the loop's outcome | `cluster_service.rs` |
 //! | Raft loop, one | inboxes, deadline | `raft_loop.rs` |
 //! | peer senders, two per peer | their slot, one RPC in flight | `peers.rs` |
-//! | count senders, one per peer | a request that begins or ends, one message in flight | `exchange.rs` |
+//! | count watch, one | a request that begins or ends | `exchange.rs` |
+//! | count senders, one per peer | counts that changed, one message in flight | `exchange.rs` |
 //! | leader watch, one | one request kept open at the leader | `leader_watch.rs` |
 //! | race watcher, one; helpers, when a server stalls | the clock; a worker | `forwarding.rs`, `forwarding/race.rs` |
 //!
@@ -72,7 +73,7 @@ pub fn start(
     let (stop_waiting, stopping) = bounded::<()>(0);
     let (stop_loop, loop_stop) = bounded::<()>(0);
 
-    // A sender of counts to each peer: what this node has in flight at each server.
+    // What this node has in flight at each server: a thread that watches, and a sender to each peer.
     let process = random_u64()?;
     let exchange = Exchange::start(&shared.peers, &shared.seal, &shared.chooser, process, started, &stopping)
         .map_err(no_thread)?;

@@ -19,9 +19,9 @@ use crate::raft::NodeId;
 /// another node could spare; and to tell of it would cost two messages, of which the second comes too late.
 pub const TOLD_AFTER: Duration = Duration::from_millis(5);
 
-/// The pause after each message, unless the last request in flight ends: that is told at once. With [`TOLD_AFTER`] it makes
-/// about 50 messages a second to each peer, and twice as many at the most.
-pub const PAUSE: Duration = Duration::from_millis(15);
+/// The pause after each message, unless the last request in flight ends: that is told at once. It makes about
+/// 50 messages a second to each peer, and twice as many at the most.
+pub const PAUSE: Duration = Duration::from_millis(20);
 
 /// How old the counts are that two nodes choose by, taken together: what one has sent that the other has not heard of, and the
 /// other way round.
