@@ -72,6 +72,9 @@ struct DaemonFlags {
     /// What to measure: the whole machine, or one process and its living children
     #[arg(long, value_name = "machine|process:PID", default_value = "machine", value_parser = measure)]
     measure: Measure,
+    /// With `process:PID`: a file that may name one more process whose load counts (docs/demo.md)
+    #[arg(long, value_name = "FILE", hide = true)]
+    measure_also: Option<PathBuf>,
     /// Run without a secret although the cluster has addresses off loopback: anybody who reaches them can
     /// take it over
     #[arg(long)]
@@ -221,7 +224,7 @@ fn report_until_stopped(
         .collect::<Result<_, _>>()?;
 
     let socket = WorkerSocket::new(worker);
-    let mut meter = Meter::new(flags.measure, Instant::now());
+    let mut meter = Meter::new(flags.measure, flags.measure_also.clone(), Instant::now());
     let mut activity = Activity::default();
     let mut worker_up_before = None;
     let mut judge = acknowledged::Judge::new(&flags.server);

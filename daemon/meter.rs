@@ -1,6 +1,8 @@
 //! Measures the load for a report: it compares two readings, of the machine or of a process, that are at
 //! least half a second apart. The daemon's main loop calls it.
 use std::collections::VecDeque;
+use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
@@ -34,11 +36,11 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    /// Takes the first reading.
-    pub(super) fn new(measure: Measure, now: Instant) -> Self {
+    /// Takes the first reading. `also` is a file that may name a process whose load counts as the worker's.
+    pub(super) fn new(measure: Measure, also: Option<PathBuf>, now: Instant) -> Self {
         let process = match measure {
             Measure::Machine => None,
-            Measure::Process(pid) => Some(ProcessMeter::new(pid)),
+            Measure::Process(pid) => Some(ProcessMeter::new(pid, also)),
         };
         let mut meter = Self {
             machine: Window::default(),
@@ -69,7 +71,7 @@ impl Meter {
             }
         }
         if let Some(process) = &mut self.process {
-            self.last.percent = process.measure(now, self.last, listening);
+            self.last.percent = process.measure(now, self.last.cores, listening);
         }
         // The counters are coarser than two digits; more digits would only make reports longer.
         self.last.percent = (self.last.percent * 100.0).round() / 100.0;
@@ -77,18 +79,47 @@ impl Meter {
     }
 }
 
-/// Measures one process and its children. When it ends, measures the process that listens in its place.
+/// Measures the worker and its children. When it ends, measures the process that listens in its place.
 struct ProcessMeter {
-    /// The process that is measured; `None` when it has ended.
-    root: Option<ProcessIdentity>,
-    window: Window<Tree>,
+    worker: TreeMeter,
     /// The socket whose owner was searched last. Each is searched once, because the search reads all
     /// descriptors.
     looked_for: Option<u64>,
+    /// The file that names a process whose load counts, too, and that process.
+    also: Option<(PathBuf, TreeMeter)>,
+}
+
+/// Measures one process and its children.
+#[derive(Default)]
+struct TreeMeter {
+    /// The process that is measured; `None` when it has ended.
+    root: Option<ProcessIdentity>,
+    window: Window<Tree>,
+    percent: f64,
+}
+
+impl TreeMeter {
+    fn of(root: Option<ProcessIdentity>) -> Self {
+        Self { root, ..Self::default() }
+    }
+
+    /// The load in percent of `cores` processors; `None` when there is no such process, or it has ended.
+    fn measure(&mut self, now: Instant, cores: u32) -> Option<f64> {
+        let Some(tree) = self.root.and_then(process_load::read) else {
+            *self = Self::default();
+            return None;
+        };
+        let percent = self.window.load(now, tree, |elapsed, before, after| {
+            let used = after.ticks_since(before) as f64 / procfs::ticks_per_second() as f64;
+            Some((used / elapsed.as_secs_f64() / f64::from(cores) * 100.0).clamp(0.0, 100.0))
+        });
+        self.percent = percent.unwrap_or(self.percent);
+        Some(self.percent)
+    }
 }
 
 impl ProcessMeter {
-    fn new(pid: i32) -> Self {
+    fn new(pid: i32, also: Option<PathBuf>) -> Self {
         let root = ProcessIdentity::of(pid);
         match root {
             Some(_) => info!("measuring process {pid} and its children"),
@@ -96,25 +127,33 @@ impl ProcessMeter {
                 warn!("there is no process {pid} to measure: reporting a load of 0 until a worker listens")
             }
         }
-        Self { root, window: Window::default(), looked_for: None }
+        Self {
+            worker: TreeMeter::of(root),
+            looked_for: None,
+            also: also.map(|file| (file, TreeMeter::default())),
+        }
     }
 
-    fn measure(&mut self, now: Instant, last: Load, listening: &Listening) -> f64 {
-        if self.root.is_none() {
+    fn measure(&mut self, now: Instant, cores: u32, listening: &Listening) -> f64 {
+        if self.worker.root.is_none() {
             self.follow(listening);
         }
-        let Some(root) = self.root else { return 0.0 };
-        let Some(tree) = process_load::read(root) else {
+        let root = self.worker.root;
+        let worker = self.worker.measure(now, cores);
+        if let (Some(root), None) = (root, worker) {
             warn!("process {} is gone: reporting a load of 0 until a worker listens again", root.pid);
-            self.root = None;
-            self.window = Window::default();
-            return 0.0;
-        };
-        let percent = self.window.load(now, tree, |elapsed, before, after| {
-            let used = after.ticks_since(before) as f64 / procfs::ticks_per_second() as f64;
-            Some((used / elapsed.as_secs_f64() / f64::from(last.cores) * 100.0).clamp(0.0, 100.0))
-        });
-        percent.unwrap_or(last.percent)
+        }
+        (worker.unwrap_or(0.0) + self.measure_also(now, cores)).min(100.0)
+    }
+
+    /// The load of the process that the file names now; 0 if there is none.
+    fn measure_also(&mut self, now: Instant, cores: u32) -> f64 {
+        let Some((file, meter)) = &mut self.also else { return 0.0 };
+        let named = fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok());
+        if meter.root.map(|root| root.pid) != named {
+            *meter = TreeMeter::of(named.and_then(ProcessIdentity::of));
+        }
+        meter.measure(now, cores).unwrap_or(0.0)
     }
 
     /// After a restart of the worker, the process that owns the listening socket is the one to measure.
@@ -123,8 +162,8 @@ impl ProcessMeter {
         if self.looked_for.replace(inode) == Some(inode) {
             return;
         }
-        self.root = linux::holder(inode).and_then(|holder| ProcessIdentity::of(holder.pid));
-        match self.root {
+        self.worker.root = linux::holder(inode).and_then(|holder| ProcessIdentity::of(holder.pid));
+        match self.worker.root {
             Some(root) => info!("a worker listens again: measuring process {} and its children", root.pid),
             None => warn!(
                 "a worker listens again, but its process belongs to another user: its load stays unknown, 0"
@@ -202,7 +241,7 @@ mod tests {
         let mut child =
             std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().expect("sh(1)");
         let start = Instant::now();
-        let mut meter = Meter::new(Measure::Process(i32::try_from(child.id()).expect("a pid")), start);
+        let mut meter = Meter::new(Measure::Process(i32::try_from(child.id()).expect("a pid")), None, start);
         // On a busy machine it may take long until the process has used a tick.
         let mut seen = 0.0;
         while seen == 0.0 && start.elapsed() < Duration::from_secs(30) {
@@ -217,7 +256,7 @@ mod tests {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let listening = WorkerSocket::new(socket.local_addr().expect("bound")).look();
         meter.measure(Instant::now(), &listening);
-        let followed = meter.process.and_then(|process| process.root).map(|root| root.pid);
+        let followed = meter.process.and_then(|process| process.worker.root).map(|root| root.pid);
         assert_eq!(followed, i32::try_from(std::process::id()).ok());
     }
 }

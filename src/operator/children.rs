@@ -13,7 +13,7 @@
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -148,7 +148,7 @@ impl Children {
         }
         let handle = command
             .args(&invocation.arguments)
-            .stdin(Stdio::null())
+            .stdin(if let Part::Burner(_) = part { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::null())
             .stderr(OpenOptions::new().append(true).create(true).open(log)?)
             .process_group(0)
@@ -163,6 +163,15 @@ impl Children {
     /// All children, also those that have ended.
     pub fn iter(&self) -> impl Iterator<Item = &Child> {
         self.list.iter()
+    }
+
+    /// Writes a line to the standard input of this part, if it runs and has one.
+    pub fn write_to(&mut self, part: Part, line: &str) -> io::Result<()> {
+        let child = self.list.iter_mut().find(|child| child.part == part && child.ended.is_none());
+        match child.and_then(|child| child.handle.stdin.as_mut()) {
+            Some(stdin) => stdin.write_all(line.as_bytes()),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
     }
 
     /// The child that is this part, if it was started.
@@ -199,7 +208,7 @@ impl Children {
     /// at once: everything is killed.
     pub fn stop(&mut self, mut wait: impl FnMut(Instant) -> bool) {
         let stages: [(Member, Duration); 3] = [
-            (|part| matches!(part, Part::Daemon(_)), DAEMON_GRACE),
+            (|part| matches!(part, Part::Daemon(_) | Part::Burner(_)), DAEMON_GRACE),
             (|part| matches!(part, Part::Node(_)), NODE_GRACE),
             (|part| matches!(part, Part::Worker(_)), WORKER_GRACE),
         ];

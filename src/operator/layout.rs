@@ -63,6 +63,8 @@ pub enum Part {
     Worker(u16),
     /// `rakit-daemon` of server j, from 1.
     Daemon(u16),
+    /// What keeps server j busy by order of `rakit ctl load`. No order names it, and `pids.json` does not.
+    Burner(u16),
 }
 
 impl Part {
@@ -72,6 +74,7 @@ impl Part {
             Part::Node(id) => format!("node-{id}"),
             Part::Worker(j) => format!("{}/worker", server_name(j)),
             Part::Daemon(j) => format!("{}/daemon", server_name(j)),
+            Part::Burner(j) => format!("{}/burner", server_name(j)),
         }
     }
 
@@ -192,6 +195,11 @@ impl Layout {
     /// The file that lists the process ids.
     pub fn pids_file(&self) -> PathBuf {
         self.dir.join("pids.json")
+    }
+
+    /// Names the process that keeps server `j` busy; its daemon measures that process, too.
+    pub fn load_file(&self, j: u16) -> PathBuf {
+        self.dir.join(format!("{}.load", server_name(j)))
     }
 
     /// Where the control room is, and its token.

@@ -8,7 +8,7 @@
 //! | `layout`, `programs`, `configuration` | ports and files, command lines, `cluster.toml` |
 //! | `children`, `ports` | processes; whether a port is free |
 //! | `order`, `ctl` | what a person may do to the running cluster; `rakit ctl` |
-//! | `control_room`, `steering`, `traffic` | the same at `rakit up`: taking orders, carrying them out; requests at a rate |
+//! | `control_room`, `steering`, `traffic`, `burner` | the same at `rakit up`: taking orders, carrying them out; requests at a rate; load |
 //! | `status` | `rakit status` |
 //! | `transfer` | `rakit transfer` |
 //! | `story` | `rakit story`: all logs as one |
@@ -18,6 +18,7 @@
 //! `rakit node` and `rakit daemon` run the other two programs of the project (see [`programs`]).
 
 mod asking;
+mod burner;
 mod changes;
 mod children;
 mod comparison;
@@ -152,6 +153,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some("node") => return rakit::node::main(rest("rakit-node")),
         Some("daemon") => return rakit::daemon::main(rest("rakit-daemon")),
         Some("leash") => return leash(&arguments[2..]),
+        Some("burner") => {
+            return burner::run()
+                .map_or_else(|error| Failure::other(error.to_string()).tell(), |()| ExitCode::SUCCESS);
+        }
         _ => {}
     }
     let cli: Cli = match program::parse(arguments.iter().cloned()) {

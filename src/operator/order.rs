@@ -47,6 +47,15 @@ pub enum Order {
     Cut(Link),
     /// Undo `cut`
     Heal(Link),
+    /// Keep a server busy, as another program on it would: percent of its processors, 0 to end it
+    Load {
+        /// server-1, or 1
+        #[arg(value_parser = server_number)]
+        server: u16,
+        /// 0 to 100
+        #[arg(value_parser = clap::value_parser!(u8).range(0..=100))]
+        percent: u8,
+    },
     /// Send requests to all nodes in turn, so many per second; 0 to end it
     Requests {
         /// 0 to 1000
@@ -76,6 +85,10 @@ pub struct Link {
 
 fn node_number(text: &str) -> Result<u16, String> {
     number("node-", text)
+}
+
+fn server_number(text: &str) -> Result<u16, String> {
+    number("server-", text)
 }
 
 fn number(prefix: &str, text: &str) -> Result<u16, String> {
@@ -110,6 +123,7 @@ mod tests {
             ("cut node-1 node-2", Order::Cut(two_ways.clone())),
             ("heal 1 2", Order::Heal(two_ways)),
             ("cut 3 --one-way", Order::Cut(Link { node: 3, other: None, one_way: true })),
+            ("load server-2 80", Order::Load { server: 2, percent: 80 }),
             ("requests 20", Order::Requests { per_second: 20, n: N_DEFAULT }),
             ("requests 5 --n 1000", Order::Requests { per_second: 5, n: 1000 }),
         ] {
@@ -122,7 +136,8 @@ mod tests {
 
     #[test]
     fn what_is_no_order_is_refused() {
-        for line in ["kill", "kill node", "kill server-1", "kill node-0", "cut", "requests -1"] {
+        for line in ["kill", "kill node", "kill server-1", "kill node-0", "cut", "load 1 101", "requests -1"]
+        {
             assert!(order(line).is_err(), "{line}");
         }
     }

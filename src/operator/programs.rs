@@ -69,6 +69,10 @@ impl Programs {
                 "rakit-node"
             }
             Part::Daemon(_) => "rakit-daemon",
+            // Its name is an argument, since `rakit` itself is the program.
+            Part::Burner(_) => {
+                return Invocation { program: self.own.clone(), shown_as: None, arguments };
+            }
             Part::Worker(_) => {
                 let worker = Invocation { program: PYTHON.into(), shown_as: None, arguments };
                 return leashed(&self.own, &worker);
@@ -97,6 +101,7 @@ impl Programs {
             Part::Node(_) => (self.own_by_hand.clone(), Some("node")),
             Part::Daemon(_) => (self.own_by_hand.clone(), Some("daemon")),
             Part::Worker(_) => (PathBuf::from(PYTHON), None),
+            Part::Burner(_) => (self.own_by_hand.clone(), None),
         };
         if let Some(word) = word {
             arguments.insert(0, word.into());
@@ -129,7 +134,10 @@ fn arguments(layout: &Layout, part: Part, worker_pid: u32) -> Vec<OsString> {
             layout.worker(j).to_string().into(),
             "--measure".into(),
             format!("process:{worker_pid}").into(),
+            "--measure-also".into(),
+            layout.load_file(j).into_os_string(),
         ],
+        Part::Burner(_) => vec!["burner".into()],
     }
 }
 
@@ -170,7 +178,8 @@ mod tests {
                 "python3 rakit-cluster/worker.py --bind 127.0.0.1 --port 10002 \
                  --log-file rakit-cluster/logs/server-2-worker.log",
                 "target/release/rakit daemon --config rakit-cluster/cluster.toml --server server-2 \
-                 --worker 127.0.0.1:10002 --measure process:77 --log-file rakit-cluster/logs/server-2-daemon.log",
+                 --worker 127.0.0.1:10002 --measure process:77 --measure-also rakit-cluster/server-2.load \
+                 --log-file rakit-cluster/logs/server-2-daemon.log",
             ]
         );
         assert_eq!(programs.ctl(&layout, "start node-3"), "target/release/rakit ctl start node-3");

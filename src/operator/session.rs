@@ -152,6 +152,10 @@ impl Session {
         &self.children
     }
 
+    pub(super) fn children_mut(&mut self) -> &mut Children {
+        &mut self.children
+    }
+
     pub(super) fn steering(&mut self) -> &mut Steering {
         &mut self.steering
     }
@@ -172,7 +176,7 @@ impl Session {
     fn worker_pid(&self, part: Part) -> u32 {
         match part {
             Part::Daemon(j) => self.children.get(Part::Worker(j)).map_or(0, |worker| worker.pid),
-            Part::Node(_) | Part::Worker(_) => 0,
+            Part::Node(_) | Part::Worker(_) | Part::Burner(_) => 0,
         }
     }
 
@@ -246,7 +250,8 @@ impl Session {
     /// Writes `pids.json`, for scripts and demonstrations: the processes that run now. Called after each start and each
     /// death, so that it is true at any time; at the end it is empty.
     pub(super) fn write_pids(&self) -> Result<(), Failure> {
-        let running = self.children.iter().filter(|child| child.ended.is_none());
+        let listed = |part: Part| !matches!(part, Part::Burner(_));
+        let running = self.children.iter().filter(|child| child.ended.is_none() && listed(child.part));
         let pids: serde_json::Map<String, serde_json::Value> =
             running.map(|child| (child.part.name(), child.pid.into())).collect();
         let path = self.layout.pids_file();
@@ -528,6 +533,7 @@ fn reason(log: &std::path::Path, part: Part) -> Option<String> {
         Part::Node(_) => "rakit-node: ",
         Part::Daemon(_) => "rakit-daemon: ",
         Part::Worker(_) => "worker.py: ",
+        Part::Burner(_) => "rakit: ",
     };
     let words = last_words(log).ok()?;
     words.iter().rev().find_map(|line| line.strip_prefix(program)).map(clean)

@@ -11,12 +11,13 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 use rakit::http::client::{Client, ClientTimeouts};
 use rakit::protocol::path;
+use rakit::storage;
 use rustix::process::Signal;
 
 use super::Failure;
 use super::children::Child;
 use super::control_room::Done;
-use super::layout::Part;
+use super::layout::{Part, server_name, shown};
 use super::order::{Link, Order};
 use super::session::Session;
 use super::traffic::Traffic;
@@ -73,6 +74,7 @@ impl Session {
             Order::Resume { name } => self.pause(name, false),
             Order::Cut(link) => return self.cut(&link, true, outcome),
             Order::Heal(link) => return self.cut(&link, false, outcome),
+            Order::Load { server, percent } => self.put_load(server, percent),
             Order::Requests { per_second, n } => self.send_requests(per_second, n),
         };
         answer(&outcome, done);
@@ -92,7 +94,7 @@ impl Session {
         let layout = self.layout();
         let (number, count, what) = match part {
             Part::Node(id) => (id, layout.nodes, "nodes"),
-            Part::Worker(j) | Part::Daemon(j) => (j, layout.servers, "servers"),
+            Part::Worker(j) | Part::Daemon(j) | Part::Burner(j) => (j, layout.servers, "servers"),
         };
         if number <= count { Ok(()) } else { Err(format!("there are {count} {what}, so no {}", part.name())) }
     }
@@ -190,6 +192,25 @@ impl Session {
         if let Err(error) = told {
             self.tell(&format!("the system gives no thread: {error}"));
         }
+    }
+
+    /// The process that makes the load starts with the first such order, and stays.
+    fn put_load(&mut self, server: u16, percent: u8) -> Done {
+        let burner = Part::Burner(server);
+        if self.running(burner).is_err() {
+            self.check(burner)?;
+            self.start_part(burner).map_err(|Failure { line, .. }| line)?;
+            let pid = self.running(burner)?.pid;
+            let path = self.layout().load_file(server);
+            storage::replace(&path, format!("{pid}\n").as_bytes())
+                .map_err(|error| format!("{}: can't be written: {error}", shown(&path)))?;
+        }
+        self.children_mut()
+            .write_to(burner, &format!("{percent}\n"))
+            .map_err(|error| format!("{} takes no order: {error}", burner.name()))?;
+        let line = format!("{} is kept busy with {percent} % of its processors", server_name(server));
+        self.tell(&line);
+        Ok(line)
     }
 
     fn send_requests(&mut self, per_second: u32, n: u64) -> Done {

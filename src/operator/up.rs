@@ -139,7 +139,7 @@ fn started_by_hand(layout: &Layout, part: Part) -> Option<i32> {
         Part::Node(id) => (layout.public(id), ["--id".to_string(), id.to_string()]),
         Part::Worker(j) => (layout.worker(j), ["--port".to_string(), layout.worker(j).port().to_string()]),
         // A daemon holds no port, and disturbs nobody but the daemon that is started beside it.
-        Part::Daemon(_) => return None,
+        Part::Daemon(_) | Part::Burner(_) => return None,
     };
     let holder = ports::holder(address.port())?;
     let line = procfs::process::Process::new(holder.pid).ok()?.cmdline().ok()?;

@@ -663,3 +663,33 @@ fn requests_are_sent_at_a_rate_until_it_is_zero() {
     ordered(dir.path(), "requests 0");
     assert_eq!(up.stop(Signal::TERM).code(), Some(0));
 }
+
+/// The load is real, and the daemon measures it: the nodes agree on it, and choose the other server.
+#[test]
+fn load_on_a_server_is_agreed_on_and_sends_requests_elsewhere() {
+    let dir = temporary();
+    let base = base_port(1, 2);
+    let mut up = Up::start(dir.path(), &["--nodes", "1", "--servers", "2", "--base-port", &base.to_string()]);
+    up.ready();
+    let pids = up.pids();
+    let cpu = || status(base + 1).and_then(|status| status["servers"][0]["cpu"].as_f64());
+    ordered(dir.path(), "load server-1 60");
+    eventually("the load is agreed on", || cpu().filter(|cpu| *cpu > 20.0));
+    assert_eq!(up.pids(), pids, "what makes the load is no part of the cluster");
+    for _ in 0..5 {
+        get(base + 1, "/1000").expect("an answer");
+    }
+    let log = fs::read_to_string(dir.path().join("logs/node-1.log")).expect("its log");
+    assert!(!log.contains("answered by server-1"), "{log}");
+    ordered(dir.path(), "load server-1 0");
+    eventually("the load is gone", || cpu().filter(|cpu| *cpu < 5.0));
+    // Whatever makes the load, it ends with `rakit up`.
+    ordered(dir.path(), "load server-1 10");
+    up.child.kill().expect("it runs");
+    eventually("nobody is left", || processes_of(dir.path()).is_empty().then_some(()));
+    let burners = || {
+        let all = procfs::process::all_processes().expect("/proc can be read").flatten();
+        all.filter_map(|process| process.cmdline().ok()).filter(|line| line == &[RAKIT, "burner"]).count()
+    };
+    eventually("the burner has ended", || (burners() == 0).then_some(()));
+}
