@@ -46,7 +46,7 @@ use super::recovery::{RecoveredNode, recover};
 use super::running::RunningNode;
 use super::shared::Shared;
 use crate::config::{Config, Node};
-use crate::http::{Limits, Server, Service};
+use crate::http::{Limits, MakesRoom, Server, Service};
 use crate::linux::{BootClock, random_u64};
 use crate::program;
 use crate::signing::Secret;
@@ -82,9 +82,10 @@ pub fn start(
     // The listeners, each with a thread per connection. They are bound before the loop starts, so that a node that is
     // elected can be reached.
     let limits = listener_limits(program::descriptor_limit());
-    let of_cluster = Limits { strangers_make_room: true, ..limits.clone() };
+    let of_cluster = Limits { makes_room: MakesRoom::Strangers, ..limits.clone() };
+    let of_public = Limits { makes_room: MakesRoom::LargestSource, ..limits };
     let cluster = listen("cluster", node.cluster, &of_cluster, shared.cluster_service(&inbox, &stopping))?;
-    let public = listen("public", node.public, &limits, shared.public_service(&inbox, &forwarder))?;
+    let public = listen("public", node.public, &of_public, shared.public_service(&inbox, &forwarder))?;
     info!(
         "start: node {} listens for clients at {}, for nodes and daemons at {}",
         node.id,

@@ -26,13 +26,24 @@ pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 /// Memory for the bodies of all requests at a time: two of the longest (an append's), and as many again for reports.
 pub const BODIES_BYTES_MAX: usize = 64 << 20;
 
+/// Which connection is cut off for a new one when all are taken: see `admission.rs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MakesRoom {
+    /// None: the new one is turned away.
+    Nobody,
+    /// The oldest that has not yet brought a valid request.
+    Strangers,
+    /// One of the source that has the most.
+    LargestSource,
+}
+
 /// The bounds of one listener. `Default` gives the constants of this module.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Connections open at once; 1 or more. Beyond it: 503 with Retry-After.
     pub connections_max: usize,
-    /// Whether a connection that has not yet brought a valid request makes room for a new one when all are taken.
-    pub strangers_make_room: bool,
+    /// Which connection makes room for a new one when all are taken.
+    pub makes_room: MakesRoom,
     /// Bytes of all bodies at a time. Beyond it: 503 with Retry-After. Half of it for connections that have not yet
     /// brought a valid request.
     pub bodies_bytes_max: usize,
@@ -60,7 +71,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             connections_max: CONNECTIONS_MAX,
-            strangers_make_room: false,
+            makes_room: MakesRoom::Nobody,
             bodies_bytes_max: BODIES_BYTES_MAX,
             head_bytes_max: HEAD_BYTES_MAX,
             headers_max: HEADERS_MAX,

@@ -25,7 +25,7 @@ mod tally;
 pub mod worker_client;
 
 pub use connection::BODY_STEP_BYTES;
-pub use limits::Limits;
+pub use limits::{Limits, MakesRoom};
 pub use message::{ClientHandle, Request, Response};
 pub use server::Server;
 pub use service::{Acceptance, Ruling, Service};

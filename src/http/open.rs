@@ -29,6 +29,14 @@ impl Open {
         }
     }
 
+    /// Whether it waits for a request of which no byte has come.
+    pub(super) fn is_idle(&self) -> bool {
+        let mut byte = [0_u8; 1];
+        self.idle.load(Ordering::SeqCst)
+            && recv(&self.stream, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT)
+                .map_or(true, |(_, count)| count == 0)
+    }
+
     /// Ends the connection at once, also in the middle of a request.
     pub(super) fn cut(&self) {
         let _ = self.stream.shutdown(Shutdown::Both);

@@ -13,7 +13,7 @@
 //! Follows `accept(2)` (which errors are the connection's and which the machine's), `listen(2)`, `socket(7)`,
 //! `shutdown(2)`; RFC 9110 section 15.6.4 and 10.2.3 (503 with Retry-After).
 
-use super::admission::{Admission, Entry};
+use super::admission::{Admission, Entry, Source};
 use super::body_budget::BodyBudget;
 use super::connection::{self, Context};
 use super::head::HEADERS_MAX;
@@ -89,7 +89,7 @@ impl Server {
         assert!((1..=HEADERS_MAX).contains(&limits.headers_max), "headers_max is 1 to {HEADERS_MAX}");
         let listener = Arc::new(listen(address)?);
         let local_addr = listener.local_addr()?;
-        let state = Connections::new(Admission::new(limits.connections_max, limits.strangers_make_room));
+        let state = Connections::new(Admission::new(limits.connections_max, limits.makes_room));
         let shared = Arc::new(ServerShared {
             name: name.to_owned(),
             bodies: BodyBudget::new(limits.bodies_bytes_max),
@@ -354,21 +354,23 @@ impl Door {
         }
         state.last_id += 1;
         let id = state.last_id;
-        let entry = state.admission.enter(id);
+        let Connections { admission, open, .. } = &mut *state;
+        let entry =
+            admission.enter(id, Source::of(peer.ip()), |id| open.get(&id).is_some_and(|open| open.is_idle()));
         if entry != Entry::Free
             && let Some(held_back) = self.full.allow(Instant::now())
         {
             let (name, places) = (&shared.name, shared.limits.connections_max);
-            let fate = if entry == Entry::Full { "is turned away" } else { "takes a stranger's place" };
+            let fate = if entry == Entry::Full { "is turned away" } else { "takes another's place" };
             log::warn!(
                 "{name}: {places} connections are open, the most allowed: {peer} {fate} ({held_back} more like it)"
             );
         }
         match entry {
             Entry::Free => {}
-            Entry::InsteadOf(stranger) => {
-                shared.tally.strangers_cut.add_one();
-                state.open.get(&stranger).iter().for_each(|open| open.cut());
+            Entry::InsteadOf(victim) => {
+                shared.tally.cut_for_room.add_one();
+                state.open.get(&victim).iter().for_each(|open| open.cut());
             }
             Entry::Full => {
                 drop(state);

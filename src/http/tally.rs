@@ -13,8 +13,8 @@ pub struct Counters {
     pub accepted: u64,
     /// Connections answered with 503: the cap was reached, or no thread or descriptor was left.
     pub turned_away: u64,
-    /// Connections cut off because a new one needed their place, before they had brought a valid request.
-    pub strangers_cut: u64,
+    /// Connections cut off because a new one needed their place.
+    pub cut_for_room: u64,
     /// Requests with a valid head.
     pub requests: u64,
     /// Requests refused for breaking the protocol or a limit.
@@ -49,7 +49,7 @@ impl Count {
 pub(super) struct Tally {
     pub(super) accepted: Count,
     pub(super) turned_away: Count,
-    pub(super) strangers_cut: Count,
+    pub(super) cut_for_room: Count,
     pub(super) requests: Count,
     pub(super) refusals: Count,
     pub(super) idle_closed: Count,
@@ -65,7 +65,7 @@ impl Tally {
             threads: threads as u64,
             accepted: self.accepted.get(),
             turned_away: self.turned_away.get(),
-            strangers_cut: self.strangers_cut.get(),
+            cut_for_room: self.cut_for_room.get(),
             requests: self.requests.get(),
             refusals: self.refusals.get(),
             idle_closed: self.idle_closed.get(),

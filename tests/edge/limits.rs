@@ -2,7 +2,7 @@
 //! senseless clients come, a good client must still be served.
 
 use rakit::http::message::{json, text};
-use rakit::http::{Limits, Server, Service};
+use rakit::http::{Limits, MakesRoom, Server, Service};
 use rakit::http::{Request, Response};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -431,6 +431,47 @@ fn beyond_the_cap_clients_are_told_at_once_and_cost_no_thread() {
     drop(held);
     eventually("the others have gone", || server.counters().connections_open == 0);
     get_ok(&server);
+}
+
+/// A connection from this address of the machine.
+fn connect_from(ip: [u8; 4], server: &Server) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from((ip, 0)).into()).expect("an address of loopback");
+    socket.connect(&server.local_addr().into()).expect("connects");
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).expect("has a time-out");
+    stream.set_write_timeout(Some(PATIENCE)).expect("has a time-out");
+    stream
+}
+
+#[test]
+fn a_source_with_all_places_keeps_no_other_source_out() {
+    let limits = Limits { connections_max: 8, makes_room: MakesRoom::LargestSource, ..Limits::default() };
+    let (server, waiting) = start_waiting(limits);
+    let (hog, other) = ([127, 0, 0, 1], [127, 0, 0, 2]);
+    let ask = |mut stream: TcpStream| {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").expect("it is open");
+        status_of(&read_to_close(&stream))
+    };
+    let idle: Vec<TcpStream> = (0..8).map(|_| connect_from(hog, &server)).collect();
+    eventually("all places are taken", || server.counters().connections_open == 8);
+    assert_eq!(ask(connect_from(other, &server)), 200);
+    assert_eq!(
+        ask(connect_from(hog, &server)),
+        200,
+        "idle connections make room for those of the same source, too"
+    );
+    drop(idle);
+    eventually("they have gone", || server.counters().connections_open == 0);
+    // Each with a request in flight. Nothing is idle, and the other source is served all the same.
+    let busy: Vec<TcpStream> = (0..8).map(|_| connect_from(hog, &server)).collect();
+    for mut stream in &busy {
+        stream.write_all(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").expect("it is open");
+    }
+    let go: Vec<Sender<()>> = (0..8).map(|_| waiting.recv_timeout(PATIENCE).expect("it has begun")).collect();
+    assert_eq!(ask(connect_from(other, &server)), 200);
+    assert_eq!(server.counters().turned_away, 0);
+    drop(go);
 }
 
 #[test]

@@ -57,7 +57,7 @@ fn the_request_holds_the_number_and_nothing_of_the_client() {
     let head = head.recv().unwrap().to_ascii_lowercase();
     let mut lines: Vec<&str> = head.trim_end().split("\r\n").collect();
     lines[1..].sort_unstable();
-    assert_eq!(lines, ["get /25 http/1.1", &format!("host: {address}")]);
+    assert_eq!(lines, ["get /25 http/1.1", &format!("host: {address}"), "x-rakit-hop: 1"]);
 }
 
 #[test]
