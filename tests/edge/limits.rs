@@ -475,6 +475,77 @@ fn a_source_with_all_places_keeps_no_other_source_out() {
 }
 
 #[test]
+fn strangers_make_room_and_whoever_has_proven_itself_stays() {
+    let limits = Limits { connections_max: 4, strangers_make_room: true, ..Limits::default() };
+    let server = start(limits);
+    let mut member = connect(&server);
+    let mut answers = BufReader::new(member.try_clone().expect("a second handle"));
+    let mut ask = |server: &Server| {
+        member.write_all(b"GET /member HTTP/1.1\r\nHost: a\r\n\r\n").expect("its connection lives");
+        assert_eq!(read_answer(&mut answers).0, 200, "{:?}", server.counters());
+    };
+    ask(&server);
+    // An answer that refuses proves nothing, however often it is asked for.
+    let mut refused: Vec<TcpStream> = (0..3).map(|_| connect(&server)).collect();
+    for stranger in &mut refused {
+        stranger
+            .write_all(b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\nPOST /parse HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\njunk")
+            .expect("takes it");
+        let mut answers = BufReader::new(&*stranger);
+        assert_eq!([404, 400], [(); 2].map(|()| read_answer(&mut answers).0));
+    }
+    // All places are taken. Each new connection gets one, and the stranger that came first loses it.
+    let silent: Vec<TcpStream> = (0..200).map(|_| connect(&server)).collect();
+    refused.iter().chain(&silent[..197]).for_each(|stranger| assert_eq!(read_to_close(stranger), ""));
+    get_ok(&server);
+    ask(&server);
+    let counters = server.counters();
+    assert_eq!((counters.turned_away, counters.accepted), (0, 205), "{counters:?}");
+    assert!(counters.strangers_cut >= 200, "{counters:?}");
+}
+
+#[test]
+fn where_all_have_proven_themselves_nobody_makes_room() {
+    let limits = Limits { connections_max: 4, strangers_make_room: true, ..Limits::default() };
+    let server = start(limits);
+    let held: Vec<TcpStream> = (0..4).map(|_| connect(&server)).collect();
+    for mut member in &held {
+        member.write_all(b"GET /member HTTP/1.1\r\nHost: a\r\n\r\n").expect("takes it");
+        assert_eq!(read_answer(&mut BufReader::new(member)).0, 200);
+    }
+    assert_eq!(status_of(&read_to_close(&connect(&server))), 503);
+    assert_eq!(server.counters().strangers_cut, 0);
+}
+
+#[test]
+fn all_bodies_together_have_a_bound() {
+    // Room for one body of those who have proven themselves, and for half of one of a stranger.
+    let server = start(Limits { bodies_bytes_max: ECHO_BYTES_MAX, ..Limits::default() });
+    let mut stranger = connect(&server);
+    let head = format!("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: {ECHO_BYTES_MAX}\r\n\r\n");
+    stranger.write_all(head.as_bytes()).expect("takes it");
+    stranger.write_all(&[b'x'; ECHO_BYTES_MAX]).expect("takes it");
+    stranger.shutdown(Shutdown::Write).expect("our own socket");
+    let answer = read_to_close(&stranger);
+    assert!(status_of(&answer) == 503 && answer.contains("\r\nRetry-After: 1\r\n"), "{answer}");
+    eventually("it is closed", || server.counters().connections_open == 0);
+    let mut member = connect(&server);
+    let mut answers = BufReader::new(member.try_clone().expect("a second handle"));
+    let body = vec![b'x'; ECHO_BYTES_MAX];
+    let mut post = |length: usize| {
+        let head = format!("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+        member.write_all(head.as_bytes()).expect("takes it");
+        member.write_all(&body[..length]).expect("takes it");
+        read_answer(&mut answers).0
+    };
+    assert_eq!(post(ECHO_BYTES_MAX / 2), 200);
+    // Now it has proven itself, and its share is given back each time.
+    for _ in 0..3 {
+        assert_eq!(post(ECHO_BYTES_MAX), 200);
+    }
+}
+
+#[test]
 fn threads_are_kept_and_used_again() {
     let server = start(Limits::default());
     for _ in 0..50 {

@@ -309,6 +309,80 @@ fn a_thousand_idle_connections_on_each_address_disturb_nobody() {
     assert_works(&cluster, &worker);
 }
 
+/// Junk that a cluster address answers and, without a secret, does not close the connection for.
+const JUNK: &[u8] =
+    b"POST /report HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 4\r\n\r\njunk";
+
+#[test]
+fn strangers_at_every_cluster_address_keep_no_member_out() {
+    rakit::program::raise_descriptor_limit();
+    for secret in [None, Some("the secret of the whole cluster".to_owned())] {
+        // Each address takes 134 connections.
+        let mut cluster =
+            Cluster::start(ClusterOptions { secret, ulimit: Some("-n 600"), ..ClusterOptions::nodes(3) });
+        let worker = Worker::good(1);
+        cluster.report("s1", &worker, 10.0);
+        let ids = cluster.ids();
+        let mut horde: Vec<TcpStream> =
+            ids.iter().flat_map(|id| connections(cluster.cluster_address(*id), 300)).collect();
+        // Some are silent, some send junk and stay, some announce a body that never comes.
+        for (stranger, stream) in horde.iter_mut().enumerate() {
+            let said = [JUNK, &JUNK[..JUNK.len() - 4], b""][stranger % 3];
+            // Whoever was cut off already cannot be written to.
+            let _ = stream.write_all(said);
+        }
+        // A daemon that comes now, on a new connection, is heard by each node.
+        for id in &ids {
+            let report = Report::new("s2", worker.address(), 5.0);
+            let (status, said) = cluster.post_report(*id, &report).unwrap_or_else(|error| {
+                panic!("node {id} did not hear a daemon: {error}\n{}", cluster.story())
+            });
+            assert!(matches!(status, 200 | 202), "node {id}: {status} {said}");
+        }
+        let leader = cluster.wait_for_leader();
+        cluster.kill9(leader);
+        cluster.wait_for("another leads", || cluster.agreed_leader().filter(|heir| *heir != leader));
+        assert_works(&cluster, &worker);
+        drop(horde);
+    }
+}
+
+/// The most memory that this node ever had, in bytes (proc(5), `VmHWM`).
+fn memory_peak(cluster: &Cluster, id: NodeId) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", cluster.pid(id).expect("it runs")));
+    let status = status.expect("our own child");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB"));
+    peak.and_then(|kilobytes| kilobytes.trim().parse::<u64>().ok()).expect("a number") * 1024
+}
+
+#[test]
+fn a_body_without_a_seal_is_not_read() {
+    let secret = Some("the secret of the whole cluster".to_owned());
+    let cluster = Cluster::start(ClusterOptions { secret, ..calm(1) });
+    let before = memory_peak(&cluster, 1);
+    let head = head("POST", path::APPEND_ENTRIES, "Content-Length: 16777216\r\n");
+    let piece = vec![b'x'; 64 * 1024];
+    let mut held = Vec::new();
+    for _ in 0..10 {
+        let mut stream = connections(cluster.cluster_address(1), 1).remove(0);
+        stream.set_read_timeout(Some(PATIENCE)).expect("our own socket");
+        stream.set_write_timeout(Some(PATIENCE)).expect("our own socket");
+        stream.write_all(head.as_bytes()).expect("room in a fresh socket");
+        // 15 MiB, or until the node has had enough.
+        let _ = (0..240).try_for_each(|_| stream.write_all(&piece));
+        held.push(stream);
+    }
+    let grown = memory_peak(&cluster, 1) - before;
+    assert!(grown < 16 << 20, "ten bodies of strangers took {grown} bytes");
+    // The head is enough for the answer, and then the connection closes.
+    let mut stream = connections(cluster.cluster_address(1), 1).remove(0);
+    stream.set_read_timeout(Some(PATIENCE)).expect("our own socket");
+    stream.write_all(head.as_bytes()).expect("room in a fresh socket");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer, and the end");
+    assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("unsigned: "), "{answer}");
+}
+
 /// Whether the other side has answered or closed.
 fn has_ended(stream: &mut TcpStream) -> bool {
     let mut bytes = [0; 1024];
