@@ -279,9 +279,9 @@ MUTANTS = [
      "            .and_then(|answer| self.believe(newest.as_ref(), to, answer));\n"
      "        self.streams.extend(stream);\n        answer\n"),
     ("E1", "strangers keep their places", ADMISSION,
-     "Some(oldest) if self.strangers_make_room &&", "Some(oldest) if false && self.strangers_make_room &&"),
+     "MakesRoom::Strangers => self.strangers.first().copied(),", "MakesRoom::Strangers => None,"),
     ("E2", "the newest stranger makes room", ADMISSION,
-     "match self.strangers.first() {", "match self.strangers.last() {"),
+     "MakesRoom::Strangers => self.strangers.first().copied(),", "MakesRoom::Strangers => self.strangers.last().copied(),"),
     ("E3", "whoever has proven itself makes room like a stranger", ADMISSION,
      "    pub(super) fn prove(&mut self, id: u64) {\n        self.strangers.remove(&id);\n",
      "    pub(super) fn prove(&mut self, id: u64) {\n        let _ = id;\n"),
@@ -292,7 +292,7 @@ MUTANTS = [
     ("E6", "the memory of a body is never given back", BODIES,
      "fetch_sub(self.bytes, Ordering::Relaxed)", "fetch_sub(0 * self.bytes, Ordering::Relaxed)"),
     ("N5", "on the cluster address nobody makes room", WIRING,
-     "strangers_make_room: true", "strangers_make_room: false"),
+     "makes_room: MakesRoom::Strangers", "makes_room: MakesRoom::Nobody"),
     ("N6", "the cluster address reads the body of what it refuses", SERVICE,
      "                Ruling::Close(self.refused(&refusal))\n",
      "                let opened = self.gate.own_headers();\n"

@@ -42,7 +42,7 @@ pub enum Ruling {
 pub struct Acceptance {
     /// The longest body, in bytes; 0 for none.
     pub body_bytes_max: usize,
-    /// Whether the head proves that the client is no stranger: see [`Limits::strangers_make_room`](super::Limits).
+    /// Whether the head proves that the client is no stranger: see [`MakesRoom::Strangers`](super::MakesRoom).
     pub is_proven: bool,
     /// What [`Service::call`] finds in [`Request::note`].
     pub note: Option<Box<dyn Any + Send>>,

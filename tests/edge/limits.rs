@@ -476,7 +476,7 @@ fn a_source_with_all_places_keeps_no_other_source_out() {
 
 #[test]
 fn strangers_make_room_and_whoever_has_proven_itself_stays() {
-    let limits = Limits { connections_max: 4, strangers_make_room: true, ..Limits::default() };
+    let limits = Limits { connections_max: 4, makes_room: MakesRoom::Strangers, ..Limits::default() };
     let server = start(limits);
     let mut member = connect(&server);
     let mut answers = BufReader::new(member.try_clone().expect("a second handle"));
@@ -501,12 +501,12 @@ fn strangers_make_room_and_whoever_has_proven_itself_stays() {
     ask(&server);
     let counters = server.counters();
     assert_eq!((counters.turned_away, counters.accepted), (0, 205), "{counters:?}");
-    assert!(counters.strangers_cut >= 200, "{counters:?}");
+    assert!(counters.cut_for_room >= 200, "{counters:?}");
 }
 
 #[test]
 fn where_all_have_proven_themselves_nobody_makes_room() {
-    let limits = Limits { connections_max: 4, strangers_make_room: true, ..Limits::default() };
+    let limits = Limits { connections_max: 4, makes_room: MakesRoom::Strangers, ..Limits::default() };
     let server = start(limits);
     let held: Vec<TcpStream> = (0..4).map(|_| connect(&server)).collect();
     for mut member in &held {
@@ -514,7 +514,7 @@ fn where_all_have_proven_themselves_nobody_makes_room() {
         assert_eq!(read_answer(&mut BufReader::new(member)).0, 200);
     }
     assert_eq!(status_of(&read_to_close(&connect(&server))), 503);
-    assert_eq!(server.counters().strangers_cut, 0);
+    assert_eq!(server.counters().cut_for_room, 0);
 }
 
 #[test]
