@@ -118,7 +118,10 @@ impl Peers {
         let Some(peer) = self.peers.iter().find(|peer| peer.id == to) else { return };
         let slot = match request {
             RpcRequest::AppendEntries(_) | RpcRequest::InstallSnapshot(_) => &peer.log,
-            RpcRequest::PreVote(_) | RpcRequest::RequestVote(_) | RpcRequest::TimeoutNow(_) => &peer.election,
+            RpcRequest::PreVote(_)
+            | RpcRequest::RequestVote(_)
+            | RpcRequest::TimeoutNow(_)
+            | RpcRequest::CompareState(_) => &peer.election,
         };
         slot.put((rpc, request));
     }

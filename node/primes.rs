@@ -85,12 +85,17 @@ impl Primes {
         }
         let began = Instant::now();
         let request_id = self.request_id(request);
-        let answer = match parse_n(segment) {
-            None => {
+        let answer = match (parse_n(segment), self.standing.get().contradiction) {
+            (None, _) => {
                 self.counters.count(400, began.elapsed());
                 text(400, N_RULE)
             }
-            Some(n) => {
+            (Some(_), Some(contradiction)) => {
+                self.counters.count(503, began.elapsed());
+                text(503, &contradiction.text(self.id))
+                    .with_header(header("Retry-After", &self.retry_after()))
+            }
+            (Some(n), None) => {
                 let outcome = self.forwarder.prime(n, &request_id, request.client());
                 let took = began.elapsed();
                 let answer = self.deliver(n, &request_id, outcome, took);

@@ -199,8 +199,13 @@ fn log_notice(notice: &ReplicaNotice, id: NodeId) {
             change: Change::WorkerDown | Change::Died | Change::New { evicted: Some(_) },
             ..
         } => warn!("{line}"),
-        ReplicaNotice::Applied { change: Change::Ignored(_), .. } => error!("{line}"),
-        ReplicaNotice::Raft(_) | ReplicaNotice::Applied { .. } | ReplicaNotice::Recovered { .. } => {
+        ReplicaNotice::Applied { change: Change::Ignored(_), .. } | ReplicaNotice::Contradiction(_) => {
+            error!("{line}")
+        }
+        ReplicaNotice::Raft(_)
+        | ReplicaNotice::Applied { .. }
+        | ReplicaNotice::Recovered { .. }
+        | ReplicaNotice::Agrees { .. } => {
             info!("{line}")
         }
     }

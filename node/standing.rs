@@ -29,6 +29,7 @@ impl Default for StandingBoard {
             settled: false,
             last_index: 0,
             snapshot_index: 0,
+            contradiction: None,
             last_contact: None,
             age_at_start: Duration::ZERO,
         });

@@ -84,6 +84,7 @@ impl NodeStatus {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 protocol: PROTOCOL_VERSION,
                 refusals: self.refusals.list(),
+                contradiction: standing.contradiction.map(|contradiction| contradiction.text(self.id)),
                 deaf_to: self.cuts.list(),
                 servers: servers.collect(),
             },
@@ -93,7 +94,9 @@ impl NodeStatus {
     /// `GET /readyz`: 200 once a leader is known and the committed state is applied.
     pub fn readyz(&self) -> Response {
         let standing = self.standing.get();
-        if standing.leader.is_none() {
+        if let Some(contradiction) = standing.contradiction {
+            unready(&contradiction.text(self.id))
+        } else if standing.leader.is_none() {
             unready("no leader is known")
         } else if standing.applied_index < standing.commit_index || !standing.settled {
             unready("the committed state is not applied yet")

@@ -58,6 +58,7 @@ SNAPSHOT, INCOMING, TRANSFER = "src/raft/snapshot.rs", "src/raft/incoming.rs", "
 TRANSITIONS = "src/raft/transitions.rs"
 STORE, RECOVERY, HINT = "src/storage/store.rs", "src/storage/recovery.rs", "src/storage/hint.rs"
 REPORT, TABLE, SILENCE = "src/balancer/report.rs", "src/balancer/table.rs", "src/balancer/silence.rs"
+AGREEMENT = "src/replica/agreement.rs"
 DECISIONS, BATCH, MAIL_FIRST = "src/replica/decisions.rs", "src/replica/batch.rs", "src/replica/mail_first.rs"
 RAFT_LOOP, INBOX, PEERS = "node/raft_loop.rs", "node/inbox.rs", "node/peers.rs"
 WIRING, SERVICE = "node/wiring.rs", "node/cluster_service.rs"
@@ -200,6 +201,14 @@ MUTANTS = [
      "&& *index > shape.last_index()", "&& *index > shape.last_index() + 1_000_000"),
     ("Z3", "zeros before whole lines of an append that nobody acknowledged are refused", RECOVERY,
      "Err(_) if is_unfinished_append(&bytes, offset) => {", "Err(_) if false && is_unfinished_append(&bytes, offset) => {"),
+    ("D1", "a state that differs is not told apart", AGREEMENT,
+     "if *own == said.digest {", "if *own == said.digest || !own.is_empty() {"),
+    ("D2", "a node whose state contradicts a majority campaigns", ELECTION,
+     "        if self.is_barred {\n            return", "        if false && self.is_barred {\n            return"),
+    ("D3", "a leader whose state contradicts a majority leads on", ELECTION,
+     "Role::Leader(_) => self.start_transfer(None),", "Role::Leader(_) => {}"),
+    ("D4", "a state that may be wrong takes the place of the log", DECISIONS,
+     "            && self.contradiction().is_none();", "            ;"),
     ("T1", "a living server is evicted", TABLE,
      "self.servers.values().filter(|record| !record.alive).min_by_key", "self.servers.values().min_by_key"),
     ("R1", "sent before it is durable", DECISIONS,

@@ -17,6 +17,8 @@ pub const APPEND_ENTRIES: &str = "/raft/append-entries";
 pub const INSTALL_SNAPSHOT: &str = "/raft/install-snapshot";
 /// Cluster address: "Start an election at once."
 pub const TIMEOUT_NOW: &str = "/raft/timeout-now";
+/// Cluster address: "My state has this digest."
+pub const COMPARE_STATE: &str = "/raft/compare-state";
 /// Cluster address: the request that a follower keeps open at its leader.
 pub const WATCH: &str = "/raft/watch";
 /// Cluster address: what a node has in flight at each server.
@@ -48,6 +50,7 @@ pub fn of_rpc(request: &RpcRequest) -> &'static str {
         RpcRequest::AppendEntries(_) => APPEND_ENTRIES,
         RpcRequest::InstallSnapshot(_) => INSTALL_SNAPSHOT,
         RpcRequest::TimeoutNow(_) => TIMEOUT_NOW,
+        RpcRequest::CompareState(_) => COMPARE_STATE,
     }
 }
 
@@ -58,9 +61,8 @@ pub fn purposes(path: &str) -> Option<&'static [Purpose]> {
         STREAM => Some(&Purpose::ALL),
         REPORT => Some(&[Purpose::Report]),
         TRANSFER => Some(&[Purpose::Admin]),
-        PRE_VOTE | REQUEST_VOTE | APPEND_ENTRIES | INSTALL_SNAPSHOT | TIMEOUT_NOW | WATCH | IN_FLIGHT => {
-            Some(&[Purpose::Raft])
-        }
+        PRE_VOTE | REQUEST_VOTE | APPEND_ENTRIES | INSTALL_SNAPSHOT | TIMEOUT_NOW | COMPARE_STATE | WATCH
+        | IN_FLIGHT => Some(&[Purpose::Raft]),
         _ => None,
     }
 }

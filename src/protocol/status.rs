@@ -45,6 +45,9 @@ pub struct Status {
     pub protocol: u32,
     /// Other nodes with which it cannot work at present.
     pub refusals: Vec<PeerRefusal>,
+    /// Why this node serves nothing: its state differs from the leader's, or from that of a majority.
+    #[serde(default)]
+    pub contradiction: Option<String>,
     /// In a demonstration: the nodes from which nothing arrives, since somebody ordered so.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deaf_to: Vec<NodeId>,

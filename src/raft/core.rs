@@ -15,8 +15,8 @@ use super::random::Random;
 use super::role::{Role, RoleName};
 use super::settings::{Settings, TERM_JUMP_MAX};
 use super::{
-    Command, Durable, Entry, HardState, Index, NodeId, Notice, Output, Record, ReplyToken, Resolution, RpcId,
-    RpcReply, RpcRequest, SendNow, SendOnceDurable, Snapshot, Term,
+    Command, CompareStateReply, Durable, Entry, HardState, Index, NodeId, Notice, Output, Record, ReplyToken,
+    Resolution, RpcId, RpcReply, RpcRequest, SendNow, SendOnceDurable, Snapshot, StateVerdict, Term,
 };
 
 /// What was in the log when an output with `durable` was handed out.
@@ -45,6 +45,8 @@ pub struct Raft {
     /// The greatest commit index that a leader has told, also if this node's log does not reach so far yet.
     pub(super) leader_commit: Index,
     pub(super) role: Role,
+    /// Its state contradicts that of a majority: it must not lead.
+    pub(super) is_barred: bool,
     /// The leader that this node follows (itself, if it leads).
     pub(super) leader: Option<NodeId>,
     /// When this node last heard from a living leader; `None` if never, or if it has reason to think it dead. While it
@@ -95,6 +97,7 @@ impl Raft {
             applied_index: base_index,
             leader_commit: 0,
             role: Role::Follower,
+            is_barred: false,
             leader: None,
             leader_contact: None,
             election_deadline: now,
@@ -139,6 +142,7 @@ impl Raft {
             Event::LeaderGone { leader } => self.leader_gone(leader),
             Event::PeerReset { peer } => self.peer_reset(peer),
             Event::Transfer { to } => self.start_transfer(to),
+            Event::Barred { barred } => self.bar(barred),
         }
         self.assert_invariants();
     }
@@ -190,6 +194,12 @@ impl Raft {
             RpcRequest::TimeoutNow(arguments) => {
                 RpcReply::TimeoutNow(self.receive_timeout_now(from, arguments))
             }
+            // The core has no state to compare. The replica answers before it asks the core.
+            RpcRequest::CompareState(arguments) => RpcReply::CompareState(CompareStateReply {
+                term: self.hard_state.term,
+                index: arguments.index,
+                verdict: StateVerdict::Unknown,
+            }),
         };
         self.output.send_once_durable.push(SendOnceDurable::Reply { to: from, token, reply });
     }
@@ -205,6 +215,7 @@ impl Raft {
             RpcReply::AppendEntries(reply) => reply.term,
             RpcReply::InstallSnapshot(reply) => reply.term,
             RpcReply::TimeoutNow(reply) => reply.term,
+            RpcReply::CompareState(reply) => reply.term,
         };
         if term > self.hard_state.term {
             if self.plausible_term(from, term) {
@@ -217,7 +228,7 @@ impl Raft {
             RpcReply::RequestVote(reply) => self.receive_vote_reply(from, reply),
             RpcReply::AppendEntries(reply) => self.receive_append_reply(from, rpc, reply),
             RpcReply::InstallSnapshot(reply) => self.receive_install_reply(from, rpc, reply),
-            RpcReply::TimeoutNow(_) => {}
+            RpcReply::TimeoutNow(_) | RpcReply::CompareState(_) => {}
         }
     }
 
@@ -344,7 +355,8 @@ impl Raft {
         }
     }
 
-    pub(super) fn peers(&self) -> impl Iterator<Item = NodeId> + use<> {
+    /// The other members.
+    pub fn peers(&self) -> impl Iterator<Item = NodeId> + use<> {
         let id = self.settings.id;
         self.settings.voters.clone().into_iter().filter(move |voter| *voter != id)
     }

@@ -35,6 +35,9 @@ impl Raft {
     /// there is no viable leader and begins an election". Here it first asks whether it could win one (thesis 9.6): a
     /// node that was cut off raises no terms and deposes nobody when it comes back.
     pub(super) fn election_timed_out(&mut self) {
+        if self.is_barred {
+            return self.wait_barred();
+        }
         let reason = match (&self.role, self.quick_rounds, self.leader) {
             (Role::Follower, 1.., Some(leader)) => {
                 format!("the process of node {leader}, the leader, seems to have died")
@@ -45,6 +48,28 @@ impl Raft {
             (Role::Leader(_), ..) => unreachable!("a leader has no election timeout"),
         };
         self.begin_pre_vote(reason);
+    }
+
+    /// A node whose state contradicts that of a majority must not lead. It goes on voting and storing: the quorum must not
+    /// die of it.
+    pub(super) fn bar(&mut self, barred: bool) {
+        self.is_barred = barred;
+        if !barred {
+            return;
+        }
+        match self.role {
+            Role::Leader(_) => self.start_transfer(None),
+            Role::PreCandidate { .. } | Role::Candidate { .. } => self.wait_barred(),
+            Role::Follower => {}
+        }
+    }
+
+    /// The time has come to campaign, and another node must do it.
+    fn wait_barred(&mut self) {
+        self.quick_rounds = 0;
+        let reason = "its state contradicts that of a majority, so it does not campaign";
+        self.become_follower(self.hard_state.term, None, reason.into());
+        self.reset_election_timer();
     }
 
     /// The connection that watched the leader's process was closed, and nobody listens there any more. This is

@@ -64,6 +64,12 @@ pub enum Event {
         /// The peer.
         peer: NodeId,
     },
+    /// Whether this node's state contradicts that of a majority. A node that is barred votes and stores as before, but never
+    /// campaigns; a leader hands over or steps down.
+    Barred {
+        /// From now on.
+        barred: bool,
+    },
     /// Hand leadership over: to this node, or to the one that is furthest along.
     Transfer {
         /// The wished successor.

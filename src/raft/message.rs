@@ -177,6 +177,8 @@ pub enum RpcRequest {
     InstallSnapshot(InstallSnapshot),
     /// "Start an election at once": the last step of a transfer of leadership (thesis 3.10).
     TimeoutNow(TimeoutNow),
+    /// "My state has this digest." It is the replica's business, not the core's: `src/replica/agreement.rs`.
+    CompareState(CompareState),
 }
 
 /// The answer to an [`RpcRequest`] of the same name.
@@ -193,6 +195,8 @@ pub enum RpcReply {
     InstallSnapshot(InstallReply),
     /// To `TimeoutNow`.
     TimeoutNow(TimeoutNowReply),
+    /// To `CompareState`.
+    CompareState(CompareStateReply),
 }
 
 /// Arguments of `RequestVote`, and of `PreVote`, where `term` is the term that the sender would campaign in.
@@ -328,4 +332,44 @@ pub struct TimeoutNowReply {
     pub term: Term,
     /// Whether it starts an election.
     pub accepted: bool,
+}
+
+/// Arguments of `CompareState`: a leader names the digest of its state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CompareState {
+    /// The leader's term.
+    pub term: Term,
+    /// Who leads.
+    pub leader_id: NodeId,
+    /// The applied index that the digest belongs to.
+    pub index: Index,
+    /// The digest of the leader's state as of `index`.
+    pub digest: String,
+    /// A majority of the nodes, the leader included, has this same digest.
+    pub by_majority: bool,
+}
+
+/// Result of `CompareState`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CompareStateReply {
+    /// The follower's current term.
+    pub term: Term,
+    /// The index that was spoken of.
+    pub index: Index,
+    /// What the follower found.
+    pub verdict: StateVerdict,
+}
+
+/// How a follower's state compares with its leader's at one index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StateVerdict {
+    /// The digests are equal.
+    Same,
+    /// The digests differ: one of the two nodes has a wrong state.
+    Differs,
+    /// The follower knows no digest of its own at that index, or does not follow the sender.
+    Unknown,
 }

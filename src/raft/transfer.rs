@@ -58,16 +58,21 @@ impl Raft {
         let now = self.now;
         let Role::Leader(leader) = &mut self.role else { return };
         if let Some(transfer) = leader.transfer.take_if(|transfer| now >= transfer.deadline) {
-            let text =
-                format!("node {} did not take over in time; node {} leads on", transfer.to, self.settings.id);
-            self.transfer_notice(text);
+            let (to, own, term) = (transfer.to, self.settings.id, self.hard_state.term);
+            if self.is_barred {
+                let reason =
+                    format!("its state contradicts that of a majority, and node {to} did not take over");
+                return self.become_follower(term, None, reason);
+            }
+            self.transfer_notice(format!("node {to} did not take over in time; node {own} leads on"));
         }
     }
 
     /// At the target: "this has the same effect as the target server's election timer firing". No PreVote: the leader
     /// itself asks for this election, and the voters are told so.
     pub(super) fn receive_timeout_now(&mut self, from: NodeId, arguments: TimeoutNow) -> TimeoutNowReply {
-        let current = from == arguments.leader_id
+        let current = !self.is_barred
+            && from == arguments.leader_id
             && arguments.term == self.hard_state.term
             && self.leader == Some(from)
             && !matches!(self.role, Role::Leader(_));
@@ -75,6 +80,11 @@ impl Raft {
             self.begin_election(true, format!("node {from}, the leader, hands over to it"));
         }
         TimeoutNowReply { term: self.hard_state.term, accepted: current }
+    }
+
+    /// Whether this node leads and hands leadership over.
+    pub fn is_handing_over(&self) -> bool {
+        matches!(&self.role, Role::Leader(leader) if leader.transfer.is_some())
     }
 
     fn transfer_notice(&mut self, text: String) {

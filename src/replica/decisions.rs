@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use super::agreement::{Agreement, CHECKPOINT_ENTRIES, Contradiction, Judged};
 use super::batch::{Batch, Reporter};
 use super::effect::{Effect, ReportOutcome, Standing, Write};
 use super::input::{Input, Unread};
@@ -13,9 +14,13 @@ use super::notice::ReplicaNotice;
 use super::recovery::Recovery;
 use crate::balancer::{Change, Dead, Report, ServerCommand, ServerTable, SilenceDetector};
 use crate::raft::{
-    self, Apply, Command, Entry, Event, HardState, Index, NodeId, Output, ProposalId, Raft, ReplyToken,
-    Resolution, SendNow, SendOnceDurable, Snapshot, Term,
+    self, Apply, Command, CompareState, CompareStateReply, Entry, Event, HardState, Index, NodeId, Output,
+    ProposalId, Raft, ReplyToken, Resolution, RpcId, RpcReply, RpcRequest, SendNow, SendOnceDurable,
+    Snapshot, StateVerdict, Term,
 };
+
+/// Names the requests of the replica itself, which the core does not know. The core's own begin with 1.
+const NO_RPC: RpcId = 0;
 
 /// The commit hint is written no more often than this. It costs some microseconds, so a busy loop does not feel it; what
 /// a killed node forgets is at most so old.
@@ -41,6 +46,7 @@ pub struct Replica<P, D> {
     /// The replicated state, as of its applied index.
     table: ServerTable,
     recovery: Recovery,
+    agreement: Agreement,
     silence: SilenceDetector,
     snapshot_entries: u64,
     /// The newest time that the driver told.
@@ -138,6 +144,7 @@ impl<P, D> Replica<P, D> {
             recovery: Recovery::new(raft.log().last_index()),
             raft,
             table,
+            agreement: Agreement::default(),
             silence: SilenceDetector::new(server_timeout),
             snapshot_entries,
             now,
@@ -187,6 +194,11 @@ impl<P, D> Replica<P, D> {
                 self.verdicts.read_one();
                 return self.receive_report(report, command, caller);
             }
+            Input::Request { from, incarnation, request: RpcRequest::CompareState(said), caller } => {
+                self.note_incarnation(from, incarnation);
+                self.tick.read_one();
+                return self.compare(from, &said, caller);
+            }
             Input::Request { from, incarnation, request, caller } => {
                 self.note_incarnation(from, incarnation);
                 let token = self.next_token;
@@ -196,6 +208,9 @@ impl<P, D> Replica<P, D> {
             }
             Input::Reply { from, incarnation, rpc, reply } => {
                 self.note_incarnation(from, incarnation);
+                if let RpcReply::CompareState(reply) = reply {
+                    self.judged(from, reply);
+                }
                 Event::Reply { from, rpc, reply }
             }
             Input::Lost { to, rpc } => Event::Lost { to, rpc },
@@ -218,6 +233,68 @@ impl<P, D> Replica<P, D> {
         {
             self.notice(ReplicaNotice::PeerReset { peer, before, now: incarnation });
             self.step(Event::PeerReset { peer });
+        }
+    }
+
+    /// A leader names the digest of its state.
+    fn compare(&mut self, from: NodeId, said: &CompareState, caller: P) {
+        let term = self.raft.hard_state().term;
+        let is_leader = self.raft.leader() == Some(from) && said.term == term && said.leader_id == from;
+        let mut verdict = StateVerdict::Unknown;
+        if is_leader {
+            let before = self.agreement.contradiction(term);
+            let (found, news) = self.agreement.compare(said);
+            verdict = found;
+            self.contradicted(news);
+            if before.is_some() && verdict == StateVerdict::Same {
+                self.step(Event::Barred { barred: false });
+                self.notice(ReplicaNotice::Agrees { index: said.index });
+            }
+        }
+        // It promises nothing that the disk must remember.
+        let reply = RpcReply::CompareState(CompareStateReply { term, index: said.index, verdict });
+        self.ready.push_back(Effect::Reply { caller, reply });
+    }
+
+    /// A follower has compared.
+    fn judged(&mut self, from: NodeId, reply: CompareStateReply) {
+        let term = self.raft.hard_state().term;
+        if !self.raft.is_leader() || reply.term != term {
+            return;
+        }
+        let leader = (self.raft.id(), term, self.raft.majority());
+        match self.agreement.judged(from, reply.index, reply.verdict, leader) {
+            Judged::Nothing => {}
+            Judged::OwnStateIsWrong(found) => self.contradicted(Some(found)),
+            Judged::TheirStateIsWrong(said) => self.say(from, said),
+        }
+    }
+
+    fn contradicted(&mut self, news: Option<Contradiction>) {
+        let Some(found) = news else { return };
+        self.notice(ReplicaNotice::Contradiction(found));
+        if found.by_majority {
+            self.step(Event::Barred { barred: true });
+        }
+    }
+
+    /// While leadership is handed over, nothing may take the place of the request that does it.
+    fn say(&mut self, to: NodeId, said: CompareState) {
+        if !self.raft.is_handing_over() {
+            let request = RpcRequest::CompareState(said);
+            self.ready.push_back(Effect::Send { to, rpc: NO_RPC, request });
+        }
+    }
+
+    /// Names the digest of this leader's state to all followers, if it is time.
+    fn name_if_due(&mut self) {
+        let (id, majority) = (self.raft.id(), self.raft.majority());
+        if self.raft.is_leader()
+            && let Some(said) = self.agreement.name(self.now, self.raft.hard_state().term, id, majority)
+        {
+            for peer in self.raft.peers() {
+                self.say(peer, said.clone());
+            }
         }
     }
 
@@ -266,6 +343,7 @@ impl<P, D> Replica<P, D> {
             self.propose(proposal.command, Waiting::Reporters { server, reporters: proposal.reporters });
         }
         self.judge_silence(unread.reports);
+        self.name_if_due();
         let is_due = self.now >= self.raft.deadline();
         if self.tick.decide(self.now, is_due, unread.messages).is_some() {
             self.step(Event::Tick);
@@ -423,7 +501,10 @@ impl<P, D> Replica<P, D> {
     fn compact_if_due(&mut self) -> bool {
         let applied = self.raft.applied_index();
         // While something waits for the disk, the table may be behind the core's applied index.
-        let is_due = self.held.is_empty() && applied - self.raft.snapshot_index() >= self.snapshot_entries;
+        // A state that may be wrong must not take the place of the log that it came from.
+        let is_due = self.held.is_empty()
+            && applied - self.raft.snapshot_index() >= self.snapshot_entries
+            && self.contradiction().is_none();
         if is_due {
             let state = self.table.to_snapshot();
             self.step(Event::Compact { at: applied, state });
@@ -460,6 +541,9 @@ impl<P, D> Replica<P, D> {
             match step {
                 Apply::Entry(entry) => {
                     let change = self.table.apply(&entry);
+                    if entry.index.is_multiple_of(CHECKPOINT_ENTRIES) {
+                        self.agreement.note(entry.index, self.table.digest());
+                    }
                     if let Some(Waiting::Reporters { server, reporters }) = proposed.remove(&entry.index) {
                         self.answer_applied(&entry, &change, &server, reporters);
                     }
@@ -471,6 +555,7 @@ impl<P, D> Replica<P, D> {
                 Apply::Restore(snapshot) => match ServerTable::from_snapshot(&snapshot.state) {
                     Ok(table) => {
                         self.table = table;
+                        self.agreement.replaced();
                         self.recovery.restored(self.table.applied_index());
                     }
                     // Unreachable: the core asked `ServerTable::check_snapshot` before it took the snapshot
@@ -528,6 +613,10 @@ impl<P, D> Replica<P, D> {
         &self.table
     }
 
+    fn contradiction(&self) -> Option<Contradiction> {
+        self.agreement.contradiction(self.raft.hard_state().term)
+    }
+
     /// How this node stands in the consensus.
     pub fn standing(&self) -> Standing {
         let (raft, hard_state) = (&self.raft, self.raft.hard_state());
@@ -542,6 +631,7 @@ impl<P, D> Replica<P, D> {
                 && raft.log().term_at(self.table.applied_index()) == Some(hard_state.term),
             last_index: raft.log().last_index(),
             snapshot_index: raft.snapshot_index(),
+            contradiction: self.contradiction(),
             last_contact: self.last_contact,
             age_at_start: self.age_at_start,
         }

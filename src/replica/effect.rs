@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::agreement::Contradiction;
 use super::notice::ReplicaNotice;
 use crate::balancer::Stamp;
 use crate::raft::{Durable, Index, NodeId, RoleName, RpcId, RpcReply, RpcRequest, Term};
@@ -112,6 +113,8 @@ pub struct Standing {
     pub last_index: Index,
     /// The end of its snapshot.
     pub snapshot_index: Index,
+    /// Its state contradicts another one: it serves nothing.
+    pub contradiction: Option<Contradiction>,
     /// When it last had word of a working leader (as leader: of a majority), since the node's start; `None` before the
     /// first word.
     pub last_contact: Option<Duration>,

@@ -42,8 +42,10 @@
 //! | `decisions.rs` | the decisions, in the order in which they are made |
 //! | `batch.rs` | how the reports of one batch become proposals |
 //! | `notice.rs`, `recovery.rs` | what a person reads in the log file, and what is old news after a start |
+//! | `agreement.rs` | whether the nodes' states are the same |
 //! | `mail_first.rs` | why nothing is decided by the clock before the mail is read |
 
+mod agreement;
 mod batch;
 mod decisions;
 mod effect;
@@ -52,6 +54,7 @@ mod mail_first;
 mod notice;
 mod recovery;
 
+pub use agreement::Contradiction;
 pub use decisions::{Replica, ReplicaSettings};
 pub use effect::{Effect, ReportOutcome, Standing, Write};
 pub use input::{Input, Unread};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::agreement::Contradiction;
 use crate::balancer::{Change, Dead, ServerCommand, ServerTable};
 use crate::raft::{self, Entry, Index, NodeId, Resolution};
 
@@ -37,6 +38,13 @@ pub enum ReplicaNotice {
         entry: Entry,
         /// What it changed.
         change: Change,
+    },
+    /// This node's state differs from the leader's, or from that of a majority.
+    Contradiction(Contradiction),
+    /// It is again the same as the leader's.
+    Agrees {
+        /// As of this index.
+        index: Index,
     },
     /// The table is what it was before the start, or what the leader's snapshot says.
     Recovered {
@@ -79,6 +87,12 @@ impl ReplicaNotice {
                 format!("the proposal that server {} is dead was not committed: {resolution:?}", dead.server)
             }
             Self::Applied { entry, change } => applied(entry, change),
+            Self::Contradiction(contradiction) => {
+                format!("contradiction: {}", contradiction.text(id))
+            }
+            Self::Agrees { index } => {
+                format!("contradiction: the state of node {id} is the leader's again, as of index {index}")
+            }
             Self::Recovered { index, alive, dead } => {
                 let are = if *alive == 1 { " is" } else { "s are" };
                 format!(

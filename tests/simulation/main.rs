@@ -10,6 +10,7 @@
 
 #![allow(clippy::too_many_arguments)]
 
+mod agreement;
 mod coverage;
 mod daemon;
 mod disk;

@@ -18,7 +18,10 @@ impl Purpose {
     pub fn of(request: &RpcRequest) -> Self {
         match request {
             RpcRequest::AppendEntries(_) | RpcRequest::InstallSnapshot(_) => Self::Log,
-            RpcRequest::PreVote(_) | RpcRequest::RequestVote(_) | RpcRequest::TimeoutNow(_) => Self::Election,
+            RpcRequest::PreVote(_)
+            | RpcRequest::RequestVote(_)
+            | RpcRequest::TimeoutNow(_)
+            | RpcRequest::CompareState(_) => Self::Election,
         }
     }
 }

@@ -54,6 +54,8 @@ pub struct Oracle {
     acknowledged: BTreeMap<String, Index>,
     /// The last entry that evicted each server. Earlier promises about that server are void, because it was dead.
     evicted: BTreeMap<String, Index>,
+    /// Nodes whose state was changed behind their back.
+    pub flipped: BTreeSet<NodeId>,
     pub coverage: Coverage,
 }
 
@@ -74,6 +76,7 @@ impl Oracle {
             handed_over: BTreeSet::new(),
             acknowledged: BTreeMap::new(),
             evicted: BTreeMap::new(),
+            flipped: BTreeSet::new(),
             coverage: Coverage::default(),
         }
     }
@@ -304,6 +307,9 @@ impl Oracle {
 
     /// Equal applied index, equal digest.
     pub fn table(&self, id: NodeId, table: &ServerTable) {
+        if self.flipped.contains(&id) {
+            return;
+        }
         let index = usize::try_from(table.applied_index()).expect("a short log");
         assert_eq!(
             Some(&table.digest()),

@@ -10,7 +10,8 @@ use std::time::Duration;
 use rakit::balancer::{Dead, Published, Report, ServerCommand, Stamp};
 use rakit::linux::BootMoment;
 use rakit::raft::{
-    self, Durable, Founding, Index, NodeId, Record, RpcId, RpcReply, RpcRequest, Term, TimeoutNowReply,
+    self, Command, Durable, Founding, Index, NodeId, Record, RpcId, RpcReply, RpcRequest, Term,
+    TimeoutNowReply,
 };
 use rakit::replica::{Effect, Input, Replica, ReplicaNotice, ReplicaSettings, ReportOutcome, Unread, Write};
 use rakit::storage::{CommitHint, Fresh, Identity, Storage, StorageError};
@@ -142,6 +143,14 @@ impl Process {
             servers_max: plan.servers_max,
         };
         let entries = recovered.entries.clone();
+        let mut recovered = recovered;
+        if oracle.flipped.contains(&id)
+            && let Some(snapshot) = &mut recovered.snapshot
+        {
+            // A bit flips on the way from the disk to the memory: no rule of the table looks at this count.
+            let flipped = snapshot.state.as_json().replace("\"ignored\":", "\"ignored\":7");
+            snapshot.state = Command::from_json(flipped).expect("it is JSON as before");
+        }
         let mut replica = Replica::new(
             settings,
             recovered.hard_state,
@@ -350,6 +359,13 @@ impl Process {
             }
             Effect::Notice(notice) => {
                 context.trace.line(context.now, || notice.line(self.id));
+                if let ReplicaNotice::Contradiction(_) = &notice {
+                    assert!(
+                        !context.oracle.flipped.is_empty(),
+                        "{}, and no bit was flipped",
+                        notice.line(self.id)
+                    );
+                }
                 if let ReplicaNotice::Raft(notice) = &notice {
                     context.oracle.noticed(notice);
                 }
@@ -463,7 +479,11 @@ impl Process {
         assert_eq!(self.published.view().applied_index(), applied, "node {id}: not all was published");
         // Memory and disk, at any age. A compaction comes as soon as it is due.
         let since_snapshot = applied - raft.snapshot_index();
-        assert!(since_snapshot < self.snapshot_entries, "node {id}: {since_snapshot} applied, not compacted");
+        let may_compact = self.replica.standing().contradiction.is_none();
+        assert!(
+            since_snapshot < self.snapshot_entries || !may_compact,
+            "node {id}: {since_snapshot} applied, not compacted"
+        );
         let bytes = self.storage.disk().bytes();
         assert!(bytes <= DISK_BYTES_MAX, "node {id}: {bytes} bytes on disk, more than {DISK_BYTES_MAX}");
     }

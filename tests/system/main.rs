@@ -12,12 +12,14 @@
 //! | `config.rs`, `bad_configuration.rs` | which `cluster.toml` is accepted, and what do the programs say to the others? |
 //! | `snapshots.rs`, `disk_trouble.rs`, `rolling_restart.rs` | compaction, bad disks, restarts, all under load |
 //! | `memory.rs` | what does a node know after its restart, without a majority? |
+//! | `contradiction.rs` | is a node found whose state differs? |
 //! | `chaos.rs` | is anything lost under random faults of every kind? |
 
 mod bad_configuration;
 mod chaos;
 mod cluster;
 mod config;
+mod contradiction;
 mod daemon;
 mod disk_trouble;
 mod founding;

@@ -20,7 +20,7 @@ const SECRET: &str = "the secret of the whole cluster, 32 bytes or more";
 const REPORT: &str = r#"{"server":"evil","worker":"127.0.0.1:6666","cpu":0.0,"cores":64,"epoch":1,"sequence":1,"worker_up":true,"forward":false}"#;
 
 /// Every route of the cluster address, its purpose, and a body that would change something if it were taken.
-const ROUTES: [(&str, Purpose, &str); 8] = [
+const ROUTES: [(&str, Purpose, &str); 9] = [
     ("/report", Purpose::Report, REPORT),
     ("/raft/pre-vote", Purpose::Raft, r#"{"incarnation":9,"request":{"pre_vote":VOTE}}"#),
     ("/raft/request-vote", Purpose::Raft, r#"{"incarnation":9,"request":{"request_vote":VOTE}}"#),
@@ -41,6 +41,11 @@ const ROUTES: [(&str, Purpose, &str); 8] = [
     ),
     ("/raft/watch", Purpose::Raft, "{}"),
     ("/raft/transfer", Purpose::Admin, "{}"),
+    (
+        "/raft/compare-state",
+        Purpose::Raft,
+        r#"{"incarnation":9,"request":{"compare_state":{"term":9000,"leader_id":2,"index":16,"digest":"00","by_majority":true}}}"#,
+    ),
 ];
 
 const VOTE: &str =

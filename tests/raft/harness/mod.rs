@@ -408,7 +408,7 @@ impl Cluster {
                 }
                 RpcRequest::PreVote(_) | RpcRequest::RequestVote(_) => self.counts.votes += 1,
                 RpcRequest::InstallSnapshot(_) => self.counts.installs += 1,
-                RpcRequest::TimeoutNow(_) => {}
+                RpcRequest::TimeoutNow(_) | RpcRequest::CompareState(_) => {}
             }
         }
         let network = &mut self.network;

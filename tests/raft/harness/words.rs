@@ -38,6 +38,9 @@ pub fn request(request: &RpcRequest) -> String {
             if arguments.done { " done" } else { "" }
         ),
         RpcRequest::TimeoutNow(arguments) => format!("TimeoutNow term={}", arguments.term),
+        RpcRequest::CompareState(arguments) => {
+            format!("CompareState term={} index={}", arguments.term, arguments.index)
+        }
     }
 }
 
@@ -67,6 +70,9 @@ pub fn reply(reply: &RpcReply) -> String {
         RpcReply::TimeoutNow(reply) => {
             let accepted = if reply.accepted { "accepted" } else { "refused" };
             format!("TimeoutNow reply term={} {accepted}", reply.term)
+        }
+        RpcReply::CompareState(reply) => {
+            format!("CompareState reply term={} index={} {:?}", reply.term, reply.index, reply.verdict)
         }
     }
 }

@@ -72,7 +72,9 @@ fn grant_all(
                 let result = AppendResult::Success { match_index };
                 RpcReply::AppendEntries(AppendReply { term: append.term, result })
             }
-            RpcRequest::InstallSnapshot(_) | RpcRequest::TimeoutNow(_) => return None,
+            RpcRequest::InstallSnapshot(_) | RpcRequest::TimeoutNow(_) | RpcRequest::CompareState(_) => {
+                return None;
+            }
         };
         let body = to_json(&ReplyEnvelope { incarnation: 3, reply });
         stream.write_all(&answer(&headers(granted.load(Ordering::SeqCst)), &body)).ok()?;
