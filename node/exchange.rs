@@ -222,3 +222,55 @@ impl CountSender {
         if answer.status == 200 { Ok(()) } else { Err(format!("it answered {}", answer.status)) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balancer::{Chosen, Outcome, Policy, Published, Report, ServerCommand, ServerTable};
+    use crate::raft::Entry;
+
+    /// A view with one server.
+    fn published() -> Published {
+        let report = Report {
+            server: "a".into(),
+            worker: "10.0.0.11:13337".parse().expect("an address"),
+            cpu: 1.0,
+            cores: 1,
+            epoch: 1,
+            sequence: 1,
+            worker_up: true,
+            worker_active: None,
+        };
+        let mut table = ServerTable::new(SERVERS_MAX);
+        table.apply(&Entry { index: 1, term: 1, command: ServerCommand::Report(report).to_command() });
+        Published::new(&table, Duration::ZERO)
+    }
+
+    #[test]
+    fn a_sender_wakes_for_a_request_that_stays_and_for_its_end_and_for_none_that_is_answered_at_once() {
+        let (chooser, published, started) = (Chooser::new(Duration::MAX, 1), published(), Instant::now());
+        let choose = || -> Chosen {
+            let view = published.view();
+            chooser.choose(&view, Policy::Projected, started.elapsed(), &[]).expect("there is a server")
+        };
+        let (changed, changes) = bounded(1);
+        let (wake, woken) = bounded(1);
+        let (_stop, stopping) = bounded(0);
+        let watch =
+            CountWatch { chooser: Arc::clone(&chooser), started, changes, senders: vec![wake], stopping };
+        let watching = std::thread::spawn(move || watch.run());
+
+        let stays = choose();
+        changed.send(()).expect("it watches");
+        woken.recv().expect("it wakes for a request that stays");
+        stays.ticket.end(Outcome::Answered, started.elapsed());
+        changed.send(()).expect("it watches");
+        woken.recv().expect("it wakes when the counts are back");
+
+        choose().ticket.end(Outcome::Answered, started.elapsed());
+        changed.send(()).expect("it watches");
+        drop(changed); // It looks once more, and ends.
+        watching.join().expect("it does not panic");
+        assert!(woken.try_recv().is_err(), "nothing that another node would have to know");
+    }
+}
