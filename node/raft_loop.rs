@@ -20,7 +20,7 @@ use log::{debug, error, info, warn};
 use super::inbox::{Inboxes, ServiceInput};
 use super::leader_watch::LeaderNews;
 use super::peers::Peers;
-use super::standing::StandingBoard;
+use super::standing::{Doing, StandingBoard};
 use crate::balancer::{Change, Published};
 use crate::linux::BootClock;
 use crate::logging::RateLimit;
@@ -83,6 +83,7 @@ impl<D: Disk> RaftLoop<D> {
         self.carry_out()?;
         loop {
             let until_deadline = self.replica.deadline().saturating_sub(self.now());
+            self.standing.does(Doing::Waiting);
             // Wait for the first of: a message, the deadline, the end.
             select! {
                 recv(consensus) -> input => if let Ok(input) = input { self.replica.receive(self.now(), input) },
@@ -90,6 +91,7 @@ impl<D: Disk> RaftLoop<D> {
                 recv(stop) -> _ => return self.remember_at_the_end(),
                 default(until_deadline) => {}
             }
+            self.standing.does(Doing::Working);
             // Then take what else has arrived, without waiting: all of it shares one write and one sync.
             for input in consensus.try_iter().take(BATCH_MAX) {
                 self.replica.receive(self.now(), input);
@@ -139,7 +141,9 @@ impl<D: Disk> RaftLoop<D> {
         match effect {
             Effect::Send { to, rpc, request } => self.peers.send(to, rpc, request),
             Effect::Write(write) => {
+                self.standing.does(Doing::Writing);
                 self.storage.make_durable(write.steps)?;
+                self.standing.does(Doing::Working);
                 self.replica.durable(self.now(), write.mark);
             }
             Effect::Publish => {
@@ -158,7 +162,10 @@ impl<D: Disk> RaftLoop<D> {
 
     fn remember(&mut self, index: Index, term: Term) -> Result<(), StorageError> {
         let fresh_at = self.boot_clock.ago(self.replica.standing().age(self.now()));
-        match self.storage.remember(&CommitHint { index, term, fresh_at }) {
+        self.standing.does(Doing::Writing);
+        let remembered = self.storage.remember(&CommitHint { index, term, fresh_at });
+        self.standing.does(Doing::Working);
+        match remembered {
             // A hint that is lost costs only freshness. If the disk is ill, the next append says so.
             Err(error @ StorageError::Io { .. }) => {
                 debug!("the commit hint was not written: {error}");
@@ -219,6 +226,7 @@ fn more_like_it(more: u64) -> String {
 #[cfg(test)]
 mod tests {
     use std::io;
+    use std::sync::Mutex;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
@@ -226,7 +234,7 @@ mod tests {
     use crate::node::inbox::{Inbox, inbox, one_answer};
     use crate::node::leader_watch::leader_news;
     use crate::node::peers::Sending;
-    use crate::raft::Founding;
+    use crate::raft::{Founding, RoleName};
     use crate::replica::{Input, ReplicaSettings};
     use crate::signing::Seal;
     use crate::storage::{DirectoryDisk, Fresh, Identity};
@@ -235,6 +243,8 @@ mod tests {
     struct Failing {
         disk: DirectoryDisk,
         fails: Arc<AtomicBool>,
+        /// While a test holds this, the disk finishes no write.
+        frozen: Arc<Mutex<()>>,
     }
 
     impl Disk for Failing {
@@ -251,6 +261,7 @@ mod tests {
             if self.fails.load(Ordering::SeqCst) {
                 return Err(io::ErrorKind::StorageFull.into());
             }
+            drop(self.frozen.lock());
             self.disk.append(name, bytes)
         }
         fn overwrite(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
@@ -279,6 +290,7 @@ mod tests {
         published: Arc<Published>,
         standing: Arc<StandingBoard>,
         fails: Arc<AtomicBool>,
+        frozen: Arc<Mutex<()>>,
         stop: Sender<()>,
         thread: std::thread::JoinHandle<Result<(), StorageError>>,
         directory: tempfile::TempDir,
@@ -289,7 +301,8 @@ mod tests {
             let directory = tempfile::tempdir().expect("a directory");
             let fails = Arc::default();
             let disk = DirectoryDisk::open(directory.path().join("node-1")).expect("a new directory");
-            let disk = Failing { disk, fails: Arc::clone(&fails) };
+            let frozen = Arc::default();
+            let disk = Failing { disk, fails: Arc::clone(&fails), frozen: Arc::clone(&frozen) };
             let founding = Founding::new("test", [1]);
             let fresh = Fresh { incarnation: 7, records: founding.records() };
             let identity = Identity { founding: founding.clone(), node: 1 };
@@ -315,7 +328,7 @@ mod tests {
                 cuts: Arc::default(),
             };
             let published = Arc::new(Published::new(replica.table(), Duration::ZERO));
-            let standing = Arc::<StandingBoard>::default();
+            let standing = Arc::new(StandingBoard::new(timeouts.1));
             let raft_loop = RaftLoop {
                 replica,
                 storage,
@@ -329,7 +342,7 @@ mod tests {
             let (stop, stopped) = crossbeam_channel::bounded(0);
             let thread = std::thread::spawn(move || raft_loop.run(&inboxes, &stopped));
             assert!(standing.wait_for_leader(Duration::from_secs(60), |leader| leader == Some(1)));
-            Self { inbox, published, standing, fails, stop, thread, directory }
+            Self { inbox, published, standing, fails, frozen, stop, thread, directory }
         }
 
         /// Hands a report in. The channel ends without an answer if the loop does.
@@ -366,6 +379,30 @@ mod tests {
         assert!(log.contains("\"sequence\":1"), "{log}");
         drop(node.stop);
         assert!(node.thread.join().expect("it does not panic").is_ok());
+    }
+
+    #[test]
+    fn a_leader_whose_disk_hangs_is_shown_as_stuck_and_leads_no_more_until_the_disk_is_back() {
+        let node = Running::start();
+        let frozen = node.frozen.lock().expect("no holder panics");
+        let report = node.report(1);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let stuck = loop {
+            match node.standing.stuck() {
+                Some(stuck) => break stuck,
+                None => assert!(Instant::now() < deadline, "nobody notices that the disk hangs"),
+            }
+            std::thread::yield_now();
+        };
+        assert_eq!(stuck.doing, Doing::Writing, "{}", stuck.text());
+        let shown = node.standing.get();
+        assert_eq!((shown.role, shown.leader), (RoleName::Follower, None));
+        drop(frozen);
+        assert!(matches!(report.recv(), Ok(ReportOutcome::Committed { .. })), "nothing was lost");
+        while node.standing.get().leader != Some(1) {
+            std::thread::yield_now();
+        }
+        assert_eq!(node.standing.stuck(), None);
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl Shared {
             seal: Seal::new(&config.cluster_name, &name, secret).map_err(no_randomness)?.founded(&founding),
             gate: Arc::new(Gate::new(&config.cluster_name, &name, secret)?.founded(&founding)),
             published: Arc::new(Published::new(table, started.elapsed())),
-            standing: Arc::default(),
+            standing: Arc::new(StandingBoard::new(config.election_timeout.1)),
             chooser: Chooser::new(config.stall, random_u64()?),
             cuts: Arc::new(cuts),
             cluster_name: config.cluster_name.clone(),

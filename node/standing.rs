@@ -3,6 +3,10 @@
 //!
 //! Written by the Raft loop after each batch, read by the listeners' threads. A few numbers behind one lock,
 //! which is held only while they are copied.
+//!
+//! The loop also shows what it is doing, and since when. If its disk, or the loop itself, has been stuck for longer than the
+//! upper election timeout, its last word is old: the others have elected another leader by then. So a node that is
+//! stuck is shown as a follower without a leader, as it would see itself if its loop ran on (CheckQuorum, thesis 6.2).
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,15 +14,55 @@ use std::time::{Duration, Instant};
 use crate::raft::{NodeId, RoleName};
 use crate::replica::Standing;
 
+/// What the loop is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doing {
+    /// It waits for messages or for its next deadline.
+    Waiting,
+    /// It reads messages, decides and sends.
+    Working,
+    /// It waits for its disk.
+    Writing,
+}
+
+/// The loop has been doing one thing for longer than the upper election timeout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stuck {
+    /// What.
+    pub doing: Doing,
+    /// For so long.
+    pub time: Duration,
+}
+
+impl Stuck {
+    /// In words, for `/readyz` and `/status`.
+    pub fn text(&self) -> String {
+        let ms = self.time.as_millis();
+        match self.doing {
+            Doing::Writing => format!(
+                "the disk of this node has not finished a write for {ms} ms; mend: look at the file system of its \
+                 data directory (frozen, full, failing?)"
+            ),
+            Doing::Waiting | Doing::Working => {
+                format!("the Raft loop of this node has been stuck for {ms} ms")
+            }
+        }
+    }
+}
+
 /// Where the loop shows its standing.
 #[derive(Debug)]
 pub struct StandingBoard {
     standing: Mutex<Standing>,
     changed: Condvar,
+    doing: Mutex<(Doing, Instant)>,
+    /// The upper election timeout.
+    patience: Duration,
 }
 
-impl Default for StandingBoard {
-    fn default() -> Self {
+impl StandingBoard {
+    /// A board on which nothing is shown yet. What takes longer than `patience`, the upper election timeout, is stuck.
+    pub fn new(patience: Duration) -> Self {
         let standing = Mutex::new(Standing {
             role: RoleName::Follower,
             term: 0,
@@ -33,14 +77,29 @@ impl Default for StandingBoard {
             last_contact: None,
             age_at_start: Duration::ZERO,
         });
-        Self { standing, changed: Condvar::new() }
+        let doing = Mutex::new((Doing::Waiting, Instant::now()));
+        Self { standing, changed: Condvar::new(), doing, patience }
     }
-}
 
-impl StandingBoard {
-    /// The newest standing.
+    /// The newest standing. A node that is stuck leads nobody and follows nobody.
     pub fn get(&self) -> Standing {
-        *self.lock()
+        let standing = *self.lock();
+        match self.stuck() {
+            None => standing,
+            Some(_) => Standing { role: RoleName::Follower, leader: None, ..standing },
+        }
+    }
+
+    /// What the loop does from now on. Called by the loop alone.
+    pub fn does(&self, doing: Doing) {
+        *self.doing.lock().unwrap_or_else(PoisonError::into_inner) = (doing, Instant::now());
+    }
+
+    /// Whether the loop, or its disk, is stuck.
+    pub fn stuck(&self) -> Option<Stuck> {
+        let (doing, since) = *self.doing.lock().unwrap_or_else(PoisonError::into_inner);
+        let time = since.elapsed();
+        (doing != Doing::Waiting && time > self.patience).then_some(Stuck { doing, time })
     }
 
     /// Shows a new one. Called by the loop alone.
@@ -77,7 +136,7 @@ mod tests {
 
     #[test]
     fn the_state_is_called_stale_only_after_the_patience() {
-        let board = StandingBoard::default();
+        let board = StandingBoard::new(Duration::MAX);
         board.set(Standing { last_contact: Some(Duration::from_millis(500)), ..board.get() });
         let patience = Duration::from_millis(1000);
         assert_eq!(board.get().stale_for(Duration::from_millis(1500), patience), None);
@@ -87,7 +146,7 @@ mod tests {
 
     #[test]
     fn before_the_first_word_of_a_leader_the_age_from_before_the_start_counts_on() {
-        let board = StandingBoard::default();
+        let board = StandingBoard::new(Duration::MAX);
         board.set(Standing { age_at_start: Duration::from_secs(5), ..board.get() });
         let age = |standing: Standing| standing.stale_for(Duration::from_secs(2), Duration::from_secs(1));
         assert_eq!(age(board.get()), Some(Duration::from_secs(7)));

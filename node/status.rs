@@ -84,6 +84,10 @@ impl NodeStatus {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 protocol: PROTOCOL_VERSION,
                 refusals: self.refusals.list(),
+                stuck_ms: self
+                    .standing
+                    .stuck()
+                    .map(|stuck| u64::try_from(stuck.time.as_millis()).unwrap_or(u64::MAX)),
                 contradiction: standing.contradiction.map(|contradiction| contradiction.text(self.id)),
                 deaf_to: self.cuts.list(),
                 servers: servers.collect(),
@@ -94,7 +98,9 @@ impl NodeStatus {
     /// `GET /readyz`: 200 once a leader is known and the committed state is applied.
     pub fn readyz(&self) -> Response {
         let standing = self.standing.get();
-        if let Some(contradiction) = standing.contradiction {
+        if let Some(stuck) = self.standing.stuck() {
+            unready(&stuck.text())
+        } else if let Some(contradiction) = standing.contradiction {
             unready(&contradiction.text(self.id))
         } else if standing.leader.is_none() {
             unready("no leader is known")

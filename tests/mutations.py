@@ -209,6 +209,8 @@ MUTANTS = [
      "Role::Leader(_) => self.start_transfer(None),", "Role::Leader(_) => {}"),
     ("D4", "a state that may be wrong takes the place of the log", DECISIONS,
      "            && self.contradiction().is_none();", "            ;"),
+    ("K1", "a node whose disk hangs is shown as it was", "node/standing.rs",
+     "(doing != Doing::Waiting && time > self.patience)", "(false && doing != Doing::Waiting && time > self.patience)"),
     ("T1", "a living server is evicted", TABLE,
      "self.servers.values().filter(|record| !record.alive).min_by_key", "self.servers.values().min_by_key"),
     ("R1", "sent before it is durable", DECISIONS,

@@ -185,6 +185,7 @@ pub mod tests {
             version: "0.1.0".to_string(),
             protocol: PROTOCOL_VERSION,
             refusals: Vec::new(),
+            stuck_ms: None,
             contradiction: None,
             deaf_to: Vec::new(),
             servers: vec![ServerStatus {

@@ -45,6 +45,10 @@ pub struct Status {
     pub protocol: u32,
     /// Other nodes with which it cannot work at present.
     pub refusals: Vec<PeerRefusal>,
+    /// For how long its disk or its Raft loop has been stuck, in milliseconds, if that is longer than the upper election
+    /// timeout. Then role and leader are those of a node without a leader, and the rest is as old as this.
+    #[serde(default)]
+    pub stuck_ms: Option<u64>,
     /// Why this node serves nothing: its state differs from the leader's, or from that of a majority.
     #[serde(default)]
     pub contradiction: Option<String>,

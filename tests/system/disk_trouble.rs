@@ -341,3 +341,78 @@ fn without_a_majority_nothing_is_acknowledged() {
     assert!(matches!(answer, Ok((503, _))), "{answer:?}");
     assert_eq!(cluster.server(leader, "s1").expect("known")["cpu"], 10.0);
 }
+
+/// A file system of its own in a file, which can be frozen (fsfreeze(8)). Declare it after the cluster, as a [`SmallDisk`].
+struct FreezableDisk(PathBuf);
+
+impl FreezableDisk {
+    /// `None`, and a line on the test's output, when this user may not mount.
+    fn mount(image: &Path, at: PathBuf) -> Option<Self> {
+        fs::create_dir_all(&at).expect("our own directory");
+        let file = fs::File::create(image).expect("our own directory");
+        file.set_len(8 << 20).expect("a sparse file");
+        let run = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
+        let mounted = run(Command::new("mkfs.ext4").arg("-q").arg(image))
+            && run(Command::new("mount").args(["-o", "loop"]).arg(image).arg(&at));
+        if !mounted {
+            eprintln!("SKIPPED: a frozen disk is tested only by a user who may mount a loop device (root)");
+        }
+        mounted.then_some(Self(at))
+    }
+
+    fn freeze(&self, freeze: bool) {
+        let flag = if freeze { "--freeze" } else { "--unfreeze" };
+        let status = Command::new("fsfreeze").arg(flag).arg(&self.0).status();
+        assert!(status.is_ok_and(|status| status.success()), "fsfreeze {flag} {}", self.0.display());
+    }
+}
+
+impl Drop for FreezableDisk {
+    fn drop(&mut self) {
+        // A node whose disk is frozen cannot even be killed.
+        let _ = Command::new("fsfreeze").arg("--unfreeze").arg(&self.0).stderr(Stdio::null()).status();
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_leader_whose_disk_hangs_is_not_ready_says_why_and_is_no_leader_any_more() {
+    let mut cluster = Cluster::prepare(ClusterOptions::nodes(3));
+    let mount = |id| {
+        FreezableDisk::mount(&cluster.path(&format!("disk-{id}")), cluster.path(&format!("data/node-{id}")))
+    };
+    let Some(disks) = (1..=3).map(mount).collect::<Option<Vec<_>>>() else { return };
+    for id in [1, 2, 3] {
+        cluster.restart(id);
+    }
+    let leader = cluster.wait_until_ready();
+    let worker = Worker::good(1);
+    cluster.report("s1", &worker, 10.0);
+    cluster.wait_for_equal_digests();
+    let disk = &disks[usize::try_from(leader).expect("one of three") - 1];
+    disk.freeze(true);
+    let others: Vec<NodeId> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
+    cluster.wait_for("another leads", || {
+        let named = |id: &NodeId| cluster.status(*id)["leader"].as_u64().filter(|named| *named != leader);
+        others.iter().all(|id| named(id).is_some() && named(id) == named(&others[0])).then_some(())
+    });
+    cluster.wait_for("it is not ready, and says why", || {
+        let answer = cluster.get(leader, "/readyz");
+        (answer.status == 503 && answer.body.contains("has not finished a write for")).then_some(())
+    });
+    let status = cluster.status(leader);
+    assert_eq!((&status["role"], status["leader"].is_null()), (&"follower".into(), true), "{status}");
+    assert!(status["stuck_ms"].as_u64() > Some(1_000), "{status}");
+    // It serves on, and says how old what it knows is.
+    cluster.wait_for("its primes are marked with their age", || {
+        let answer = cluster.get(leader, "/5");
+        assert_eq!(answer.body, worker.answer(5) + "\n");
+        answer.header("x-rakit-stale-ms").map(drop)
+    });
+    disk.freeze(false);
+    assert_ne!(cluster.wait_until_ready(), leader);
+    assert!(cluster.status(leader)["stuck_ms"].is_null());
+    for id in cluster.ids() {
+        cluster.kill9(id);
+    }
+}
