@@ -3,6 +3,7 @@
 use rakit::raft::NodeId;
 use rakit::replica::Contradiction;
 
+use super::behaviour::Behaviour;
 use super::plan::{MS, Plan, Time};
 use super::process::Mail;
 use super::trace::Trace;
@@ -22,7 +23,7 @@ fn calm_world(seed: u64, nodes: u64, trace: Trace) -> World {
     plan.disk_latency_max = 2_000;
     // Who was away for a moment is filled with entries: a leader's snapshot would mend the state.
     plan.trailing_entries = 1_000;
-    let mut world = World::new(plan, trace);
+    let mut world = World::new(plan, trace, Behaviour::default());
     wait(&mut world, "every node has a snapshot on its disk", |world| {
         (1..=nodes).all(|id| world.process(id).is_some_and(|process| process.storage.shape().after().0 > 0))
     });

@@ -11,6 +11,7 @@
 #![allow(clippy::too_many_arguments)]
 
 mod agreement;
+mod behaviour;
 mod coverage;
 mod daemon;
 mod disk;
@@ -28,7 +29,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
+use behaviour::Behaviour;
 use phases::{Done, run};
+use plan::Plan;
 use trace::Trace;
 
 /// Seeds of a plain `cargo test`.
@@ -47,7 +50,11 @@ fn number(name: &str) -> Option<u64> {
 
 /// Why a seed failed, if it did.
 fn attempt(seed: u64, trace: Trace) -> Result<Done, String> {
-    catch_unwind(AssertUnwindSafe(|| run(seed, trace))).map_err(|panic| {
+    record(Plan::draw(seed), trace, Behaviour::default())
+}
+
+fn record(plan: Plan, trace: Trace, behaviour: Behaviour) -> Result<Done, String> {
+    catch_unwind(AssertUnwindSafe(|| run(plan, trace, behaviour))).map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
             .unwrap_or_else(|| "no reason given".to_owned())
@@ -142,4 +149,22 @@ fn a_seed_is_the_same_world_each_time() {
     }
     fingerprints.dedup();
     assert_eq!(fingerprints.len(), 10, "another seed is another world");
+}
+
+/// Writes what each seed did for the specification in docs/spec, one file for each. `python3 tests/spec.py traces` runs this, and
+/// then TLC. A seed that fails is written up to where it failed: what the specification says of it may be the reason.
+#[test]
+#[ignore = "writes files for TLC: python3 tests/spec.py traces"]
+fn traces_for_the_specification() {
+    let directory = std::env::var("RAKIT_SIM_TRACES").expect("RAKIT_SIM_TRACES names a directory");
+    let (first, count) = (number("RAKIT_SIM_FIRST").unwrap_or(1), number("RAKIT_SIM_SEEDS").unwrap_or(SEEDS));
+    for seed in first..first + count {
+        let plan = Plan::draw(seed);
+        let (nodes, behaviour) = (plan.nodes, Behaviour::on(&plan));
+        if let Err(reason) = record(plan, Trace::off(), behaviour.clone()) {
+            println!("seed {seed} failed: {reason}");
+        }
+        let file = format!("{directory}/seed-{seed}-nodes-{nodes}.trace");
+        std::fs::write(&file, behaviour.lines()).unwrap_or_else(|error| panic!("{file}: {error}"));
+    }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use rakit::raft::NodeId;
 
+use super::behaviour::Behaviour;
 use super::coverage::Coverage;
 use super::plan::{Plan, Time};
 use super::trace::Trace;
@@ -32,10 +33,9 @@ pub struct Done {
 }
 
 /// Runs one seed. Panics, with the reason, if anything is wrong.
-pub fn run(seed: u64, trace: Trace) -> Done {
-    let plan = Plan::draw(seed);
+pub fn run(plan: Plan, trace: Trace, behaviour: Behaviour) -> Done {
     trace.line(0, || format!("{plan:?}"));
-    let mut world = World::new(plan, trace);
+    let mut world = World::new(plan, trace, behaviour);
     world.run_until(world.plan.chaos);
     let healed = heal(&mut world);
     let progress = await_progress(&mut world, &healed);

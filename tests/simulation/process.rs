@@ -16,6 +16,7 @@ use rakit::raft::{
 use rakit::replica::{Effect, Input, Replica, ReplicaNotice, ReplicaSettings, ReportOutcome, Unread, Write};
 use rakit::storage::{CommitHint, Fresh, Identity, Storage, StorageError};
 
+use super::behaviour::Behaviour;
 use super::coverage::Seen;
 use super::oracle::Oracle;
 use super::plan::{DiskMode, Plan, Time};
@@ -60,6 +61,7 @@ pub struct Context<'a> {
     pub now: Time,
     pub oracle: &'a mut Oracle,
     pub trace: &'a Trace,
+    pub behaviour: &'a Behaviour,
     pub deeds: &'a mut Vec<Deed>,
     pub steps: &'a mut u64,
     /// How long the next write takes.
@@ -102,6 +104,7 @@ pub struct Process {
     /// Daemons that wait for an answer.
     waiting_daemons: usize,
     server_timeout: Duration,
+    election_timeout_min: Duration,
     /// The newest sign of life of each server, and since when this node leads.
     signs: BTreeMap<String, (Stamp, Duration)>,
     leads_since: Option<Duration>,
@@ -190,6 +193,7 @@ impl Process {
             unanswered: Vec::new(),
             waiting_daemons: 0,
             server_timeout: plan.server_timeout,
+            election_timeout_min: plan.election_timeout.0,
             signs: BTreeMap::new(),
             leads_since: None,
             idle_wakes: 0,
@@ -277,6 +281,7 @@ impl Process {
         }
         let unread = Unread { messages: self.consensus.len(), reports: self.reports.len() };
         self.replica.end_batch(now, unread);
+        context.behaviour.batch_ended(self.replica.raft());
         *context.steps += 1;
         self.look(context);
         let is_idle = !had_mail && self.woke_at == context.now;
@@ -293,7 +298,10 @@ impl Process {
                 context.oracle.count(Seen::PeerReset);
             }
         }
-        self.replica.receive(self.clock(context.now), mail);
+        let now = self.clock(context.now);
+        let arrival = context.behaviour.arrives(self.replica.raft(), &mail, now, self.election_timeout_min);
+        self.replica.receive(now, mail);
+        context.behaviour.taken_in(self.replica.raft(), arrival);
         *context.steps += 1;
         self.look(context);
     }
@@ -309,6 +317,7 @@ impl Process {
     /// Carries out what the replica wants, until it wants nothing more or the disk has to be waited for.
     fn carry_out(&mut self, context: &mut Context<'_>) -> Result<(), StorageError> {
         while let Some(effect) = self.replica.next_effect() {
+            context.behaviour.looked_at(self.replica.raft());
             self.look(context);
             self.do_one(effect, context)?;
             if self.is_blocked() {
@@ -326,6 +335,7 @@ impl Process {
     ) -> Result<(), StorageError> {
         match effect {
             Effect::Send { to, rpc, request } => {
+                context.behaviour.sends(self.replica.raft(), to, &request);
                 context.oracle.sends(self.replica.raft(), self.wipes, to, &request);
                 context.deeds.push(Deed::Send { to, rpc, request });
             }
@@ -336,6 +346,7 @@ impl Process {
                 self.write_done.get_or_insert(context.now + context.latency);
             }
             Effect::Reply { caller, reply } => {
+                context.behaviour.replies(self.id, caller, &reply);
                 let place = self.unanswered.iter().position(|back| back.exchange == caller.exchange);
                 self.unanswered.swap_remove(place.expect("one reply for each request"));
                 context.oracle.replies(self.id, self.wipes, caller.node, &reply);
@@ -391,12 +402,13 @@ impl Process {
     pub fn disk_done(&mut self, at_once: usize, context: &mut Context<'_>) -> Result<(), StorageError> {
         self.write_done = None;
         let count = if self.disk_mode == DiskMode::Waits { 1 } else { at_once.max(1) };
-        let mut done = None;
+        let (mut done, mut records) = (None, 0);
         for Write { mark, steps } in self.writes.drain(..count.min(self.writes.len())) {
             let compaction = steps.iter().rev().find_map(|step| match step {
                 Durable::Compact { retained, .. } => Some(retained.len() as u64),
                 Durable::Record(_) => None,
             });
+            records += steps.len();
             self.storage.make_durable(steps)?;
             done = Some(mark);
             if let Some(retained) = compaction {
@@ -415,6 +427,7 @@ impl Process {
         }
         if let Some(mark) = done {
             self.replica.durable(self.clock(context.now), mark);
+            context.behaviour.durable(self.replica.raft(), records);
             *context.steps += 1;
             self.look(context);
         }

@@ -7,6 +7,7 @@ use rakit::raft::{Index, NodeId, RpcId, RpcReply, RpcRequest, Term};
 use rakit::replica::{Input, ReportOutcome};
 use rakit::storage::StorageError;
 
+use super::behaviour::Behaviour;
 use super::coverage::{Coverage, Seen};
 use super::daemon::Daemon;
 use super::network::{Fate, Network, Purpose};
@@ -162,6 +163,7 @@ pub struct World {
     pub network: Network,
     pub oracle: Oracle,
     pub trace: Trace,
+    pub behaviour: Behaviour,
     pub steps: u64,
     exchanges: u64,
     pub chaos: bool,
@@ -173,7 +175,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(plan: Plan, trace: Trace) -> Self {
+    pub fn new(plan: Plan, trace: Trace, behaviour: Behaviour) -> Self {
         let mut random = Random::new(plan.seed);
         let machine = |id: NodeId, random: &mut Random| Machine {
             id,
@@ -204,6 +206,7 @@ impl World {
             network: Network::new(),
             oracle: Oracle::new(plan.nodes, plan.servers_max),
             trace,
+            behaviour,
             steps: 0,
             exchanges: 0,
             chaos: true,
@@ -329,6 +332,7 @@ impl World {
             now: self.now,
             oracle: &mut self.oracle,
             trace: &self.trace,
+            behaviour: &self.behaviour,
             deeds: &mut deeds,
             steps: &mut self.steps,
             latency,
@@ -443,6 +447,7 @@ impl World {
         match Process::start(&plan, node, life, wipes, disk, now, seed, &boot, &mut self.oracle) {
             Ok(process) => {
                 let raft = process.replica.raft();
+                self.behaviour.started(raft, life);
                 self.machines[position].has_false_hint = false;
                 let remembered = raft.commit_index();
                 assert!(remembered >= hinted, "node {node} forgot that {hinted} is committed: {remembered}");

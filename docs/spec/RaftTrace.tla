@@ -1,0 +1,134 @@
+------------------------------ MODULE RaftTrace ------------------------------
+(***************************************************************************)
+(* Holds runs of the simulator against Raft.tla (after Cirstea, Kuppe,     *)
+(* Loillier and Merz, "Validating Traces of Distributed Programs Against   *)
+(* TLA+ Specifications", 2024).                                            *)
+(*                                                                         *)
+(* Each line of a trace names one action of Raft.tla, its arguments, and   *)
+(* what the core showed after it.  So there is one next state, or none:    *)
+(* TLC walks along each trace, and where no step is possible the program   *)
+(* did what the specification forbids.                                     *)
+(*                                                                         *)
+(* The module Traces is made by tests/spec.py from what                    *)
+(* tests/simulation/behaviour.rs wrote.                                    *)
+(***************************************************************************)
+EXTENDS Raft, TLC, Traces
+
+VARIABLES
+    trace,   \* Which trace.
+    line     \* Which of its lines is next.
+
+TraceInit == Init /\ trace \in 1 .. Len(Traces) /\ line = 1
+
+\* A message, as the traces name it.
+Name(m) ==
+    <<m.type, m.from, m.to,
+      CASE m.type = "pre-vote"     -> <<m.term, m.last, m.lastTerm>>
+        [] m.type = "request-vote" -> <<m.term, m.last, m.lastTerm, IF m.transfer THEN 1 ELSE 0>>
+        [] m.type = "append"       -> <<m.term, m.prev, Len(m.entries), m.commit>>
+        [] m.type = "snapshot"     -> <<m.term, Len(m.prefix)>>
+        [] m.type = "would-vote"   -> <<m.term, m.for>>
+        [] m.type = "match"        -> <<m.term, m.index>>
+        [] OTHER                   -> <<m.term>> >>
+
+InNetwork(name) == {m \in network : m.type = name[1] /\ m.to = name[3] /\ Name(m) = name}
+
+\* A node sends what the trace says it sent, and a leader's commit index is the one in the message.
+Send(n, name) ==
+    LET p == name[3]
+        numbers == name[4]
+    IN  /\ name[1] # "term" => numbers[1] = node[n].term
+        /\ CASE name[1] = "append"      -> numbers[4] = node[n].commit /\ SendAppend(n, p, numbers[2], numbers[3])
+             [] name[1] = "snapshot"    -> SendSnapshot(n, p, numbers[2])
+             [] name[1] = "timeout-now" -> HandOver(n, p)
+             [] name[1] = "term"        -> TellTerm(n, p, numbers[1])
+
+Receive(n, m, kept, to, installs, last) ==
+    LET used == IF last THEN {m} ELSE {} IN
+    CASE m.type = "pre-vote"     -> ReceivePreVote(n, m, kept, used)
+      [] m.type = "request-vote" -> ReceiveRequestVote(n, m, kept, used)
+      [] m.type = "append"       -> ReceiveAppend(n, m, kept, used)
+      [] m.type = "snapshot"     -> ReceiveSnapshot(n, m, installs, kept, used)
+      [] m.type = "timeout-now"  -> ReceiveTimeoutNow(n, m, kept, to, used)
+      [] m.type = "would-vote"   -> ReceiveWouldVote(n, m, used)
+      [] m.type = "vote"         -> ReceiveVote(n, m, used)
+      [] m.type = "match"        -> ReceiveMatch(n, m, used)
+      [] m.type = "refusal"      -> ReceiveRefusal(n, m, used)
+      [] m.type = "term"         -> ReceiveTerm(n, m, used)
+
+\* The log in runs of equal terms: <<index before the first run, last index, term, last index, term, ...>>.  Terms never
+\* decrease along a log, so the two ends of a run tell all of it.
+HasRuns(log, runs) ==
+    /\ Len(log) = IF Len(runs) = 1 THEN runs[1] ELSE runs[Len(runs) - 1]
+    /\ \A i \in 1 .. (Len(runs) - 1) \div 2 :
+        LET first == (IF i = 1 THEN runs[1] ELSE runs[2 * i - 2]) + 1 IN
+        log[first] = runs[2 * i + 1] /\ log[runs[2 * i]] = runs[2 * i + 1]
+
+\* The core shows what the specification has.
+Shows(s, shown) ==
+    /\ s.role = shown[1]
+    /\ s.term = shown[2]
+    /\ s.voted = shown[3]
+    /\ s.leader = shown[4]
+    /\ s.commit = shown[5]
+    /\ s.snap = shown[6]
+    /\ HasRuns(s.log, shown[7])
+    /\ s.role = "leader" => \A p \in Server : s.match[p] = shown[8][p]
+
+\* A restart finds on the disk what the core shows.
+Restarts(n, shown) == \E count \in 0 .. Len(node[n].pending) : Restart(n, count, shown[5]) /\ Shows(node'[n], shown)
+
+Happens(l) ==
+    LET n == l[2] IN
+    CASE l[1] = "receive"       -> \E m \in InNetwork(l[4]) : Receive(n, m, l[5], l[6], l[7], l[8])
+      [] l[1] = "send"          -> Send(n, l[4])
+      [] l[1] = "leaves"        -> InNetwork(l[4]) # {} /\ UNCHANGED <<node, network>>
+      [] l[1] = "durable"       -> Durable(n, l[4])
+      [] l[1] = "propose"       -> Propose(n, l[4])
+      [] l[1] = "commit"        -> AdvanceCommit(n, l[4])
+      [] l[1] = "compact"       -> Compact(n, l[4])
+      [] l[1] = "forget"        -> Forget(n, l[4])
+      [] l[1] = "quiet"         -> Quiet(n)
+      [] l[1] = "leader gone"   -> LeaderGone(n)
+      [] l[1] = "ask pre-votes" -> AskPreVotes(n, l[4], l[5])
+      [] l[1] = "give up"       -> GiveUp(n)
+      [] l[1] = "campaign"      -> Campaign(n, l[4])
+      [] l[1] = "lead"          -> Lead(n)
+      [] l[1] = "step down"     -> StepDown(n)
+      [] l[1] = "restart"       -> Restarts(n, l[3])
+      [] l[1] = "wipe"          -> Wipe(n)
+
+IsOver == line > Len(Traces[trace])
+
+TraceNext ==
+    /\ ~IsOver
+    /\ LET l == Traces[trace][line] IN
+       /\ Happens(l)
+       /\ l[3] # <<>> => Shows(node'[l[2]], l[3])
+    /\ line' = line + 1
+    /\ UNCHANGED trace
+
+TraceSpec == TraceInit /\ [][TraceNext]_<<node, network, trace, line>>
+
+\* There is one state for each line of each trace.
+TraceView == <<trace, line>>
+
+-----------------------------------------------------------------------------
+(* For a trace that is not accepted: where it ends, and what was expected. *)
+
+IsRefused == ~IsOver /\ ~ENABLED TraceNext
+
+\* Index and term of the last entry of each run.
+Ends(log) == {<<i, log[i]>> : i \in {i \in 1 .. Len(log) : i = Len(log) \/ log[i] # log[i + 1]}}
+
+Brief(s) == [s EXCEPT !.log = Ends(@), !.disk.log = Ends(@), !.pending = Len(@), !.held = {Name(h.message) : h \in @}]
+
+Explain(n, l) == PrintT(<<"refused", line, l, Brief(node[n]), {Name(m) : m \in {m \in network : m.to = n}}>>)
+
+ExplainNext ==
+    \/ TraceNext
+    \/ IsRefused /\ Explain(Traces[trace][line][2], Traces[trace][line]) /\ UNCHANGED <<node, network, trace, line>>
+
+ExplainSpec == TraceInit /\ [][ExplainNext]_<<node, network, trace, line>>
+
+=============================================================================
