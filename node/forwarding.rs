@@ -17,7 +17,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use log::{info, warn};
 
 use super::exchange::Exchange;
-use crate::balancer::{Chooser, Chosen, Policy, Published, ServerView};
+use crate::balancer::{Chooser, Chosen, Compared, Policy, Published, ServerView};
 use crate::http::ClientHandle;
 use crate::http::worker_client::{CancelHandle, WorkerAnswer, WorkerClient, WorkerError};
 use race::{After, Helping, Race, Races};
@@ -56,6 +56,25 @@ pub enum ForwardFailure {
     ClientGone,
 }
 
+impl ForwardFailure {
+    /// The status of the answer that the client gets.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::NoServer | Self::AllBusy { .. } => 503,
+            Self::AllFailed(_) => 502,
+            Self::DeadlinePassed | Self::ClientGone => 504,
+        }
+    }
+
+    /// How many servers failed, if that is why.
+    pub fn failures(&self) -> usize {
+        match self {
+            Self::AllFailed(failures) => failures.len(),
+            Self::NoServer | Self::AllBusy { .. } | Self::DeadlinePassed | Self::ClientGone => 0,
+        }
+    }
+}
+
 /// A whole answer, and which server gave it.
 #[derive(Debug)]
 pub struct Delivered {
@@ -65,10 +84,22 @@ pub struct Delivered {
     pub server: String,
     /// The load that it was chosen for, in percent.
     pub load: f64,
+    /// What the server was compared with, if this choice is explained.
+    pub compared: Option<Vec<Compared>>,
     /// How many servers had failed before.
     pub retries: usize,
     /// Whether a helper thread brought it, because the first server had stalled.
     pub hedged: bool,
+}
+
+impl Delivered {
+    /// The status of the answer that the client gets.
+    pub fn status(&self) -> u16 {
+        match self.answer {
+            WorkerAnswer::Prime(_) => 200,
+            WorkerAnswer::ClientError { status, .. } => status,
+        }
+    }
 }
 
 /// Counts since the start, for `/metrics`.
@@ -191,11 +222,11 @@ impl Forwarder {
         hedged: bool,
     ) -> bool {
         let id = chosen.ticket.id();
-        let Chosen { server, load, ticket, .. } = chosen;
+        let Chosen { server, load, compared, ticket, .. } = chosen;
         ticket.end(retry::outcome(&answer), self.now());
         self.exchange.changed();
         let server = server.report();
-        match race.note(id, &server.server, load, hedged, answer) {
+        match race.note(id, &server.server, (load, compared), hedged, answer) {
             After::Done => true,
             After::Failed(error) => {
                 if !matches!(error, WorkerError::Busy { .. }) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use crate::raft::{Entry, Index, RpcReply};
+use crate::raft::{Entry, Index, Picture, RpcReply};
 use crate::replica::{Input, ReportOutcome};
 
 /// How many messages of consensus may wait. Each peer has at most a few under way, so only a stranger can fill
@@ -28,6 +28,8 @@ pub type NodeInput = Input<Sender<RpcReply>, Sender<ReportOutcome>>;
 pub enum ServiceInput {
     /// A daemon's report.
     Report(NodeInput),
+    /// `GET /ui/state`: the consensus as a picture. A channel of one place that is used once.
+    Picture(Sender<Picture>),
     /// `GET /log`.
     ReadLog {
         /// Entries after this index.

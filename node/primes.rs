@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use log::info;
 
 use super::forwarding::{Delivered, ForwardFailure, Forwarder};
+use super::recent::Recent;
 use super::standing::StandingBoard;
 use crate::http::message::{Request, Response, header, text, with_body};
 use crate::http::worker_client::{HEADER_HOP, WorkerAnswer};
@@ -71,6 +72,8 @@ pub struct Primes {
     pub standing: Arc<StandingBoard>,
     /// For `/metrics`.
     pub counters: Arc<PrimeCounters>,
+    /// For the page.
+    pub recent: Arc<Recent>,
 }
 
 impl Primes {
@@ -120,8 +123,12 @@ impl Primes {
         took: Duration,
     ) -> Response {
         let ms = took.as_secs_f64() * 1e3;
+        match &outcome {
+            Ok(delivered) => self.recent.answered(n, delivered.status(), delivered, ms),
+            Err(failure) => self.recent.failed(n, failure.status(), failure.failures(), ms),
+        }
         match outcome {
-            Ok(Delivered { answer, server, load, retries, hedged }) => {
+            Ok(Delivered { answer, server, load, retries, hedged, .. }) => {
                 let how = if hedged { ", another server had stalled" } else { "" };
                 info!(
                     "request {request_id}: N={n} answered by {server} (load when chosen {load:.1} %) in {ms:.1} ms, \

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use tiny_http::Method;
 
 use super::cuts::{CUTS_BYTES_MAX, Cuts};
+use super::live::Live;
 use super::metrics::Metrics;
+use super::page;
 use super::primes::Primes;
 use super::status::NodeStatus;
 use crate::http::Service;
@@ -22,6 +24,8 @@ pub struct PublicService {
     pub primes: Primes,
     /// `/status`, `/log`, `/readyz`, `/`.
     pub status: NodeStatus,
+    /// `/ui/state`.
+    pub live: Live,
     /// `/metrics`.
     pub metrics: Metrics,
     /// `/ui/cuts`, if this node was started for it.
@@ -32,7 +36,10 @@ pub struct PublicService {
 
 /// What a path asks for.
 enum Route<'a> {
-    Usage,
+    Root,
+    /// A file of the page.
+    PagePart,
+    PageState,
     Status,
     Log,
     Healthz,
@@ -44,7 +51,9 @@ enum Route<'a> {
 
 fn route(path: &str) -> Option<Route<'_>> {
     Some(match path {
-        path::USAGE => Route::Usage,
+        path::USAGE => Route::Root,
+        path::PAGE_STATE => Route::PageState,
+        path if page::is_part(path) => Route::PagePart,
         path::STATUS => Route::Status,
         path::LOG => Route::Log,
         path::HEALTHZ => Route::Healthz,
@@ -80,7 +89,12 @@ impl Service for PublicService {
         match route(request.path()) {
             None if request.path() == path::CUTS => self.cuts.order(&request, self.port),
             None => text(404, "nothing is here"),
-            Some(Route::Usage) => self.status.usage(),
+            Some(Route::Root) if page::is_for_browser(&request) => page::frame(),
+            Some(Route::Root) => self.status.usage(),
+            Some(Route::PagePart) => {
+                page::part(request.path()).unwrap_or_else(|| text(404, "nothing is here"))
+            }
+            Some(Route::PageState) => self.live.state(&self.status),
             Some(Route::Status) => self.status.status(),
             Some(Route::Log) => self.status.log(request.query().unwrap_or("")),
             Some(Route::Healthz) => text(200, "ok"),

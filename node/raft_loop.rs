@@ -20,6 +20,7 @@ use log::{debug, error, info, warn};
 use super::inbox::{Inboxes, ServiceInput};
 use super::leader_watch::LeaderNews;
 use super::peers::Peers;
+use super::recent::Recent;
 use super::standing::{Doing, StandingBoard};
 use crate::balancer::{Change, Published};
 use crate::linux::BootClock;
@@ -54,6 +55,8 @@ pub struct RaftLoop<D: Disk> {
     pub standing: Arc<StandingBoard>,
     /// The leader that the death detector watches.
     pub leaders: LeaderNews,
+    /// What happened last, for the page.
+    pub recent: Arc<Recent>,
     /// Dates what is remembered of the commit index.
     pub boot_clock: BootClock,
     /// The moment that the loop's clock counts from.
@@ -114,6 +117,8 @@ impl<D: Disk> RaftLoop<D> {
     fn serve(&mut self, input: ServiceInput) {
         match input {
             ServiceInput::Report(report) => self.replica.receive(self.now(), report),
+            // The page may be gone.
+            ServiceInput::Picture(page) => drop(page.send(self.replica.raft().picture(self.now()))),
             ServiceInput::ReadLog { after, limit, entries } => {
                 let log = self.replica.raft().log();
                 // The reader may be gone. Then nobody needs the answer.
@@ -155,7 +160,11 @@ impl<D: Disk> RaftLoop<D> {
             Effect::Reply { caller, reply } => drop(caller.send(reply)),
             Effect::Answer { caller, outcome } => drop(caller.send(outcome)),
             Effect::Remember { index, term } => self.remember(index, term)?,
-            Effect::Notice(notice) => log_notice(&notice, self.replica.raft().id()),
+            Effect::Notice(notice) => {
+                let id = self.replica.raft().id();
+                self.recent.happened(&notice, id);
+                log_notice(&notice, id);
+            }
         }
         Ok(())
     }
@@ -336,6 +345,7 @@ mod tests {
                 published: Arc::clone(&published),
                 standing: Arc::clone(&standing),
                 leaders: leader_news().0,
+                recent: Arc::default(),
                 boot_clock: BootClock::new(),
                 started: Instant::now(),
             };

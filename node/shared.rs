@@ -12,11 +12,13 @@ use super::cuts::Cuts;
 use super::exchange::Exchange;
 use super::forwarding::Forwarder;
 use super::inbox::Inbox;
+use super::live::Live;
 use super::metrics::Metrics;
 use super::node_addresses::NodeAddresses;
 use super::peers::Sending;
 use super::primes::{PrimeCounters, Primes};
 use super::public_service::PublicService;
+use super::recent::Recent;
 use super::refusals::PeerRefusals;
 use super::relays::Relays;
 use super::standing::StandingBoard;
@@ -24,7 +26,7 @@ use super::status::NodeStatus;
 use crate::balancer::{Chooser, Policy, Published, ServerTable};
 use crate::config::Config;
 use crate::linux::random_u64;
-use crate::protocol::node_name;
+use crate::protocol::{Times, node_name};
 use crate::raft::NodeId;
 use crate::signing::{Gate, Seal, Secret};
 
@@ -48,6 +50,10 @@ pub struct Shared {
     pub chooser: Arc<Chooser>,
     /// Cut cables, in a demonstration.
     pub cuts: Arc<Cuts>,
+    /// What happened last, for the page.
+    pub recent: Arc<Recent>,
+    members: Vec<NodeId>,
+    times: Times,
     cluster_name: String,
     policy: Policy,
     request_timeout: Duration,
@@ -89,6 +95,14 @@ impl Shared {
             standing: Arc::new(StandingBoard::new(config.election_timeout.1)),
             chooser: Chooser::new(config.stall, random_u64()?),
             cuts: Arc::new(cuts),
+            recent: Arc::default(),
+            members: config.nodes.iter().map(|node| node.id).collect(),
+            times: Times {
+                heartbeat_ms: ms(config.heartbeat),
+                election_timeout_ms: ms(config.election_timeout.1),
+                report_interval_ms: ms(config.report_interval),
+                server_timeout_ms: ms(config.server_timeout),
+            },
             cluster_name: config.cluster_name.clone(),
             policy: config.policy,
             request_timeout: config.request_timeout,
@@ -145,6 +159,13 @@ impl Shared {
                 forwarder: Arc::clone(forwarder),
                 standing: Arc::clone(&self.standing),
                 counters: Arc::clone(&self.prime_counters),
+                recent: Arc::clone(&self.recent),
+            },
+            live: Live {
+                members: self.members.clone(),
+                patience: self.patience,
+                times: self.times,
+                recent: Arc::clone(&self.recent),
             },
             status: NodeStatus {
                 id: self.id,
@@ -184,4 +205,8 @@ impl Shared {
             cuts: Arc::clone(&self.cuts),
         }
     }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -8,7 +8,7 @@ use super::cuts::Cuts;
 use super::inbox::{Inbox, ServiceInput, one_answer};
 use super::refusals::PeerRefusals;
 use super::standing::StandingBoard;
-use crate::balancer::{Chooser, Policy, Published};
+use crate::balancer::{Chooser, Policy, Published, View};
 use crate::http::message::{Response, header, json, text};
 use crate::protocol::{LOG_LIMIT_MAX, LogQuery, PROTOCOL_VERSION, ServerStatus, Status};
 use crate::raft::NodeId;
@@ -43,12 +43,16 @@ pub struct NodeStatus {
 impl NodeStatus {
     /// `GET /status`: this node's own view.
     pub fn status(&self) -> Response {
+        json(200, &self.of_view(&self.published.view()))
+    }
+
+    /// The status with the server table of `view`.
+    pub fn of_view(&self, view: &View) -> Status {
         let standing = self.standing.get();
         // The digest and the applied index come from one view, so that they always belong together; the standing may be one
         // batch older or newer.
-        let view = self.published.view();
         let applied_index = view.applied_index();
-        let local = self.chooser.local_states(&view, self.started.elapsed());
+        let local = self.chooser.local_states(view, self.started.elapsed());
         let servers = view.servers().iter().zip(local).map(|(server, local)| {
             let report = server.report();
             ServerStatus {
@@ -65,34 +69,31 @@ impl NodeStatus {
                 avoided: local.avoided,
             }
         });
-        json(
-            200,
-            &Status {
-                cluster: self.cluster.clone(),
-                node: self.id,
-                role: standing.role,
-                term: standing.term,
-                leader: standing.leader,
-                voted_for: standing.voted_for,
-                commit_index: standing.commit_index.max(applied_index),
-                applied_index,
-                last_index: standing.last_index.max(applied_index),
-                snapshot_index: standing.snapshot_index,
-                state_digest: view.digest().to_owned(),
-                policy: self.policy.name().to_owned(),
-                uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                protocol: PROTOCOL_VERSION,
-                refusals: self.refusals.list(),
-                stuck_ms: self
-                    .standing
-                    .stuck()
-                    .map(|stuck| u64::try_from(stuck.time.as_millis()).unwrap_or(u64::MAX)),
-                contradiction: standing.contradiction.map(|contradiction| contradiction.text(self.id)),
-                deaf_to: self.cuts.list(),
-                servers: servers.collect(),
-            },
-        )
+        Status {
+            cluster: self.cluster.clone(),
+            node: self.id,
+            role: standing.role,
+            term: standing.term,
+            leader: standing.leader,
+            voted_for: standing.voted_for,
+            commit_index: standing.commit_index.max(applied_index),
+            applied_index,
+            last_index: standing.last_index.max(applied_index),
+            snapshot_index: standing.snapshot_index,
+            state_digest: view.digest().to_owned(),
+            policy: self.policy.name().to_owned(),
+            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: PROTOCOL_VERSION,
+            refusals: self.refusals.list(),
+            stuck_ms: self
+                .standing
+                .stuck()
+                .map(|stuck| u64::try_from(stuck.time.as_millis()).unwrap_or(u64::MAX)),
+            contradiction: standing.contradiction.map(|contradiction| contradiction.text(self.id)),
+            deaf_to: self.cuts.list(),
+            servers: servers.collect(),
+        }
     }
 
     /// `GET /readyz`: 200 once a leader is known and the committed state is applied.
@@ -141,7 +142,8 @@ impl NodeStatus {
                  GET /log      its Raft log, as JSON: /log?after=INDEX&limit=COUNT\n\
                  GET /healthz  200 while the process serves\n\
                  GET /readyz   200 once it knows a leader and has applied the committed state\n\
-                 GET /metrics  counters, for Prometheus",
+                 GET /metrics  counters, for Prometheus\n\n\
+                 A browser shows this node's page at the same address.",
                 self.cluster
             ),
         )

@@ -15,7 +15,7 @@
 //! | thread | blocks on | file |
 //! | --- | --- | --- |
 //! | main | signals, the loop's end | `running.rs` |
-//! | public listener, one per open connection | its socket | `public_service.rs` (`primes.rs`, `status.rs`, `metrics.rs`), `forwarding.rs` |
+//! | public listener, one per open connection | its socket | `public_service.rs` (`primes.rs`, `status.rs`, `live.rs`, `page.rs`, `metrics.rs`), `forwarding.rs` |
 //! | cluster listener, one per open connection | its socket, the loop's outcome | `cluster_service.rs` |
 //! | Raft loop, one | inboxes, deadline | `raft_loop.rs` |
 //! | peer senders, two per peer | their slot, one RPC in flight | `peers.rs` |
@@ -106,7 +106,9 @@ pub fn start(
 
     // The Raft loop.
     let (published, standing) = (Arc::clone(&shared.published), Arc::clone(&shared.standing));
-    let raft_loop = RaftLoop { replica, storage, peers, published, standing, leaders, boot_clock, started };
+    let recent = Arc::clone(&shared.recent);
+    let raft_loop =
+        RaftLoop { replica, storage, peers, published, standing, leaders, recent, boot_clock, started };
     let loop_thread = spawn("raft", move || {
         // If nobody receives this any more, the process is ending.
         let _ = ended_sender.send(raft_loop.run(&inboxes, &loop_stop));

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::retry::Attempts;
 use super::{Delivered, ForwardFailure};
-use crate::balancer::TicketId;
+use crate::balancer::{Compared, TicketId};
 use crate::http::ClientHandle;
 use crate::http::worker_client::{CancelHandle, WorkerAnswer, WorkerError};
 
@@ -94,12 +94,12 @@ impl Race {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes what came of the attempt `id` at `server`, which was chosen for this load.
+    /// Notes what came of the attempt `id` at `server`, which was chosen for this load, compared with these.
     pub(super) fn note(
         &self,
         id: TicketId,
         server: &str,
-        load: f64,
+        (load, compared): (f64, Option<Vec<Compared>>),
         hedged: bool,
         answer: Result<WorkerAnswer, WorkerError>,
     ) -> After {
@@ -109,8 +109,14 @@ impl Race {
             Ok(answer) => {
                 if state.winner.is_none() {
                     let retries = state.attempts.failure_count();
-                    state.winner =
-                        Some(Delivered { answer, server: server.to_owned(), load, retries, hedged });
+                    state.winner = Some(Delivered {
+                        answer,
+                        server: server.to_owned(),
+                        load,
+                        compared,
+                        retries,
+                        hedged,
+                    });
                     state.cut_off_all(); // The first whole answer wins.
                 }
                 After::Done

@@ -31,6 +31,9 @@ pub const AVOID: Duration = Duration::from_secs(1);
 /// When more servers than this are remembered, those that have left the table are forgotten.
 const MEMORIES_MAX: usize = 2 * SERVERS_MAX;
 
+/// A choice is explained at most once in this time: an explanation costs a list, and people read no faster.
+const EXPLAIN_INTERVAL: Duration = Duration::from_millis(50);
+
 /// Names one request in flight. Unique in this process.
 pub type TicketId = u64;
 
@@ -60,6 +63,8 @@ pub struct Chosen {
     pub server: Arc<ServerView>,
     /// The load that decided, in percent: the agreed `cpu`, or what `projected` counts per core (then it may exceed 100).
     pub load: f64,
+    /// What it was compared with, for people who watch; most choices of a busy node are not explained.
+    pub compared: Option<Vec<Compared>>,
     /// The server was stalled, and this request tries whether it still is. Send it to the next best server at once, too.
     pub hedge_now: bool,
     /// End it when the request ends.
@@ -110,6 +115,15 @@ impl Drop for Ticket {
     }
 }
 
+/// One server that took part in a comparison.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Compared {
+    /// The server, as it was seen.
+    pub server: Arc<ServerView>,
+    /// Its load, by the same measure as [`Chosen::load`].
+    pub load: f64,
+}
+
 /// What this node alone knows of a server: for `/status` and `/metrics`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LocalState {
@@ -117,6 +131,8 @@ pub struct LocalState {
     pub in_flight: usize,
     /// Requests in flight there from the other nodes, as they report them.
     pub in_flight_elsewhere: u32,
+    /// How many requests this node has sent there since its start.
+    pub chosen: u64,
     /// It is passed over until it answers.
     pub stalled: bool,
     /// It failed a moment ago.
@@ -129,6 +145,8 @@ struct ServerMemory {
     debts: Debts,
     /// Requests in flight there from the other nodes, as they report them.
     others: u32,
+    /// How many requests this node has sent there.
+    chosen: u64,
     work: OwnWork,
     /// It failed, and is avoided until this moment.
     avoided_until: Option<Duration>,
@@ -158,6 +176,8 @@ struct Memory {
     dice: Random,
     /// The ticket that was given out last.
     ticket: TicketId,
+    /// From when on a choice is explained again.
+    explain_from: Duration,
 }
 
 /// One node's memory of its requests. One per node, shared by all its request threads.
@@ -228,7 +248,7 @@ impl Chooser {
     /// same servers.
     pub fn new(stall: Duration, seed: u64) -> Arc<Self> {
         let (servers, board, dice) = (BTreeMap::new(), Board::default(), Random::new(seed));
-        let memory = Mutex::new(Memory { servers, board, dice, ticket: 0 });
+        let memory = Mutex::new(Memory { servers, board, dice, ticket: 0, explain_from: Duration::ZERO });
         Arc::new(Self { stall, tickets: AtomicUsize::new(0), memory })
     }
 
@@ -274,14 +294,27 @@ impl Chooser {
         let best = standing.iter().map(|one| one.blemish).min()?;
         standing.retain(|one| one.blemish == best);
 
-        let (place, load) = match policy {
-            Policy::LowestCpu => lowest_cpu(&standing, &mut memory.dice)?,
+        let explained = now >= memory.explain_from;
+        let compare = |load: &dyn Fn(&Rated<'_>) -> f64| {
+            let one = |one: &Rated<'_>| Compared { server: Arc::clone(one.server), load: load(one) };
+            explained.then(|| standing.iter().map(one).collect::<Vec<_>>())
+        };
+        let ((place, load), compared) = match policy {
+            Policy::LowestCpu => {
+                let chosen = lowest_cpu(&standing, &mut memory.dice)?;
+                (chosen, compare(&|one| one.server.report().cpu))
+            }
             Policy::Projected => {
                 let candidates: Vec<Candidate> = standing.iter().map(|one| one.candidate).collect();
                 let expected = memory.board.expected(now);
-                projected::choose(&candidates, expected, &mut memory.dice)?
+                let chosen = projected::choose(&candidates, expected, &mut memory.dice)?;
+                let idle = projected::is_idle(&candidates, expected);
+                (chosen, compare(&|one| one.candidate.load(idle)))
             }
         };
+        if explained {
+            memory.explain_from = now + EXPLAIN_INTERVAL;
+        }
         let Rated { server, trial, .. } = standing[place];
         // If it is the only server, there is no next best that could get the request, too.
         let hedge_now = trial && view.servers().iter().filter(|server| server.is_eligible()).count() > 1;
@@ -289,7 +322,7 @@ impl Chooser {
         self.tickets.fetch_add(1, Ordering::Relaxed);
         drop(guard);
         let ticket = Ticket { chooser: Arc::clone(self), server: Arc::clone(server), id, ended: false };
-        Some(Chosen { server: Arc::clone(server), load, hedge_now, ticket })
+        Some(Chosen { server: Arc::clone(server), load, compared, hedge_now, ticket })
     }
 
     fn end(&self, server: &str, id: TicketId, outcome: Outcome, now: Duration) {
@@ -337,6 +370,11 @@ impl Chooser {
         memory.count_others(&touched, now);
     }
 
+    /// What each other node has in flight at each server, as it reported it.
+    pub fn heard(&self) -> BTreeMap<NodeId, BTreeMap<String, u32>> {
+        self.memory().board.all()
+    }
+
     /// The requests that should also be sent to the next best server. Each is returned once. Called by the thread that
     /// watches all requests in flight.
     pub fn hedges(&self, view: &View, now: Duration) -> Vec<TicketId> {
@@ -358,6 +396,7 @@ impl Chooser {
             LocalState {
                 in_flight: memory.debts.len(),
                 in_flight_elsewhere: memory.others,
+                chosen: memory.chosen,
                 stalled: memory.debts.judge(server, self.stall, now) == Verdict::Stalled,
                 avoided: memory.is_avoided(now),
             }
@@ -378,6 +417,7 @@ impl Memory {
         if trial {
             memory.debts.begin_trial(now);
         }
+        memory.chosen += 1;
         memory.debts.sent(self.ticket, server, hedged, now);
         memory.note_in_flight(now);
         self.ticket
@@ -639,7 +679,23 @@ mod tests {
         assert_eq!((node.local("a", ms(0)).in_flight, node.chooser.is_quiet()), (1, false));
         drop(chosen);
         assert!(node.chooser.is_quiet());
-        assert_eq!(node.local("a", ms(0)), LocalState::default());
+        assert_eq!(node.local("a", ms(0)), LocalState { chosen: 1, ..LocalState::default() });
+    }
+
+    #[test]
+    fn a_choice_is_explained_by_the_loads_that_were_compared_and_not_every_one() {
+        let node = ChoosingNode::new(&[("a", 30.0), ("b", 10.0)]);
+        let loads = |chosen: &Chosen| {
+            let compared = chosen.compared.as_ref()?;
+            let one = |one: &Compared| (one.server.report().server.clone(), one.load);
+            Some(compared.iter().map(one).collect::<Vec<_>>())
+        };
+        let expected = Some(vec![("a".to_owned(), 30.0), ("b".to_owned(), 10.0)]);
+        assert_eq!(loads(&node.choose(ms(0))), expected);
+        let soon = EXPLAIN_INTERVAL - ms(1);
+        assert_eq!(loads(&node.choose(soon)), None, "nobody reads so fast");
+        assert_eq!(loads(&node.choose(EXPLAIN_INTERVAL)), expected);
+        assert_eq!(node.local("b", EXPLAIN_INTERVAL).chosen, 3);
     }
 
     #[test]

@@ -144,6 +144,11 @@ impl Board {
         touched
     }
 
+    /// What each node said last.
+    pub(super) fn all(&self) -> BTreeMap<NodeId, BTreeMap<String, u32>> {
+        self.0.iter().map(|(node, heard)| (*node, heard.counts.servers.clone())).collect()
+    }
+
     /// How many requests the other nodes have in flight at this server.
     pub(super) fn at(&self, server: &str) -> u32 {
         let counts = self.0.values().filter_map(|heard| heard.counts.servers.get(server));

@@ -26,7 +26,7 @@ pub mod stall;
 pub mod table;
 pub mod view;
 
-pub use choice::{Chooser, Chosen, LocalState, Outcome, Ticket, TicketId};
+pub use choice::{Chooser, Chosen, Compared, LocalState, Outcome, Ticket, TicketId};
 pub use command::{Dead, ServerCommand};
 pub use in_flight::{Announcer, InFlight};
 pub use name::{NAME_BYTES_MAX, is_name};

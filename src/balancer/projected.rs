@@ -36,6 +36,11 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
+    /// Its load in percent, without another request: what a choice says that it was made for.
+    pub(super) fn load(&self, idle: bool) -> f64 {
+        if idle { self.cpu } else { self.load_with(0.0) }
+    }
+
     /// Its load in percent if there were so many requests more.
     fn load_with(&self, more: f64) -> f64 {
         (self.foreign + self.in_flight + more) / self.cores * 100.0
@@ -45,7 +50,7 @@ impl Candidate {
 /// The place of the chosen server and its load in percent, without this request; `None` if there are no candidates. `expected`
 /// is how many requests the other nodes are about to send.
 pub(super) fn choose(candidates: &[Candidate], expected: f64, dice: &mut Random) -> Option<(usize, f64)> {
-    let idle = expected < EXPECTED_MIN && candidates.iter().all(|server| server.in_flight == 0.0);
+    let idle = is_idle(candidates, expected);
     // What they are compared by: load and width.
     let vessel = |server: &Candidate| match idle {
         true => Vessel { load: server.cpu, cores: 1.0 }, // Equal loads are equal, on however many cores.
@@ -72,8 +77,12 @@ pub(super) fn choose(candidates: &[Candidate], expected: f64, dice: &mut Random)
             }
         }
     }
-    let load = |server: &Candidate| if idle { server.cpu } else { server.load_with(0.0) };
-    chosen.map(|place| (place, load(&candidates[place])))
+    chosen.map(|place| (place, candidates[place].load(idle)))
+}
+
+/// Whether nothing is in flight from any node, and nothing expected.
+pub(super) fn is_idle(candidates: &[Candidate], expected: f64) -> bool {
+    expected < EXPECTED_MIN && candidates.iter().all(|server| server.in_flight == 0.0)
 }
 
 /// A server as the rule imagines it: filled up to its load, as wide as its cores.

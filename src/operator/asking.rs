@@ -44,7 +44,7 @@ fn question(client: &mut Client, address: SocketAddr) -> Result<Status, String> 
 }
 
 /// The error in a few words. The address is shown beside it.
-fn reason(error: &CallError) -> String {
+pub fn reason(error: &CallError) -> String {
     match &error.kind {
         CallErrorKind::Refused => "connection refused".to_string(),
         CallErrorKind::Closed => "connection closed".to_string(),

@@ -15,14 +15,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
-use rakit::http::message::{Request, Response, header, text};
+use rakit::http::message::{Request, Response, header, json, text};
 use rakit::http::{Limits, Server, Service};
 use rakit::linux::random_u64;
+use rakit::node::page;
+use rakit::protocol::path;
 use serde::{Deserialize, Serialize};
 use tiny_http::Method;
 
 use super::Failure;
 use super::layout::{Layout, shown};
+use super::lookout::Lookout;
 use super::order::Order;
 
 /// Where orders go.
@@ -56,6 +59,8 @@ pub struct Key {
 pub struct ControlRoom {
     _server: Server,
     layout: Layout,
+    /// What a person opens in a browser, with the token.
+    pub page: String,
 }
 
 impl ControlRoom {
@@ -65,18 +70,20 @@ impl ControlRoom {
     /// The address can't be listened on, the file can't be written, or the system gives no randomness.
     pub fn open(
         layout: &Layout,
+        lookout: Arc<Lookout>,
         deliver: impl Fn(Order, Sender<Done>) -> bool + Send + Sync + 'static,
     ) -> Result<ControlRoom, Failure> {
         let draw = || random_u64().map_err(Failure::other);
         let key = Key { address: layout.control_room(), token: format!("{:016x}{:016x}", draw()?, draw()?) };
-        let service = ControlService { key, deliver: Box::new(deliver) };
+        let page = format!("http://{}/#token={}", key.address, key.token);
+        let service = ControlService { key, lookout, deliver: Box::new(deliver) };
         write_key(layout, &service.key)?;
         let limits = Limits { connections_max: CONNECTIONS_MAX, ..Limits::default() };
         let address = service.key.address;
         let server = Server::bind("control", address, limits, Arc::new(service)).map_err(|error| {
             Failure::other(format!("can't listen on {address}, the control room: {error}"))
         })?;
-        Ok(ControlRoom { _server: server, layout: layout.clone() })
+        Ok(ControlRoom { _server: server, layout: layout.clone(), page })
     }
 }
 
@@ -97,8 +104,14 @@ fn write_key(layout: &Layout, key: &Key) -> Result<(), Failure> {
         .map_err(|error| Failure::other(format!("{}: can't be written: {error}", shown(&path))))
 }
 
+/// The paths that show something.
+fn is_read(path: &str) -> bool {
+    matches!(path, path::USAGE | path::PAGE_STATE) || page::is_part(path)
+}
+
 struct ControlService {
     key: Key,
+    lookout: Arc<Lookout>,
     deliver: Box<Deliver>,
 }
 
@@ -107,8 +120,10 @@ impl Service for ControlService {
         match (path, method) {
             (ORDER_PATH, Method::Post) => Ok(ORDER_BYTES_MAX),
             (ORDER_PATH, _) => Err(text(405, "only POST").with_header(header("Allow", "POST"))),
-            ("/", Method::Get | Method::Head) => Ok(0),
-            ("/", _) => Err(text(405, "only GET").with_header(header("Allow", "GET, HEAD"))),
+            (path, Method::Get | Method::Head) if is_read(path) => Ok(0),
+            (path, _) if is_read(path) => {
+                Err(text(405, "only GET").with_header(header("Allow", "GET, HEAD")))
+            }
             _ => Err(text(404, "this is the control room of a local cluster: try `rakit ctl --help`")),
         }
     }
@@ -117,8 +132,15 @@ impl Service for ControlService {
         if let Err(why) = self.is_from_here(&request) {
             return text(403, why);
         }
-        if request.path() != ORDER_PATH {
-            return text(200, "the control room of a local cluster of Rakit: try `rakit ctl --help`");
+        match request.path() {
+            ORDER_PATH => {}
+            path::PAGE_STATE => return json(200, &self.lookout.state()),
+            path::USAGE if page::is_for_browser(&request) => return page::frame(),
+            path => {
+                return page::part(path).unwrap_or_else(|| {
+                    text(200, "the control room of a local cluster of Rakit: a browser shows its page; or try `rakit ctl --help`")
+                });
+            }
         }
         if request.header(TOKEN_HEADER) != Some(&self.key.token) {
             return text(403, "the token of control.json is missing or is another");
@@ -166,7 +188,9 @@ mod tests {
     fn service() -> ControlService {
         let key = Key { address: SocketAddr::from(([127, 0, 0, 1], 8000)), token: "0123".to_string() };
         let deliver = |order: Order, outcome: Sender<Done>| outcome.send(Ok(format!("{order:?}"))).is_ok();
-        ControlService { key, deliver: Box::new(deliver) }
+        let layout = Layout { dir: std::path::PathBuf::new(), nodes: 1, servers: 0, base_port: 8000 };
+        let lookout = Arc::new(Lookout::start(&layout).expect("a thread"));
+        ControlService { key, lookout, deliver: Box::new(deliver) }
     }
 
     fn post(headers: &[(&'static str, &str)], body: &str) -> u16 {
@@ -195,11 +219,33 @@ mod tests {
     }
 
     #[test]
+    fn everybody_on_this_machine_may_look_and_a_page_of_another_site_may_not() {
+        let get = |headers: &[(&'static str, &str)], path: &str| {
+            let headers = headers.iter().map(|(name, value)| header(name, value)).collect();
+            service().call(Request::local(Method::Get, path, headers, Vec::new()))
+        };
+        let (host, browser) = (("Host", "127.0.0.1:8000"), ("Accept", "text/html"));
+        let kind = |answer: &Response| {
+            answer
+                .headers()
+                .iter()
+                .find(|one| one.field.equiv("Content-Type"))
+                .map(|one| one.value.to_string())
+        };
+        assert_eq!(kind(&get(&[host, browser], "/")).as_deref(), Some("text/html; charset=utf-8"));
+        assert_eq!(kind(&get(&[host], "/")).as_deref(), Some("text/plain; charset=utf-8"));
+        assert_eq!(kind(&get(&[host], "/ui/state")).as_deref(), Some("application/json"));
+        assert_eq!(kind(&get(&[host], "/ui/control.js")).as_deref(), Some("text/javascript; charset=utf-8"));
+        assert_eq!(get(&[("Host", "evil.example:8000"), browser], "/ui/state").status_code().0, 403);
+    }
+
+    #[test]
     fn only_orders_are_posted() {
         let limit =
             |method, path| service().body_limit(&method, path).map_err(|answer| answer.status_code().0);
         assert_eq!(limit(Method::Post, ORDER_PATH), Ok(ORDER_BYTES_MAX));
         assert_eq!(limit(Method::Get, ORDER_PATH), Err(405));
+        assert_eq!((limit(Method::Get, "/ui/state"), limit(Method::Post, "/ui/state")), (Ok(0), Err(405)));
         assert_eq!(limit(Method::Get, "/elsewhere"), Err(404));
     }
 }

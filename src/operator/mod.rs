@@ -26,6 +26,7 @@ mod configuration;
 mod control_room;
 mod ctl;
 mod layout;
+mod lookout;
 mod order;
 mod ports;
 mod programs;

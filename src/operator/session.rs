@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -29,6 +30,7 @@ use super::children::{Children, how};
 use super::comparison::{Asked, clean};
 use super::control_room::{ControlRoom, Done};
 use super::layout::{Layout, Part, server_name, shown};
+use super::lookout::{Known, Lookout};
 use super::order::Order;
 use super::programs::Programs;
 use super::screen::Screen;
@@ -80,6 +82,8 @@ pub struct Session {
     /// When each dead process died, in milliseconds since 1970.
     died_ms: BTreeMap<Part, u64>,
     steering: Steering,
+    /// What the page of the control room shows.
+    lookout: Arc<Lookout>,
     /// Open until the cluster stops.
     control_room: Option<ControlRoom>,
 }
@@ -104,6 +108,8 @@ impl Session {
         listen_for_signals(sender.clone())
             .map_err(|error| Failure::other(format!("can't listen for signals: {error}")))?;
         let addresses: Vec<SocketAddr> = layout.node_ids().map(|id| layout.public(id)).collect();
+        let lookout = Lookout::start(&layout)
+            .map_err(|error| Failure::other(format!("the system gives no thread: {error}")))?;
         let mut session = Session {
             story: Story::new(&addresses),
             is_ready: false,
@@ -112,6 +118,7 @@ impl Session {
             began_ms: now_ms(),
             died_ms: BTreeMap::new(),
             steering: Steering::default(),
+            lookout: Arc::new(lookout),
             control_room: None,
             layout,
             programs,
@@ -120,7 +127,8 @@ impl Session {
         };
         let orders = session.sender.clone();
         let deliver = move |order, outcome| orders.send(SessionEvent::Order(order, outcome)).is_ok();
-        session.control_room = Some(ControlRoom::open(&session.layout, deliver)?);
+        session.control_room =
+            Some(ControlRoom::open(&session.layout, Arc::clone(&session.lookout), deliver)?);
         let (nodes, servers) = (session.layout.nodes, session.layout.servers);
         session.tell(&format!(
             "{} {nodes} node{} and {servers} server{} in {}, logs in {}",
@@ -250,6 +258,7 @@ impl Session {
     /// Writes `pids.json`, for scripts and demonstrations: the processes that run now. Called after each start and each
     /// death, so that it is true at any time; at the end it is empty.
     pub(super) fn write_pids(&self) -> Result<(), Failure> {
+        self.show_room();
         let listed = |part: Part| !matches!(part, Part::Burner(_));
         let running = self.children.iter().filter(|child| child.ended.is_none() && listed(child.part));
         let pids: serde_json::Map<String, serde_json::Value> =
@@ -259,6 +268,14 @@ impl Session {
         text.push('\n');
         storage::replace(&path, text.as_bytes())
             .map_err(|error| Failure::other(format!("{}: can't be written: {error}", shown(&path))))
+    }
+
+    /// Tells the page of the control room which processes run and what was ordered.
+    pub(super) fn show_room(&self) {
+        let running = self.children.iter().filter(|child| child.ended.is_none());
+        let pids = running.map(|child| (child.part, child.pid)).collect();
+        let (cut, requests_per_second) = (self.steering.cut().clone(), self.steering.requests_per_second());
+        self.lookout.note(Known { pids, cut, requests_per_second });
     }
 
     /// What is missing for `ready`: one sentence each, with the log file to read.
@@ -320,6 +337,10 @@ impl Session {
             "     {}    steers it; Ctrl-C stops it",
             self.programs.ctl(&self.layout, "--help")
         ));
+        if let Some(room) = &self.control_room {
+            // Not logged: who reads it may steer.
+            self.screen.say(&format!("see: {}", room.page));
+        }
         self.tell("ready");
         self.is_ready = true;
         let mut next_draw = Instant::now();

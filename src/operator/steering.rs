@@ -52,6 +52,16 @@ impl Steering {
         self.waiting.iter().any(|waiting| waiting.part == part)
     }
 
+    /// The cut cables.
+    pub fn cut(&self) -> &BTreeSet<(u16, u16)> {
+        &self.cut
+    }
+
+    /// Requests per second that are being sent.
+    pub fn requests_per_second(&self) -> u32 {
+        self.traffic.as_ref().map_or(0, Traffic::per_second)
+    }
+
     /// From which nodes nothing arrives at this one.
     pub fn deaf_to(&self, part: Part) -> Vec<u16> {
         let Part::Node(id) = part else { return Vec::new() };
@@ -169,6 +179,7 @@ impl Session {
                 self.steering().cut.remove(cable)
             };
         }
+        self.show_room();
         let receivers: BTreeSet<u16> = cables.iter().map(|(_, to)| *to).collect();
         let runs = |id: &u16| self.running(Part::Node(*id)).is_ok();
         let receivers: Vec<u16> = receivers.into_iter().filter(runs).collect();
@@ -224,6 +235,7 @@ impl Session {
             self.steering().traffic = Some(traffic);
             format!("{per_second} requests per second ask for /{n}, each node in turn")
         };
+        self.show_room();
         self.tell(&line);
         Ok(line)
     }

@@ -22,6 +22,7 @@ const ANSWER_BYTES_MAX: usize = 16 * 1024;
 /// The requests that are being sent; dropping it ends them.
 #[derive(Debug)]
 pub struct Traffic {
+    per_second: u32,
     /// Dropping it ends the pacing thread, which ends the others.
     _running: Sender<()>,
 }
@@ -43,7 +44,12 @@ impl Traffic {
         thread::Builder::new()
             .name("request-pace".to_string())
             .spawn(move || keep_pace(&nodes, pause, &ended, &jobs))?;
-        Ok(Traffic { _running: running })
+        Ok(Traffic { per_second, _running: running })
+    }
+
+    /// How many requests it sends a second.
+    pub fn per_second(&self) -> u32 {
+        self.per_second
     }
 }
 

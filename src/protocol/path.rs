@@ -39,6 +39,9 @@ pub const READYZ: &str = "/readyz";
 /// Public address: counters, for Prometheus.
 pub const METRICS: &str = "/metrics";
 
+/// Public address, and the control room of `rakit up`: what the page shows.
+pub const PAGE_STATE: &str = "/ui/state";
+
 /// Public address of a node that was started for it: from which nodes nothing arrives, in a demonstration.
 pub const CUTS: &str = "/ui/cuts";
 

@@ -56,6 +56,8 @@ pub(super) enum Role {
 /// What a leader keeps (Figure 2, "Volatile state on leaders").
 #[derive(Clone, Debug)]
 pub(super) struct Leader {
+    /// Who elected it: for people who watch. Nothing depends on it.
+    pub(super) elected_by: BTreeSet<NodeId>,
     /// One for each other node.
     pub(super) progress: BTreeMap<NodeId, Progress>,
     /// The proposals that wait for their entry to be committed, by index.

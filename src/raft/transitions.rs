@@ -110,13 +110,19 @@ impl Raft {
 
     /// Candidate → leader: it "receives votes from majority of servers".
     pub(super) fn become_leader(&mut self, votes: usize, elected_by: &str) {
-        assert!(matches!(self.role, Role::Candidate { .. }), "only a candidate becomes leader");
+        let Role::Candidate { granted } = &mut self.role else { panic!("only a candidate becomes leader") };
+        let granted = std::mem::take(granted);
         assert!(votes >= self.majority(), "a leader has a majority");
         assert_eq!(self.hard_state.voted_for, Some(self.settings.id), "a leader voted for itself");
         let term = self.hard_state.term;
         let (last_index, now) = (self.log.last_index(), self.now);
         let progress = self.peers().map(|peer| (peer, Progress::new(last_index, now))).collect();
-        self.role = Role::Leader(Leader { progress, proposals: BTreeMap::new(), transfer: None });
+        self.role = Role::Leader(Leader {
+            elected_by: granted,
+            progress,
+            proposals: BTreeMap::new(),
+            transfer: None,
+        });
         self.leader = Some(self.settings.id);
         self.leader_contact = Some(self.now);
         self.quick_rounds = 0;

@@ -24,6 +24,7 @@ Python 3.9 or newer, standard library only. Exit codes: 0 if all is well, 1 if n
 import argparse
 import os
 import random
+import re
 import signal
 import socket
 import sys
@@ -47,6 +48,7 @@ COMMAND_SECONDS_MAX = 60
 BASE_PORT_OF_PAGES = 8000
 OFFSETS = (0, 1000, 2000)
 PORTS_PER_OFFSET = 5
+TOKEN = re.compile("#token=[0-9a-f]{32}")
 # Below 32768, from where on the kernel takes ports for outgoing connections. The last digit is 0, as in the pages.
 BASE_PORTS = range(18000, 30000, 10)
 
@@ -63,7 +65,7 @@ class Ports:
     @staticmethod
     def free(base):
         for offset in OFFSETS:
-            for number in range(1, PORTS_PER_OFFSET + 1):
+            for number in range(PORTS_PER_OFFSET + 1):
                 with socket.socket() as probe:
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     try:
@@ -77,7 +79,7 @@ class Ports:
         for offset in OFFSETS:
             for before in ("127.0.0.1:", "--port "):
                 prefix = before + str((source + offset) // 10)
-                for digit in "$123456789":
+                for digit in "$0123456789":
                     text = text.replace(prefix + digit, before + str((target + offset) // 10) + digit)
         return text
 
@@ -85,6 +87,8 @@ class Ports:
         return self._replace(text, BASE_PORT_OF_PAGES, self.base)
 
     def to_page(self, text):
+        # A token is nobody's business, and another one in each run.
+        text = TOKEN.sub("#token=…", text)
         return self._replace(text, self.base, BASE_PORT_OF_PAGES)
 
 
