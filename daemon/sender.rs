@@ -19,15 +19,22 @@ use crate::protocol::{Purpose, ReportAnswer, daemon_name, node_name, path};
 use crate::raft::NodeId;
 use crate::signing::{Recipient, Seal, SealedCallError, Secret};
 
-/// The parts of the report interval that each phase of a request may take. Their sum is below the interval,
-/// so that a node that hangs never delays a report by more than one interval. The answer has the largest
-/// part, because a leader answers only after a majority has the report on disk.
-const CONNECT_SHARE: f64 = 0.25;
-const SEND_SHARE: f64 = 0.10;
-const ANSWER_SHARE: f64 = 0.55;
-/// The bounds of a phase's time, for report intervals that are very short or very long.
+/// The part of the server timeout that each phase of a request (connect, send, answer) may take. A slow link needs that
+/// much: across a round trip of 280 ms a connection takes longer than a quarter of the usual report interval. It costs
+/// nothing: each node has a thread of its own, and a newer report takes the place of the one that waits.
+const TIMEOUT_SHARE: f64 = 0.25;
+/// Each phase may take this part of the report interval, too, where that is longer.
+const INTERVAL_SHARE: f64 = 0.5;
+/// The bounds of a phase's time, for timeouts that are very short or very long.
 const PHASE_MIN: Duration = Duration::from_millis(50);
 const PHASE_MAX: Duration = Duration::from_secs(5);
+
+/// How long each phase may take.
+fn timeouts(server_timeout: Duration, report_interval: Duration) -> ClientTimeouts {
+    let phase = server_timeout.mul_f64(TIMEOUT_SHARE).max(report_interval.mul_f64(INTERVAL_SHARE));
+    let phase = phase.clamp(PHASE_MIN, PHASE_MAX);
+    ClientTimeouts { connect: phase, send: phase, receive: phase }
+}
 
 /// The longest answer that is read, in bytes. An answer is one line of JSON.
 const ANSWER_BYTES_MAX: usize = 4_096;
@@ -205,19 +212,13 @@ struct Line {
 
 impl Line {
     fn new(node: &Node, config: &Config, server: &str) -> io::Result<Self> {
-        let phase = |share: f64| config.report_interval.mul_f64(share).clamp(PHASE_MIN, PHASE_MAX);
-        let timeouts = ClientTimeouts {
-            connect: phase(CONNECT_SHARE),
-            send: phase(SEND_SHARE),
-            receive: phase(ANSWER_SHARE),
-        };
         let secret = config.secret.as_deref().map(Secret::parse).transpose().map_err(io::Error::other)?;
         // Each thread has its own seal and so its own stream. A node detects repetitions by the order
         // within a stream, which two threads with one stream would break.
         let seal = Seal::new(&config.cluster_name, &daemon_name(server), secret.as_ref())?;
         let seal = seal.founded(&config.founding());
         let to = Recipient { name: node_name(node.id), address: node.cluster };
-        Ok(Self { client: Client::new(timeouts), seal, to })
+        Ok(Self { client: Client::new(timeouts(config.server_timeout, config.report_interval)), seal, to })
     }
 
     /// Posts a report. If the node had closed the kept connection, the client repeats the request. A request
@@ -245,6 +246,14 @@ mod tests {
         assert_eq!(slot.take(), 2);
         slot.put(3);
         assert_eq!(slot.take(), 3);
+    }
+
+    #[test]
+    fn a_slow_link_has_time_for_several_round_trips() {
+        let times = timeouts(Duration::from_secs(5), Duration::from_secs(1));
+        assert!(times.connect >= Duration::from_millis(3 * 280) && times.receive >= times.connect);
+        assert_eq!(timeouts(Duration::from_millis(1), Duration::from_millis(1)).connect, PHASE_MIN);
+        assert_eq!(timeouts(Duration::from_secs(3_600), Duration::from_secs(1)).connect, PHASE_MAX);
     }
 
     #[test]
