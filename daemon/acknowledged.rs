@@ -1,6 +1,7 @@
 //! Records which reports a leader has committed, and decides whether the next report asks followers to
 //! forward it. The senders write it, the main loop reads it.
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use log::{info, warn};
@@ -13,19 +14,42 @@ use crate::balancer::Stamp;
 pub(super) struct Acknowledged {
     committed: AtomicU64,
     stale: AtomicU64,
+    /// Refused, because the name is another daemon's.
+    not_ours: AtomicU64,
     held: Sender<Stamp>,
+    /// Full while the main loop has not looked since a commit.
+    commits: (Sender<()>, Receiver<()>),
 }
 
 impl Acknowledged {
     /// With nothing acknowledged yet; and where the stamps come out that leaders hold instead of a stale report's.
     pub(super) fn new() -> (Self, Receiver<Stamp>) {
         let (held, stamps) = bounded(1);
-        (Self { committed: AtomicU64::new(0), stale: AtomicU64::new(0), held }, stamps)
+        let (committed, stale, not_ours) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        (Self { committed, stale, not_ours, held, commits: bounded(1) }, stamps)
     }
 
     /// A leader committed this report.
     pub(super) fn committed(&self, sequence: u64) {
         self.committed.fetch_max(sequence, Ordering::Relaxed);
+        let _ = self.commits.0.try_send(());
+    }
+
+    /// A leader refused this report, because another daemon has the name.
+    pub(super) fn not_ours(&self, sequence: u64) {
+        self.not_ours.fetch_max(sequence, Ordering::Relaxed);
+    }
+
+    /// Whether the name is this daemon's, by the newest answer of a leader.
+    pub(super) fn owns_name(&self) -> bool {
+        self.committed.load(Ordering::Relaxed) > self.not_ours.load(Ordering::Relaxed)
+    }
+
+    /// Waits until this report is committed, and no longer than `deadline`.
+    pub(super) fn await_committed(&self, sequence: u64, deadline: Instant) {
+        while self.committed.load(Ordering::Relaxed) < sequence
+            && self.commits.1.recv_deadline(deadline).is_ok()
+        {}
     }
 
     /// A leader held the same or a newer report already: one with this stamp.
@@ -62,6 +86,9 @@ impl<'a> Judge<'a> {
         let committed = acknowledged.committed.load(Ordering::Relaxed) >= last;
         // "Stale" means that a leader answered and has this report or a newer one. Forwarding would not help.
         let stale = acknowledged.stale.load(Ordering::Relaxed) >= last;
+        if self.name_is_taken(acknowledged, last) {
+            return false; // A leader was reached, and other nodes would only hand the report on to it.
+        }
         self.watch_stale(committed, stale, last);
         let taken = committed || stale;
         if self.committed.replace(taken) != Some(taken) {
@@ -74,6 +101,10 @@ impl<'a> Judge<'a> {
             }
         }
         !taken
+    }
+
+    fn name_is_taken(&self, acknowledged: &Acknowledged, last: u64) -> bool {
+        acknowledged.not_ours.load(Ordering::Relaxed) >= last
     }
 
     fn watch_stale(&mut self, committed: bool, stale: bool, last: u64) {
@@ -112,6 +143,20 @@ mod tests {
         acknowledged.stale(5, HELD);
         assert!(!judge.forward(&acknowledged, 5), "a leader was reached");
         assert!(judge.forward(&acknowledged, 6));
+    }
+
+    #[test]
+    fn whose_name_it_is_follows_from_the_newest_answer() {
+        let (acknowledged, _held) = Acknowledged::new();
+        let mut judge = Judge::new("lab-01");
+        assert!(!acknowledged.owns_name(), "nobody has answered");
+        acknowledged.committed(1);
+        assert!(acknowledged.owns_name());
+        acknowledged.not_ours(2);
+        assert!(!acknowledged.owns_name() && !judge.forward(&acknowledged, 2));
+        acknowledged.committed(3);
+        assert!(acknowledged.owns_name());
+        acknowledged.await_committed(3, Instant::now());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, select};
 use log::{debug, info, warn};
 
-use crate::balancer::report::is_worker_address;
+use crate::balancer::report::{COUNTER_MAX, is_worker_address};
 use crate::balancer::{IncomingReport, Report, Stamp, is_name};
 use crate::config::{Config, is_loopback};
 use crate::linux;
@@ -50,6 +50,10 @@ const WORKER_PORT: u16 = 13_337;
 /// Each pause is the interval, longer or shorter by up to this fraction, so that daemons that started
 /// together do not always report at the same moment.
 const JITTER: f64 = 0.1;
+
+/// How long a daemon that stops waits until its last report is committed. That report gives the name free: a daemon that starts
+/// in its place need not wait until this one counts as silent.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// The pause before the next attempt to find this machine's address, while it has no route to the nodes (at
 /// boot).
@@ -232,7 +236,9 @@ fn report_until_stopped(
     // What was reported last, until it was sent again in another epoch: that happens once until the next report
     // is due, so that two who report one server cannot drive each other.
     let mut repeatable: Option<IncomingReport> = None;
+    let mut last: Option<Report> = None;
     let mut random = Random::new(linux::random_u64().map_err(std::io::Error::other)?);
+    let instance = 1 + random.below(COUNTER_MAX);
     // The first report is sent as soon as possible: a cluster that starts waits for it.
     let mut due = Instant::now() + MEASURE_MIN;
     loop {
@@ -272,15 +278,24 @@ fn report_until_stopped(
             sequence,
             worker_up,
             worker_active: activity.look(listening),
+            instance: Some(instance),
         };
         debug!(
             "report {sequence}: {:.2} % of {} processors, worker up: {worker_up}",
             load.percent, load.cores
         );
+        last = Some(report.clone());
         let incoming = IncomingReport { report, forward };
         send(&senders, &incoming);
         repeatable = Some(incoming);
         due = next_due(due, now, config.report_interval, random.next_u64());
+    }
+    if let Some(mut report) = last.filter(|_| acknowledged.owns_name()) {
+        let forward = judge.forward(&acknowledged, stamps.last_sequence());
+        report.set_stamp(stamps.next());
+        report.instance = None;
+        send(&senders, &IncomingReport { report, forward });
+        acknowledged.await_committed(stamps.last_sequence(), Instant::now() + FAREWELL);
     }
     // The sender threads end with the process, possibly during a request. They hold nothing that must be
     // saved.

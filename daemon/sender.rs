@@ -123,6 +123,8 @@ enum Delivery {
     Stale(Stamp),
     /// The node received the report as a follower (202), or knows no leader (503).
     Heard,
+    /// The node leads or asked the leader, and another daemon has this server's name.
+    NotOurs(String),
     /// The node answered that the report or its sender is wrong.
     Refused(String),
     /// The node gave no answer.
@@ -139,6 +141,7 @@ impl Delivery {
                 Some(ReportAnswer::NotLeader { .. }) => Self::Heard,
                 None => Self::Refused(format!("an answer that is not understood: {}", shown(body))),
             },
+            409 => Self::NotOurs(shown(body)),
             503 => Self::Heard,
             _ => Self::Refused(format!("{status}: {}", shown(body))),
         }
@@ -148,7 +151,7 @@ impl Delivery {
     fn attitude(&self) -> Attitude {
         match self {
             Self::Committed | Self::Stale(_) | Self::Heard => Attitude::Takes,
-            Self::Refused(_) => Attitude::Refuses,
+            Self::NotOurs(_) | Self::Refused(_) => Attitude::Refuses,
             Self::Unreachable(_) => Attitude::Silent,
         }
     }
@@ -184,6 +187,7 @@ impl Link {
         let delivery = self.line.post(&report.body);
         match delivery {
             Delivery::Committed => self.acknowledged.committed(report.sequence),
+            Delivery::NotOurs(_) => self.acknowledged.not_ours(report.sequence),
             Delivery::Stale(held) => self.acknowledged.stale(report.sequence, held),
             _ => {}
         }
@@ -192,7 +196,9 @@ impl Link {
         if self.attitude.replace(attitude) != Some(attitude) {
             let (id, address) = (self.id, self.address);
             match &delivery {
-                Delivery::Refused(reason) => warn!("node {id} ({address}) refuses reports: {reason}"),
+                Delivery::NotOurs(reason) | Delivery::Refused(reason) => {
+                    warn!("node {id} ({address}) refuses reports: {reason}")
+                }
                 Delivery::Unreachable(reason) => {
                     warn!("node {id} ({address}) does not take reports: {reason}")
                 }
@@ -273,6 +279,7 @@ mod tests {
         assert_eq!(Delivery::of(200, stale), Delivery::Stale(Stamp { epoch: 7, sequence: 9 }));
         assert_eq!(Delivery::of(202, br#"{"leader":3}"#), Delivery::Heard);
         assert_eq!(Delivery::of(503, b"no leader\n"), Delivery::Heard);
+        assert_eq!(Delivery::of(409, b"another daemon\n"), Delivery::NotOurs("another daemon".to_owned()));
         for (status, body) in [
             (200, &b"hello"[..]),
             (200, b""),

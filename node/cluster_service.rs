@@ -20,9 +20,10 @@ use super::leader_watch::WATCH_ANSWER_AFTER;
 use super::node_addresses::NodeAddresses;
 use super::refusals::PeerRefusals;
 use super::relays::Relays;
+use super::rivals::Rivals;
 use super::standing::StandingBoard;
 use crate::balancer::report::REPORT_BODY_BYTES_MAX;
-use crate::balancer::{Chooser, Report, SERVERS_MAX, ServerCommand};
+use crate::balancer::{Chooser, Published, Report, SERVERS_MAX, ServerCommand};
 use crate::http::foreign;
 use crate::http::head::Head;
 use crate::http::message::{Request, Response, header, json, text, with_headers};
@@ -60,6 +61,10 @@ pub struct ClusterService {
     pub id: NodeId,
     /// Where each other node's cluster address is.
     pub peers: Vec<(NodeId, SocketAddr)>,
+    /// Second daemons of one name are remembered here, ...
+    pub rivals: Arc<Rivals>,
+    /// ... by this, the agreed table.
+    pub published: Arc<Published>,
     /// Where all nodes are, this one included. A worker cannot be there.
     pub addresses: NodeAddresses,
     /// The incarnation of this node's data directory.
@@ -207,6 +212,7 @@ impl ClusterService {
         }
         self.counters.reports.fetch_add(1, Ordering::Relaxed);
         let IncomingReport { report, forward } = incoming;
+        self.rivals.hear(&report, &self.published.view(), self.started.elapsed());
         let command = ServerCommand::Report(report.clone()).to_command();
         let (caller, waits) = one_answer();
         let to_hand_on = forward.then(|| report.clone());
@@ -225,6 +231,7 @@ impl ClusterService {
             Ok(ReportOutcome::Stale { index, term, newest }) => {
                 answered(&ReportAnswer::stale(index, term, newest))
             }
+            Ok(ReportOutcome::OtherDaemon { worker }) => text(409, &other_daemon(worker)),
             Ok(ReportOutcome::NotLeader { leader: None }) => unavailable("no leader is known; try again"),
             Ok(ReportOutcome::NotLeader { leader: Some(leader) }) => match to_hand_on {
                 Some(report) => self.hand_on(leader, report),
@@ -339,6 +346,14 @@ impl ClusterService {
             Err(_) => unavailable("this node is stopping, or its disk hangs"),
         }
     }
+}
+
+/// What the second daemon of a server is told.
+fn other_daemon(worker: SocketAddr) -> String {
+    format!(
+        "another daemon reports this server, with worker {worker}; the name is its until it stops or is silent; stop one of the two, \
+         or give this one another --server"
+    )
 }
 
 fn answered(answer: &ReportAnswer) -> Response {

@@ -240,6 +240,7 @@ mod tests {
             sequence: 1,
             worker_up: true,
             worker_active: None,
+            instance: None,
         };
         let mut table = ServerTable::new(SERVERS_MAX);
         table.apply(&Entry { index: 1, term: 1, command: ServerCommand::Report(report).to_command() });

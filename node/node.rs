@@ -41,6 +41,7 @@ mod recent;
 mod recovery;
 mod refusals;
 mod relays;
+mod rivals;
 mod running;
 mod shared;
 mod slot;

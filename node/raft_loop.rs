@@ -367,6 +367,7 @@ mod tests {
                 sequence,
                 worker_up: true,
                 worker_active: None,
+                instance: None,
             };
             let command = ServerCommand::Report(report.clone()).to_command();
             let (caller, outcome) = one_answer();

@@ -21,6 +21,7 @@ use super::public_service::PublicService;
 use super::recent::Recent;
 use super::refusals::PeerRefusals;
 use super::relays::Relays;
+use super::rivals::Rivals;
 use super::standing::StandingBoard;
 use super::status::NodeStatus;
 use crate::balancer::{Chooser, Policy, Published, ServerTable};
@@ -63,6 +64,7 @@ pub struct Shared {
     incarnation: u64,
     gate: Arc<Gate>,
     refusals: Arc<PeerRefusals>,
+    rivals: Arc<Rivals>,
     prime_counters: Arc<PrimeCounters>,
     cluster_counters: Arc<ClusterCounters>,
 }
@@ -110,6 +112,7 @@ impl Shared {
             port: config.nodes.iter().find(|node| node.id == id).map_or(0, |node| node.public.port()),
             incarnation,
             refusals: Arc::default(),
+            rivals: Arc::new(Rivals::new(config.server_timeout)),
             prime_counters: Arc::default(),
             cluster_counters: Arc::default(),
         })
@@ -133,6 +136,8 @@ impl Shared {
             id: self.id,
             peers: self.peers.clone(),
             addresses: self.addresses.clone(),
+            rivals: Arc::clone(&self.rivals),
+            published: Arc::clone(&self.published),
             incarnation: self.incarnation,
             chooser: Arc::clone(&self.chooser),
             started: self.started,
@@ -175,6 +180,7 @@ impl Shared {
                 chooser: Arc::clone(&self.chooser),
                 published: Arc::clone(&self.published),
                 standing: Arc::clone(&self.standing),
+                rivals: Arc::clone(&self.rivals),
                 refusals: Arc::clone(&self.refusals),
                 inbox: inbox.clone(),
                 cuts: Arc::clone(&self.cuts),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::cuts::Cuts;
 use super::inbox::{Inbox, ServiceInput, one_answer};
 use super::refusals::PeerRefusals;
+use super::rivals::Rivals;
 use super::standing::StandingBoard;
 use crate::balancer::{Chooser, Policy, Published, View};
 use crate::http::message::{Response, header, json, text};
@@ -32,6 +33,8 @@ pub struct NodeStatus {
     pub published: Arc<Published>,
     /// How this node stands.
     pub standing: Arc<StandingBoard>,
+    /// Servers that two daemons report.
+    pub rivals: Arc<Rivals>,
     /// Who does not work with it.
     pub refusals: Arc<PeerRefusals>,
     /// To the loop, for the log.
@@ -67,6 +70,7 @@ impl NodeStatus {
                 in_flight: local.in_flight,
                 stalled: local.stalled,
                 avoided: local.avoided,
+                also_reported: self.rivals.of(&report.server, self.started.elapsed()),
             }
         });
         Status {

@@ -33,5 +33,5 @@ pub use name::{NAME_BYTES_MAX, is_name};
 pub use policy::Policy;
 pub use report::{IncomingReport, Report, ReportError, Stamp};
 pub use silence::SilenceDetector;
-pub use table::{Change, SERVERS_MAX, ServerRecord, ServerTable};
+pub use table::{Change, Fit, SERVERS_MAX, ServerRecord, ServerTable};
 pub use view::{Published, ServerView, View};

@@ -33,7 +33,7 @@ pub const ERROR_CHARS_MAX: usize = 300;
 const QUOTED_CHARS_MAX: usize = 60;
 
 /// Each field of the body, and what it must be, as an error says it. In the order of docs/protocol.md.
-const FIELDS: [(&str, &str); 9] = [
+const FIELDS: [(&str, &str); 10] = [
     ("server", "a name of 1 to 64 letters, digits, '.', '_' or '-' that starts with a letter or digit"),
     (
         "worker",
@@ -45,6 +45,7 @@ const FIELDS: [(&str, &str); 9] = [
     ("sequence", "an integer from 0 to 9007199254740991, one more with every report"),
     ("worker_up", "true or false (true if it is left out)"),
     ("worker_active", "true or false (left out if it is not known)"),
+    ("instance", "an integer from 1 to 9007199254740991, which the daemon's process drew (may be left out)"),
     ("forward", "true or false (false if it is left out)"),
 ];
 
@@ -104,6 +105,10 @@ pub struct Report {
     /// Whether the worker did something since the last report, or would have if it had got a processor. `None`: not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker_active: Option<bool>,
+    /// The number that the daemon's process drew when it started; 1 to [`COUNTER_MAX`]. It tells two daemons of one name apart.
+    /// `None` (a report by hand, or the last one of a daemon that stops): the name belongs to nobody after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<u64>,
 }
 
 /// A checked body of `POST /report`. A daemon writes it and a node reads it.
@@ -179,6 +184,8 @@ struct Body {
     worker_up: bool,
     #[serde(default, deserialize_with = "said")]
     worker_active: Option<bool>,
+    #[serde(default, deserialize_with = "said")]
+    instance: Option<u64>,
     #[serde(default)]
     forward: bool,
 }
@@ -188,8 +195,8 @@ fn yes() -> bool {
 }
 
 /// `null` is no way to leave a field out.
-fn said<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<bool>, D::Error> {
-    bool::deserialize(value).map(Some)
+fn said<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(value: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(value).map(Some)
 }
 
 /// The smallest port of a worker. Below it are the system's services (ip(7), "privileged ports"): a false report
@@ -250,6 +257,9 @@ impl Report {
         if self.sequence > COUNTER_MAX {
             return Err(ReportError::field("sequence", self.sequence));
         }
+        if let Some(instance) = self.instance.filter(|instance| !(1..=COUNTER_MAX).contains(instance)) {
+            return Err(ReportError::field("instance", instance));
+        }
         self.cpu += 0.0; // IEEE 754: -0.0 + 0.0 is 0.0; every other value stays.
         Ok(self)
     }
@@ -294,6 +304,7 @@ impl IncomingReport {
             sequence: raw.sequence,
             worker_up: raw.worker_up,
             worker_active: raw.worker_active,
+            instance: raw.instance,
         };
         Ok(Self { report: report.check()?, forward: raw.forward })
     }
@@ -392,6 +403,8 @@ mod tests {
             ("epoch", "9007199254740991"),
             ("sequence", "0"),
             ("sequence", "9007199254740991"),
+            ("instance", "1"),
+            ("instance", "9007199254740991"),
             ("worker", r#""[::1]:1024""#),
             ("worker", r#""127.0.0.1:65535""#),
             ("server", r#""a""#),
@@ -453,6 +466,11 @@ mod tests {
             ("worker_up", "1"),
             ("worker_up", "null"),
             ("forward", "\"true\""),
+            ("instance", "0"),
+            ("instance", "9007199254740992"),
+            ("instance", "-1"),
+            ("instance", "null"),
+            ("instance", "\"7\""),
         ] {
             let line = refused(&with(field, json));
             assert!(line.starts_with(&format!("`{field}` must be ")), "{field} {json}: {line}");

@@ -2,7 +2,7 @@
 //! (docs/balancing.md, "The silence").
 //!
 //! The replica (`src/replica/`) calls [`heard`](SilenceDetector::heard) for every report that reaches this
-//! node and is news to its table ([`ServerTable::is_news`]). Every daemon reports to every node, so followers
+//! node and is news to its table ([`ServerTable::fit`]). Every daemon reports to every node, so followers
 //! call it, too. Only the leader uses the verdicts.
 //! The detector only *proposes* a verdict: a server is dead when the verdict is committed, on all nodes at
 //! the same index.
@@ -189,16 +189,13 @@ impl SilenceDetector {
 mod tests {
     use super::*;
     use crate::balancer::command::ServerCommand;
+    use crate::balancer::table::Fit;
     use crate::balancer::table::tests::{Log, report};
 
     const TIMEOUT: Duration = Duration::from_millis(5_000);
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
-    }
-
-    fn stamp(sequence: u64) -> Stamp {
-        Stamp { epoch: 1, sequence }
     }
 
     /// A leader with its table, and a loop that runs as the detector wants it.
@@ -218,7 +215,7 @@ mod tests {
         }
 
         fn heard(&mut self, server: &str, sequence: u64) {
-            if self.log.0.is_news(server, stamp(sequence)) {
+            if self.log.0.fit(&report(server, 1.0, 1, sequence)) == Fit::News {
                 self.detector.heard(server, ms(self.now));
             } else {
                 self.detector.heard_nothing_new(ms(self.now));

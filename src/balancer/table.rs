@@ -8,7 +8,9 @@
 //! 1. While a server is alive, a report counts if its stamp `(epoch, sequence)` is above the committed one. If
 //!    the server is dead, a report of any other epoch counts, too: so no stamp, not even the greatest, keeps a
 //!    server dead for ever. Any other report changes nothing.
-//! 2. A report that counts makes its server alive.
+//! 2. A report that counts makes its server alive. The name then belongs to the daemon whose `instance` the report names:
+//!    while the server is alive, a report of another instance changes nothing, whatever its stamp. A report without an
+//!    instance counts as before, and leaves the name to nobody.
 //! 3. A verdict names the newest report that the leader had applied. If the table still holds that report,
 //!    the server becomes dead. If a newer report was committed before the verdict, the verdict changes
 //!    nothing.
@@ -25,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::command::{Dead, ServerCommand};
-use super::report::{Report, Stamp};
+use super::report::Report;
 use crate::raft::{Command, Entry, FOUNDING_INDEX, Founding, Index, Term};
 
 /// The most servers of any table; a node uses this value. It bounds memory, the snapshot (some 300 KiB), and
@@ -53,6 +55,33 @@ pub struct ServerRecord {
     pub decided_at: Index,
 }
 
+/// What the table would do with a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// It counts.
+    News,
+    /// It is not newer than the committed one.
+    Stale,
+    /// The name belongs to another daemon, which runs.
+    OtherDaemon,
+}
+
+impl ServerRecord {
+    /// What becomes of a report of this server: rules 1 and 2.
+    pub fn fit(&self, report: &Report) -> Fit {
+        let (stamp, committed) = (report.stamp(), self.report.stamp());
+        let of_another =
+            self.report.instance.zip(report.instance).is_some_and(|(owner, other)| owner != other);
+        if self.alive && of_another {
+            Fit::OtherDaemon
+        } else if stamp > committed || (!self.alive && stamp.epoch != committed.epoch) {
+            Fit::News
+        } else {
+            Fit::Stale
+        }
+    }
+}
+
 /// What one applied entry changed. The answer to a report, log lines and counters follow from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -74,6 +103,8 @@ pub enum Change {
     Revived,
     /// A verdict that took effect: the server is dead.
     Died,
+    /// A report of a server that another daemon reports: nothing changed.
+    OtherDaemon,
     /// A report that is not newer, a verdict that came after a newer report, or a second verdict: nothing
     /// changed.
     Stale,
@@ -88,7 +119,9 @@ impl Change {
     pub fn took_report(&self) -> bool {
         match self {
             Self::New { .. } | Self::Updated | Self::WorkerUp | Self::WorkerDown | Self::Revived => true,
-            Self::Noop | Self::Died | Self::Stale | Self::NoRoom | Self::Ignored(_) => false,
+            Self::Noop | Self::Died | Self::OtherDaemon | Self::Stale | Self::NoRoom | Self::Ignored(_) => {
+                false
+            }
         }
     }
 }
@@ -110,12 +143,6 @@ struct Saved<'a> {
     servers_max: usize,
     ignored: u64,
     servers: Vec<std::borrow::Cow<'a, ServerRecord>>,
-}
-
-/// The first rule above.
-fn is_news(record: &ServerRecord, stamp: Stamp) -> bool {
-    let committed = record.report.stamp();
-    stamp > committed || (!record.alive && stamp.epoch != committed.epoch)
 }
 
 impl ServerTable {
@@ -156,8 +183,10 @@ impl ServerTable {
         let Some(slot) = self.servers.get_mut(&report.server) else {
             return self.apply_first_report(index, term, report);
         };
-        if !is_news(slot, report.stamp()) {
-            return Change::Stale;
+        match slot.fit(&report) {
+            Fit::News => {}
+            Fit::Stale => return Change::Stale,
+            Fit::OtherDaemon => return Change::OtherDaemon,
         }
         let change = match (slot.alive, slot.report.worker_up, report.worker_up) {
             (false, _, _) => Change::Revived,
@@ -234,10 +263,9 @@ impl ServerTable {
         self.servers.values()
     }
 
-    /// Whether a report is newer than the committed one, and so would change the table. The leader answers any
-    /// other with `"stale":true` and does not propose it.
-    pub fn is_news(&self, server: &str, stamp: Stamp) -> bool {
-        self.servers.get(server).is_none_or(|record| is_news(record, stamp))
+    /// What the table would do with a report now. The leader proposes only what counts.
+    pub fn fit(&self, report: &Report) -> Fit {
+        self.servers.get(&report.server).map_or(Fit::News, |record| record.fit(report))
     }
 
     /// Whether the table would accept a report of this server now: the server is known, there is room, or a
@@ -331,13 +359,17 @@ pub(super) fn digest<'a>(
     number(&mut hash, servers.len() as u64);
     for ServerRecord { report, alive, reported_at, reported_term, decided_at } in servers {
         // Without `..`, so that the compiler reports a new field that is missing here.
-        let Report { server, worker, cpu, cores, epoch, sequence, worker_up, worker_active } = report;
+        let Report { server, worker, cpu, cores, epoch, sequence, worker_up, worker_active, instance } =
+            report;
         text(&mut hash, server);
         text(&mut hash, &worker.to_string());
         let active = worker_active.map_or(0, |active| 1 + u64::from(active));
         let flags = u64::from(*worker_up) | u64::from(*alive) << 1 | active << 2;
         let decided = [*reported_at, *reported_term, *decided_at];
-        for value in [cpu.to_bits(), u64::from(*cores), *epoch, *sequence, flags].into_iter().chain(decided) {
+        for value in [cpu.to_bits(), u64::from(*cores), *epoch, *sequence, flags, instance.unwrap_or(0)]
+            .into_iter()
+            .chain(decided)
+        {
             number(&mut hash, value);
         }
     }
@@ -350,7 +382,7 @@ pub(super) fn digest<'a>(
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::report::COUNTER_MAX;
+    use super::super::report::{COUNTER_MAX, Stamp};
     use super::*;
     use proptest::prelude::*;
 
@@ -366,6 +398,7 @@ pub(super) mod tests {
             sequence,
             worker_up: true,
             worker_active: None,
+            instance: None,
         }
     }
 
@@ -415,10 +448,10 @@ pub(super) mod tests {
             (30.0, true, 6, 1)
         );
         assert!(
-            log.0.is_news("a", Stamp { epoch: 6, sequence: 1 })
-                && !log.0.is_news("a", Stamp { epoch: 6, sequence: 0 })
+            log.0.fit(&report("a", 1.0, 6, 1)) == Fit::News
+                && log.0.fit(&report("a", 1.0, 6, 0)) == Fit::Stale
         );
-        assert!(log.0.is_news("b", Stamp { epoch: 1, sequence: 0 }));
+        assert_eq!(log.0.fit(&report("b", 1.0, 1, 0)), Fit::News);
     }
 
     #[test]
@@ -444,6 +477,24 @@ pub(super) mod tests {
         assert_eq!(log.report(report("a", 1.0, 7, 1)), Change::Revived);
         assert_eq!(log.report(report("a", 1.0, 6, 9)), Change::Stale, "alive again: only what is above");
         assert_eq!(log.report(report("a", 1.0, 7, 2)), Change::Updated);
+    }
+
+    #[test]
+    fn a_name_belongs_to_the_running_daemon_until_it_is_silent_or_stops() {
+        let mut log = Log::default();
+        let of = |instance, epoch, sequence| Report { instance, ..report("a", 1.0, epoch, sequence) };
+        log.report(of(Some(7), 5, 1));
+        assert_eq!(log.report(of(Some(8), 9, 1)), Change::OtherDaemon, "though its stamp is greater");
+        assert_eq!(log.report(of(Some(8), 4, 1)), Change::OtherDaemon, "and not only stale");
+        assert_eq!(log.report(of(Some(7), 5, 2)), Change::Updated);
+        // It is silent: the first to report gets the name.
+        log.apply(&dead("a", 5, 2));
+        assert_eq!(log.report(of(Some(8), 4, 1)), Change::Revived);
+        assert_eq!(log.report(of(Some(7), 5, 3)), Change::OtherDaemon);
+        // It stops, and says so by a report without an instance.
+        assert_eq!(log.report(of(None, 4, 2)), Change::Updated);
+        assert_eq!(log.report(of(Some(7), 5, 3)), Change::Updated);
+        assert_eq!(log.report(of(None, 6, 0)), Change::Updated, "a report by hand");
     }
 
     #[test]
@@ -528,7 +579,7 @@ pub(super) mod tests {
             digest(10, 1, std::iter::once(&base)),
             digest(10, 0, [].iter()),
         ]);
-        let changes: [fn(&mut ServerRecord); 11] = [
+        let changes: [fn(&mut ServerRecord); 12] = [
             |r| r.report.server = "b".into(),
             |r| r.report.worker.set_port(1),
             |r| r.report.cpu = 1.0 + f64::EPSILON,
@@ -536,6 +587,7 @@ pub(super) mod tests {
             |r| r.report.epoch = 2,
             |r| r.report.sequence = 2,
             |r| r.report.worker_up = false,
+            |r| r.report.instance = Some(1),
             |r| r.alive = false,
             |r| r.reported_at = 5,
             |r| r.reported_term = 3,

@@ -199,6 +199,7 @@ pub mod tests {
                 sequence: 1,
                 in_flight: usize::try_from(node).expect("a small number"),
                 stalled: false,
+                also_reported: None,
                 avoided: false,
             }],
         }

@@ -68,7 +68,7 @@ pub struct PeerRefusal {
     pub reason: String,
 }
 
-/// One server. All nodes agree on these values, except `in_flight`, `stalled` and `avoided`: those are
+/// One server. All nodes agree on these values, except `in_flight`, `stalled`, `avoided` and `also_reported`: those are
 /// observations of the node that answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServerStatus {
@@ -94,6 +94,8 @@ pub struct ServerStatus {
     pub stalled: bool,
     /// Whether this node avoids it for a moment, since a request to it failed.
     pub avoided: bool,
+    /// The worker's address in the reports of a second daemon with this name, which this node heard lately and which are refused.
+    pub also_reported: Option<SocketAddr>,
 }
 
 /// The most entries that `GET /log` gives at once.

@@ -12,7 +12,7 @@ use super::input::{Input, Unread};
 use super::mail_first::MailFirst;
 use super::notice::ReplicaNotice;
 use super::recovery::Recovery;
-use crate::balancer::{Change, Dead, Report, ServerCommand, ServerTable, SilenceDetector};
+use crate::balancer::{Change, Dead, Fit, Report, ServerCommand, ServerTable, SilenceDetector};
 use crate::raft::{
     self, Apply, Command, CompareState, CompareStateReply, Entry, Event, HardState, Index, NodeId, Output,
     ProposalId, Raft, ReplyToken, Resolution, RpcId, RpcReply, RpcRequest, SendNow, SendOnceDurable,
@@ -300,9 +300,9 @@ impl<P, D> Replica<P, D> {
 
     fn receive_report(&mut self, report: Report, command: Command, caller: D) {
         let stamp = report.stamp();
-        let is_news = self.table.is_news(&report.server, stamp);
+        let fit = self.table.fit(&report);
         // Every node keeps receipts, also a follower: whoever leads next must know who lives.
-        if is_news {
+        if fit == Fit::News {
             self.silence.heard(&report.server, self.now);
         } else {
             self.silence.heard_nothing_new(self.now);
@@ -311,7 +311,10 @@ impl<P, D> Replica<P, D> {
             // This promises nothing, so it need not wait for the picture.
             let outcome = ReportOutcome::NotLeader { leader: self.raft.leader() };
             self.ready.push_back(Effect::Answer { caller, outcome });
-        } else if !is_news {
+        } else if fit == Fit::OtherDaemon {
+            let outcome = self.other_daemon(&report.server);
+            self.answers.push_back(Effect::Answer { caller, outcome });
+        } else if fit == Fit::Stale {
             // It would change nothing, so it costs no entry. The answer follows from the entry that was applied before.
             let outcome = self.stale(&report.server);
             self.answers.push_back(Effect::Answer { caller, outcome });
@@ -321,6 +324,13 @@ impl<P, D> Replica<P, D> {
         } else {
             self.batch.add(report.server, stamp, command, caller);
         }
+    }
+
+    /// The answer to a report of a server that another daemon reports: it names that one's worker.
+    fn other_daemon(&self, server: &str) -> ReportOutcome {
+        let record =
+            self.table.get(server).expect("a name belongs to a daemon only while there is a record of it");
+        ReportOutcome::OtherDaemon { worker: record.report.worker }
     }
 
     /// The answer to a report that is not newer than the table: it names the one that the table holds.
@@ -547,7 +557,10 @@ impl<P, D> Replica<P, D> {
                     if let Some(Waiting::Reporters { server, reporters }) = proposed.remove(&entry.index) {
                         self.answer_applied(&entry, &change, &server, reporters);
                     }
-                    let is_worth_a_line = !matches!(change, Change::Noop | Change::Updated | Change::Stale);
+                    let is_worth_a_line = !matches!(
+                        change,
+                        Change::Noop | Change::Updated | Change::OtherDaemon | Change::Stale
+                    );
                     if is_worth_a_line && !self.recovery.is_going_on() {
                         self.notice(ReplicaNotice::Applied { entry, change });
                     }
@@ -574,6 +587,8 @@ impl<P, D> Replica<P, D> {
                 ReportOutcome::Committed { index: entry.index, term: entry.term }
             } else if change.took_report() || *change == Change::Stale {
                 self.stale(server)
+            } else if *change == Change::OtherDaemon {
+                self.other_daemon(server)
             } else {
                 ReportOutcome::TableFull
             };

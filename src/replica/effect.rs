@@ -1,5 +1,6 @@
 //! What a replica wants done, told apart by type. The order in which effects come out is the order in which they are safe.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::agreement::Contradiction;
@@ -77,6 +78,11 @@ pub enum ReportOutcome {
         term: Term,
         /// The epoch and sequence of that report.
         newest: Stamp,
+    },
+    /// The name belongs to another daemon, which runs: the report changed nothing.
+    OtherDaemon {
+        /// Where that daemon's worker is.
+        worker: SocketAddr,
     },
     /// This node does not lead. It remembers that the server reported, in case it leads soon.
     NotLeader {

@@ -161,7 +161,17 @@ fn reply(from: NodeId, reply: RpcReply) -> Input<Who, Who> {
 fn report(server: &str, sequence: u64) -> Report {
     let worker = "10.0.0.11:13337".parse().expect("an address");
     let server = server.to_owned();
-    Report { server, worker, cpu: 10.0, cores: 4, epoch: 1, sequence, worker_up: true, worker_active: None }
+    Report {
+        server,
+        worker,
+        cpu: 10.0,
+        cores: 4,
+        epoch: 1,
+        sequence,
+        worker_up: true,
+        worker_active: None,
+        instance: None,
+    }
 }
 
 /// An entry of term 1.

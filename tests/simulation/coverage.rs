@@ -66,6 +66,7 @@ seen! {
     AcknowledgedStale: "report: acknowledged as stale",
     Unknown: "report: outcome unknown, leadership lost",
     Busy: "report: turned away, busy",
+    OtherDaemon: "report: refused, the name is another daemon's",
     NotLeader: "report: heard by a follower",
     TurnedAwayFull: "report: turned away, the table is full of living servers",
     TableFull: "table: no room for a new server",

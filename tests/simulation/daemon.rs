@@ -8,11 +8,16 @@ use rakit::balancer::{Report, Stamp};
 
 use rakit::raft::Random;
 
+/// The instances of daemons that a test does not run are above those of the others.
+const FIRST_STRANGER: u64 = 1_000_000;
+
 /// One daemon.
 pub struct Daemon {
     pub name: String,
     worker: SocketAddr,
     pub stamp: Stamp,
+    /// The number of its process.
+    instance: u64,
     pub is_running: bool,
     /// The last of its reports that a leader answered.
     answered: Stamp,
@@ -28,6 +33,7 @@ impl Daemon {
             name: format!("server-{number}"),
             worker: SocketAddr::from(([10, 0, 0, 1], 13_000 + u16::try_from(number).expect("a few"))),
             stamp: Stamp { epoch: 1, sequence: 0 },
+            instance: 1,
             is_running: true,
             answered: Stamp::default(),
             sent_since_healing: BTreeSet::new(),
@@ -38,6 +44,7 @@ impl Daemon {
     /// A process started anew counts from the beginning, in the epoch that its clock says.
     pub fn restart(&mut self, epoch: u64) {
         self.stamp = Stamp { epoch, sequence: 0 };
+        self.instance += 1;
     }
 
     /// A leader answered its report. If a report with this stamp is committed, the daemon goes on above it, as the real one does.
@@ -54,7 +61,7 @@ impl Daemon {
         let forward = self.answered != self.stamp && self.stamp.sequence > 0;
         self.stamp.sequence += 1;
         self.sent_since_healing.insert(self.stamp);
-        (self.report_as(self.stamp, random), forward)
+        (self.report_as(self.stamp, Some(self.instance), random), forward)
     }
 
     /// Somebody else's report of this server, with a stamp that no clock gave.
@@ -68,10 +75,12 @@ impl Daemon {
                 sequence: random.below(100),
             },
         };
-        self.report_as(stamp, random)
+        // By hand, or by a second daemon with this name.
+        let instance = (random.below(2) == 0).then(|| FIRST_STRANGER + random.below(3));
+        self.report_as(stamp, instance, random)
     }
 
-    fn report_as(&self, stamp: Stamp, random: &mut Random) -> Report {
+    fn report_as(&self, stamp: Stamp, instance: Option<u64>, random: &mut Random) -> Report {
         Report {
             server: self.name.clone(),
             worker: self.worker,
@@ -81,6 +90,7 @@ impl Daemon {
             sequence: stamp.sequence,
             worker_up: random.below(10) > 0,
             worker_active: None,
+            instance,
         }
     }
 }

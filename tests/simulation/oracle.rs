@@ -395,6 +395,10 @@ impl Oracle {
                 assert!(newest >= stamp, "{server}: {stamp:?} is called stale, and the newest is {newest:?}");
                 (index, term, newest)
             }
+            ReportOutcome::OtherDaemon { .. } => {
+                assert!(report.instance.is_some(), "a report by hand is refused: {report:?}");
+                return self.coverage.count(Seen::OtherDaemon);
+            }
             ReportOutcome::NotLeader { .. } => return self.coverage.count(Seen::NotLeader),
             ReportOutcome::Unknown => return self.coverage.count(Seen::Unknown),
             ReportOutcome::Busy => return self.coverage.count(Seen::Busy),

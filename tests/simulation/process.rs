@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use rakit::balancer::{Dead, Published, Report, ServerCommand, Stamp};
+use rakit::balancer::{Dead, Fit, Published, Report, ServerCommand, Stamp};
 use rakit::linux::BootMoment;
 use rakit::raft::{
     self, Command, Durable, Founding, Index, NodeId, Record, RpcId, RpcReply, RpcRequest, Term,
@@ -439,7 +439,7 @@ impl Process {
     /// A report is read: is it a sign of life?
     fn note_sign(&mut self, mail: &ReportMail, now: Duration) {
         let (server, stamp) = (&mail.report.server, mail.report.stamp());
-        if self.replica.table().is_news(server, stamp) {
+        if self.replica.table().fit(&mail.report) == Fit::News {
             self.signs.insert(server.clone(), (stamp, now));
         }
     }
@@ -468,7 +468,7 @@ impl Process {
             );
             let unread = self.reports.iter().find(|(arrived, mail)| {
                 mail.report.server == server
-                    && self.replica.table().is_news(&server, mail.report.stamp())
+                    && self.replica.table().fit(&mail.report) == Fit::News
                     && *arrived < due
             });
             assert!(unread.is_none(), "node {id} declares {server} dead, and {unread:?} is unread");

@@ -265,6 +265,46 @@ fn the_leader_commits_a_report_and_a_follower_names_the_leader_or_asks_it() {
     cluster.wait_for_server("s1", "reborn", |server| server["cpu"] == 40.0 && server["sequence"] == 0);
 }
 
+/// Two machines with one name in their units: the second is told, and changes nothing.
+#[test]
+fn a_name_belongs_to_the_running_daemon_that_reports_it() {
+    let cluster = Cluster::start(ClusterOptions::nodes(3));
+    let (worker, other) = (Worker::good(1), Worker::good(2));
+    let leader = cluster.wait_for_leader();
+    let post = |worker: &Worker, instance: Option<u64>, epoch: u64| {
+        let mut report = Report { epoch, ..Report::new("s1", worker.address(), 10.0) }.json();
+        if let Some(instance) = instance {
+            report["instance"] = json!(instance);
+        }
+        let body = report.to_string();
+        let post =
+            |id| http::post(cluster.cluster_address(id), "/report", body.as_bytes()).expect("an answer");
+        let answers: Vec<_> = cluster.ids().into_iter().map(|id| (id, post(id))).collect();
+        answers.into_iter().find(|(id, _)| *id == leader).expect("it runs").1
+    };
+    assert_eq!(post(&worker, Some(7), EPOCH).status, 200);
+    cluster.wait_for_server("s1", "there", |server| server["alive"] == true);
+    let refused = post(&other, Some(8), EPOCH + 9);
+    assert_eq!((refused.status, refused.body.trim_end().lines().count()), (409, 1), "{refused:?}");
+    assert!(refused.body.contains(&worker.address().to_string()), "it says whose the name is: {refused:?}");
+    let second = other.address().to_string();
+    for id in cluster.ids() {
+        let server = &cluster.status(id)["servers"][0];
+        assert_eq!(
+            (&server["worker"], &server["also_reported"]),
+            (&json!(worker.address().to_string()), &json!(second))
+        );
+        cluster.wait_for("both sides log it", || {
+            cluster.log_text(id).contains("two daemons report server s1").then_some(())
+        });
+    }
+    assert_eq!(post(&worker, Some(7), EPOCH).status, 200, "the first goes on");
+    // It stops. Its last report names no instance.
+    assert_eq!(post(&worker, None, EPOCH).status, 200);
+    assert_eq!(post(&other, Some(8), EPOCH + 9).status, 200);
+    cluster.wait_for_server("s1", "the other's", |server| server["worker"] == second.as_str());
+}
+
 #[test]
 fn a_bad_report_is_refused_in_one_line_and_touches_nothing() {
     let cluster = Cluster::start(ClusterOptions::nodes(3));

@@ -252,6 +252,28 @@ fn a_daemon_goes_on_at_once_above_what_the_leader_holds() {
     assert_eq!(daemon.wait().code(), Some(0));
 }
 
+/// So that a daemon that takes its place need not wait until this one counts as silent.
+#[test]
+fn a_daemon_that_stops_gives_its_name_free_with_a_last_report() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let node = StandIn::start(200);
+    let config = write_config(directory.path(), &[node.address], 100);
+    let mut daemon = Daemon::start(&config, &["--worker", "127.0.0.1:1025"]);
+    let first = node.report_with(|_| true);
+    assert!(first["instance"].as_u64().is_some_and(|instance| instance > 0), "{first}");
+    assert_eq!(node.report_with(|_| true)["instance"], first["instance"], "one process, one number");
+    daemon.signal(Signal::TERM);
+    node.report_with(|report| report.get("instance").is_none());
+    assert_eq!(daemon.wait().code(), Some(0));
+    // One whose reports are refused, since the name is another's, must not give that one's name free.
+    node.answer(409);
+    let mut second = Daemon::start(&config, &["--worker", "127.0.0.1:1025"]);
+    node.report_with(|report| report["sequence"] == 3 && report["forward"] == false);
+    second.signal(Signal::TERM);
+    assert_eq!(second.wait().code(), Some(0));
+    assert!(node.reports.try_iter().all(|report| report.get("instance").is_some()));
+}
+
 #[test]
 fn with_a_secret_reports_are_sealed_and_forged_answers_are_not_believed() {
     let directory = tempfile::tempdir().expect("a temporary directory");
