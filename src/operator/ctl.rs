@@ -2,7 +2,7 @@
 //! room (`control_room.rs`) and prints what has been done.
 
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use rakit::http::client::{CallErrorKind, Client, ClientTimeouts};
@@ -37,31 +37,37 @@ pub struct CtlFlags {
 /// No cluster runs in that directory, or the order can't be carried out.
 pub fn run(flags: &CtlFlags, log: &LogFlags) -> Result<ExitCode, Failure> {
     rakit::logging::start(log.log_level, log.log_file.as_deref()).map_err(Failure::usage)?;
-    let key = key(flags)?;
+    Screen::new().say(&give(&flags.dir, &flags.order)?);
+    Ok(ExitCode::from(EXIT_OK))
+}
+
+/// Gives an order to the cluster that runs in `dir`; returns what was done, in one line.
+///
+/// # Errors
+/// As for [`run`].
+pub fn give(dir: &Path, order: &Order) -> Result<String, Failure> {
+    let key = key(dir)?;
     let mut client = Client::new(ClientTimeouts {
         connect: ORDER_TIMEOUT,
         send: ORDER_TIMEOUT,
         receive: 2 * ORDER_TIMEOUT,
     });
-    let headers = || vec![(TOKEN_HEADER, key.token.clone())];
-    let answer = client
-        .post(key.address, ORDER_PATH, headers, &to_json(&flags.order), ANSWER_BYTES_MAX)
-        .map_err(|error| match error.kind {
-            CallErrorKind::Refused => not_running(flags),
+    let headers =
+        || vec![(TOKEN_HEADER, key.token.clone()), ("Content-Type", "application/json".to_string())];
+    let answer = client.post(key.address, ORDER_PATH, headers, &to_json(order), ANSWER_BYTES_MAX).map_err(
+        |error| match error.kind {
+            CallErrorKind::Refused => not_running(dir),
             _ => Failure::other(error.to_string()),
-        })?;
+        },
+    )?;
     let said = String::from_utf8_lossy(&answer.body).trim().to_string();
-    if answer.status != 200 {
-        return Err(Failure::other(said));
-    }
-    Screen::new().say(&said);
-    Ok(ExitCode::from(EXIT_OK))
+    if answer.status == 200 { Ok(said) } else { Err(Failure::other(said)) }
 }
 
-fn key(flags: &CtlFlags) -> Result<Key, Failure> {
-    let path = flags.dir.join(CONTROL_FILE);
+fn key(dir: &Path) -> Result<Key, Failure> {
+    let path = dir.join(CONTROL_FILE);
     let text = std::fs::read(&path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => not_running(flags),
+        ErrorKind::NotFound => not_running(dir),
         _ => Failure::other(format!("{}: can't be read: {error}", shown(&path))),
     })?;
     serde_json::from_slice(&text).map_err(|error| {
@@ -72,7 +78,7 @@ fn key(flags: &CtlFlags) -> Result<Key, Failure> {
     })
 }
 
-fn not_running(flags: &CtlFlags) -> Failure {
-    let dir = shown(&flags.dir);
+fn not_running(dir: &Path) -> Failure {
+    let dir = shown(dir);
     Failure::other(format!("no `rakit up` runs in {dir}; start it, or name its directory with --dir"))
 }

@@ -12,6 +12,7 @@
 //! | `status` | `rakit status` |
 //! | `transfer` | `rakit transfer` |
 //! | `story` | `rakit story`: all logs as one |
+//! | `demo` | `rakit demo`: a demonstration that runs itself |
 //! | `asking`, `comparison`, `changes` | `GET /status`, how the answers differ, what has changed |
 //! | `table`, `screen` | text in columns, on a terminal or not |
 //!
@@ -25,6 +26,7 @@ mod comparison;
 mod configuration;
 mod control_room;
 mod ctl;
+mod demo;
 mod layout;
 mod lookout;
 mod order;
@@ -85,6 +87,8 @@ enum CliCommand {
     Ctl(ctl::CtlFlags),
     /// Show all log files of a cluster that `rakit up` runs as one, in the order of events
     Story(story::StoryFlags),
+    /// Play a demonstration on a local cluster: elections, failures, partitions, each explained and checked
+    Demo(demo::DemoFlags),
     /// Have the leader hand leadership over to another node
     Transfer(transfer::TransferFlags),
     /// Run one node of the load balancer: the program rakit-node
@@ -169,6 +173,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         CliCommand::Status(flags) => status::run(&flags, &cli.log),
         CliCommand::Ctl(flags) => ctl::run(&flags, &cli.log),
         CliCommand::Story(flags) => story::run(&flags, &cli.log),
+        CliCommand::Demo(flags) => demo::run(&flags, &cli.log),
         CliCommand::Transfer(flags) => transfer::run(&flags, &cli.log),
         CliCommand::Node(_) | CliCommand::Daemon(_) => Err(Failure::usage(
             "the flags of `rakit node` and `rakit daemon` come after that word, not before it".to_string(),

@@ -67,6 +67,27 @@ pub enum Order {
     },
 }
 
+impl Order {
+    /// As it stands on the command line after `rakit ctl`.
+    pub fn words(&self) -> String {
+        let link = |word: &str, Link { node, other, one_way }: &Link| {
+            let other = other.map(|other| format!(" {other}")).unwrap_or_default();
+            format!("{word} {node}{other}{}", if *one_way { " --one-way" } else { "" })
+        };
+        match self {
+            Order::Kill { name } => format!("kill {}", name.name()),
+            Order::Pause { name } => format!("pause {}", name.name()),
+            Order::Resume { name } => format!("resume {}", name.name()),
+            Order::Start { name } => format!("start {}", name.name()),
+            Order::Restart { name } => format!("restart {}", name.name()),
+            Order::Cut(cables) => link("cut", cables),
+            Order::Heal(cables) => link("heal", cables),
+            Order::Load { server, percent } => format!("load {server} {percent}"),
+            Order::Requests { per_second, n } => format!("requests {per_second} --n {n}"),
+        }
+    }
+}
+
 /// Between whom the traffic is cut.
 #[derive(clap::Args, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -129,6 +150,7 @@ mod tests {
         ] {
             let parsed = order(line).unwrap_or_else(|error| panic!("{line}: {error}"));
             assert_eq!(parsed, expected, "{line}");
+            assert_eq!(order(&parsed.words()).expect("words of an order"), parsed);
             let json = serde_json::to_string(&parsed).expect("JSON");
             assert_eq!(serde_json::from_str::<Order>(&json).expect("the same type"), expected, "{json}");
         }

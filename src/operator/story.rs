@@ -90,7 +90,7 @@ fn await_change(watch: &rustix::fd::OwnedFd) -> io::Result<()> {
 
 /// One event: the sort key, and what is printed.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Event {
+pub struct Event {
     /// Date and time as the log writes them, which sort as text; in a worker's log to the millisecond.
     time: String,
     cause: u8,
@@ -100,20 +100,37 @@ struct Event {
     text: String,
 }
 
+impl Event {
+    /// The line without its time.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// As it is printed.
+    pub fn line(&self) -> String {
+        let time = self.time.get(DATE_LENGTH..).unwrap_or_default();
+        format!("{time:15}  {:15}  {}", self.part, self.text)
+    }
+}
+
 /// The files and how far they were read.
-struct Story {
+pub struct Story {
     directory: PathBuf,
     /// By inode, which stays the same when a full log is renamed.
     read: BTreeMap<u64, u64>,
 }
 
 impl Story {
-    fn new(directory: PathBuf) -> Story {
+    /// All log files in this directory, from their beginning.
+    pub fn new(directory: PathBuf) -> Story {
         Story { directory, read: BTreeMap::new() }
     }
 
     /// The events since the last call, in order.
-    fn news(&mut self) -> io::Result<Vec<Event>> {
+    ///
+    /// # Errors
+    /// The directory or a file in it can't be read.
+    pub fn news(&mut self) -> io::Result<Vec<Event>> {
         let mut events = Vec::new();
         for found in fs::read_dir(&self.directory)? {
             let path = found?.path();
@@ -188,9 +205,8 @@ fn cause(text: &str) -> u8 {
 
 fn print(events: &[Event]) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    for Event { time, part, text, .. } in events {
-        let time = time.get(DATE_LENGTH..).unwrap_or_default();
-        writeln!(out, "{time:15}  {part:15}  {text}")?;
+    for event in events {
+        writeln!(out, "{}", event.line())?;
     }
     out.flush()
 }
