@@ -105,7 +105,14 @@ impl Service for ClusterService {
             Err(answer) => return Ruling::Answer(answer),
         };
         let header = |name| head.header(name);
-        match self.gate.judge(head.method.as_str(), &head.target, header, purposes, peer) {
+        match self.gate.judge(
+            head.method.as_str(),
+            &head.target,
+            header,
+            purposes,
+            peer,
+            self.started.elapsed(),
+        ) {
             Verdict::Accepted(opened) | Verdict::Answer { opened, .. } if self.is_cut_off(&opened) => {
                 Ruling::Close(unavailable("the cable was cut by order"))
             }

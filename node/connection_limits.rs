@@ -16,11 +16,11 @@ const CONNECTIONS_MIN: usize = 32;
 /// How many connections each address takes, so that clients alone can never use up the descriptors of this process: a node
 /// that cannot open the file for its next snapshot must stop, and one that cannot call its peers loses its leader.
 ///
-/// A connection on the public address needs a second descriptor, towards a worker; one on the cluster address may, towards
-/// the leader, when a report is handed on.
+/// A connection on the public address needs a second descriptor, towards a worker. What this node opens itself (to its peers,
+/// and as relays to the leader) is bounded, and far less than a quarter.
 pub fn listener_limits(descriptors: u64) -> Limits {
     let default = Limits::default();
-    // A quarter each: two addresses, and two descriptors for every connection.
+    // A quarter for each address, one for the connections to workers, and one for what this node opens itself.
     let share = usize::try_from(descriptors.saturating_sub(DESCRIPTORS_RESERVED) / 4).unwrap_or(usize::MAX);
     let connections_max = share.clamp(CONNECTIONS_MIN, default.connections_max);
     if connections_max < default.connections_max {

@@ -288,10 +288,8 @@ MUTANTS = [
     ("G9", "a request of a stream that the node does not know is not repeated", CALL,
      "if refusal.kind == RefusalKind::UnknownStream =>", "if refusal.kind == RefusalKind::WrongVersion =>"),
     ("G10", "a stream goes on after a request without an answer", CALL,
-     "            .and_then(|answer| self.believe(newest.as_ref(), to, answer))?;\n"
-     "        self.streams.extend(stream);\n        Ok(answer)\n",
-     "            .and_then(|answer| self.believe(newest.as_ref(), to, answer));\n"
-     "        self.streams.extend(stream);\n        answer\n"),
+     "answer_bytes_max, seal_anew)?;\n        self.streams.extend(stream);\n        Ok(answer)\n",
+     "answer_bytes_max, seal_anew);\n        self.streams.extend(stream);\n        answer\n"),
     ("E1", "strangers keep their places", ADMISSION,
      "MakesRoom::Strangers => self.strangers.first().copied(),", "MakesRoom::Strangers => None,"),
     ("E2", "the newest stranger makes room", ADMISSION,

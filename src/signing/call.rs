@@ -97,7 +97,6 @@ impl Seal {
         // Taken out, and put back if the answer can be believed.
         let mut stream = self.place_of_stream(to, purpose).map(|place| self.streams.swap_remove(place));
         assert!(stream.is_some() || self.key(purpose).is_none(), "whoever seals has opened a stream");
-        let mut newest = None;
         // When `client` repeats the request on a fresh connection, the repetition has the next number: the node may
         // have accepted the first one before the connection broke.
         let seal_anew = || {
@@ -105,13 +104,9 @@ impl Seal {
                 stream.number += 1;
                 (stream.name.as_str(), stream.number)
             });
-            let sealed = self.request(&to.name, purpose, "POST", target, body, name, number);
-            newest.insert(sealed).headers.clone()
+            self.request(&to.name, purpose, "POST", target, body, name, number)
         };
-        let answer = client
-            .post(to.address, target, seal_anew, body, answer_bytes_max)
-            .map_err(SealedCallError::Call)
-            .and_then(|answer| self.believe(newest.as_ref(), to, answer))?;
+        let answer = self.exchange(client, to, target, body, answer_bytes_max, seal_anew)?;
         self.streams.extend(stream);
         Ok(answer)
     }
@@ -130,11 +125,8 @@ impl Seal {
             return Ok(());
         }
         let nonce = self.nonce();
-        let sealed = self.opening(&to.name, purpose, &nonce);
-        let answer = client
-            .post(to.address, path::STREAM, || sealed.headers.clone(), b"", OPENING_ANSWER_BYTES_MAX)
-            .map_err(SealedCallError::Call)
-            .and_then(|answer| self.believe(Some(&sealed), to, answer))?;
+        let seal = || self.opening(&to.name, purpose, &nonce);
+        let answer = self.exchange(client, to, path::STREAM, b"", OPENING_ANSWER_BYTES_MAX, seal)?;
         let ticket = str::from_utf8(&answer.body).ok().map(str::trim);
         let Some(ticket) = ticket.filter(|ticket| answer.status == 200 && ticket.len() == TICKET_DIGITS)
         else {
@@ -167,26 +159,30 @@ impl Seal {
         self.streams.iter().position(|stream| stream.purpose == purpose && stream.recipient == to.name)
     }
 
-    /// The answer, if it can be believed.
-    fn believe(
+    /// Sends what `seal` makes, for each attempt anew, and gives the answer if it can be believed.
+    fn exchange(
         &self,
-        request: Option<&SealedRequest>,
+        client: &mut Client,
         to: &Recipient,
-        answer: Answer,
+        target: &str,
+        body: &[u8],
+        answer_bytes_max: usize,
+        mut seal: impl FnMut() -> SealedRequest,
     ) -> Result<Answer, SealedCallError> {
-        let request = request.expect("an answer came, so a request was sealed and sent");
-        match self.open_answer(request, answer.status, |name| answer.header(name), &answer.body) {
-            Ok(()) => Ok(answer),
-            Err(mut refusal) => {
-                // A node that refuses our request does not sign its answer. So the unsigned words prove
-                // nothing, but they are the operator's best hint.
-                if refusal.kind == RefusalKind::Unsigned {
-                    let said = quote(&answer.body);
-                    refusal.detail = format!("{} (it said {}: {said})", refusal.detail, answer.status);
-                }
-                Err(SealedCallError::Refused(to.address, refusal))
-            }
+        let mut newest = None;
+        let headers = || newest.insert(seal()).headers.clone();
+        let answer = client.post(to.address, target, headers, body, answer_bytes_max);
+        let answer = answer.map_err(SealedCallError::Call)?;
+        let request = newest.expect("an answer came, so a request was sealed and sent");
+        let judged = self.open_answer(&request, answer.status, |name| answer.header(name), &answer.body);
+        let Err(mut refusal) = judged else { return Ok(answer) };
+        // A node that refuses our request does not sign its answer. So the unsigned words prove
+        // nothing, but they are the operator's best hint.
+        if refusal.kind == RefusalKind::Unsigned {
+            let said = quote(&answer.body);
+            refusal.detail = format!("{} (it said {}: {said})", refusal.detail, answer.status);
         }
+        Err(SealedCallError::Refused(to.address, refusal))
     }
 }
 
@@ -275,7 +271,8 @@ mod tests {
             };
             let length = header("Content-Length").map_or(0, |length| length.parse().unwrap());
             self.reader.read_exact(&mut vec![0; length]).unwrap();
-            let verdict = gate.judge("POST", &target, header, &[Purpose::Raft], self.peer);
+            let verdict =
+                gate.judge("POST", &target, header, &[Purpose::Raft], self.peer, Duration::from_secs(1));
             Some((target, verdict))
         }
 

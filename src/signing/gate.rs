@@ -12,7 +12,7 @@ use super::founded::{check_founding, founding_form};
 use super::keys::{Keys, Secret};
 use super::streams::{Rejected, StreamName, Streams};
 use super::{
-    REFUSED_STATUS, Refusal, RefusalKind, answer_mac, check_version, header_form, hex, is_name_byte,
+    KINDS, REFUSED_STATUS, Refusal, RefusalKind, answer_mac, check_version, header_form, hex, is_name_byte,
     request_mac, signature, verify, version,
 };
 use crate::linux::random_u64;
@@ -37,10 +37,8 @@ pub struct Gate {
     /// The founding, as it stands in the header; `None` if nothing is known of it.
     founding: Option<String>,
     signed: Option<Signed>,
-    /// The moment that the times of [`Streams`] count from.
-    started: Instant,
-    /// One per kind, in the order of [`RefusalKind::ALL`].
-    refused: [RefusalCount; RefusalKind::ALL.len()],
+    /// One per kind, in the order of `KINDS`.
+    refused: [RefusalCount; KINDS.len()],
 }
 
 /// What a gate with a secret has.
@@ -113,8 +111,7 @@ impl Gate {
             cluster,
             me: header_form(me),
             founding: None,
-            started: Instant::now(),
-            refused: RefusalKind::ALL.map(|_| RefusalCount {
+            refused: KINDS.map(|_| RefusalCount {
                 count: AtomicU64::new(0),
                 lines: RateLimit::new(REFUSAL_LINE_PAUSE),
             }),
@@ -134,20 +131,9 @@ impl Gate {
 
     /// Decides by its head whether a request is accepted on a route for these purposes. An accepted number is
     /// used up, whatever becomes of the body. `target` is that of the request line as it came, with the query;
-    /// `header` looks up a header of the request; `peer` is for the log line.
+    /// `header` looks up a header of the request; `peer` is for the log line; `now` is the time since some moment in the
+    /// life of this process.
     pub fn judge<'a>(
-        &self,
-        method: &str,
-        target: &str,
-        header: impl Fn(&'static str) -> Option<&'a str>,
-        purposes: &[Purpose],
-        peer: SocketAddr,
-    ) -> Verdict {
-        self.judge_at(method, target, header, purposes, peer, self.started.elapsed())
-    }
-
-    /// [`judge`](Self::judge) so long after the gate was made, for tests.
-    pub(super) fn judge_at<'a>(
         &self,
         method: &str,
         target: &str,
@@ -308,8 +294,8 @@ impl Gate {
     }
 
     /// How many requests were refused since the start, per kind.
-    pub fn refusals(&self) -> [(RefusalKind, u64); RefusalKind::ALL.len()] {
-        RefusalKind::ALL.map(|kind| (kind, self.refused[kind as usize].count.load(Ordering::Relaxed)))
+    pub fn refusals(&self) -> impl Iterator<Item = (RefusalKind, u64)> {
+        KINDS.iter().map(|(kind, _)| (*kind, self.refused[*kind as usize].count.load(Ordering::Relaxed)))
     }
 
     /// Counts a refusal and logs it, at most once per kind in `REFUSAL_LINE_PAUSE`.

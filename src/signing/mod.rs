@@ -8,8 +8,8 @@
 //! sets it up.
 //!
 //! # Streams
-//! How does a node know that a request is no repetition? By a clock, a wrong clock would make a node deaf. So no wall
-//! clock takes part. Instead, each sending thread opens a *stream* at a node, with one round trip:
+//! How does a node know that a request is no repetition? If a clock decided that, a wrong clock would make a node deaf.
+//! So each sending thread opens a *stream* at a node, with one round trip:
 //!
 //! 1. The sender draws a nonce and sends it, sealed, to [`path::STREAM`](crate::protocol::path::STREAM).
 //! 2. The node answers with a nonce of its own, the *ticket*, also sealed.
@@ -19,21 +19,15 @@
 //! The node's nonce makes requests fresh for the node: it gave out this ticket itself, in this life of its process. The
 //! sender's nonce makes answers fresh for the sender. A node that does not know the stream (it was restarted, say)
 //! says so in a sealed answer, and the sender opens another and repeats the request. A stream ends, for the sender, with
-//! the first request that has no believable answer. So an honest request never carries a number that its node has seen
-//! already, although requests may overtake each other after a time-out.
-//!
-//! The node remembers a stream from its first request on (`streams.rs`). To open streams again and again costs it
-//! nothing, and pushes no other stream out.
+//! the first request that has no believable answer: so a request that was overtaken after a time-out is never taken for
+//! a repetition. The node's part is in `streams.rs`. docs/security.md argues why each attack fails.
 //!
 //! # What is signed
 //! HMAC-SHA-256 (RFC 2104) over a *frame* of fields. Each field has its length in front, so that no two lists of fields
 //! give the same bytes. The frame of a request: `rakit request`, method, path with query, and the values of
-//! [`SEALED_HEADERS`]. The frame of an answer: `rakit answer`, the request's signature, the status, SHA-256 of the
-//! body, and the values of [`ANSWER_HEADERS`]. The request's signature stands for all of the request, so an answer fits
-//! one request only.
-//!
-//! The body of a request is covered by its digest, which stands in a header. So the node checks a seal before it reads
-//! the body: what has no valid seal costs no memory.
+//! [`SEALED_HEADERS`]. The frame of an answer: `rakit answer`, the request's signature (so it fits one request only), the
+//! status, SHA-256 of the body, and the values of [`ANSWER_HEADERS`]. The digest of a request's body stands in a header.
+//! So the node checks a seal before it reads the body: what has no valid seal costs no memory.
 //!
 //! # Versions
 //! The version of the protocol is checked first, since another version may sign in another way. The node's
@@ -122,35 +116,24 @@ pub enum RefusalKind {
     Malformed,
 }
 
-impl RefusalKind {
-    /// All of them, in the order of [`Gate::refusals`].
-    pub const ALL: [Self; 10] = [
-        Self::Unsigned,
-        Self::Altered,
-        Self::Replayed,
-        Self::UnknownStream,
-        Self::WrongPurpose,
-        Self::WrongRecipient,
-        Self::WrongVersion,
-        Self::WrongCluster,
-        Self::WrongFounding,
-        Self::Malformed,
-    ];
+/// All kinds in their order, each with one word for metrics and log lines.
+const KINDS: [(RefusalKind, &str); 10] = [
+    (RefusalKind::Unsigned, "unsigned"),
+    (RefusalKind::Altered, "altered"),
+    (RefusalKind::Replayed, "replayed"),
+    (RefusalKind::UnknownStream, "unknown-stream"),
+    (RefusalKind::WrongPurpose, "wrong-purpose"),
+    (RefusalKind::WrongRecipient, "wrong-recipient"),
+    (RefusalKind::WrongVersion, "wrong-version"),
+    (RefusalKind::WrongCluster, "wrong-cluster"),
+    (RefusalKind::WrongFounding, "wrong-founding"),
+    (RefusalKind::Malformed, "malformed"),
+];
 
+impl RefusalKind {
     /// One word, for metrics and log lines.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Unsigned => "unsigned",
-            Self::Altered => "altered",
-            Self::Replayed => "replayed",
-            Self::UnknownStream => "unknown-stream",
-            Self::WrongPurpose => "wrong-purpose",
-            Self::WrongRecipient => "wrong-recipient",
-            Self::WrongVersion => "wrong-version",
-            Self::WrongCluster => "wrong-cluster",
-            Self::WrongFounding => "wrong-founding",
-            Self::Malformed => "malformed",
-        }
+        KINDS[self as usize].1
     }
 }
 

@@ -80,7 +80,7 @@ fn open_for(
     age: Duration,
 ) -> Result<Result<Opened, (Opened, u16, String)>, Refusal> {
     let Message { method, target, body, headers } = message;
-    match gate.judge_at(method, target, lookup(headers), purposes, peer(), age) {
+    match gate.judge(method, target, lookup(headers), purposes, peer(), age) {
         Verdict::Accepted(opened) => {
             gate.check_body(&opened, method, target, body, peer()).map(|()| Ok(opened))
         }
@@ -141,7 +141,7 @@ fn a_sealed_request_is_opened_once() {
     for age in [NOW, 2 * NOW, 100_000 * NOW] {
         assert_eq!(kind(open_at(&gate, &message, age)), RefusalKind::Replayed);
     }
-    let counted: Vec<_> = gate.refusals().into_iter().filter(|(_, count)| *count > 0).collect();
+    let counted: Vec<_> = gate.refusals().filter(|(_, count)| *count > 0).collect();
     assert_eq!(counted, [(RefusalKind::Replayed, 3)]);
 }
 

@@ -46,6 +46,7 @@ impl StandIn {
         let held = Arc::new(Mutex::new((0, 0)));
         let holds = Arc::clone(&held);
         std::thread::spawn(move || {
+            let began = Instant::now();
             for mut request in serving.incoming_requests() {
                 assert_eq!(request.method(), &tiny_http::Method::Post);
                 let mut opened = None;
@@ -55,7 +56,14 @@ impl StandIn {
                         found.map(|header| header.value.as_str())
                     };
                     let peer = *request.remote_addr().expect("a TCP connection");
-                    opened = match gate.judge("POST", request.url(), header, &[Purpose::Report], peer) {
+                    opened = match gate.judge(
+                        "POST",
+                        request.url(),
+                        header,
+                        &[Purpose::Report],
+                        peer,
+                        began.elapsed(),
+                    ) {
                         Verdict::Accepted(opened) => Some(opened),
                         Verdict::Answer { opened, status, line } => {
                             let mut response =

@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use rakit::protocol::{Purpose, ReplyEnvelope, RequestEnvelope, to_json};
 use rakit::raft::{AppendReply, AppendResult, RpcReply, RpcRequest, VoteReply};
@@ -89,7 +90,7 @@ fn opening(gate: &Gate, head: &str) -> Option<Vec<u8>> {
     };
     let target = head.split(' ').nth(1)?;
     let peer = SocketAddr::from(([127, 0, 0, 1], 0));
-    match gate.judge("POST", target, header, &[Purpose::Raft], peer) {
+    match gate.judge("POST", target, header, &[Purpose::Raft], peer, Duration::from_secs(1)) {
         Verdict::Answer { opened, status: 200, line } => {
             Some(answer(&gate.seal_answer(&opened, 200, line.as_bytes()), line.as_bytes()))
         }
