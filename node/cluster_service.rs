@@ -5,7 +5,7 @@
 //! then its body's digest and form), hands it to the Raft loop, and waits for the outcome on a channel of its own. It
 //! decides nothing.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -24,10 +24,12 @@ use super::rivals::Rivals;
 use super::standing::StandingBoard;
 use crate::balancer::report::REPORT_BODY_BYTES_MAX;
 use crate::balancer::{Chooser, Published, Report, SERVERS_MAX, ServerCommand};
+use crate::config::Server;
 use crate::http::foreign;
 use crate::http::head::Head;
 use crate::http::message::{Request, Response, header, json, text, with_headers};
 use crate::http::{Acceptance, Ruling, Service};
+use crate::linux::is_own_address;
 use crate::protocol::{
     HEADER_SENDER, IncomingReport, KnownLeader, Purpose, ReplyEnvelope, ReportAnswer, RequestEnvelope,
     TransferBegun, TransferRequest, node_id, node_name, path,
@@ -61,6 +63,8 @@ pub struct ClusterService {
     pub id: NodeId,
     /// Where each other node's cluster address is.
     pub peers: Vec<(NodeId, SocketAddr)>,
+    /// Workers that are allowed at another address than their daemon's.
+    pub servers: Vec<Server>,
     /// Second daemons of one name are remembered here, ...
     pub rivals: Arc<Rivals>,
     /// ... by this, the agreed table.
@@ -142,7 +146,7 @@ impl Service for ClusterService {
         let route = route.and_then(|route| foreign::refusal(&request).map_or(Ok(route), Err));
         let answer = match (route, request.path()) {
             (Err(answer), _) => answer,
-            (Ok(_), path::REPORT) => self.report(&request.body),
+            (Ok(_), path::REPORT) => self.report(&opened, request.peer, &request.body),
             (Ok(_), path::TRANSFER) => self.transfer(&request.body),
             (Ok(_), path::WATCH) => self.watch(),
             (Ok(_), path::IN_FLIGHT) => self.in_flight(&opened, &request.body),
@@ -208,7 +212,7 @@ impl ClusterService {
 
     // ----------------------------------------------------------------------------------------------- reports
 
-    fn report(&self, body: &[u8]) -> Response {
+    fn report(&self, opened: &Opened, peer: SocketAddr, body: &[u8]) -> Response {
         let incoming = match IncomingReport::parse(body) {
             Ok(incoming) => incoming,
             Err(error) => return text(400, &error.to_string()),
@@ -216,6 +220,18 @@ impl ClusterService {
         let worker = incoming.report.worker;
         if let Some(id) = self.addresses.owner(worker) {
             return text(400, &format!("worker: {worker} is an address of node {id}; give the worker's own"));
+        }
+        let from_its_daemon = opened.purpose == Purpose::Report;
+        if from_its_daemon && self.gate.is_signed() && !self.may_report(&incoming.report, peer.ip()) {
+            let server = &incoming.report.server;
+            return text(
+                400,
+                &format!(
+                    "worker: {worker} is not at {}, from where this report comes; give the daemon its own address with \
+                     --worker, or allow it in cluster.toml on every node: [[server]] id = \"{server}\", worker = \"{worker}\"",
+                    peer.ip().to_canonical()
+                ),
+            );
         }
         self.counters.reports.fetch_add(1, Ordering::Relaxed);
         let IncomingReport { report, forward } = incoming;
@@ -253,6 +269,16 @@ impl ClusterService {
                 unavailable("unknown: leadership was lost before the commit; the report may or may not count")
             }
         }
+    }
+
+    /// Whether a daemon at `sender` may report this worker: its own address, or one that the configuration allows. Whoever holds
+    /// only the key for reports can then make the nodes send requests to its own machine, and to no other.
+    fn may_report(&self, report: &Report, sender: IpAddr) -> bool {
+        let worker = report.worker.ip();
+        sender.to_canonical() == worker.to_canonical()
+            // A daemon on this machine: which of the machine's addresses it takes is the kernel's choice.
+            || (is_own_address(sender) && is_own_address(worker))
+            || self.servers.iter().any(|server| server.id == report.server && server.worker == report.worker)
     }
 
     /// Hands a report on to the leader and its answer back. The report goes without `forward`: otherwise two

@@ -48,7 +48,7 @@ impl Relays {
     /// Posts a report to the leader. `None` if no relay was free in time.
     pub fn post(&self, to: &Recipient, path: &str, body: &[u8]) -> Option<Result<Answer, SealedCallError>> {
         let mut relay = self.free.recv_timeout(TIMEOUT).ok()?;
-        let answer = relay.seal.post(&mut relay.client, to, Purpose::Report, path, body, ANSWER_BYTES_MAX);
+        let answer = relay.seal.post(&mut relay.client, to, Purpose::Raft, path, body, ANSWER_BYTES_MAX);
         // There is room: the channel has a place for each.
         let _ = self.put_back.send(relay);
         Some(answer)

@@ -25,7 +25,7 @@ use super::rivals::Rivals;
 use super::standing::StandingBoard;
 use super::status::NodeStatus;
 use crate::balancer::{Chooser, Policy, Published, ServerTable};
-use crate::config::Config;
+use crate::config::{Config, Server};
 use crate::linux::random_u64;
 use crate::protocol::{Times, node_name};
 use crate::raft::NodeId;
@@ -59,6 +59,7 @@ pub struct Shared {
     policy: Policy,
     request_timeout: Duration,
     addresses: NodeAddresses,
+    servers: Vec<Server>,
     /// This node's public port.
     port: u16,
     incarnation: u64,
@@ -109,6 +110,7 @@ impl Shared {
             policy: config.policy,
             request_timeout: config.request_timeout,
             addresses: NodeAddresses::new(id, &config.nodes),
+            servers: config.servers.clone(),
             port: config.nodes.iter().find(|node| node.id == id).map_or(0, |node| node.public.port()),
             incarnation,
             refusals: Arc::default(),
@@ -136,6 +138,7 @@ impl Shared {
             id: self.id,
             peers: self.peers.clone(),
             addresses: self.addresses.clone(),
+            servers: self.servers.clone(),
             rivals: Arc::clone(&self.rivals),
             published: Arc::clone(&self.published),
             incarnation: self.incarnation,

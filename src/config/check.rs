@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::file::{BalancerSection, File, Place, RaftSection};
-use super::{Config, ConfigError, Node, secret};
-use crate::balancer::{NAME_BYTES_MAX, Policy, is_name};
+use super::file::{BalancerSection, File, Place, RaftSection, ServerSection};
+use super::{Config, ConfigError, Node, Server, secret};
+use crate::balancer::report::is_worker_address;
+use crate::balancer::{NAME_BYTES_MAX, Policy, SERVERS_MAX, is_name};
 use crate::raft::NodeId;
 
 /// The most nodes. A cluster of 31 survives the loss of 15. More nodes would only make agreement slower.
@@ -48,6 +49,7 @@ pub(super) fn check(file: File, place: &Place<'_>) -> Result<Config, ConfigError
         .unwrap_or_else(|| beside(place.path, DATA_DIR));
     let (policy, times) = balancer(&file.balancer, place)?;
     let nodes = nodes(file.node, place)?;
+    let servers = servers(file.server, place)?;
     // Last, because this is the only rule that reads another file.
     let secret = match path(file.cluster.secret_file.as_ref(), "cluster.secret_file", place)? {
         None => None,
@@ -70,6 +72,7 @@ pub(super) fn check(file: File, place: &Place<'_>) -> Result<Config, ConfigError
         request_timeout: times.request_timeout,
         stall: times.stall,
         nodes,
+        servers,
     })
 }
 
@@ -254,6 +257,47 @@ fn nodes(given: Vec<Spanned<super::file::NodeSection>>, place: &Place<'_>) -> Re
     }
     nodes.sort_by_key(|node| node.id);
     Ok(nodes)
+}
+
+/// `[[server]]`: each has both its keys, and no id is given twice.
+fn servers(given: Vec<Spanned<ServerSection>>, place: &Place<'_>) -> Result<Vec<Server>, ConfigError> {
+    if given.len() > SERVERS_MAX {
+        let complaint = format!("{} of them; keep at most {SERVERS_MAX}", given.len());
+        return Err(place.error(Some(given[SERVERS_MAX].span()), "[[server]]", complaint));
+    }
+    let mut servers: Vec<Server> = Vec::with_capacity(given.len());
+    for entry in given {
+        let whole = entry.span();
+        let entry = entry.into_inner();
+        let missing = |key: &str, sample: &str| {
+            place.error(
+                Some(whole.clone()),
+                &format!("[[server]] {key}"),
+                format!("missing; add {key} = {sample}"),
+            )
+        };
+        let id = entry.id.ok_or_else(|| missing("id", "\"lab-01\""))?;
+        let worker = entry.worker.ok_or_else(|| missing("worker", "\"10.0.0.11:13337\""))?;
+        let wrong_id = |complaint: String| place.error(Some(id.span()), "[[server]] id", complaint);
+        if !is_name(id.get_ref()) {
+            return Err(wrong_id(format!(
+                "{:?} is no name; write it as the daemon's --server has it",
+                id.get_ref()
+            )));
+        }
+        if servers.iter().any(|server| server.id == *id.get_ref()) {
+            return Err(wrong_id(format!("{} has an entry already; keep one of the two", id.get_ref())));
+        }
+        let address = worker.get_ref().parse().ok().filter(is_worker_address).ok_or_else(|| {
+            let complaint = format!(
+                "{:?} is no worker's address; write IP:PORT as 10.0.0.11:13337, with a port from 1024",
+                worker.get_ref()
+            );
+            place.error(Some(worker.span()), "[[server]] worker", complaint)
+        })?;
+        servers.push(Server { id: id.into_inner(), worker: address });
+    }
+    Ok(servers)
 }
 
 /// `IP:PORT`. Host names are refused: a name may resolve to another address later, or on another machine.

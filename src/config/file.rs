@@ -21,6 +21,8 @@ pub(super) struct File {
     pub(super) balancer: BalancerSection,
     #[serde(default)]
     pub(super) node: Vec<Spanned<NodeSection>>,
+    #[serde(default)]
+    pub(super) server: Vec<Spanned<ServerSection>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -55,6 +57,13 @@ pub(super) struct NodeSection {
     pub(super) id: Option<Spanned<i64>>,
     pub(super) public: Option<Spanned<String>>,
     pub(super) cluster: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ServerSection {
+    pub(super) id: Option<Spanned<String>>,
+    pub(super) worker: Option<Spanned<String>>,
 }
 
 impl File {

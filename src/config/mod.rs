@@ -52,6 +52,17 @@ pub struct Config {
     pub stall: Duration,
     /// `[[node]]`, sorted by id, at least one.
     pub nodes: Vec<Node>,
+    /// `[[server]]`, in the order of the file; usually none.
+    pub servers: Vec<Server>,
+}
+
+/// One `[[server]]`: with a secret, this server may report a worker at another address than its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Its name, unique.
+    pub id: String,
+    /// Where its worker is reached.
+    pub worker: SocketAddr,
 }
 
 /// One `[[node]]`.
@@ -241,6 +252,7 @@ impl fmt::Debug for Config {
             .field("request_timeout", &self.request_timeout)
             .field("stall", &self.stall)
             .field("nodes", &self.nodes)
+            .field("servers", &self.servers)
             .finish()
     }
 }

@@ -62,7 +62,8 @@ pub fn of_rpc(request: &RpcRequest) -> &'static str {
 pub fn purposes(path: &str) -> Option<&'static [Purpose]> {
     match path {
         STREAM => Some(&Purpose::ALL),
-        REPORT => Some(&[Purpose::Report]),
+        // A node that hands a report on has checked it, and proves with the key of the nodes that it is one.
+        REPORT => Some(&[Purpose::Report, Purpose::Raft]),
         TRANSFER => Some(&[Purpose::Admin]),
         PRE_VOTE | REQUEST_VOTE | APPEND_ENTRIES | INSTALL_SNAPSHOT | TIMEOUT_NOW | COMPARE_STATE | WATCH
         | IN_FLIGHT => Some(&[Purpose::Raft]),

@@ -114,6 +114,7 @@ fn each_error_is_one_line_with_file_line_key_and_mend() {
     let raft = |text: &str| LEAST.replace("[[node]]", &format!("[raft]\n{text}\n[[node]]"));
     let balancer = |text: &str| LEAST.replace("[[node]]", &format!("[balancer]\n{text}\n[[node]]"));
     let second = |text: &str| format!("{LEAST}[[node]]\n{text}\n");
+    let server = |text: &str| format!("{LEAST}[[server]]\n{text}\n");
     let addresses = |public: &str, cluster: &str| {
         second(&format!("id = 2\npublic = \"{public}\"\ncluster = \"{cluster}\""))
     };
@@ -131,6 +132,20 @@ fn each_error_is_one_line_with_file_line_key_and_mend() {
         (LEAST.replace("[[node]]", "colour = 1\n[[node]]"), 3, "cluster.colour", "unknown field"),
         (raft("hartbeat_ms = 5"), 4, "raft.hartbeat_ms", "heartbeat_ms"),
         (balancer("stall = 5"), 4, "balancer.stall", "stall_ms"),
+        (server(""), 7, "[[server]] id", "missing"),
+        (server("id = \"a\""), 7, "[[server]] worker", "missing"),
+        (server("id = \"a\"\nwork = \"10.0.0.1:1024\""), 9, "server.work", "worker"),
+        (server("id = \"a b\"\nworker = \"10.0.0.1:1024\""), 8, "[[server]] id", "--server"),
+        (server("id = \"a\"\nworker = \"10.0.0.1:80\""), 9, "[[server]] worker", "1024"),
+        (server("id = \"a\"\nworker = \"0.0.0.0:1024\""), 9, "[[server]] worker", "IP:PORT"),
+        (
+            server(
+                "id = \"a\"\nworker = \"10.0.0.1:1024\"\n[[server]]\nid = \"a\"\nworker = \"10.0.0.2:1024\"",
+            ),
+            11,
+            "[[server]] id",
+            "already",
+        ),
         (second("id = 2\npubic = \"127.0.0.1:1\""), 9, "node.pubic", "public"),
         (format!("{LEAST}[nodes]\n"), 7, "[nodes]", "unknown field"),
         (raft("heartbeat_ms = \"100\""), 4, "raft.heartbeat_ms", "mend"),

@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 use std::sync::atomic::Ordering;
 
 use crate::programs::cluster::{CLUSTER_NAME, Cluster, ClusterOptions, NodeId};
+use crate::programs::reports::Report;
 use crate::programs::workers::Worker;
 use crate::programs::{http, impostor};
 use rakit::protocol::{
@@ -146,7 +147,12 @@ fn every_route_refuses_what_is_not_signed_for_it_and_changes_nothing() {
                 headers.iter_mut().filter(|(n, _)| *n == name).for_each(|(_, v)| *v = value.to_owned());
                 headers
             };
-            let wrong_purpose = if purpose == Purpose::Raft { Purpose::Report } else { Purpose::Raft };
+            // A node may report, too: it hands on what a daemon said.
+            let wrong_purpose = match purpose {
+                Purpose::Raft => Purpose::Report,
+                Purpose::Report => Purpose::Admin,
+                Purpose::Admin => Purpose::Raft,
+            };
             let other_path = if path == "/raft/watch" { "/raft/pre-vote" } else { "/raft/watch" };
             let fresh = || sealed(&good, &me, purpose, path, body);
             let stranger = seal(CLUSTER_NAME, Some(&secret("another secret altogether")));
@@ -362,4 +368,26 @@ fn a_secret_that_others_may_read_is_not_used() {
             }
         }
     }
+}
+
+/// Whoever holds only the key for reports must not make the nodes send requests to other machines.
+#[test]
+fn a_daemon_reports_a_worker_at_its_own_address_or_at_one_that_is_allowed() {
+    let tables = "\n[[server]]\nid = \"allowed\"\nworker = \"192.0.2.9:13337\"\n";
+    let options = ClusterOptions { secret: Some(SECRET.to_owned()), tables, ..ClusterOptions::nodes(3) };
+    let cluster = Cluster::start(options);
+    let leader = cluster.wait_for_leader();
+    // TEST-NET-1 (RFC 5737): on no machine, so it is not the sender's.
+    let away = "192.0.2.9:13337".parse().expect("an address");
+    for id in cluster.ids() {
+        let (status, body) =
+            cluster.post_report(id, &Report::new("elsewhere", away, 1.0)).expect("an answer");
+        assert_eq!(status, 400, "node {id}: {body}");
+        assert!(body.as_str().is_some_and(|line| line.contains("[[server]]")), "it says the mend: {body}");
+    }
+    assert_eq!(cluster.post_report(leader, &Report::new("allowed", away, 1.0)).expect("an answer").0, 200);
+    // Handed on by a follower, which has checked it: the leader does not take the follower for the daemon.
+    let follower = cluster.ids().into_iter().find(|id| *id != leader).expect("three");
+    let handed_on = Report { forward: true, ..Report::new("allowed", away, 2.0) };
+    assert_eq!(cluster.post_report(follower, &handed_on).expect("an answer").0, 200);
 }

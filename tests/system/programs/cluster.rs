@@ -45,6 +45,8 @@ pub struct ClusterOptions {
     pub log_level: &'static str,
     /// What the shell's `ulimit` is given before it becomes a node, such as `-n 200`.
     pub ulimit: Option<&'static str>,
+    /// Further tables of cluster.toml.
+    pub tables: &'static str,
 }
 
 impl Default for ClusterOptions {
@@ -64,6 +66,7 @@ impl Default for ClusterOptions {
             stall_ms: 600_000,
             log_level: "info",
             ulimit: None,
+            tables: "",
         }
     }
 }
@@ -151,6 +154,7 @@ impl Cluster {
             stall_ms,
             log_level: _,
             ulimit: _,
+            tables,
         } = &self.options;
         let secret = if secret.is_some() { "secret_file = \"cluster.key\"\n" } else { "" };
         let mut text = format!(
@@ -165,6 +169,7 @@ impl Cluster {
             // Writing to a String cannot fail.
             let _ = write!(text, "\n[[node]]\nid = {id}\npublic = \"{public}\"\ncluster = \"{cluster}\"\n");
         }
+        text.push_str(tables);
         text
     }
 
