@@ -85,7 +85,12 @@ impl<D: Disk> RaftLoop<D> {
         let Inboxes { consensus, service } = inboxes;
         self.carry_out()?;
         loop {
-            let until_deadline = self.replica.deadline().saturating_sub(self.now());
+            // A compaction goes on whether or not a message comes.
+            let until_deadline = if self.storage.is_compacting() {
+                Duration::ZERO
+            } else {
+                self.replica.deadline().saturating_sub(self.now())
+            };
             self.standing.does(Doing::Waiting);
             // Wait for the first of: a message, the deadline, the end.
             select! {
@@ -107,6 +112,14 @@ impl<D: Disk> RaftLoop<D> {
             let now = self.now();
             self.replica.end_batch(now, Unread { messages: consensus.len(), reports: service.len() });
             self.carry_out()?;
+            if self.storage.is_compacting() {
+                // The write of this batch may have taken its time: a heartbeat that is due goes out first.
+                let now = self.now();
+                self.replica.end_batch(now, Unread { messages: consensus.len(), reports: service.len() });
+                self.carry_out()?;
+                self.standing.does(Doing::Writing);
+                self.storage.continue_compaction()?;
+            }
         }
     }
 

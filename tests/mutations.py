@@ -214,6 +214,11 @@ MUTANTS = [
      "            && self.contradiction().is_none();", "            ;"),
     ("K1", "a node whose disk hangs is shown as it was", "node/standing.rs",
      "(doing != Doing::Waiting && time > self.patience)", "(false && doing != Doing::Waiting && time > self.patience)"),
+    ("E1", "a compaction of the own log is done at once", STORE,
+     "self.begin_compaction(snapshot, hard_state, retained)?;\n", "self.begin_compaction(snapshot, hard_state, retained)?;\n"
+     "                        while self.continue_compaction()? {}\n"),
+    ("E2", "what is appended during a compaction is missing in the new log", STORE,
+     "        if let Some(compaction) = &mut self.compaction {\n            let added", "        if false && let Some(compaction) = &mut self.compaction {\n            let added"),
     ("T1", "a living server is evicted", TABLE,
      "self.servers.values().filter(|record| !record.alive).min_by_key", "self.servers.values().min_by_key"),
     ("R1", "sent before it is durable", DECISIONS,

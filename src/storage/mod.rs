@@ -22,11 +22,13 @@
 //!   real disk. `tests/simulation/disk.rs` does them in memory and injects faults.
 //! * [`State`] is the result of all records, applied in order. Its rules say which record may follow which.
 //!   Each record is checked before it is written, and again when it is read.
+//! * `compaction` spreads a compaction over several turns of the Raft loop.
 //! * `whole_file` writes a file atomically. `hint` remembers how far the log is committed.
 //! * `line` defines the format of one line. `recovery` reads a directory and decides whether it may be used.
 //!
 //! docs/storage.md shows a real directory and says what an operator does on each error.
 
+mod compaction;
 mod directory;
 mod disk;
 mod error;

@@ -4,9 +4,11 @@
 //! two steps leaves; `tests/storage/crash.rs` crashes at every step.
 
 use std::io;
+use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::compaction::{Compaction, Step};
 use super::disk::Disk;
 use super::fold::{Disorder, Shape, fold};
 use super::hint::{self, COMMIT, CommitHint};
@@ -43,6 +45,8 @@ pub struct Storage<D: Disk> {
     committed: Index,
     /// How long the log's file is, in bytes: where the next batch begins.
     log_length: u64,
+    /// A compaction under way.
+    compaction: Option<Compaction>,
     /// The lines of one append. Reused, so that an append allocates nothing.
     buffer: Vec<u8>,
     poisoned: Option<String>,
@@ -121,6 +125,7 @@ impl<D: Disk> Storage<D> {
             incarnation: header.map_or(fresh.incarnation, |header| header.incarnation),
             committed: commit.as_ref().map_or(0, |hint| hint.index),
             log_length: 0,
+            compaction: None,
             shape,
             buffer: Vec::new(),
             poisoned: None,
@@ -241,11 +246,76 @@ impl<D: Disk> Storage<D> {
                 Durable::Record(record) => records.push(record),
                 Durable::Compact { snapshot, hard_state, retained } => {
                     self.append(&std::mem::take(&mut records))?;
-                    self.compact(&snapshot, hard_state, &retained)?;
+                    while self.continue_compaction()? {}
+                    if self.shape.term_at(snapshot.last_index) == Some(snapshot.last_term)
+                        && hard_state == self.shape.hard_state()
+                    {
+                        self.begin_compaction(snapshot, hard_state, retained)?;
+                    } else {
+                        self.compact(&snapshot, hard_state, &retained)?;
+                    }
                 }
             }
         }
         self.append(&records)
+    }
+
+    /// Begins a compaction that only drops what the snapshot holds. The disk is not touched yet: the log holds everything.
+    fn begin_compaction(
+        &mut self,
+        snapshot: Arc<Snapshot>,
+        hard_state: HardState,
+        retained: Vec<Entry>,
+    ) -> Result<(), StorageError> {
+        self.check_poison()?;
+        let begun = self
+            .shape_after(&snapshot, hard_state, &retained)
+            .and_then(|_| Compaction::begin(snapshot, hard_state, retained))
+            .map_err(StorageError::Refused);
+        self.compaction = Some(self.finish(begun)?);
+        Ok(())
+    }
+
+    /// Whether a compaction is under way: [`continue_compaction`](Self::continue_compaction) has something to do.
+    pub fn is_compacting(&self) -> bool {
+        self.compaction.is_some()
+    }
+
+    /// Does the next step of the compaction that is under way: two fsyncs at the most. Returns whether there is more to do.
+    ///
+    /// # Errors
+    /// Those of [`compact`](Self::compact).
+    pub fn continue_compaction(&mut self) -> Result<bool, StorageError> {
+        self.check_poison()?;
+        let Some(compaction) = self.compaction.take() else { return Ok(false) };
+        let result = self.compaction_step(compaction);
+        self.compaction = self.finish(result)?;
+        Ok(self.compaction.is_some())
+    }
+
+    fn compaction_step(&mut self, mut compaction: Compaction) -> Result<Option<Compaction>, StorageError> {
+        let name = snapshot_name(compaction.snapshot.last_index);
+        let unfinished = format!("{name}{UNFINISHED}");
+        compaction.step = match compaction.step {
+            Step::WriteSnapshot => {
+                self.write_unfinished_snapshot(&compaction.snapshot)?;
+                whole_file::sync(&mut self.disk, &unfinished).map_err(|failed| failed.on(&self.disk))?;
+                Step::NameSnapshot
+            }
+            Step::NameSnapshot => {
+                let published = whole_file::publish(&mut self.disk, &unfinished, &name);
+                published.map_err(|failed| failed.on(&self.disk))?;
+                Step::ReplaceLog
+            }
+            Step::ReplaceLog => {
+                let (shape, entries) = compaction.log.into_parts();
+                self.shape = shape;
+                self.write_log(&entries)?;
+                self.remove_snapshots_before(compaction.snapshot.last_index)?;
+                return Ok(None);
+            }
+        };
+        Ok(Some(compaction))
     }
 
     fn try_append(&mut self, records: &[Record]) -> Result<(), StorageError> {
@@ -268,6 +338,10 @@ impl<D: Disk> Storage<D> {
         self.disk.append(LOG, &self.buffer).map_err(|error| self.io("append to", LOG, error))?;
         self.sync(LOG)?;
         self.log_length += self.buffer.len() as u64;
+        if let Some(compaction) = &mut self.compaction {
+            let added = records.iter().try_for_each(|record| compaction.log.apply(record.clone()));
+            added.map_err(StorageError::Refused)?;
+        }
         self.buffer.shrink_to(BUFFER_BYTES_KEPT);
         Ok(())
     }
@@ -330,11 +404,15 @@ impl<D: Disk> Storage<D> {
         self.write_snapshot(snapshot)?;
         self.shape = shape;
         self.write_log(retained)?;
+        self.remove_snapshots_before(snapshot.last_index)
+    }
+
+    fn remove_snapshots_before(&mut self, index: Index) -> Result<(), StorageError> {
         // A removal needs no fsync of the directory: if a crash undoes it, the next opening removes the file
         // again.
         let names = self.disk.list().map_err(|error| self.io("list", "", error))?;
         for name in names {
-            if snapshot_index(&name).is_some_and(|index| index < snapshot.last_index) {
+            if snapshot_index(&name).is_some_and(|older| older < index) {
                 self.disk.remove(&name).map_err(|error| self.io("remove", &name, error))?;
             }
         }
@@ -387,6 +465,12 @@ impl<D: Disk> Storage<D> {
     }
 
     fn write_snapshot(&mut self, snapshot: &Snapshot) -> Result<(), StorageError> {
+        let unfinished = self.write_unfinished_snapshot(snapshot)?;
+        self.complete(&unfinished, &snapshot_name(snapshot.last_index))
+    }
+
+    /// Writes the snapshot to a new file, whose name it returns. Nothing is durable yet.
+    fn write_unfinished_snapshot(&mut self, snapshot: &Snapshot) -> Result<String, StorageError> {
         let name = snapshot_name(snapshot.last_index);
         let line = SnapshotLine { version: PROTOCOL_VERSION, founding: &self.identity.founding, snapshot };
         self.buffer.clear();
@@ -394,7 +478,7 @@ impl<D: Disk> Storage<D> {
         let unfinished = self.begin(&name)?;
         self.write_piece(&unfinished)?;
         self.buffer.shrink_to(BUFFER_BYTES_KEPT);
-        self.complete(&unfinished, &name)
+        Ok(unfinished)
     }
 
     /// Replaces the log by one with the current header, term and vote, and these entries.

@@ -34,7 +34,17 @@ pub(super) fn begin(disk: &mut impl Disk, name: &str) -> Result<String, Failed> 
 /// Makes the contents durable, renames the file, and makes the name durable. In any other order, a power cut
 /// can leave an empty file under this name, or no file.
 pub(super) fn complete(disk: &mut impl Disk, unfinished: &str, name: &str) -> Result<(), Failed> {
-    step("sync", unfinished, disk.sync(unfinished))?;
+    sync(disk, unfinished)?;
+    publish(disk, unfinished, name)
+}
+
+/// The first half of [`complete`]: the contents.
+pub(super) fn sync(disk: &mut impl Disk, unfinished: &str) -> Result<(), Failed> {
+    step("sync", unfinished, disk.sync(unfinished))
+}
+
+/// The second half of [`complete`]: the name.
+pub(super) fn publish(disk: &mut impl Disk, unfinished: &str, name: &str) -> Result<(), Failed> {
     step("rename", unfinished, disk.rename(unfinished, name))?;
     step("sync the directory", "", disk.sync_directory())
 }

@@ -12,6 +12,7 @@
 
 mod agreement;
 mod behaviour;
+mod compaction;
 mod coverage;
 mod daemon;
 mod disk;

@@ -119,6 +119,8 @@ pub struct Plan {
     pub duplicates: u64,
     pub slow: u64,
     pub late: u64,
+    /// A write and its fsync take exactly so long; a random time up to `disk_latency_max` if `None`.
+    pub fsync: Option<Time>,
     /// A write and its fsync take up to this.
     pub disk_latency_max: Time,
     /// Between two strikes pass twice this at the most.
@@ -174,6 +176,7 @@ impl Plan {
             duplicates: rates * random.below(30),
             slow: rates * random.below(100),
             late: rates * random.below(10),
+            fsync: None,
             disk_latency_max: pick(random, &[200, 2_000, 2_000, 20_000]),
             strike_interval: heartbeat * MS * pick(random, &[2, 4, 8, 20]),
             strikes,

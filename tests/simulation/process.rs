@@ -93,6 +93,8 @@ pub struct Process {
     /// When the write at the front is done. Waits for it to be started when `None`.
     pub write_done: Option<Time>,
     disk_mode: DiskMode,
+    /// A step of a compaction is under way, and the loop waits for it.
+    is_stepping: bool,
     batch_max: usize,
     snapshot_entries: u64,
 
@@ -187,6 +189,7 @@ impl Process {
             writes: VecDeque::new(),
             write_done: None,
             disk_mode: plan.disk_mode,
+            is_stepping: false,
             batch_max: plan.batch_max,
             snapshot_entries: plan.snapshot_entries,
             incarnations: BTreeMap::new(),
@@ -208,7 +211,7 @@ impl Process {
 
     /// Whether the loop stands still until its disk is done.
     pub fn is_blocked(&self) -> bool {
-        self.disk_mode == DiskMode::Waits && !self.writes.is_empty()
+        self.is_stepping || self.disk_mode == DiskMode::Waits && !self.writes.is_empty()
     }
 
     /// Whether something is on its way to the disk.
@@ -218,7 +221,8 @@ impl Process {
 
     /// When the loop wakes up by itself, in the world's time.
     pub fn wakes_at(&self, now: Time) -> Time {
-        if self.has_mail() || !self.reports.is_empty() {
+        if self.has_mail() || !self.reports.is_empty() || (self.storage.is_compacting() && !self.is_writing())
+        {
             return now;
         }
         let deadline = u64::try_from(self.replica.deadline().as_micros()).unwrap_or(u64::MAX);
@@ -316,15 +320,43 @@ impl Process {
 
     /// Carries out what the replica wants, until it wants nothing more or the disk has to be waited for.
     fn carry_out(&mut self, context: &mut Context<'_>) -> Result<(), StorageError> {
-        while let Some(effect) = self.replica.next_effect() {
-            context.behaviour.looked_at(self.replica.raft());
-            self.look(context);
-            self.do_one(effect, context)?;
-            if self.is_blocked() {
+        let mut has_ticked = false;
+        loop {
+            while let Some(effect) = self.replica.next_effect() {
+                context.behaviour.looked_at(self.replica.raft());
+                self.look(context);
+                self.do_one(effect, context)?;
+                if self.is_blocked() {
+                    return Ok(());
+                }
+            }
+            if !self.storage.is_compacting() || self.is_writing() {
+                self.rest();
                 return Ok(());
             }
+            // A heartbeat that is due goes out before the next step of a compaction.
+            if std::mem::replace(&mut has_ticked, true) {
+                self.is_stepping = true;
+                self.write_done = Some(context.now + FSYNCS_PER_STEP * context.latency);
+                return Ok(());
+            }
+            let unread = Unread { messages: self.consensus.len(), reports: self.reports.len() };
+            self.replica.end_batch(self.clock(context.now), unread);
+            context.behaviour.batch_ended(self.replica.raft());
+            self.look(context);
         }
-        self.rest();
+    }
+
+    /// A step of a compaction is done.
+    fn step_done(&mut self) -> Result<(), StorageError> {
+        self.is_stepping = false;
+        if !self.storage.continue_compaction()? {
+            // Now nothing older than the snapshot takes room any more.
+            let shape = self.storage.shape();
+            let (bytes, retained) = (self.storage.disk().bytes(), shape.last_index() - shape.after().0);
+            let bound = DISK_BYTES_FIXED + DISK_BYTES_PER_ENTRY * retained;
+            assert!(bytes <= bound, "node {}: {bytes} bytes after a compaction, more than {bound}", self.id);
+        }
         Ok(())
     }
 
@@ -401,26 +433,15 @@ impl Process {
     /// The disk is done with what was begun first; in the mode where it lags behind, with several at once.
     pub fn disk_done(&mut self, at_once: usize, context: &mut Context<'_>) -> Result<(), StorageError> {
         self.write_done = None;
+        if self.is_stepping {
+            return self.step_done();
+        }
         let count = if self.disk_mode == DiskMode::Waits { 1 } else { at_once.max(1) };
         let (mut done, mut records) = (None, 0);
         for Write { mark, steps } in self.writes.drain(..count.min(self.writes.len())) {
-            let compaction = steps.iter().rev().find_map(|step| match step {
-                Durable::Compact { retained, .. } => Some(retained.len() as u64),
-                Durable::Record(_) => None,
-            });
             records += steps.len();
             self.storage.make_durable(steps)?;
             done = Some(mark);
-            if let Some(retained) = compaction {
-                // Now nothing older than the snapshot takes room any more. Records after it in the same write are few.
-                let bytes = self.storage.disk().bytes();
-                let bound = DISK_BYTES_FIXED + DISK_BYTES_PER_ENTRY * retained;
-                assert!(
-                    bytes <= bound,
-                    "node {}: {bytes} bytes after a compaction, more than {bound}",
-                    self.id
-                );
-            }
         }
         if !self.writes.is_empty() {
             self.write_done = Some(context.now + context.latency);
@@ -512,6 +533,9 @@ impl Process {
         &self.unanswered
     }
 }
+
+/// How many fsyncs a step of a compaction has at the most.
+const FSYNCS_PER_STEP: Time = 2;
 
 /// Whether a command is a verdict, without parsing every report for it.
 fn is_verdict(json: &str) -> bool {

@@ -312,6 +312,9 @@ impl World {
     // ------------------------------------------------------------------------------------------------ processes
 
     fn latency(&mut self, node: NodeId) -> Time {
+        if let Some(fsync) = self.plan.fsync {
+            return fsync;
+        }
         let max = if self.network.healed.contains(&node) { 1_000 } else { self.plan.disk_latency_max };
         let latency = 50 + self.random.below(max);
         if self.machine(node).slow { latency + self.random.below(400 * MS) } else { latency }

@@ -8,7 +8,9 @@
 use crate::disk::{Coverage, Failure, SimDisk};
 use rakit::linux::BootMoment;
 use rakit::raft::Random;
-use rakit::raft::{Command, Entry, Founding, HardState, Record, Snapshot};
+use std::sync::Arc;
+
+use rakit::raft::{Command, Durable, Entry, Founding, HardState, Record, Snapshot};
 use rakit::storage::{CommitHint, Fresh, Identity, Recovered, Storage, StorageError};
 
 /// Steps of one workload.
@@ -52,6 +54,8 @@ impl Model {
 enum Step {
     Append(Vec<Record>),
     Compact(Snapshot, HardState, Vec<Entry>),
+    /// The same, as the Raft loop does it: begun, and then continued step by step.
+    CompactGradually(Snapshot, HardState, Vec<Entry>),
     Remember(CommitHint),
 }
 
@@ -59,7 +63,12 @@ impl Step {
     /// What was said to be committed, up to the index `committed`, is never truncated.
     fn draw(model: &Model, committed: u64, random: &mut Random) -> Self {
         match random.below(6) {
-            0 => Self::draw_compaction(model, random),
+            0 => match (random.below(2), Self::draw_compaction(model, random)) {
+                (0, Self::Compact(snapshot, hard_state, retained)) => {
+                    Self::CompactGradually(snapshot, hard_state, retained)
+                }
+                (_, step) => step,
+            },
             1 if model.last().0 > 0 => {
                 let (index, term) = model.last();
                 Self::Remember(CommitHint { index, term, fresh_at: BootMoment { boot: "1".into(), ms: 5 } })
@@ -107,6 +116,16 @@ impl Step {
         match self {
             Self::Append(records) => storage.append(records),
             Self::Compact(snapshot, hard_state, retained) => storage.compact(snapshot, *hard_state, retained),
+            Self::CompactGradually(snapshot, hard_state, retained) => {
+                let (snapshot, retained) = (Arc::new(snapshot.clone()), retained.clone());
+                storage.make_durable(vec![Durable::Compact {
+                    snapshot,
+                    hard_state: *hard_state,
+                    retained,
+                }])?;
+                while storage.continue_compaction()? {}
+                Ok(())
+            }
             Self::Remember(hint) => storage.remember(hint),
         }
     }
@@ -123,7 +142,8 @@ impl Step {
                     stages.push(next);
                 }
             }
-            Self::Compact(snapshot, hard_state, retained) => {
+            Self::Compact(snapshot, hard_state, retained)
+            | Self::CompactGradually(snapshot, hard_state, retained) => {
                 stages.push(Model { hard_state: *hard_state, ..model.clone() });
                 stages.push(Model {
                     hard_state: *hard_state,
@@ -510,6 +530,37 @@ fn an_append_is_one_write_and_one_fsync_and_nothing_is_none() {
         std::iter::once(first_term()).chain((1..=256).map(|index| entry(index, "x"))).collect();
     storage.append(&records).expect("a sound disk");
     assert_eq!(disk.operations(), before + 2);
+}
+
+#[test]
+fn a_compaction_of_the_own_log_is_done_in_small_steps_and_what_is_appended_meanwhile_is_kept() {
+    let disk = SimDisk::new(1);
+    let (mut storage, _) = open(&disk).expect("a fresh directory");
+    storage.append(&[first_term(), entry(1, "first"), entry(2, "second")]).expect("a sound disk");
+    let snapshot = Arc::new(Snapshot { last_index: 1, last_term: 1, state: Command::noop() });
+    let hard_state = HardState { term: 1, voted_for: Some(1) };
+    let retained = retained(&[entry(2, "second")]);
+    let before = disk.operations();
+    storage.make_durable(vec![Durable::Compact { snapshot, hard_state, retained }]).expect("a sound disk");
+    assert_eq!(disk.operations(), before, "nothing waits for it: the log holds everything");
+    for index in 3.. {
+        storage.append(&[entry(index, "meanwhile")]).expect("a sound disk");
+        let before = disk.operations();
+        let goes_on = storage.continue_compaction().expect("a sound disk");
+        assert!(disk.operations() - before <= 6, "a step is small");
+        if !goes_on {
+            assert_eq!(index, 5, "in three steps");
+            break;
+        }
+    }
+    storage.append(&[entry(6, "afterwards")]).expect("a sound disk");
+    drop(storage);
+    disk.power_cut(1);
+    let (_, recovered) = open(&disk).expect("it opens");
+    assert_eq!(recovered.snapshot.expect("it is there").last_index, 1);
+    assert_eq!(recovered.entries.iter().map(|entry| entry.index).collect::<Vec<_>>(), [2, 3, 4, 5, 6]);
+    let names: Vec<_> = disk.contents().into_keys().collect();
+    assert_eq!(names, ["log", "snapshot-00000000000000000001.json"]);
 }
 
 #[test]
