@@ -351,7 +351,7 @@ function drawLogs(picture) {
       [upTo, commit] = [view.status.last_index, view.status.commit_index];
       set(words, TEXT.indexes(upTo, commit));
       attributes(strip, { "aria-label": TEXT.logSpoken(id, upTo, commit) });
-    } else if (follower && lead) {
+    } else if (follower?.match_index > 0 && lead) {
       // Equal to the leader's up to here (Log Matching): what else is in it, nobody here knows.
       let at = lead.consensus.log_from;
       for (const [term, count] of lead.consensus.log_terms) for (let i = 0; i < count; i++) runs.push([at++, term]);

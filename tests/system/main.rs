@@ -9,6 +9,7 @@
 //! | `version.rs` | is every other version of the protocol refused by name, on both sides? |
 //! | `daemon.rs`, `worker.rs` | do the two programs on a server keep their promises? |
 //! | `up.rs` | does `rakit up` run and end a whole cluster? |
+//! | `page.rs` | does the page show the truth in a real browser, and do its buttons work? |
 //! | `config.rs`, `bad_configuration.rs` | which `cluster.toml` is accepted, and what do the programs say to the others? |
 //! | `snapshots.rs`, `disk_trouble.rs`, `rolling_restart.rs` | compaction, bad disks, restarts, all under load |
 //! | `memory.rs` | what does a node know after its restart, without a majority? |
@@ -26,6 +27,7 @@ mod founding;
 mod hostile;
 mod in_flight;
 mod memory;
+mod page;
 mod programs;
 mod rolling_restart;
 mod routing;

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const RAKIT: &str = env!("CARGO_BIN_EXE_rakit");
 
 /// Waits until `what` holds.
-fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look() {
@@ -40,7 +40,7 @@ fn free(port: u16) -> bool {
 
 /// A base port at which a small cluster finds all its ports free, below the range from which the kernel gives ports to
 /// clients. Tests of one process get different ones; the process id keeps two processes apart as a rule.
-fn base_port(nodes: u16, servers: u16) -> u16 {
+pub(crate) fn base_port(nodes: u16, servers: u16) -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let window = 10_000 + 3_000 * (std::process::id() % 7) as u16;
     loop {
@@ -72,7 +72,7 @@ fn signal(pid: u32, signal: Signal) {
 }
 
 /// A running `rakit up`. Dropping it stops it, and kills every process that it has left.
-struct Up {
+pub(crate) struct Up {
     child: Child,
     lines: Receiver<String>,
     said: Vec<String>,
@@ -80,7 +80,7 @@ struct Up {
 }
 
 impl Up {
-    fn start(dir: &Path, arguments: &[&str]) -> Up {
+    pub(crate) fn start(dir: &Path, arguments: &[&str]) -> Up {
         let mut command = Command::new(RAKIT);
         command.args(["up", "--dir"]).arg(dir);
         Up::start_as(command, dir, arguments)
@@ -106,7 +106,7 @@ impl Up {
     }
 
     /// Waits for a line of its output, from where the last wait has ended.
-    fn line(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+    pub(crate) fn line(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
         let until = Instant::now() + PATIENCE;
         loop {
             match self.lines.recv_deadline(until) {
@@ -121,11 +121,11 @@ impl Up {
         }
     }
 
-    fn ready(&mut self) {
+    pub(crate) fn ready(&mut self) {
         self.line("`ready`", |line| line == "ready");
     }
 
-    fn pids(&self) -> BTreeMap<String, u32> {
+    pub(crate) fn pids(&self) -> BTreeMap<String, u32> {
         let text = fs::read_to_string(self.dir.join("pids.json")).expect("written before ready");
         serde_json::from_str(&text).expect("an object of numbers")
     }
@@ -161,7 +161,7 @@ fn get(port: u16, path: &str) -> Option<String> {
     head.starts_with("HTTP/1.1 200").then(|| body.to_string())
 }
 
-fn status(port: u16) -> Option<Value> {
+pub(crate) fn status(port: u16) -> Option<Value> {
     serde_json::from_str(&get(port, "/status")?).ok()
 }
 
@@ -177,7 +177,7 @@ fn refused(output: &Output, code: i32) -> String {
     stderr
 }
 
-fn temporary() -> TempDir {
+pub(crate) fn temporary() -> TempDir {
     tempfile::tempdir().expect("a temporary directory")
 }
 

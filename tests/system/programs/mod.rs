@@ -4,6 +4,7 @@
 //! No port is fixed. Nothing is left running when a test ends, also when it panics. A wait that fails prints what every node
 //! believed and logged.
 
+pub mod browser;
 pub mod cluster;
 pub mod http;
 pub mod impostor;
