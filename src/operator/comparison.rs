@@ -2,7 +2,7 @@
 //!
 //! `rakit up` and `rakit status` call it. It does no input or output.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use rakit::protocol::Status;
@@ -66,7 +66,19 @@ pub fn differences(answers: &[Asked]) -> Vec<String> {
         sentences.extend(status.refusals.iter().map(|peer| {
             format!("node {} does not work with node {}: {}", status.node, peer.node, clean(&peer.reason))
         }));
+        let node = status.node;
+        sentences.extend(status.stuck_ms.map(|ms| {
+            format!("node {node} is stuck: its disk or its Raft loop has not moved for {ms} ms; see its log and disk")
+        }));
+        sentences.extend(status.contradiction.as_deref().map(clean));
+        let twice = status.servers.iter().filter_map(|server| Some((&server.id, server.also_reported?)));
+        sentences.extend(twice.map(|(id, worker)| {
+            format!("{} is also the name of a second daemon, for the worker {worker}; rename one", clean(id))
+        }));
     }
+    // Several nodes may say the same.
+    let mut said = BTreeSet::new();
+    sentences.retain(|sentence| said.insert(sentence.clone()));
     let by_cluster = grouped(&statuses, |status| status.cluster.clone());
     if by_cluster.len() > 1 {
         sentences.push(format!(
@@ -229,7 +241,7 @@ pub mod tests {
 
     #[test]
     fn every_kind_of_difference_is_told_with_who_believes_what() {
-        let cases: [(Result<Status, String>, &str); 10] = [
+        let cases: [(Result<Status, String>, &str); 13] = [
             (
                 Err("connection refused".into()),
                 "the node at 127.0.0.1:8003 does not answer: connection refused",
@@ -245,6 +257,15 @@ pub mod tests {
                     status.refusals = vec![PeerRefusal { node: 1, reason }];
                 }),
                 "node 3 does not work with node 1: speaks?version 2",
+            ),
+            (
+                changed(3, |status| status.stuck_ms = Some(1200)),
+                "node 3 is stuck: its disk or its Raft loop has not moved for 1200 ms; see its log and disk",
+            ),
+            (changed(3, |status| status.contradiction = Some("it\ndiffers".to_string())), "it?differs"),
+            (
+                changed(3, |status| status.servers[0].also_reported = "127.0.0.1:9".parse().ok()),
+                "server-1 is also the name of a second daemon, for the worker 127.0.0.1:9; rename one",
             ),
             (
                 changed(3, |status| status.leader = Some(2)),
