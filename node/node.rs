@@ -78,6 +78,11 @@ struct NodeFlags {
     #[arg(long, value_name = "IDS", hide = true, value_delimiter = ',', num_args = 0..=1)]
     deaf_to: Option<Vec<NodeId>>,
 
+    /// If the data directory is damaged, move it aside (nothing is deleted) and begin with an empty one: the node counts
+    /// again when a leader has filled it
+    #[arg(long)]
+    repair: bool,
+
     #[command(flatten)]
     log: LogFlags,
 
@@ -124,7 +129,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     for warning in config.warnings().into_iter().chain(exposure) {
         warn!("configuration: {warning}");
     }
-    let ended = wiring::start(&config, &node, secret.as_ref(), cuts);
+    let ended = wiring::start(&config, &node, secret.as_ref(), flags.repair, cuts);
     match ended.and_then(|node| node.run_until_stopped(&stop)) {
         Ok(()) => {
             info!("stop: node {} has stopped cleanly", node.id);

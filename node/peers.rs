@@ -3,7 +3,7 @@
 //! Two threads for each peer, one for the log (AppendEntries, InstallSnapshot) and one for elections, so that a vote never
 //! waits behind a megabyte of entries. Each thread has a slot for one request. The loop puts the newest
 //! request in and never waits. A request that has not left yet is replaced: the core has given it up. Each
-//! request that leaves ends with exactly one message to the loop: the reply, or that it was lost.
+//! request that leaves ends with exactly one message to the loop: the reply, or that it was lost, or refused.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -121,7 +121,8 @@ impl Peers {
             RpcRequest::PreVote(_)
             | RpcRequest::RequestVote(_)
             | RpcRequest::TimeoutNow(_)
-            | RpcRequest::CompareState(_) => &peer.election,
+            | RpcRequest::CompareState(_)
+            | RpcRequest::Founding(_) => &peer.election,
         };
         slot.put((rpc, request));
     }
@@ -163,12 +164,13 @@ impl PeerSender {
                     self.note_reachable(None);
                     Input::Reply { from: self.id, incarnation, rpc, reply }
                 }
-                Err(failure) => {
-                    match failure {
-                        NoReply::Lost(why) => self.note_reachable(Some(&why)),
-                        NoReply::Refused(why) => self.note_refusal(&why),
-                    }
+                Err(NoReply::Lost(why)) => {
+                    self.note_reachable(Some(&why));
                     Input::Lost { to: self.id, rpc }
+                }
+                Err(NoReply::Refused(why)) => {
+                    self.note_refusal(&why);
+                    Input::Refused { from: self.id, rpc }
                 }
             };
             if self.sending.inbox.deliver(input).is_err() {

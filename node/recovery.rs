@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::linux::{BootClock, random_u64};
 use crate::raft::{self, NodeId};
 use crate::replica::{Replica, ReplicaSettings};
-use crate::storage::{DirectoryDisk, Fresh, Identity, Storage};
+use crate::storage::{DirectoryDisk, Fresh, Identity, Storage, set_aside};
 
 /// A node as its process begins.
 pub struct RecoveredNode {
@@ -23,22 +23,34 @@ pub struct RecoveredNode {
     pub incarnation: u64,
 }
 
-/// Opens the node's directory and makes a replica of what is in it. The replica's clock counts from `started`.
+/// Opens the node's directory and makes a replica of what is in it. The replica's clock counts from `started`. With
+/// `repair`, a directory that is damaged is set aside, and the node begins with an empty one.
 ///
 /// # Errors
 /// The directory is in use, damaged, another node's, or the disk fails.
 pub fn recover(
     config: &Config,
     id: NodeId,
+    repair: bool,
     started: Instant,
     boot_clock: &BootClock,
 ) -> Result<RecoveredNode, Ending> {
     let directory = config.node_dir(id);
-    let disk = DirectoryDisk::open(&directory)?;
     let founding = config.founding();
     let identity = Identity { founding: founding.clone(), node: id };
     let fresh = Fresh { incarnation: random_u64()?, records: founding.records() };
-    let (storage, recovered) = Storage::open(disk, &identity, fresh)?;
+    let open = || Storage::open(DirectoryDisk::open(&directory)?, &identity, fresh.clone());
+    let (storage, recovered) = match open() {
+        Err(damage) if repair && damage.is_damage() => {
+            let aside = set_aside(&directory)?;
+            warn!(
+                "recovery: node {id} sets its damaged directory aside as {}, and deletes nothing: {damage}",
+                aside.display()
+            );
+            open()?
+        }
+        opened => opened?,
+    };
     if let Some(repair) = &recovered.repaired {
         warn!("recovery: {repair}");
     }
@@ -56,6 +68,7 @@ pub fn recover(
     );
     let mut raft =
         raft::Settings::new(id, founding.members, config.election_timeout, config.heartbeat, random_u64()?);
+    (raft.incarnation, raft.founders) = (recovered.incarnation, recovered.founders);
     raft.trailing_entries = raft.trailing_entries.min(config.snapshot_entries);
     let settings = ReplicaSettings {
         raft,

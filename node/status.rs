@@ -84,6 +84,7 @@ impl NodeStatus {
             applied_index,
             last_index: standing.last_index.max(applied_index),
             snapshot_index: standing.snapshot_index,
+            joining: standing.joining,
             state_digest: view.digest().to_owned(),
             policy: self.policy.name().to_owned(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -51,7 +51,7 @@ use crate::linux::{BootClock, random_u64};
 use crate::program;
 use crate::signing::Secret;
 
-/// Puts the node together and starts it.
+/// Puts the node together and starts it. `repair`: see [`recover`].
 ///
 /// # Errors
 /// Its directory cannot be used, an address cannot be listened on, or the system gives no thread.
@@ -59,11 +59,13 @@ pub fn start(
     config: &Config,
     node: &Node,
     secret: Option<&Secret>,
+    repair: bool,
     cuts: Cuts,
 ) -> Result<RunningNode, Ending> {
     let started = Instant::now();
     let boot_clock = BootClock::new();
-    let RecoveredNode { replica, storage, incarnation } = recover(config, node.id, started, &boot_clock)?;
+    let RecoveredNode { replica, storage, incarnation } =
+        recover(config, node.id, repair, started, &boot_clock)?;
     let shared = Shared::new(config, node.id, secret, incarnation, replica.table(), cuts, started)?;
 
     // The channels: two inboxes to the Raft loop; from it, whom to watch and how it ended; to the threads, the end.

@@ -62,6 +62,12 @@ pub fn differences(answers: &[Asked]) -> Vec<String> {
             listed(&by_protocol, version)
         ));
     }
+    for status in statuses.iter().filter(|status| status.joining) {
+        sentences.push(format!(
+            "node {} is joining: its directory is new or was emptied, and it does not count until a leader has filled it",
+            status.node
+        ));
+    }
     for status in &statuses {
         sentences.extend(status.refusals.iter().map(|peer| {
             format!("node {} does not work with node {}: {}", status.node, peer.node, clean(&peer.reason))
@@ -191,6 +197,7 @@ pub mod tests {
             applied_index: 9,
             last_index: 9,
             snapshot_index: 0,
+            joining: false,
             state_digest: "abc".to_string(),
             policy: "projected".to_string(),
             uptime_ms: 1_000,

@@ -19,6 +19,8 @@ pub const INSTALL_SNAPSHOT: &str = "/raft/install-snapshot";
 pub const TIMEOUT_NOW: &str = "/raft/timeout-now";
 /// Cluster address: "My state has this digest."
 pub const COMPARE_STATE: &str = "/raft/compare-state";
+/// Cluster address: "Have you lived?"
+pub const FOUNDING: &str = "/raft/founding";
 /// Cluster address: the request that a follower keeps open at its leader.
 pub const WATCH: &str = "/raft/watch";
 /// Cluster address: what a node has in flight at each server.
@@ -54,6 +56,7 @@ pub fn of_rpc(request: &RpcRequest) -> &'static str {
         RpcRequest::InstallSnapshot(_) => INSTALL_SNAPSHOT,
         RpcRequest::TimeoutNow(_) => TIMEOUT_NOW,
         RpcRequest::CompareState(_) => COMPARE_STATE,
+        RpcRequest::Founding(_) => FOUNDING,
     }
 }
 
@@ -65,8 +68,8 @@ pub fn purposes(path: &str) -> Option<&'static [Purpose]> {
         // A node that hands a report on has checked it, and proves with the key of the nodes that it is one.
         REPORT => Some(&[Purpose::Report, Purpose::Raft]),
         TRANSFER => Some(&[Purpose::Admin]),
-        PRE_VOTE | REQUEST_VOTE | APPEND_ENTRIES | INSTALL_SNAPSHOT | TIMEOUT_NOW | COMPARE_STATE | WATCH
-        | IN_FLIGHT => Some(&[Purpose::Raft]),
+        PRE_VOTE | REQUEST_VOTE | APPEND_ENTRIES | INSTALL_SNAPSHOT | TIMEOUT_NOW | COMPARE_STATE
+        | FOUNDING | WATCH | IN_FLIGHT => Some(&[Purpose::Raft]),
         _ => None,
     }
 }

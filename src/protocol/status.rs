@@ -33,6 +33,8 @@ pub struct Status {
     pub last_index: Index,
     /// The end of its snapshot.
     pub snapshot_index: Index,
+    /// Whether it began without memory and does not count yet: it does not vote, and its acknowledgements do not count.
+    pub joining: bool,
     /// A hash over the replicated state at `applied_index`.
     pub state_digest: String,
     /// How it chooses a server.

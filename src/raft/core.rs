@@ -10,13 +10,15 @@ use std::time::Duration;
 
 use super::event::Event;
 use super::incoming::IncomingSnapshot;
+use super::joining::FoundingRound;
 use super::log::Log;
 use super::random::Random;
 use super::role::{Role, RoleName};
 use super::settings::{Settings, TERM_JUMP_MAX};
 use super::{
-    Command, CompareStateReply, Durable, Entry, HardState, Index, NodeId, Notice, Output, Record, ReplyToken,
-    Resolution, RpcId, RpcReply, RpcRequest, SendNow, SendOnceDurable, Snapshot, StateVerdict, Term,
+    Command, CompareStateReply, Durable, Entry, Founders, HardState, Index, NodeId, Notice, Output, Record,
+    ReplyToken, Resolution, RpcId, RpcReply, RpcRequest, SendNow, SendOnceDurable, Snapshot, StateVerdict,
+    Term,
 };
 
 /// What was in the log when an output with `durable` was handed out.
@@ -56,6 +58,12 @@ pub struct Raft {
     /// How many quick election rounds are left after a hint that the leader died.
     pub(super) quick_rounds: u32,
     pub(super) incoming_snapshot: Option<IncomingSnapshot>,
+    /// What a fresh node asks the others before it helps to found the cluster (`joining.rs`).
+    pub(super) founding: Option<FoundingRound>,
+    /// Who was fresh in the round before this one, if nothing spoke against the founding then.
+    pub(super) fresh_before: Option<Founders>,
+    /// The last reason not to found the cluster, as it was logged.
+    pub(super) waits_because: Option<Notice>,
     /// The log is durable up to here.
     durable_index: Index,
     pending: VecDeque<Pending>,
@@ -103,18 +111,21 @@ impl Raft {
             election_deadline: now,
             quick_rounds: 0,
             incoming_snapshot: None,
+            founding: None,
+            fresh_before: None,
+            waits_because: None,
             pending: VecDeque::new(),
             now,
             next_rpc: 1,
             next_mark: 1,
             output: Output::default(),
         };
-        // After a restart of all nodes there is no leader to wait for. So the first timeout is drawn from a
-        // shorter range. A living leader still has time for two heartbeats. And if there is one, nothing
-        // disturbs it: the nodes that hear it refuse the pre-vote.
-        let low = (2 * raft.settings.heartbeat).min(raft.settings.election_timeout.0);
-        let first = raft.random.between((low, raft.settings.election_timeout.0));
-        raft.election_deadline = now + first;
+        if raft.is_joining() {
+            // It campaigns for nothing, and may ask the others at once whether the cluster is to be founded.
+            raft.output.notices.push(Notice::Joining);
+        } else {
+            raft.first_timeout();
+        }
         raft.assert_invariants();
         raft
     }
@@ -128,6 +139,14 @@ impl Raft {
         self.assert_invariants();
     }
 
+    /// After a start of all nodes there is no leader to wait for. So the first timeout is drawn from a shorter
+    /// range. A living leader still has time for two heartbeats. And if there is one, nothing disturbs it: the
+    /// nodes that hear it refuse the pre-vote.
+    pub(super) fn first_timeout(&mut self) {
+        let low = (2 * self.settings.heartbeat).min(self.settings.election_timeout.0);
+        self.election_deadline = self.now + self.random.between((low, self.settings.election_timeout.0));
+    }
+
     /// Takes one event in. `now` is the time since any fixed moment on a monotonic clock; a step back is ignored.
     pub fn step(&mut self, now: Duration, event: Event) {
         self.now = self.now.max(now);
@@ -135,7 +154,8 @@ impl Raft {
             Event::Tick => self.tick(),
             Event::Request { from, token, request } => self.receive_request(from, token, request),
             Event::Reply { from, rpc, reply } => self.receive_reply(from, rpc, reply),
-            Event::Lost { to, rpc } => self.request_lost(to, rpc),
+            Event::Lost { to, rpc } => self.request_lost(to, rpc, false),
+            Event::Refused { from, rpc } => self.request_lost(from, rpc, true),
             Event::Propose { id, command } => self.propose(id, command),
             Event::Persisted { mark } => self.persisted(mark),
             Event::Compact { at, state } => self.compact(at, state),
@@ -200,6 +220,7 @@ impl Raft {
                 index: arguments.index,
                 verdict: StateVerdict::Unknown,
             }),
+            RpcRequest::Founding(_) => RpcReply::Founding(self.receive_founding_question()),
         };
         self.output.send_once_durable.push(SendOnceDurable::Reply { to: from, token, reply });
     }
@@ -216,6 +237,8 @@ impl Raft {
             RpcReply::InstallSnapshot(reply) => reply.term,
             RpcReply::TimeoutNow(reply) => reply.term,
             RpcReply::CompareState(reply) => reply.term,
+            // It names no term.
+            RpcReply::Founding(_) => 0,
         };
         if term > self.hard_state.term {
             if self.plausible_term(from, term) {
@@ -229,11 +252,13 @@ impl Raft {
             RpcReply::AppendEntries(reply) => self.receive_append_reply(from, rpc, reply),
             RpcReply::InstallSnapshot(reply) => self.receive_install_reply(from, rpc, reply),
             RpcReply::TimeoutNow(_) | RpcReply::CompareState(_) => {}
+            RpcReply::Founding(reply) => self.receive_founding_reply(from, rpc, reply),
         }
     }
 
-    /// A peer's request did not arrive, or its reply did not.
-    fn request_lost(&mut self, to: NodeId, rpc: RpcId) {
+    /// A peer's request did not arrive, or its reply did not, or the peer refused it.
+    fn request_lost(&mut self, to: NodeId, rpc: RpcId, refused: bool) {
+        self.founding_question_lost(to, rpc, refused);
         let (now, heartbeat) = (self.now, self.settings.heartbeat);
         if let Role::Leader(leader) = &mut self.role
             && let Some(progress) = leader.progress.get_mut(&to)
@@ -295,6 +320,7 @@ impl Raft {
                 || self.hard_state.voted_for == hard_state.voted_for,
             "at most one vote per term"
         );
+        assert!(self.hard_state.joining || !hard_state.joining, "who counts does so for ever");
         self.hard_state = hard_state;
         self.output.durable.push(Durable::Record(Record::HardState(hard_state)));
     }
@@ -340,7 +366,8 @@ impl Raft {
             return;
         }
         assert!(index <= self.log.last_index(), "only an entry that is there can be committed");
-        self.commit_index = index;
+        let before = std::mem::replace(&mut self.commit_index, index);
+        self.hurry_admissions(before);
         while self.applied_index < self.commit_index {
             let entry =
                 self.log.get(self.applied_index + 1).expect("what is not applied is in the log").clone();
@@ -490,6 +517,10 @@ impl Raft {
         assert!(self.log.first_index() <= self.snapshot_index() + 1, "a gap between snapshot and log");
         assert!(self.durable_index <= self.log.last_index(), "durable beyond the log's end");
         assert!(self.log.last_term() <= self.hard_state.term, "an entry of a term yet to come");
+        if self.hard_state.joining {
+            assert_eq!(self.hard_state.voted_for, None, "a joining node voted");
+            assert!(matches!(self.role, Role::Follower), "a joining node campaigned");
+        }
         match &self.role {
             Role::Leader(leader) => {
                 assert_eq!(self.leader, Some(self.settings.id), "a leader follows itself");

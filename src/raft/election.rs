@@ -1,10 +1,10 @@
 //! Elections: section 5.2 and 5.4.1 of the paper, PreVote and CheckQuorum of the thesis (9.6, 6.2), leader stickiness
 //! (4.2.3), and the quick start after a hint that the leader's process died.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::core::Raft;
+use super::output::named;
 use super::role::Role;
 use super::{HardState, NodeId, Notice, RequestVote, RpcRequest, Term, VoteReply};
 
@@ -35,6 +35,9 @@ impl Raft {
     /// there is no viable leader and begins an election". Here it first asks whether it could win one (thesis 9.6): a
     /// node that was cut off raises no terms and deposes nobody when it comes back.
     pub(super) fn election_timed_out(&mut self) {
+        if self.is_joining() {
+            return self.joining_tick();
+        }
         if self.is_barred {
             return self.wait_barred();
         }
@@ -76,7 +79,7 @@ impl Raft {
     /// a hint, not proof: this node may now ask for pre-votes and grant them. It changes nothing on other
     /// nodes.
     pub(super) fn leader_gone(&mut self, leader: NodeId) {
-        if self.leader != Some(leader) || !matches!(self.role, Role::Follower) {
+        if self.leader != Some(leader) || !matches!(self.role, Role::Follower) || self.is_joining() {
             return;
         }
         // The hint is repeated for a while, because a last message of the dead leader may be read after the
@@ -138,6 +141,9 @@ impl Raft {
     fn objection(&self, from: NodeId, arguments: &RequestVote) -> Option<String> {
         if from != arguments.candidate_id || !self.is_peer(from) {
             return Some(format!("node {from} asks in the name of node {}", arguments.candidate_id));
+        }
+        if self.is_joining() {
+            return Some(format!("node {} is joining, and does not vote yet", self.settings.id));
         }
         if arguments.term == 0 {
             return Some("there is no election in term 0".into());
@@ -268,7 +274,7 @@ impl Raft {
             return self.refuse(&arguments, false, reason);
         }
         if self.hard_state.voted_for.is_none() {
-            self.set_hard_state(HardState { term: arguments.term, voted_for: Some(from) });
+            self.set_hard_state(HardState { term: arguments.term, voted_for: Some(from), joining: false });
         }
         // Only a granted vote resets the timer (5.2). The quick rounds have served their purpose.
         self.quick_rounds = 0;
@@ -346,10 +352,4 @@ impl Raft {
             self.give_up_pre_vote(format!("a majority of the nodes still hears node {leader}, the leader"));
         }
     }
-}
-
-/// These nodes, for a sentence: "nodes 1, 3, 4".
-fn named(nodes: &BTreeSet<NodeId>) -> String {
-    let ids: Vec<String> = nodes.iter().map(NodeId::to_string).collect();
-    format!("node{} {}", if ids.len() == 1 { "" } else { "s" }, ids.join(", "))
 }

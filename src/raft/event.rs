@@ -34,6 +34,13 @@ pub enum Event {
         /// As it was sent.
         rpc: RpcId,
     },
+    /// A peer refused a request of this node, since it has another founding. It gets no other reply.
+    Refused {
+        /// Who refused.
+        from: NodeId,
+        /// As it was sent.
+        rpc: RpcId,
+    },
     /// A client wants this command in the log. Exactly one [`Resolution`](super::Resolution) will follow.
     Propose {
         /// Given back with the outcome.

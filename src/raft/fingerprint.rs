@@ -20,7 +20,11 @@ impl Raft {
     /// The entries are hashed by index and term, which determine the command (Log Matching, which the explorer asserts).
     pub fn fingerprint(&self, rpc_name: &dyn Fn(RpcId) -> Option<u64>, hasher: &mut impl Hasher) {
         let since = |moment: Duration| (self.now.saturating_sub(moment), moment.saturating_sub(self.now));
-        (self.hard_state.term, self.hard_state.voted_for, self.leader).hash(hasher);
+        (self.hard_state.term, self.hard_state.voted_for, self.hard_state.joining, self.leader).hash(hasher);
+        (self.settings.incarnation, &self.settings.founders, &self.fresh_before).hash(hasher);
+        if let Some(round) = &self.founding {
+            round.fingerprint(rpc_name, hasher);
+        }
         (self.commit_index, self.applied_index, self.snapshot_index(), self.durable_index()).hash(hasher);
         self.log.first_index().hash(hasher);
         for index in self.log.first_index().saturating_sub(1)..=self.log.last_index() {

@@ -52,9 +52,9 @@ impl Founding {
         Entry { index: FOUNDING_INDEX, term: FOUNDING_TERM, command }
     }
 
-    /// How the disk of each member begins: in the founding's term, with the first entry.
+    /// How the disk of each member begins: in the founding's term, joining, with the first entry.
     pub fn records(&self) -> Vec<Record> {
-        let hard_state = HardState { term: FOUNDING_TERM, voted_for: None };
+        let hard_state = HardState { term: FOUNDING_TERM, voted_for: None, joining: true };
         vec![Record::HardState(hard_state), Record::Entry(self.entry())]
     }
 

@@ -8,6 +8,7 @@
 //! Used by the core beside this file, by `storage` (records on disk) and by `node` (HTTP). The JSON form of
 //! these types is what goes over the network; docs/protocol.md shows it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -134,6 +135,9 @@ pub struct HardState {
     pub term: Term,
     /// The candidate that got this node's vote in `term`, if any.
     pub voted_for: Option<NodeId>,
+    /// The node began without memory and does not count yet: see `joining.rs`. Goes from true to false, never back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub joining: bool,
 }
 
 /// The state machine's whole state as of one index: it replaces the log up to there (paper, section 7).
@@ -161,7 +165,12 @@ pub enum Record {
     },
     /// One entry at the end of the log: its index is the last index plus one.
     Entry(Entry),
+    /// With whom this node founded the cluster.
+    Founders(Founders),
 }
+
+/// The nodes that founded a cluster together, each with the incarnation of its directory (`joining.rs`).
+pub type Founders = BTreeMap<NodeId, u64>;
 
 /// A request from one node to another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -179,6 +188,8 @@ pub enum RpcRequest {
     TimeoutNow(TimeoutNow),
     /// "My state has this digest." It is the replica's business, not the core's: `src/replica/agreement.rs`.
     CompareState(CompareState),
+    /// "Have you lived?" A fresh node asks before it helps to found the cluster (`joining.rs`).
+    Founding(FoundingQuestion),
 }
 
 /// The answer to an [`RpcRequest`] of the same name.
@@ -197,6 +208,8 @@ pub enum RpcReply {
     TimeoutNow(TimeoutNowReply),
     /// To `CompareState`.
     CompareState(CompareStateReply),
+    /// To `Founding`.
+    Founding(FoundingReply),
 }
 
 /// Arguments of `RequestVote`, and of `PreVote`, where `term` is the term that the sender would campaign in.
@@ -243,6 +256,29 @@ pub struct AppendEntries {
     pub entries: Vec<Entry>,
     /// The leader's commit index.
     pub leader_commit: Index,
+    /// The follower, which is joining, may count from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admit: Option<Admission>,
+}
+
+/// A leader's word to a joining node that it has what it needs (`joining.rs`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admission {
+    /// Which directory of the node is meant.
+    pub incarnation: u64,
+    /// The entry that the node must have: the leader appended it after it had heard of this directory, and it is committed.
+    pub barrier: Index,
+}
+
+/// Which life of a node speaks: each directory is one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Life {
+    /// The random number that was drawn when the directory was made.
+    pub incarnation: u64,
+    /// The node does not count yet ([`HardState::joining`]).
+    pub joining: bool,
 }
 
 /// Result of `AppendEntries`.
@@ -251,6 +287,8 @@ pub struct AppendEntries {
 pub struct AppendReply {
     /// The follower's current term, for the leader to update itself.
     pub term: Term,
+    /// The follower's life.
+    pub life: Life,
     /// The outcome.
     pub result: AppendResult,
 }
@@ -306,6 +344,8 @@ pub struct InstallSnapshot {
 pub struct InstallReply {
     /// The follower's current term, for the leader to update itself.
     pub term: Term,
+    /// The follower's life.
+    pub life: Life,
     /// The snapshot that was spoken of.
     pub last_included_index: Index,
     /// The offset from which the follower wants the next chunk; 0 to start over.
@@ -372,4 +412,33 @@ pub enum StateVerdict {
     Differs,
     /// The follower knows no digest of its own at that index, or does not follow the sender.
     Unknown,
+}
+
+/// Arguments of `Founding`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FoundingQuestion {
+    /// The incarnation of the directory of the node that asks.
+    pub incarnation: u64,
+}
+
+/// Result of `Founding`: how the answerer stands. "Fresh" means that it has promised nothing to anybody: no vote, no
+/// term, no entry beyond the founding's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum FoundingReply {
+    /// It is joining, and fresh.
+    Joining {
+        /// The incarnation of its directory.
+        incarnation: u64,
+    },
+    /// It counts, and is fresh.
+    Counting {
+        /// The incarnation of its directory.
+        incarnation: u64,
+        /// The founders, as far as it knows.
+        founders: Founders,
+    },
+    /// It is not fresh.
+    Lived,
 }

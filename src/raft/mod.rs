@@ -72,6 +72,7 @@
 //! | `core.rs` | the state, the entrance for events, invariants | Figure 2 |
 //! | `role.rs` | the four roles, with what exists in each alone | Figure 2, "Volatile state" |
 //! | `transitions.rs` | every change of a role | Figure 4 |
+//! | `joining.rs` | a node without memory: how it becomes a member that counts, how a cluster begins | |
 //! | `election.rs` | elections, PreVote, leader stickiness, the quick start after a death | 5.2, 5.4.1; thesis 9.6, 4.2.3 |
 //! | `replication.rs` | AppendEntries on both sides, the commit rule, heartbeats, CheckQuorum | 5.3, 5.4.2; thesis 6.2 |
 //! | `snapshot.rs`, `incoming.rs` | InstallSnapshot on both sides | 7, Figure 13 |
@@ -105,6 +106,7 @@ mod event;
 mod fingerprint;
 mod founding;
 mod incoming;
+mod joining;
 mod log;
 mod message;
 mod output;

@@ -7,6 +7,7 @@
 //! 4. apply everything in `apply` to the state machine, in its order (not before step 2);
 //! 5. answer the proposals in `resolved`, each after its entry was applied.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Entry, HardState, Index, NodeId, Record, RoleName, RpcReply, RpcRequest, Snapshot, Term};
@@ -219,6 +220,38 @@ pub enum Notice {
         /// Up to and including this index.
         index: Index,
     },
+    /// This node begins without memory: it does not count yet.
+    Joining,
+    /// A round of questions founded nothing, for other reasons than the round before.
+    FoundingWaits {
+        /// How many nodes, this one included, are joining.
+        new: usize,
+        /// How many are needed.
+        majority: usize,
+        /// Who has lived, or counts already.
+        lived: BTreeSet<NodeId>,
+        /// Who has another founding.
+        refused: BTreeSet<NodeId>,
+    },
+    /// This node counts: it is a founder.
+    Founded {
+        /// All founders, this one included.
+        founders: BTreeSet<NodeId>,
+    },
+    /// This node counts: its leader admitted it.
+    Admitted {
+        /// The leader.
+        leader: NodeId,
+        /// The entry that this node had to have.
+        barrier: Index,
+    },
+    /// This leader does not count a peer, since it is joining.
+    PeerJoining {
+        /// The peer.
+        peer: NodeId,
+        /// The entry that the peer must have.
+        barrier: Index,
+    },
     /// Leadership is being handed over.
     Transfer {
         /// What happens with it.
@@ -280,8 +313,41 @@ impl Notice {
             Self::SnapshotSent { to, index } => format!(
                 "log: node {to} is too far behind; node {id}, the leader, sends it the snapshot up to index {index}"
             ),
+            Self::Joining => format!(
+                "joining: node {id} begins with a new or emptied directory; until it is filled or helps to found the cluster, \
+                 it does not vote, and its acknowledgements do not count"
+            ),
+            Self::FoundingWaits { new, majority, lived, refused } => {
+                let mut why = Vec::new();
+                if new < majority {
+                    why.push(format!("new nodes that it knows, itself included: {new}, needed: {majority}"));
+                }
+                if !lived.is_empty() {
+                    why.push(format!("{} lived before, so a leader has to admit node {id}", named(lived)));
+                }
+                if !refused.is_empty() {
+                    why.push(format!("{} refused it as one of another cluster", named(refused)));
+                }
+                format!("joining: node {id} founds no cluster yet: {}", why.join("; "))
+            }
+            Self::Founded { founders } => {
+                format!("joining: node {id} counts from now on: {} founded the cluster", named(founders))
+            }
+            Self::Admitted { leader, barrier } => format!(
+                "joining: node {id} counts from now on: node {leader}, the leader, has filled it up to index {barrier}"
+            ),
+            Self::PeerJoining { peer, barrier } => format!(
+                "joining: node {peer} has a new or emptied directory; node {id}, the leader, does not count it before it \
+                 has index {barrier}"
+            ),
             Self::Transfer { text } => format!("transfer: {text}"),
             Self::Suspicious { text } => format!("suspicious: {text}"),
         }
     }
+}
+
+/// These nodes, for a sentence: "nodes 1, 3, 4".
+pub(super) fn named(nodes: &BTreeSet<NodeId>) -> String {
+    let ids: Vec<String> = nodes.iter().map(NodeId::to_string).collect();
+    format!("node{} {}", if ids.len() == 1 { "" } else { "s" }, ids.join(", "))
 }

@@ -18,6 +18,10 @@ pub(super) struct Progress {
     pub(super) next_index: Index,
     /// The highest entry known to be durable there (Figure 2).
     pub(super) match_index: Index,
+    /// The directory that the follower spoke of last; `None` before its first reply.
+    pub(super) incarnation: Option<u64>,
+    /// The follower is joining: it does not count before it has this entry, and the leader has admitted it.
+    pub(super) barrier: Option<Index>,
     /// The request that is under way, if any: one at a time, as HTTP does it.
     pub(super) in_flight: Option<RpcId>,
     /// When the last request was sent.
@@ -43,6 +47,8 @@ impl Progress {
         Self {
             next_index: last_index + 1,
             match_index: 0,
+            incarnation: None,
+            barrier: None,
             in_flight: None,
             last_sent: None,
             last_acknowledged: now,
@@ -52,6 +58,21 @@ impl Progress {
             snapshot: None,
             sent: VecDeque::new(),
         }
+    }
+
+    /// Whether the follower counts: for a commit, for CheckQuorum, as a successor.
+    pub(super) fn counts(&self) -> bool {
+        self.barrier.is_none()
+    }
+
+    /// What a commit may count on.
+    pub(super) fn counted_match(&self) -> Index {
+        if self.counts() { self.match_index } else { 0 }
+    }
+
+    /// What CheckQuorum may count on.
+    pub(super) fn counted_contact(&self) -> Duration {
+        if self.counts() { self.last_acknowledged } else { Duration::ZERO }
     }
 
     /// A request goes out.
@@ -93,6 +114,7 @@ impl Progress {
     ) {
         let since = |moment: Duration| (now.saturating_sub(moment), moment.saturating_sub(now));
         (self.next_index, self.match_index, self.heartbeat_due, self.probing).hash(hasher);
+        (self.incarnation, self.barrier).hash(hasher);
         self.in_flight.map(rpc_name).hash(hasher);
         (self.last_sent.map(since), since(self.last_acknowledged)).hash(hasher);
         // A pause that is over counts as no pause.

@@ -70,6 +70,7 @@ impl Raft {
             let settings = &self.settings;
             self.log.slice(next_index, settings.append_entries_max, settings.append_bytes_max)
         };
+        let admit = self.admission(peer, prev_log_index + entries.len() as u64);
         let request = RpcRequest::AppendEntries(AppendEntries {
             term: self.hard_state.term,
             leader_id: self.settings.id,
@@ -77,6 +78,7 @@ impl Raft {
             prev_log_term,
             entries,
             leader_commit: self.commit_index,
+            admit,
         });
         let rpc = self.send_now(peer, request);
         self.note_sent(peer, rpc);
@@ -90,11 +92,12 @@ impl Raft {
     }
 
     pub(super) fn receive_append_reply(&mut self, from: NodeId, rpc: RpcId, reply: AppendReply) {
-        let (own_term, last_index) = (self.hard_state.term, self.log.last_index());
-        let Some(progress) = self.progress_mut(from) else { return };
-        if reply.term < own_term {
+        if reply.term < self.hard_state.term {
             return; // A late reply to a leader of an earlier term.
         }
+        self.hear_life(from, reply.life);
+        let (own_term, last_index) = (self.hard_state.term, self.log.last_index());
+        let Some(progress) = self.progress_mut(from) else { return };
         let own_request = progress.answered(rpc);
         match reply.result {
             AppendResult::Success { match_index } if match_index <= last_index => {
@@ -174,10 +177,12 @@ impl Raft {
 
     /// Figure 2, "Leaders": "If there exists an N such that N > commitIndex, a majority of matchIndex[i] >= N, and
     /// log[N].term == currentTerm: set commitIndex = N (5.3, 5.4)". The leader itself counts with what its own disk has.
-    /// The condition on the term is the lesson of Figure 8: an entry of an earlier term may still be replaced.
+    /// The condition on the term is the lesson of Figure 8: an entry of an earlier term may still be replaced. Joining
+    /// nodes do not count, and the majority is one of all nodes all the same.
     pub(super) fn advance_commit(&mut self) {
         let Role::Leader(leader) = &self.role else { return };
-        let mut matches: Vec<Index> = leader.progress.values().map(|progress| progress.match_index).collect();
+        let counting = leader.progress.values().map(|progress| progress.counted_match());
+        let mut matches: Vec<Index> = counting.collect();
         matches.push(self.durable_index());
         matches.sort_unstable_by(|a, b| b.cmp(a));
         let on_majority = matches[self.majority() - 1];
@@ -241,7 +246,7 @@ impl Raft {
     /// The latest time at which a majority, this leader included, certainly listened to it.
     pub(super) fn quorum_contact(&self, leader: &Leader) -> Duration {
         let mut contacts: Vec<Duration> =
-            leader.progress.values().map(|progress| progress.last_acknowledged).collect();
+            leader.progress.values().map(|progress| progress.counted_contact()).collect();
         contacts.push(self.now);
         contacts.sort_unstable_by(|a, b| b.cmp(a));
         contacts[self.majority() - 1]
@@ -265,14 +270,18 @@ impl Raft {
 
     /// Figure 2, AppendEntries, receiver.
     pub(super) fn receive_append_entries(&mut self, from: NodeId, arguments: AppendEntries) -> AppendReply {
-        let stale = |raft: &Self| AppendReply { term: raft.hard_state.term, result: AppendResult::StaleTerm };
+        let stale = |raft: &Self| AppendReply {
+            term: raft.hard_state.term,
+            life: raft.life(),
+            result: AppendResult::StaleTerm,
+        };
         // 1. Reply false if term < currentTerm (5.1).
         if !self.accept_leader(from, arguments.leader_id, arguments.term)
             || !self.well_formed(from, &arguments)
         {
             return stale(self);
         }
-        let AppendEntries { prev_log_index, prev_log_term, entries, leader_commit, .. } = arguments;
+        let AppendEntries { prev_log_index, prev_log_term, entries, leader_commit, admit, .. } = arguments;
         let last_verified = prev_log_index + entries.len() as u64;
         self.leader_commit = self.leader_commit.max(leader_commit);
 
@@ -288,7 +297,7 @@ impl Raft {
                 };
                 let result =
                     AppendResult::Conflict { prev_log_index, conflict_term: own_term, conflict_index };
-                return AppendReply { term: self.hard_state.term, result };
+                return AppendReply { term: self.hard_state.term, life: self.life(), result };
             }
         }
         for entry in entries {
@@ -317,8 +326,11 @@ impl Raft {
         // 5. If leaderCommit > commitIndex, set commitIndex = min(leaderCommit, index of last new entry):
         // entries after it may still be those of another leader.
         self.commit_to(leader_commit.min(last_verified));
+        if let Some(admission) = admit {
+            self.accept_admission(from, admission, last_verified);
+        }
         let result = AppendResult::Success { match_index: last_verified };
-        AppendReply { term: self.hard_state.term, result }
+        AppendReply { term: self.hard_state.term, life: self.life(), result }
     }
 
     fn append_received(&mut self, entry: Entry) {

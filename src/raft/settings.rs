@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Command, Index, NodeId, Term};
+use super::{Command, Founders, Index, NodeId, Term};
 
 /// A message whose term is further ahead than this is refused: a corrupt or hostile one must not bring the term near
 /// the end of its range, where it could not be raised any more. Honest terms grow by one for each election.
@@ -23,6 +23,10 @@ pub type StateCheck = fn(Index, &Command) -> Result<(), String>;
 pub struct Settings {
     /// This node.
     pub id: NodeId,
+    /// The random number of its data directory: a life of the node.
+    pub incarnation: u64,
+    /// With whom it founded the cluster, as its data directory says; empty if it did not, or was compacted since.
+    pub founders: Founders,
     /// All nodes, this one included. Fixed: membership is the configuration file's.
     pub voters: BTreeSet<NodeId>,
     /// Each election timeout is drawn from this range (both ends included).
@@ -60,6 +64,8 @@ impl Settings {
     ) -> Self {
         Self {
             id,
+            incarnation: 0,
+            founders: Founders::new(),
             voters,
             election_timeout,
             heartbeat,

@@ -65,10 +65,11 @@ impl Raft {
     pub(super) fn receive_install_reply(&mut self, from: NodeId, rpc: RpcId, reply: InstallReply) {
         let own_term = self.hard_state.term;
         let next_try = self.now + self.settings.heartbeat;
-        let Some(progress) = self.progress_mut(from) else { return };
         if reply.term < own_term {
             return;
         }
+        self.hear_life(from, reply.life);
+        let Some(progress) = self.progress_mut(from) else { return };
         progress.answered(rpc);
         let Some((snapshot, offset)) = &mut progress.snapshot else { return };
         if snapshot.last_index != reply.last_included_index {
@@ -108,6 +109,7 @@ impl Raft {
         let last_index = arguments.last_included_index;
         let reply = |raft: &Self, next_offset: u64, installed: bool| InstallReply {
             term: raft.hard_state.term,
+            life: raft.life(),
             last_included_index: last_index,
             next_offset,
             installed,

@@ -2,6 +2,7 @@
 //! to date and tells it to campaign at once, so that nobody waits for an election timeout.
 
 use super::core::Raft;
+use super::progress::Progress;
 use super::role::{Role, Transfer};
 use super::{NodeId, Notice, RpcRequest, TimeoutNow, TimeoutNowReply};
 
@@ -24,14 +25,16 @@ impl Raft {
         let best = leader
             .progress
             .iter()
+            .filter(|(_, progress)| progress.counts())
             .max_by_key(|(_, progress)| {
                 let alive = progress.last_acknowledged >= heard_since;
                 (alive, progress.match_index, progress.last_acknowledged)
             })
             .map(|(peer, _)| *peer);
-        let Some(to) = to.or(best).filter(|to| leader.progress.contains_key(to)) else {
-            return self
-                .transfer_notice(format!("node {own} hands nothing over: there is no such other node"));
+        let Some(to) = to.or(best).filter(|to| leader.progress.get(to).is_some_and(Progress::counts)) else {
+            return self.transfer_notice(format!(
+                "node {own} hands nothing over: there is no such other node, or it is joining"
+            ));
         };
         leader.transfer = Some(Transfer { to, deadline, timeout_now_sent: false });
         self.transfer_notice(format!("node {own} hands leadership over to node {to}"));
@@ -75,7 +78,8 @@ impl Raft {
             && from == arguments.leader_id
             && arguments.term == self.hard_state.term
             && self.leader == Some(from)
-            && !matches!(self.role, Role::Leader(_));
+            && !matches!(self.role, Role::Leader(_))
+            && !self.is_joining();
         if current {
             self.begin_election(true, format!("node {from}, the leader, hands over to it"));
         }

@@ -29,7 +29,7 @@ impl Raft {
         let was = self.role_name();
         let was_term = self.hard_state.term;
         if term > self.hard_state.term {
-            self.set_hard_state(HardState { term, voted_for: None });
+            self.set_hard_state(HardState { term, voted_for: None, joining: self.hard_state.joining });
         }
         if let Some(old) = self.leader
             && (was_term != term || leader != Some(old))
@@ -70,6 +70,7 @@ impl Raft {
     /// Follower, pre-candidate or candidate → pre-candidate (thesis 9.6). Term and vote stay as they are.
     pub(super) fn become_pre_candidate(&mut self, reason: String) {
         assert!(!self.is_leader(), "a leader steps down first");
+        assert!(!self.is_joining(), "a joining node never campaigns");
         let before = self.hard_state;
         // After a whole timeout of silence, this node gives its leader up. After a hint only, it keeps the
         // leader until a majority confirms the loss: a closed connection to a living leader must change
@@ -97,11 +98,12 @@ impl Raft {
     /// to candidate state. It then votes for itself".
     pub(super) fn become_candidate(&mut self, reason: String) {
         assert!(!self.is_leader(), "a leader steps down first");
+        assert!(!self.is_joining(), "a joining node never campaigns");
         let before = self.hard_state.term;
         self.lose_leader(&reason);
         self.leader_contact = None;
         let term = before.checked_add(1).expect("TERM_JUMP_MAX keeps terms far from their end");
-        self.set_hard_state(HardState { term, voted_for: Some(self.settings.id) });
+        self.set_hard_state(HardState { term, voted_for: Some(self.settings.id), joining: false });
         self.role = Role::Candidate { granted: BTreeSet::new() };
         self.output.notices.push(Notice::Role { role: RoleName::Candidate, term, reason });
         assert_eq!(self.leader, None, "a candidate follows nobody");
@@ -150,7 +152,7 @@ impl Raft {
     }
 
     /// Gives up the leader that this node follows, if any.
-    fn lose_leader(&mut self, reason: &str) {
+    pub(super) fn lose_leader(&mut self, reason: &str) {
         if let Some(leader) = self.leader.take() {
             let term = self.hard_state.term;
             self.output.notices.push(Notice::LeaderLost { leader, term, reason: reason.into() });

@@ -214,6 +214,7 @@ impl<P, D> Replica<P, D> {
                 Event::Reply { from, rpc, reply }
             }
             Input::Lost { to, rpc } => Event::Lost { to, rpc },
+            Input::Refused { from, rpc } => Event::Refused { from, rpc },
             Input::LeaderGone { leader } => Event::LeaderGone { leader },
             Input::Transfer { to } => Event::Transfer { to },
         };
@@ -646,6 +647,7 @@ impl<P, D> Replica<P, D> {
                 && raft.log().term_at(self.table.applied_index()) == Some(hard_state.term),
             last_index: raft.log().last_index(),
             snapshot_index: raft.snapshot_index(),
+            joining: raft.is_joining(),
             contradiction: self.contradiction(),
             last_contact: self.last_contact,
             age_at_start: self.age_at_start,

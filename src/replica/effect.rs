@@ -119,6 +119,8 @@ pub struct Standing {
     pub last_index: Index,
     /// The end of its snapshot.
     pub snapshot_index: Index,
+    /// It began without memory and does not count yet: it does not vote, and its acknowledgements do not count.
+    pub joining: bool,
     /// Its state contradicts another one: it serves nothing.
     pub contradiction: Option<Contradiction>,
     /// When it last had word of a working leader (as leader: of a majority), since the node's start; `None` before the

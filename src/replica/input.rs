@@ -35,6 +35,13 @@ pub enum Input<P, D> {
         /// Which request it was.
         rpc: RpcId,
     },
+    /// The peer does not work with this node: it refused the request, or this node its answer.
+    Refused {
+        /// Who was asked.
+        from: NodeId,
+        /// Which request it was.
+        rpc: RpcId,
+    },
     /// The leader's process seems to have died.
     LeaderGone {
         /// The leader that was watched.

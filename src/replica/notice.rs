@@ -75,8 +75,7 @@ impl ReplicaNotice {
             Self::Raft(notice) => notice.line(id),
             Self::PeerReset { peer, before, now } => format!(
                 "peer node {peer}: runs on another data directory than before (incarnation {before:016x} is now \
-                 {now:016x}); if it was wiped, a vote it gave may be forgotten: wipe one node at a time, and only while \
-                 all others are up"
+                 {now:016x}); node {id} forgets what it knew of the old one"
             ),
             Self::Overdue(dead) => format!(
                 "server {} has sent no report for {} ms; node {id}, the leader, proposes that it is dead (last report \

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::{Effect, Input, Replica, ReplicaNotice, ReplicaSettings, ReportOutcome, Unread, Write};
 use crate::balancer::{Change, Dead, Report, ServerCommand, Stamp};
 use crate::raft::{
-    self, AppendEntries, AppendReply, AppendResult, Durable, Entry, HardState, Index, NodeId, Record, RpcId,
-    RpcReply, RpcRequest, VoteReply,
+    self, AppendEntries, AppendReply, AppendResult, Durable, Entry, HardState, Index, Life, NodeId, Record,
+    RpcId, RpcReply, RpcRequest, VoteReply,
 };
 
 /// A daemon or a peer, by any number.
@@ -131,7 +131,7 @@ impl TestNode {
     fn acknowledged(&self) -> Input<Who, Who> {
         let (rpc, match_index) = self.appended;
         let result = AppendResult::Success { match_index };
-        let reply = RpcReply::AppendEntries(AppendReply { term: self.term(), result });
+        let reply = RpcReply::AppendEntries(AppendReply { term: self.term(), life: Life::default(), result });
         Input::Reply { from: 2, incarnation: 2, rpc, reply }
     }
 
@@ -149,6 +149,7 @@ impl TestNode {
             prev_log_term: log.last_term(),
             entries: entries.collect(),
             leader_commit,
+            admit: None,
         });
         Input::Request { from: 2, incarnation: 2, request, caller }
     }
@@ -241,7 +242,7 @@ fn two_new_servers_and_one_place_are_one_commit_and_one_refusal() {
 #[test]
 fn a_stale_report_costs_no_entry_and_is_told_where_the_newest_stands_with_its_own_term() {
     // Reported in term 1, before the start. Now the node leads term 2, and the entry is compacted.
-    let hard_state = HardState { term: 1, voted_for: Some(1) };
+    let hard_state = HardState { term: 1, voted_for: Some(1), joining: false };
     let mut node = TestNode::recovered(1, 10, hard_state, vec![entry(1, &report("a", 7))]);
     node.now += Duration::from_secs(1);
     node.batch([]);
@@ -456,7 +457,7 @@ fn a_peer_with_another_data_directory_is_noticed_and_its_log_is_filled_again() {
         from: 2,
         incarnation: 99,
         rpc: u64::MAX,
-        reply: RpcReply::AppendEntries(AppendReply { term: node.term(), result }),
+        reply: RpcReply::AppendEntries(AppendReply { term: node.term(), life: Life::default(), result }),
     };
     let effects = node.batch([from_another]);
     let noticed = |effect: &Effect<Who, Who>| {
@@ -488,7 +489,7 @@ fn the_leader_that_is_followed_is_watched_and_never_oneself() {
 
 #[test]
 fn after_a_start_what_the_log_held_is_one_notice_and_what_comes_is_news() {
-    let hard_state = HardState { term: 1, voted_for: Some(1) };
+    let hard_state = HardState { term: 1, voted_for: Some(1), joining: false };
     let entries = vec![entry(1, &report("a", 1)), entry(2, &report("b", 1))];
     let mut node = TestNode::recovered(1, 10, hard_state, entries);
     node.now += Duration::from_secs(1);
@@ -530,7 +531,7 @@ fn a_snapshot_that_is_no_table_is_refused() {
     let settings = ReplicaSettings { raft, server_timeout: TIMEOUT, snapshot_entries: 100, servers_max: 10 };
     let state = raft::Command::from_value(&7).expect("JSON");
     let snapshot = raft::Snapshot { last_index: 1, last_term: 1, state };
-    let hard_state = HardState { term: 1, voted_for: None };
+    let hard_state = HardState { term: 1, voted_for: None, joining: false };
     let refused = Replica::<Who, Who>::new(settings, hard_state, Some(snapshot), Vec::new(), Duration::ZERO);
     assert!(refused.is_err_and(|reason| reason.contains("not a server table")));
 }

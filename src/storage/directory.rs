@@ -187,6 +187,23 @@ fn make_durably(path: &Path) -> Result<(), StorageError> {
     Ok(())
 }
 
+/// Renames the directory of a node, so that the node can begin with an empty one: `node-2` becomes
+/// `node-2.damaged-1`, or the next number that is free. Nothing in it changes. Returns the new path.
+///
+/// # Errors
+/// As [`DirectoryDisk::open`], which must succeed: no process may work in the directory. And the error of the renaming.
+pub fn set_aside(path: &Path) -> Result<PathBuf, StorageError> {
+    let held = DirectoryDisk::open(path)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let free = (1_u32..).map(|number| path.with_file_name(format!("{name}.damaged-{number}")));
+    let aside = free.into_iter().find(|aside| !aside.exists()).expect("some number is free");
+    fs::rename(path, &aside).map_err(|source| io_error("rename", path, source))?;
+    // Its new name is made durable in its parent, and with it the end of the old one.
+    make_durably(&aside)?;
+    drop(held);
+    Ok(aside)
+}
+
 /// Locks the directory.
 fn lock(directory: &Path) -> Result<FileLock, StorageError> {
     let path = directory.join(LOCK);
@@ -215,6 +232,25 @@ mod tests {
         assert_eq!(*pid, Some(std::process::id()));
         drop(first);
         DirectoryDisk::open(&path).expect("the lock ends with its holder");
+    }
+
+    #[test]
+    fn what_is_set_aside_is_kept_as_it_was() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let path = place.path().join("node-2");
+        for number in 1..=2 {
+            let held = DirectoryDisk::open(&path).expect("a new directory opens");
+            fs::write(path.join("log"), format!("damaged {number}")).expect("a file can be written");
+            assert!(matches!(set_aside(&path), Err(StorageError::Locked { .. })), "somebody works in it");
+            drop(held);
+            let aside = set_aside(&path).expect("nobody works in it");
+            assert_eq!(aside, place.path().join(format!("node-2.damaged-{number}")));
+            assert_eq!(
+                fs::read(aside.join("log")).expect("it is there"),
+                format!("damaged {number}").into_bytes()
+            );
+            assert!(!path.exists());
+        }
     }
 
     #[test]

@@ -8,17 +8,14 @@ use super::Identity;
 use super::fold::Disorder;
 use crate::raft::PROTOCOL_VERSION;
 
-/// The only safe way to replace a damaged directory.
+/// How to replace a damaged directory.
 ///
-/// A node that starts with an empty directory, or with an older copy, has forgotten its vote and the entries
-/// that it acknowledged. Suppose that an entry is stored on a bare majority, and this node is one of them.
-/// After it forgot the entry, it can help to elect a leader that lacks the entry; then the entry is lost. But
-/// if *all* other nodes follow one leader and have the same last index, they hold everything that this node
-/// acknowledged, and there is no candidate that this node may have voted for.
-pub(super) const MEND_DAMAGED: &str = "mend: move this directory away and start the node with an empty one, but only \
-     while every other node is up under one leader (rakit status) with the same last_index (GET /status); until then \
-     leave it stopped, and never put an older copy in its place: a node that has forgotten its vote or its log can vote \
-     twice and undo what was acknowledged";
+/// A node that starts with an empty directory has forgotten its vote and the entries that it acknowledged. It
+/// knows that: it is joining, and does not count until a leader has filled it (`raft/joining.rs`). A node that
+/// starts with an older copy does not know it.
+pub(super) const MEND_DAMAGED: &str = "mend: start this node once with --repair: it moves the directory aside, deletes \
+     nothing, begins with an empty one, and counts again when a leader has filled it; never put an older copy in its \
+     place: with that, a node votes twice and undoes what was acknowledged";
 
 /// An error of the disk, of its contents, or of a request to write.
 #[derive(Debug)]
@@ -74,6 +71,11 @@ pub enum StorageError {
 }
 
 impl StorageError {
+    /// Whether the directory holds what no crash leaves, so that `--repair` sets it aside.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Corrupt { .. })
+    }
+
     /// Whether the directory is sound and only this program or its configuration is not the right one for it.
     pub fn is_misconfiguration(&self) -> bool {
         matches!(self, Self::WrongDirectory { .. } | Self::OtherVersion { .. })

@@ -4,6 +4,7 @@
 //! and 3 of the Raft paper, as far as one node's disk can check them:
 //!
 //! * the term never decreases, and in one term there is one vote, which never changes ("Election Safety");
+//! * a node that joins does not vote, and one that counts never joins again;
 //! * entries follow each other without a gap, and their terms never decrease ("Log Matching", section 5.3);
 //! * no entry has a later term than the node: the node stores a new term before entries of that term;
 //! * nothing at or below the snapshot is ever removed: it is committed ("Leader Completeness").
@@ -13,7 +14,7 @@
 
 use std::fmt;
 
-use crate::raft::{Entry, HardState, Index, Record, Term};
+use crate::raft::{Entry, FOUNDING_INDEX, Founders, HardState, Index, Record, Term};
 
 /// Why a record may not follow those before it, as a text for a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +33,8 @@ impl std::error::Error for Disorder {}
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
     hard_state: HardState,
+    /// With whom the node founded the cluster: matters until it has lived.
+    founders: Founders,
     /// Index and term of the entry that the log continues from: the snapshot's last one; 0 and 0 without a
     /// snapshot.
     after: (Index, Term),
@@ -43,12 +46,23 @@ pub struct Shape {
 impl Shape {
     /// An empty log that continues after the entry `after` (index, term); (0, 0) at the very beginning.
     pub fn new(after: (Index, Term)) -> Self {
-        Self { hard_state: HardState::default(), after, last_index: after.0, runs: Vec::new() }
+        Self {
+            hard_state: HardState::default(),
+            founders: Founders::new(),
+            after,
+            last_index: after.0,
+            runs: Vec::new(),
+        }
     }
 
     /// Term and vote.
     pub fn hard_state(&self) -> HardState {
         self.hard_state
+    }
+
+    /// With whom the node founded the cluster; empty if it did not, or after a compaction.
+    pub fn founders(&self) -> &Founders {
+        &self.founders
     }
 
     /// Index and term of the entry that the log continues from; (0, 0) at the very beginning.
@@ -87,6 +101,7 @@ impl Shape {
             Record::HardState(new) => self.apply_hard_state(*new),
             Record::Truncate { from } => self.truncate(*from),
             Record::Entry(entry) => self.apply_entry(entry),
+            Record::Founders(founders) => self.apply_founders(founders),
         }
     }
 
@@ -114,8 +129,29 @@ impl Shape {
         if new.term == 0 && new.voted_for.is_some() {
             return disorder("a vote in term 0, in which there is no election".to_owned());
         }
+        if new.joining && !self.may_begin_to_join() {
+            return disorder("a node that counts begins to join".to_owned());
+        }
+        if new.joining && new.voted_for.is_some() {
+            return disorder(format!("a vote for {} of a node that is joining", candidate(new)));
+        }
         self.hard_state = new;
         Ok(())
+    }
+
+    fn apply_founders(&mut self, founders: &Founders) -> Result<(), Disorder> {
+        // A crash may have come between the founders and the end of the mark: then there are other founders later.
+        let known = !self.founders.is_empty() && !self.hard_state.joining;
+        if self.last_index > FOUNDING_INDEX || known {
+            return disorder(format!("founders after entry {}", self.last_index));
+        }
+        self.founders.clone_from(founders);
+        Ok(())
+    }
+
+    /// The mark stands in the first record of a directory, or in the first one of a log that continues it.
+    fn may_begin_to_join(&self) -> bool {
+        self.hard_state.joining || self.hard_state == HardState::default()
     }
 
     fn truncate(&mut self, from: Index) -> Result<(), Disorder> {
@@ -176,7 +212,7 @@ impl State {
     pub fn apply(&mut self, record: Record) -> Result<(), Disorder> {
         self.shape.apply(&record)?;
         match record {
-            Record::HardState(_) => {}
+            Record::HardState(_) | Record::Founders(_) => {}
             Record::Truncate { from } => {
                 let kept = from - self.shape.after.0 - 1;
                 self.entries.truncate(usize::try_from(kept).expect("no more entries than fit into memory"));
@@ -228,7 +264,7 @@ mod tests {
     use crate::raft::Command;
 
     fn hard(term: Term, voted_for: Option<u64>) -> Record {
-        Record::HardState(HardState { term, voted_for })
+        Record::HardState(HardState { term, voted_for, joining: false })
     }
 
     fn entry(index: Index, term: Term) -> Record {
@@ -253,12 +289,30 @@ mod tests {
             entry(3, 3),
         ];
         let state = fold((0, 0), records).expect("in order");
-        assert_eq!(state.shape().hard_state(), HardState { term: 3, voted_for: None });
+        assert_eq!(state.shape().hard_state(), HardState { term: 3, voted_for: None, joining: false });
         let log: Vec<_> = state.entries().iter().map(|entry| (entry.index, entry.term)).collect();
         assert_eq!(log, [(1, 1), (2, 3), (3, 3)]);
         for (index, term) in [(0, Some(0)), (1, Some(1)), (2, Some(3)), (3, Some(3)), (4, None)] {
             assert_eq!(state.shape().term_at(index), term, "entry {index}");
         }
+    }
+
+    #[test]
+    fn a_node_that_counts_never_joins_again_and_one_that_joins_does_not_vote() {
+        let joins = |term| Record::HardState(HardState { term, voted_for: None, joining: true });
+        let founders = |incarnation| Record::Founders([(1, incarnation), (2, 7)].into());
+        // A crash came between the founders and the end of the mark: the second time counts.
+        let begin = [joins(1), entry(1, 1), founders(5), founders(6), hard(1, None)];
+        let state = fold((0, 0), begin.clone()).expect("in order");
+        assert_eq!(state.shape().founders(), &[(1, 6), (2, 7)].into());
+        for (record, what) in
+            [(joins(1), "begins to join"), (joins(2), "begins to join"), (founders(9), "founders after")]
+        {
+            let disorder = fold((0, 0), begin.iter().cloned().chain([record])).expect_err(what);
+            assert!(disorder.0.contains(what), "{disorder}");
+        }
+        let votes = Record::HardState(HardState { term: 2, voted_for: Some(1), joining: true });
+        assert!(fold((0, 0), [joins(1), votes]).is_err());
     }
 
     #[test]

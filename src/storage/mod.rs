@@ -39,7 +39,7 @@ mod recovery;
 mod store;
 mod whole_file;
 
-pub use directory::DirectoryDisk;
+pub use directory::{DirectoryDisk, set_aside};
 pub use disk::Disk;
 pub use error::StorageError;
 pub use fold::{Disorder, Shape, State, fold};

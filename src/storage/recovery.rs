@@ -22,7 +22,7 @@ use super::fold::State;
 use super::hint::CommitHint;
 use super::line::{self, Header, HeaderLine, ReadSnapshotLine};
 use super::{Identity, LOG, StorageError};
-use crate::raft::{Entry, HardState, Index, PROTOCOL_VERSION, Record, Snapshot};
+use crate::raft::{Entry, Founders, HardState, Index, PROTOCOL_VERSION, Record, Snapshot};
 
 /// How an empty directory begins.
 #[derive(Clone, Debug)]
@@ -46,6 +46,8 @@ pub struct Recovered {
     pub commit: Option<CommitHint>,
     /// The random number that was drawn when this directory was made.
     pub incarnation: u64,
+    /// With whom the node founded the cluster: see [`Record::Founders`].
+    pub founders: Founders,
     /// What was repaired, if anything: one line for the log file.
     pub repaired: Option<Repair>,
     /// The directory was empty: the node is new, or it has lost its disk.

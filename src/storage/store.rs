@@ -145,6 +145,7 @@ impl<D: Disk> Storage<D> {
             entries,
             commit,
             incarnation: storage.incarnation,
+            founders: storage.shape.founders().clone(),
             repaired,
             fresh: is_fresh,
         };
@@ -499,6 +500,10 @@ impl<D: Disk> Storage<D> {
         let hard_state = self.shape.hard_state();
         if hard_state != HardState::default() {
             line::write_record(&mut self.buffer, 0, &Record::HardState(hard_state)).map_err(no_json)?;
+        }
+        if !self.shape.founders().is_empty() {
+            let founders = Record::Founders(self.shape.founders().clone());
+            line::write_record(&mut self.buffer, 0, &founders).map_err(no_json)?;
         }
         for entry in entries {
             if self.buffer.len() >= PIECE_BYTES {

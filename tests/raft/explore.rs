@@ -2,7 +2,7 @@
 //!
 //! A state is a whole cluster (cores, disks, messages under way, history). From each state, every possible event is tried: any
 //! message arrives, in any order; any node's timer fires; a node crashes, losing what its disk had not finished, and starts
-//! again; a disk finishes a write; a client proposes; a node takes a snapshot; leadership is handed over. Each kind of event has
+//! again; a disk is emptied; a disk finishes a write; a client proposes; a node takes a snapshot; leadership is handed over. Each kind of event has
 //! a budget for the whole run, which makes the number of states finite. The properties of `harness/properties.rs` are
 //! asserted in every step. A failure prints the trail of events that led to it.
 //!
@@ -43,6 +43,7 @@ struct Budget {
     proposals: u8,
     snapshots: u8,
     transfers: u8,
+    wipes: u8,
 }
 
 /// One event.
@@ -56,6 +57,8 @@ enum Action {
     Persist(NodeId),
     /// The node crashes and starts again: what it would do while it is down is what it does when nothing is delivered to it.
     Crash(NodeId),
+    /// The disk is emptied, and the node starts again without memory.
+    Wipe(NodeId),
     Propose(NodeId),
     Snapshot(NodeId),
     Transfer(NodeId, NodeId),
@@ -85,13 +88,26 @@ impl State {
             cluster.crash(id, 0);
             cluster.restart(id);
         }
-        Self { cluster, clocks: vec![Duration::ZERO; count as usize], budget }
+        Self::of(cluster, budget)
+    }
+
+    /// Nodes on fresh directories, or a moment after the founding.
+    fn founding(count: u64, founded: bool, budget: Budget) -> Self {
+        let mut cluster =
+            if founded { Cluster::founded(count, settings) } else { Cluster::fresh(count, settings) };
+        cluster.vary_seed = false;
+        Self::of(cluster, budget)
+    }
+
+    fn of(cluster: Cluster, budget: Budget) -> Self {
+        let count = cluster.nodes.len();
+        Self { cluster, clocks: vec![Duration::ZERO; count], budget }
     }
 
     /// All logs by their terms, and the term all nodes are in.
     fn with_logs(mut self, term: Term, logs: &[&[Term]]) -> Self {
         for (id, log) in (1..).zip(logs) {
-            let hard_state = HardState { term, voted_for: None };
+            let hard_state = HardState { term, voted_for: None, joining: false };
             self.cluster.set_node(id, hard_state, entries_of_terms(log), 0);
         }
         self
@@ -137,6 +153,9 @@ impl State {
             if budget.crashes > 0 {
                 actions.push(Action::Crash(id));
             }
+            if budget.wipes > 0 && self.may_wipe(id) {
+                actions.push(Action::Wipe(id));
+            }
             if budget.proposals > 0 && raft.is_leader() {
                 actions.push(Action::Propose(id));
             }
@@ -149,6 +168,13 @@ impl State {
             }
         }
         actions
+    }
+
+    /// Nothing can be promised once fewer than a majority remember. A node that does not count has nothing to forget.
+    fn may_wipe(&self, id: NodeId) -> bool {
+        let counts = !self.cluster.node(id).disk.hard_state.joining;
+        let majority = self.cluster.nodes.len() / 2 + 1;
+        !counts || self.cluster.counting() > majority
     }
 
     fn clock(&self, id: NodeId) -> Duration {
@@ -205,10 +231,13 @@ impl State {
                 self.turn(id);
                 self.cluster.crash(id, 0);
                 self.cluster.restart(id);
-                // Replies to the dead process reach nobody.
-                self.cluster.in_flight.retain(|message| {
-                    !(message.to == id && matches!(message.payload, Payload::Reply { .. }))
-                });
+                self.forget_replies(id);
+            }
+            Action::Wipe(id) => {
+                self.budget.wipes -= 1;
+                self.turn(id);
+                self.cluster.wipe(id);
+                self.forget_replies(id);
             }
             Action::Propose(id) => {
                 self.budget.proposals -= 1;
@@ -226,6 +255,13 @@ impl State {
                 self.cluster.step(id, Event::Transfer { to: Some(to) });
             }
         }
+    }
+
+    /// Replies to a dead process reach nobody.
+    fn forget_replies(&mut self, id: NodeId) {
+        self.cluster
+            .in_flight
+            .retain(|message| !(message.to == id && matches!(message.payload, Payload::Reply { .. })));
     }
 
     /// Two states with the same fingerprint have the same future.
@@ -273,7 +309,8 @@ impl State {
                 raft.fingerprint(&|rpc| name(*id, rpc).map(|rank| rank as u64), &mut hasher);
             }
             let disk = &node.disk;
-            (disk.hard_state.term, disk.hard_state.voted_for, disk.snapshot_index()).hash(&mut hasher);
+            (disk.hard_state.term, disk.hard_state.voted_for, disk.hard_state.joining).hash(&mut hasher);
+            (disk.snapshot_index(), &disk.founders).hash(&mut hasher);
             disk.entries.iter().for_each(|entry| entry.term.hash(&mut hasher));
             node.machine.index.hash(&mut hasher);
             for write in &node.writes {
@@ -535,8 +572,8 @@ fn snapshots_with_a_short_log_are_safe() {
     let mut start = State::new(2, budget);
     // Of two nodes, one has three committed entries and has compacted two.
     let log = entries_of_terms(&[1, 1, 1]);
-    start.cluster.set_node(1, HardState { term: 1, voted_for: Some(1) }, log, 2);
-    start.cluster.set_node(2, HardState { term: 1, voted_for: Some(1) }, Vec::new(), 0);
+    start.cluster.set_node(1, HardState { term: 1, voted_for: Some(1), joining: false }, log, 2);
+    start.cluster.set_node(2, HardState { term: 1, voted_for: Some(1), joining: false }, Vec::new(), 0);
     let installed = |cluster: &Cluster| cluster.node(2).disk.snapshot_index() >= 2;
     let report = explore("two nodes, snapshot", start, &installed);
     assert!(report.met > 0, "no snapshot was ever installed");
@@ -558,4 +595,51 @@ fn transfers_are_safe() {
     assert!(report.met > 0, "leadership was never handed over");
     let budget = Budget { timeouts: 1, transfers: 1, ..Budget::default() };
     explore("three nodes, transfer", State::new(3, budget), &told);
+}
+
+fn all_count(cluster: &Cluster) -> bool {
+    cluster.counting() == cluster.nodes.len() && cluster.ids().iter().any(|id| life_of(cluster, *id) > 0)
+}
+
+fn life_of(cluster: &Cluster, id: NodeId) -> u64 {
+    cluster.node(id).settings.incarnation
+}
+
+/// Fresh directories found a cluster; meanwhile one of them is emptied, and a process crashes.
+#[test]
+fn foundings_are_safe() {
+    let budget = Budget { timeouts: 4, crashes: 1, wipes: 1, ..Budget::default() };
+    let start = State::founding(2, false, budget).slow_disks();
+    let report = explore("two nodes, a founding on slow disks", start, &elects);
+    assert!(report.met > 0, "nobody was ever elected");
+    let budget = Budget { timeouts: 4, crashes: 1, wipes: 1, ..Budget::default() };
+    let report = explore("three nodes, a founding", State::founding(3, false, budget), &elects);
+    assert!(report.met > 0, "nobody was ever elected");
+}
+
+/// Three nodes, of which one leads. A disk is emptied at any moment.
+fn three_with_a_leader(budget: Budget) -> State {
+    let mut start = State::founding(3, true, Budget { timeouts: 1, ..Budget::default() });
+    start.perform(Action::Timeout(1));
+    while !start.cluster.in_flight.is_empty() {
+        start.perform(Action::Deliver(0));
+    }
+    assert_eq!(start.cluster.leader(), Some(1));
+    start.budget = budget;
+    start
+}
+
+#[test]
+fn disks_that_are_emptied_are_safe() {
+    let budget = Budget { timeouts: 2, sleeps: 1, proposals: 1, wipes: 1, ..Budget::default() };
+    let report = explore("three nodes, a disk is emptied", three_with_a_leader(budget), &all_count);
+    assert!(report.met > 0, "the node never came to count");
+    let budget = Budget { timeouts: 3, wipes: 2, ..Budget::default() };
+    let twice = |cluster: &Cluster| {
+        all_count(cluster) && cluster.ids().iter().map(|id| life_of(cluster, *id)).sum::<u64>() == 2
+    };
+    let report = explore("three nodes, two disks are emptied", three_with_a_leader(budget), &twice);
+    assert!(report.met > 0 || !report.complete, "the nodes never came to count");
+    let budget = Budget { timeouts: 2, sleeps: 1, proposals: 1, wipes: 1, ..Budget::default() };
+    explore("three nodes, a disk is emptied, none leads", State::founding(3, true, budget), &all_count);
 }

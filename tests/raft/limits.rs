@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::harness::lone::{Lone, appends};
 use crate::harness::{Cluster, Counts, HEARTBEAT, command};
-use rakit::raft::{AppendReply, AppendResult, Event, Random, RpcReply};
+use rakit::raft::{AppendReply, AppendResult, Event, Life, Random, RpcReply};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -278,7 +278,8 @@ fn an_append_that_is_called_stale_waits_for_the_next_heartbeat() {
     let mut leader = Lone::new(3, 1, &[]).elected(&[2]);
     let term = leader.raft.hard_state().term;
     let rpc = leader.under_way[&3];
-    let reply = RpcReply::AppendEntries(AppendReply { term, result: AppendResult::StaleTerm });
+    let reply =
+        RpcReply::AppendEntries(AppendReply { term, life: Life::default(), result: AppendResult::StaleTerm });
     let output = leader.step(Event::Reply { from: 3, rpc, reply });
     assert!(!appends(output).contains_key(&3), "sent again at once");
     leader.now += HEARTBEAT;

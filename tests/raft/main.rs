@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `transcripts.rs`, `scripts/` | what happens in this case? One readable script for each rule |
 //! | `paper.rs`, `thesis.rs` | does the rule hold over a whole range of cases? By section of the paper and the thesis |
+//! | `joining.rs` | how do nodes without memory become members that count? |
 //! | `limits.rs` | what if time, terms or sizes reach their bounds? |
 //! | `properties.rs` | does a random schedule break a property? A failing one shrinks to a small case |
 //! | `explore.rs` | does any schedule at all break one? Every interleaving up to a depth |
@@ -12,6 +13,7 @@
 
 mod explore;
 mod harness;
+mod joining;
 mod limits;
 mod paper;
 mod properties;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::harness::lone::{Lone, appends, terms_of, vote};
 use crate::harness::{Cluster, ELECTION_TIMEOUT, HEARTBEAT, Payload, command, entries_of_terms};
 use rakit::raft::{
-    AppendReply, AppendResult, Command, Durable, Entry, Event, HardState, Index, Notice, Output, Raft,
+    AppendReply, AppendResult, Command, Durable, Entry, Event, HardState, Index, Life, Notice, Output, Raft,
     Record, RequestVote, Resolution, RoleName, RpcReply, RpcRequest, SendOnceDurable, Settings, Snapshot,
     TERM_JUMP_MAX, Term, VoteReply,
 };
@@ -55,7 +55,11 @@ fn s5_1_a_newer_term_in_any_message_is_adopted_by_every_role() {
             }
             2 => RpcReply::RequestVote(refused),
             3 => RpcReply::PreVote(refused),
-            4 => RpcReply::AppendEntries(AppendReply { term: 9, result: AppendResult::StaleTerm }),
+            4 => RpcReply::AppendEntries(AppendReply {
+                term: 9,
+                life: Life::default(),
+                result: AppendResult::StaleTerm,
+            }),
             _ => RpcReply::TimeoutNow(rakit::raft::TimeoutNowReply { term: 9, accepted: false }),
         };
         lone.step(Event::Reply { from: 2, rpc: 0, reply });
@@ -91,7 +95,11 @@ fn s5_1_a_late_refusal_of_an_earlier_terms_append_raises_no_alarm() {
     let mut leader = Lone::new(3, 1, &[]).elected(&[2]);
     let own = leader.under_way[&3];
     for (rpc, alarm) in [(own + 1000, false), (own, true)] {
-        let reply = RpcReply::AppendEntries(AppendReply { term: 2, result: AppendResult::StaleTerm });
+        let reply = RpcReply::AppendEntries(AppendReply {
+            term: 2,
+            life: Life::default(),
+            result: AppendResult::StaleTerm,
+        });
         let output = leader.step(Event::Reply { from: 3, rpc, reply });
         let suspicious = |notice: &Notice| matches!(notice, Notice::Suspicious { .. });
         assert_eq!(output.notices.iter().any(suspicious), alarm);
@@ -107,7 +115,7 @@ fn s5_1_an_absurd_term_is_refused_by_every_role() {
             lone.append(2, absurd, (0, 0), &[], 0);
             lone.vote(2, absurd, (9, 9));
             let result = AppendResult::StaleTerm;
-            let reply = RpcReply::AppendEntries(AppendReply { term: absurd, result });
+            let reply = RpcReply::AppendEntries(AppendReply { term: absurd, life: Life::default(), result });
             lone.step(Event::Reply { from: 2, rpc: 0, reply });
             assert_eq!((lone.raft.role_name(), lone.raft.hard_state().term), (role, 3));
         }
@@ -120,7 +128,7 @@ fn s5_1_an_absurd_term_is_refused_by_every_role() {
 #[test]
 fn s5_2_a_node_starts_as_follower_whatever_it_was() {
     let settings = Settings::new(1, (1..=3).collect(), ELECTION_TIMEOUT, HEARTBEAT, 1);
-    let voted = HardState { term: 4, voted_for: Some(1) };
+    let voted = HardState { term: 4, voted_for: Some(1), joining: false };
     let raft = Raft::new(settings, voted, None, entries_of_terms(&[1, 4]), Duration::ZERO);
     assert_eq!((raft.role_name(), raft.leader(), raft.hard_state()), (RoleName::Follower, None, voted));
     assert_eq!((raft.commit_index(), raft.applied_index()), (0, 0), "volatile state begins at 0");
@@ -169,7 +177,7 @@ fn s5_2_whoever_is_no_leader_begins_an_election_after_the_timeout() {
             [2, 3],
             "{role}"
         );
-        let own = HardState { term, voted_for: Some(1) };
+        let own = HardState { term, voted_for: Some(1), joining: false };
         assert!(lone.last.durable.contains(&Durable::Record(Record::HardState(own))), "{role}");
     }
 }
@@ -250,7 +258,7 @@ fn s5_2_one_vote_per_term_first_come_first_served() {
         for second in 2..=3 {
             let mut lone = Lone::new(3, 1, &[]);
             assert!(lone.vote(first, 2, (0, 0)).vote_granted);
-            assert_eq!(lone.raft.hard_state(), HardState { term: 2, voted_for: Some(first) });
+            assert_eq!(lone.raft.hard_state(), HardState { term: 2, voted_for: Some(first), joining: false });
             assert_eq!(lone.vote(second, 2, (0, 0)).vote_granted, first == second);
             assert_eq!(lone.raft.hard_state().voted_for, Some(first));
             assert!(lone.vote(second, 3, (0, 0)).vote_granted, "a new term, a new vote");
@@ -614,7 +622,7 @@ fn s5_4_1_the_voter_matrix_of_log_freshness() {
 fn s5_4_1_a_candidate_tells_its_last_entry() {
     let settings = Settings::new(1, (1..=3).collect(), ELECTION_TIMEOUT, HEARTBEAT, 1);
     let snapshot = Snapshot { last_index: 7, last_term: 3, state: Command::noop() };
-    let hard_state = HardState { term: 4, voted_for: None };
+    let hard_state = HardState { term: 4, voted_for: None, joining: false };
     let raft = Raft::new(settings, hard_state, Some(snapshot), Vec::new(), Duration::ZERO);
     let mut lone = Lone { raft, now: Duration::ZERO, last: Output::default(), under_way: BTreeMap::new() };
     lone.now = lone.raft.deadline();

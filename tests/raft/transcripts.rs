@@ -117,6 +117,7 @@ impl Script {
                     prev_log_term: prev.1,
                     entries: entries.collect::<Result<_, _>>()?,
                     leader_commit: key(arguments, "commit")?.unwrap_or(0),
+                    admit: None,
                 })
             }
             "install" => {
@@ -225,8 +226,11 @@ impl goldenscript::Runner for Script {
             }
             "node" => {
                 let id = next_number(arguments)?;
-                let hard_state =
-                    HardState { term: needed(arguments, "term")?, voted_for: key(arguments, "vote")? };
+                let hard_state = HardState {
+                    term: needed(arguments, "term")?,
+                    voted_for: key(arguments, "vote")?,
+                    joining: false,
+                };
                 let terms = arguments.take_key("log").unwrap_or_default();
                 let terms = terms.split(',').filter(|term| !term.is_empty()).map(number);
                 let terms = terms.collect::<Result<Vec<Term>, _>>()?;

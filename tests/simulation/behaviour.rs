@@ -239,7 +239,7 @@ impl Behaviour {
             RpcRequest::AppendEntries(_) | RpcRequest::InstallSnapshot(_) | RpcRequest::TimeoutNow(_) => {
                 recorder.push(id, Action::Send(message));
             }
-            RpcRequest::CompareState(_) => {}
+            RpcRequest::CompareState(_) | RpcRequest::Founding(_) => {}
         }
     }
 
@@ -593,6 +593,7 @@ fn name_request(from: NodeId, to: NodeId, request: &RpcRequest) -> Message {
         RpcRequest::InstallSnapshot(chunk) => ("snapshot", vec![chunk.term, chunk.last_included_index]),
         RpcRequest::TimeoutNow(word) => ("timeout-now", vec![word.term]),
         RpcRequest::CompareState(said) => ("compare", vec![said.term]),
+        RpcRequest::Founding(_) => ("founding", Vec::new()),
     };
     Message { kind, from, to, numbers }
 }
@@ -612,6 +613,7 @@ fn name_reply(from: NodeId, to: NodeId, reply: &RpcReply) -> Message {
         RpcReply::InstallSnapshot(reply) => ("refusal", vec![reply.term]),
         RpcReply::TimeoutNow(reply) => ("refusal", vec![reply.term]),
         RpcReply::CompareState(reply) => ("term", vec![reply.term]),
+        RpcReply::Founding(_) => ("founding", Vec::new()),
     };
     Message { kind, from, to, numbers }
 }

@@ -172,13 +172,14 @@ fn plan_failure(world: &mut World, node: NodeId, failure: Failure) {
     world.machine(node).disk.plan(failure, skip);
 }
 
-/// Wipes a node's disk, but only if docs/storage.md ("A node without memory") allows it.
+/// Empties a node's disk at any moment, unless too few would remember then.
 fn wipe(world: &mut World, node: NodeId) {
     if !world.may_wipe(node) {
         return world.oracle.count(Seen::WipeForbidden);
     }
-    world.oracle.count(Seen::Wiped);
-    world.trace.line(world.now, || format!("node {node}: its directory is wiped"));
+    let counted = world.machine(node).counts();
+    world.oracle.count(if counted { Seen::Wiped } else { Seen::WipedJoining });
+    world.trace.line(world.now, || format!("node {node}: its directory is emptied"));
     if world.machine(node).process.is_some() {
         world.die(node, false);
     }

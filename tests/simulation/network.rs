@@ -21,7 +21,8 @@ impl Purpose {
             RpcRequest::PreVote(_)
             | RpcRequest::RequestVote(_)
             | RpcRequest::TimeoutNow(_)
-            | RpcRequest::CompareState(_) => Self::Election,
+            | RpcRequest::CompareState(_)
+            | RpcRequest::Founding(_) => Self::Election,
         }
     }
 }

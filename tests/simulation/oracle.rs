@@ -47,7 +47,7 @@ pub struct Oracle {
     /// The digest of the table at each index.
     digests: Vec<String>,
     lives: BTreeMap<NodeId, Life>,
-    /// By voter, how often its disk was wiped, and term.
+    /// By voter, how often its disk was emptied, and term.
     votes: BTreeMap<(NodeId, u64, Term), NodeId>,
     pre_votes: BTreeMap<(NodeId, Term), BTreeSet<NodeId>>,
     handed_over: BTreeSet<(NodeId, Term)>,
@@ -235,7 +235,7 @@ impl Oracle {
                 // Whether it may be truncated there is for the storage to judge: it asserts it before it writes. In one
                 // batch, a truncation and a snapshot that covers its place may follow each other.
                 Durable::Record(Record::Truncate { .. }) => self.coverage.count(Seen::Truncated),
-                Durable::Record(Record::HardState(_)) => {}
+                Durable::Record(Record::HardState(_) | Record::Founders(_)) => {}
                 Durable::Compact { snapshot, retained, .. } => {
                     self.restored(snapshot.last_index, Some(snapshot.last_term));
                     for entry in retained {
@@ -322,6 +322,9 @@ impl Oracle {
         match notice {
             Notice::Compacted { .. } => self.coverage.count(Seen::Compacted),
             Notice::SnapshotInstalled { .. } => self.coverage.count(Seen::SnapshotInstalled),
+            Notice::Founded { .. } => self.coverage.count(Seen::Founded),
+            Notice::FoundingWaits { .. } => self.coverage.count(Seen::FoundingWaits),
+            Notice::Admitted { .. } => self.coverage.count(Seen::Admitted),
             Notice::Role { role: RoleName::Follower, reason, .. }
                 if reason.contains("no answer from a majority") =>
             {
@@ -377,8 +380,14 @@ impl Oracle {
     }
 
     fn voted(&mut self, id: NodeId, wipes: u64, term: Term, to: NodeId) {
-        let first = *self.votes.entry((id, wipes, term)).or_insert(to);
-        assert_eq!(first, to, "durable votes: node {id} votes twice in term {term}");
+        // Also over the disks that it lost. (A vote for the leader that was elected already changes nothing.)
+        let others =
+            (0..=wipes).filter_map(|life| self.votes.get(&(id, life, term))).find(|first| **first != to);
+        assert!(
+            others.is_none() || self.leaders.get(&term) == Some(&to),
+            "durable votes: node {id} votes twice in term {term}, for {others:?} and for {to}"
+        );
+        self.votes.entry((id, wipes, term)).or_insert(to);
     }
 
     /// A daemon gets the answer to its report. The answer must be true for ever, and `view`, which its node publishes, must

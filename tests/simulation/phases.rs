@@ -76,6 +76,19 @@ fn heal(world: &mut World) -> BTreeSet<NodeId> {
     while (healed.len() as u64) < size {
         healed.insert(1 + world.random.below(nodes));
     }
+    // Without a majority of nodes that remember, nobody can lead. (On the first day nobody has anything to remember.)
+    let counts = |world: &World, id: &NodeId| {
+        world.machines.iter().any(|machine| machine.id == *id && machine.counts())
+    };
+    while world.counting() > nodes / 2
+        && healed.iter().filter(|id| counts(world, id)).count() as u64 <= nodes / 2
+    {
+        healed.insert(1 + world.random.below(nodes));
+    }
+    // A founder's disk that was emptied at once may leave a founding unfinished until all are there.
+    if world.counting() <= nodes / 2 && world.machines.iter().any(|machine| machine.wipes > 0) {
+        healed.extend(1..=nodes);
+    }
     world.begin_healing(&healed);
     let mut links = BTreeSet::new();
     for broken in (1..=nodes).filter(|id| !healed.contains(id)) {
@@ -143,6 +156,9 @@ fn missing(world: &World, healed: &BTreeSet<NodeId>) -> Option<String> {
     let mut followed = BTreeSet::new();
     for id in healed {
         let Some(process) = world.process(*id) else { return Some(format!("node {id} is down")) };
+        if process.replica.raft().is_joining() {
+            return Some(format!("node {id} does not count yet"));
+        }
         let Some(leader) = process.replica.raft().leader() else {
             return Some(format!("node {id} knows no leader"));
         };

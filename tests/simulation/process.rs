@@ -73,6 +73,8 @@ pub struct Process {
     pub id: NodeId,
     pub life: u64,
     pub wipes: u64,
+    /// The disk says that the node counts: it is not joining (any more).
+    pub counts: bool,
     pub replica: Replica<Back, ReportMail>,
     pub storage: Storage<SimDisk>,
     boot: String,
@@ -136,6 +138,7 @@ impl Process {
         let (storage, recovered) = Storage::open(disk, &identity, fresh)?;
         let mut core =
             raft::Settings::new(id, founding.members, plan.election_timeout, plan.heartbeat, seed ^ 0xe1ec);
+        (core.incarnation, core.founders) = (recovered.incarnation, recovered.founders.clone());
         core.append_entries_max = plan.append_entries_max;
         core.append_bytes_max = plan.append_bytes_max;
         core.snapshot_chunk_bytes = plan.snapshot_chunk_bytes;
@@ -174,6 +177,7 @@ impl Process {
             id,
             life,
             wipes,
+            counts: !recovered.hard_state.joining,
             replica,
             storage,
             boot: boot.to_owned(),
@@ -441,6 +445,7 @@ impl Process {
         for Write { mark, steps } in self.writes.drain(..count.min(self.writes.len())) {
             records += steps.len();
             self.storage.make_durable(steps)?;
+            self.counts = !self.storage.shape().hard_state().joining;
             done = Some(mark);
         }
         if !self.writes.is_empty() {

@@ -123,6 +123,8 @@ pub struct Machine {
     hinted: Index,
     /// Its hint was replaced by a false one.
     has_false_hint: bool,
+    /// Whether the node counted when its process died, as its disk said: see [`Machine::counts`].
+    pub counted: bool,
     pub paused: bool,
     pauses: u64,
     pub slow: bool,
@@ -138,11 +140,16 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// Whether its disk says for certain that the node counts.
+    pub fn counts(&self) -> bool {
+        self.process.as_ref().map_or(self.counted, |process| process.counts)
+    }
+
     /// Its directory is emptied.
     pub fn wipe(&mut self) {
         self.disk.wipe();
         self.wipes += 1;
-        (self.hinted, self.has_false_hint) = (0, false);
+        (self.hinted, self.has_false_hint, self.counted) = (0, false, false);
     }
 
     /// Its loop wakes up at this moment. An earlier plan is void.
@@ -186,6 +193,7 @@ impl World {
             boots: 0,
             hinted: 0,
             has_false_hint: false,
+            counted: false,
             paused: false,
             pauses: 0,
             slow: false,
@@ -509,6 +517,7 @@ impl World {
             .collect();
         let seed = self.random.next_u64();
         let machine = self.machine(node);
+        machine.counted = machine.counts();
         let process = machine.process.take();
         let hinted = process.as_ref().and_then(|process| process.hinted).unwrap_or(machine.hinted);
         machine.hinted = if power_cut { 0 } else { hinted };
@@ -934,20 +943,16 @@ impl World {
         }
     }
 
-    /// The documented rule for a wipe (docs/storage.md): every other node is up, all stand under one leader, with the same
-    /// last index.
+    /// How many nodes count.
+    pub fn counting(&self) -> u64 {
+        self.machines.iter().filter(|machine| machine.counts()).count() as u64
+    }
+
+    /// A disk may be emptied as long as a majority remembers (docs/raft.md, "Joining"). A node that does not count has nothing
+    /// to forget.
     pub fn may_wipe(&self, node: NodeId) -> bool {
-        if self.plan.nodes == 1 {
-            return false;
-        }
-        let mut seen = BTreeSet::new();
-        self.machines.iter().filter(|machine| machine.id != node).all(|machine| {
-            machine.process.as_ref().is_some_and(|process| {
-                let raft = process.replica.raft();
-                seen.insert((raft.leader(), raft.hard_state().term, raft.log().last_index()));
-                raft.leader().is_some_and(|leader| leader != node) && !process.is_writing() && !machine.paused
-            })
-        }) && seen.len() == 1
+        let counts = self.machines.iter().any(|machine| machine.id == node && machine.counts());
+        !counts || self.counting() > self.plan.nodes / 2 + 1
     }
 
     /// The nodes that lead, in their own opinion, newest term last.

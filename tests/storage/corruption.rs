@@ -25,7 +25,7 @@ fn open<D: Disk>(disk: D) -> Result<(Storage<D>, Recovered), StorageError> {
 }
 
 fn hard_state(term: u64, voted_for: Option<u64>) -> Record {
-    Record::HardState(HardState { term, voted_for })
+    Record::HardState(HardState { term, voted_for, joining: false })
 }
 
 fn entry(index: u64, term: u64) -> Entry {
@@ -48,7 +48,7 @@ fn write_history(storage: &mut Storage<impl Disk>) {
 fn compact(storage: &mut Storage<impl Disk>) {
     let state = Command::from_value(&"the table").expect("a text");
     let snapshot = Snapshot { last_index: 2, last_term: 3, state };
-    let hard_state = HardState { term: 3, voted_for: Some(1) };
+    let hard_state = HardState { term: 3, voted_for: Some(1), joining: false };
     storage.compact(&snapshot, hard_state, &[entry(3, 3)]).expect("a sound disk");
 }
 
@@ -169,7 +169,7 @@ fn each_cut_of_the_log_keeps_every_whole_record() {
             drop(storage);
             copy.power_cut(1);
             let (_, again) = open(copy).expect(&context);
-            assert_eq!(again.hard_state, HardState { term: 9, voted_for: Some(4) });
+            assert_eq!(again.hard_state, HardState { term: 9, voted_for: Some(4), joining: false });
             assert_eq!((again.entries, again.repaired), (expected.entries, None), "{context}");
         }
     }
@@ -372,7 +372,9 @@ fn a_log_without_its_snapshot_and_a_snapshot_without_its_log_are_refused() {
     let (mut storage, _) = open(disk.clone()).expect("a fresh directory");
     write_history(&mut storage);
     let snapshot = Snapshot { last_index: 3, last_term: 3, state: Command::noop() };
-    storage.compact(&snapshot, HardState { term: 3, voted_for: Some(1) }, &[]).expect("a sound disk");
+    storage
+        .compact(&snapshot, HardState { term: 3, voted_for: Some(1), joining: false }, &[])
+        .expect("a sound disk");
     drop(storage);
     disk.clone().remove("snapshot-00000000000000000003.json").expect("it is there");
     assert_refused(open(disk), LOG, 0, "no snapshot, and an empty log");

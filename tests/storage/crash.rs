@@ -45,6 +45,7 @@ impl Model {
             Record::HardState(hard_state) => self.hard_state = *hard_state,
             Record::Truncate { from } => self.entries.retain(|entry| entry.index < *from),
             Record::Entry(entry) => self.entries.push(entry.clone()),
+            Record::Founders(_) => unreachable!("this model draws none"),
         }
     }
 }
@@ -82,7 +83,7 @@ impl Step {
         let mut hard_state = model.hard_state;
         if last_index == 0 || random.below(3) == 0 {
             // A leader sends its snapshot: beyond the log, or into it with another term.
-            hard_state = HardState { term: hard_state.term + 1, voted_for: None };
+            hard_state = HardState { term: hard_state.term + 1, voted_for: None, joining: false };
             let after = model.after().0;
             let index = if random.below(2) == 0 && last_index > after {
                 after + 1 + random.below(last_index - after)
@@ -162,11 +163,11 @@ fn draw_records(model: &Model, committed: u64, random: &mut Random) -> Vec<Recor
     let mut records = Vec::new();
     for _ in 0..=random.below(4) {
         let (last_index, _) = model.last();
-        let HardState { term, voted_for } = model.hard_state;
+        let HardState { term, voted_for, .. } = model.hard_state;
         let record = match random.below(8) {
-            0 => Record::HardState(HardState { term: term + 1, voted_for: None }),
+            0 => Record::HardState(HardState { term: term + 1, voted_for: None, joining: false }),
             1 if term > 0 && voted_for.is_none() => {
-                Record::HardState(HardState { term, voted_for: Some(1 + random.below(5)) })
+                Record::HardState(HardState { term, voted_for: Some(1 + random.below(5)), joining: false })
             }
             2 if last_index > kept(&model) => {
                 Record::Truncate { from: kept(&model) + 1 + random.below(last_index - kept(&model)) }
@@ -176,7 +177,7 @@ fn draw_records(model: &Model, committed: u64, random: &mut Random) -> Vec<Recor
                 let command = Command::from_value(&text).expect("a text");
                 Record::Entry(Entry { index: last_index + 1, term, command })
             }
-            _ => Record::HardState(HardState { term: term + 1, voted_for: Some(1) }),
+            _ => Record::HardState(HardState { term: term + 1, voted_for: Some(1), joining: false }),
         };
         model.apply(&record);
         records.push(record);
@@ -302,7 +303,7 @@ fn run(seed: u64, failure: Option<(Failure, u64)>, coverage: &mut Coverage) -> u
 
 fn assert_poisoned(storage: &mut Storage<SimDisk>, disk: &SimDisk) {
     let (operations, contents) = (disk.operations(), disk.contents());
-    let vote = Record::HardState(HardState { term: u64::MAX, voted_for: None });
+    let vote = Record::HardState(HardState { term: u64::MAX, voted_for: None, joining: false });
     assert!(matches!(storage.append(&[vote]), Err(StorageError::Poisoned { .. })));
     assert!(matches!(storage.append(&[]), Err(StorageError::Poisoned { .. })));
     let snapshot = Snapshot { last_index: u64::MAX, last_term: 1, state: Command::noop() };
@@ -361,7 +362,7 @@ fn entry(index: u64, text: &str) -> Record {
 }
 
 fn first_term() -> Record {
-    Record::HardState(HardState { term: 1, voted_for: Some(1) })
+    Record::HardState(HardState { term: 1, voted_for: Some(1), joining: false })
 }
 
 #[test]
@@ -375,7 +376,7 @@ fn a_full_disk_acknowledges_nothing_and_loses_nothing_wherever_it_ends() {
         disk.set_capacity(Some(disk.bytes() + room));
         let done = storage.append(&records);
         let snapshot = Snapshot { last_index: 1, last_term: 1, state: Command::noop() };
-        let hard_state = HardState { term: 1, voted_for: Some(1) };
+        let hard_state = HardState { term: 1, voted_for: Some(1), joining: false };
         let compacted = storage.compact(&snapshot, hard_state, &retained(&records));
         disk.kill();
         let poisoned = matches!(storage.append(&[]), Err(StorageError::Poisoned { .. }));
@@ -538,7 +539,7 @@ fn a_compaction_of_the_own_log_is_done_in_small_steps_and_what_is_appended_meanw
     let (mut storage, _) = open(&disk).expect("a fresh directory");
     storage.append(&[first_term(), entry(1, "first"), entry(2, "second")]).expect("a sound disk");
     let snapshot = Arc::new(Snapshot { last_index: 1, last_term: 1, state: Command::noop() });
-    let hard_state = HardState { term: 1, voted_for: Some(1) };
+    let hard_state = HardState { term: 1, voted_for: Some(1), joining: false };
     let retained = retained(&[entry(2, "second")]);
     let before = disk.operations();
     storage.make_durable(vec![Durable::Compact { snapshot, hard_state, retained }]).expect("a sound disk");
@@ -568,7 +569,7 @@ fn the_disk_stays_bounded_when_it_is_compacted() {
     let disk = SimDisk::new(1);
     let (mut storage, _) = open(&disk).expect("a fresh directory");
     storage.append(&[first_term()]).expect("a sound disk");
-    let hard_state = HardState { term: 1, voted_for: Some(1) };
+    let hard_state = HardState { term: 1, voted_for: Some(1), joining: false };
     for index in 1..=1000 {
         storage.append(&[entry(index, "report")]).expect("a sound disk");
         if index % 10 == 0 {

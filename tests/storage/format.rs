@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use rakit::raft::{Command, Entry, Founding, HardState, Record, Snapshot};
+use rakit::raft::{Command, Entry, Founders, Founding, HardState, Record, Snapshot};
 use rakit::storage::{DirectoryDisk, Fresh, Identity, Recovered, Storage, StorageError};
 
 fn identity(cluster: &str, node: u64) -> Identity {
@@ -53,8 +53,10 @@ fn the_files_can_be_read_by_a_person() {
     let (mut storage, recovered) = open(place.path(), &lab).expect("a fresh directory");
     assert!(recovered.fresh);
     let noop = Entry { index: 1, term: 1, command: Command::noop() };
-    let hard_state = HardState { term: 2, voted_for: None };
-    storage.append(&[Record::HardState(HardState { term: 1, voted_for: Some(3) })]).expect("append");
+    let hard_state = HardState { term: 2, voted_for: None, joining: false };
+    storage
+        .append(&[Record::HardState(HardState { term: 1, voted_for: Some(3), joining: false })])
+        .expect("append");
     storage.append(&[Record::Entry(noop), Record::Entry(report(2, 1))]).expect("append");
     storage
         .append(&[
@@ -82,6 +84,7 @@ fn the_files_can_be_read_by_a_person() {
         entries: vec![report(3, 2)],
         commit: None,
         incarnation: 8_231_946_170_233,
+        founders: Founders::new(),
         repaired: None,
         fresh: false,
     };
@@ -142,7 +145,7 @@ fn what_may_not_be_on_a_disk_is_refused_before_it_is_written() {
     let refused = |what: &str, call: &dyn Fn(&mut Storage<DirectoryDisk>) -> Result<(), StorageError>| {
         let path = place.path().join(what);
         let (mut storage, _) = open(&path, &identity("lab", 1)).expect("a fresh directory");
-        let start = [Record::HardState(HardState { term: 2, voted_for: Some(1) })];
+        let start = [Record::HardState(HardState { term: 2, voted_for: Some(1), joining: false })];
         storage.append(&start).expect("append");
         storage.append(&[report(1, 1), report(2, 1), report(3, 2)].map(Record::Entry)).expect("append");
         let before = fs::read(path.join("log")).expect("it can be read");
@@ -159,16 +162,16 @@ fn what_may_not_be_on_a_disk_is_refused_before_it_is_written() {
         );
     };
     let snapshot = |last_index, last_term| Snapshot { last_index, last_term, state: Command::noop() };
-    let now = HardState { term: 2, voted_for: Some(1) };
+    let now = HardState { term: 2, voted_for: Some(1), joining: false };
     refused("a gap", &|storage| storage.append(&[Record::Entry(report(5, 2))]));
     refused("half a good batch", &|storage| {
         storage.append(&[Record::Entry(report(4, 2)), Record::Entry(report(4, 2))])
     });
     refused("a second vote", &|storage| {
-        storage.append(&[Record::HardState(HardState { term: 2, voted_for: Some(2) })])
+        storage.append(&[Record::HardState(HardState { term: 2, voted_for: Some(2), joining: false })])
     });
     refused("a vote changed by a compaction", &|storage| {
-        let vote = HardState { term: 2, voted_for: Some(2) };
+        let vote = HardState { term: 2, voted_for: Some(2), joining: false };
         storage.compact(&snapshot(2, 1), vote, &[report(3, 2)])
     });
     refused("entries lost by a compaction", &|storage| storage.compact(&snapshot(2, 1), now, &[]));
@@ -187,7 +190,9 @@ fn measure_append() {
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory on a real disk");
     let (mut storage, _) =
         open(&place.path().join("node-1"), &identity("lab", 1)).expect("a fresh directory");
-    storage.append(&[Record::HardState(HardState { term: 1, voted_for: Some(1) })]).expect("append");
+    storage
+        .append(&[Record::HardState(HardState { term: 1, voted_for: Some(1), joining: false })])
+        .expect("append");
     let log_bytes = || fs::metadata(place.path().join("node-1/log")).expect("it is there").len();
     let mut bare = fs::File::create(place.path().join("bare")).expect("it can be made");
     let mut index = 0;

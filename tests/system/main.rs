@@ -6,6 +6,7 @@
 //! | `routing.rs` | which server gets a request, and what if it fails? |
 //! | `hostile.rs`, `secret.rs` | what can strangers do, without and with a secret? |
 //! | `founding.rs` | do nodes with other members keep apart, and say why? |
+//! | `joining.rs` | what does a node do whose directory is new, emptied or damaged? |
 //! | `version.rs` | is every other version of the protocol refused by name, on both sides? |
 //! | `daemon.rs`, `worker.rs` | do the two programs on a server keep their promises? |
 //! | `up.rs` | does `rakit up` run and end a whole cluster? |
@@ -26,6 +27,7 @@ mod disk_trouble;
 mod founding;
 mod hostile;
 mod in_flight;
+mod joining;
 mod memory;
 mod page;
 mod programs;

@@ -5,13 +5,15 @@
 
 use std::sync::Arc;
 
-use rakit::raft::{Durable, Entry, HardState, Index, Record, Snapshot, Term};
+use rakit::raft::{Durable, Entry, Founders, Founding, HardState, Index, Record, Snapshot, Term};
 
 /// The durable state that a node finds when its process starts.
 #[derive(Clone, Debug, Default)]
 pub struct Disk {
     /// Term and vote.
     pub hard_state: HardState,
+    /// With whom the node founded the cluster.
+    pub founders: Founders,
     /// The newest snapshot.
     pub snapshot: Option<Arc<Snapshot>>,
     /// The entries after it.
@@ -19,6 +21,13 @@ pub struct Disk {
 }
 
 impl Disk {
+    /// As a directory begins.
+    pub fn fresh(founding: &Founding) -> Self {
+        let mut disk = Self::default();
+        founding.records().into_iter().for_each(|record| disk.write(&Durable::Record(record)));
+        disk
+    }
+
     /// One more record. The checks are those that `storage` makes of a log that it reads.
     pub fn write(&mut self, durable: &Durable) {
         match durable {
@@ -27,6 +36,10 @@ impl Disk {
                 if hard_state.term == self.hard_state.term && self.hard_state.voted_for.is_some() {
                     assert_eq!(hard_state.voted_for, self.hard_state.voted_for, "the durable vote changed");
                 }
+                assert!(
+                    !hard_state.joining || self.hard_state.joining || self.last_index() == 0,
+                    "who counts joins again"
+                );
                 self.hard_state = *hard_state;
             }
             Durable::Record(Record::Truncate { from }) => {
@@ -38,6 +51,7 @@ impl Disk {
                 assert_eq!(entry.index, self.last_index() + 1, "a gap in the durable log");
                 self.entries.push(entry.clone());
             }
+            Durable::Record(Record::Founders(founders)) => self.founders.clone_from(founders),
             Durable::Compact { snapshot, hard_state, retained } => {
                 assert!(snapshot.last_index > self.snapshot_index(), "a snapshot older than the last one");
                 assert_eq!(*hard_state, self.hard_state, "a compaction changes neither term nor vote");

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rakit::raft::{
-    AppendEntries, AppendReply, AppendResult, Entry, Event, HardState, Index, Output, Raft, RequestVote,
-    RoleName, RpcId, RpcReply, RpcRequest, SendOnceDurable, Settings, Term, VoteReply,
+    AppendEntries, AppendReply, AppendResult, Entry, Event, HardState, Index, Life, Output, Raft,
+    RequestVote, RoleName, RpcId, RpcReply, RpcRequest, SendOnceDurable, Settings, Term, VoteReply,
 };
 
 use super::{ELECTION_TIMEOUT, HEARTBEAT, command, entries_of_terms};
@@ -27,7 +27,7 @@ impl Lone {
 
     pub fn seeded(count: u64, term: Term, terms: &[Term], seed: u64) -> Self {
         let settings = Settings::new(1, (1..=count).collect(), ELECTION_TIMEOUT, HEARTBEAT, seed);
-        let hard_state = HardState { term, voted_for: None };
+        let hard_state = HardState { term, voted_for: None, joining: false };
         let raft = Raft::new(settings, hard_state, None, entries_of_terms(terms), Duration::ZERO);
         Self { raft, now: Duration::ZERO, last: Output::default(), under_way: BTreeMap::new() }
     }
@@ -112,8 +112,11 @@ impl Lone {
 
     pub fn acknowledge(&mut self, from: u64, match_index: Index) {
         let term = self.raft.hard_state().term;
-        let reply =
-            RpcReply::AppendEntries(AppendReply { term, result: AppendResult::Success { match_index } });
+        let reply = RpcReply::AppendEntries(AppendReply {
+            term,
+            life: Life::default(),
+            result: AppendResult::Success { match_index },
+        });
         let rpc = self.under_way.get(&from).copied().unwrap_or(0);
         self.step(Event::Reply { from, rpc, reply });
     }
@@ -139,6 +142,7 @@ pub fn append(from: u64, term: Term, prev: (Index, Term), terms: &[Term], commit
         prev_log_term: prev.1,
         entries: (prev.0 + 1..).zip(terms).map(entry).collect(),
         leader_commit: commit,
+        admit: None,
     })
 }
 

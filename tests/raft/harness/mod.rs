@@ -22,8 +22,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use rakit::raft::{
-    Apply, Command, Durable, Entry, Event, HardState, Index, NodeId, Output, ProposalId, Raft, Random,
-    Resolution, RpcId, RpcReply, RpcRequest, SendOnceDurable, Settings, Snapshot, Term,
+    Apply, Command, Durable, Entry, Event, Founders, Founding, HardState, Index, NodeId, Output, ProposalId,
+    Raft, Random, Resolution, RpcId, RpcReply, RpcRequest, SendOnceDurable, Settings, Snapshot, Term,
 };
 
 pub use disk::Disk;
@@ -201,6 +201,32 @@ impl Cluster {
         cluster
     }
 
+    /// Nodes 1 to `count` on fresh directories: joining, with the founding as their log.
+    pub fn fresh(count: u64, tune: impl Fn(&mut Settings)) -> Self {
+        let mut cluster = Self::with(count, tune);
+        let disk = Disk::fresh(&cluster.founding());
+        cluster.properties.presume_entries(&disk.entries);
+        for id in cluster.ids() {
+            cluster.node_mut(id).disk = disk.clone();
+            cluster.boot(id);
+        }
+        cluster
+    }
+
+    /// The same a moment after the founding: all of them count.
+    pub fn founded(count: u64, tune: impl Fn(&mut Settings)) -> Self {
+        let mut cluster = Self::fresh(count, tune);
+        for id in cluster.ids() {
+            cluster.node_mut(id).disk.hard_state.joining = false;
+            cluster.boot(id);
+        }
+        cluster
+    }
+
+    pub fn founding(&self) -> Founding {
+        Founding::new("test", self.ids())
+    }
+
     /// Another seed for all timeouts and the network.
     pub fn seeded(mut self, seed: u64) -> Self {
         self.network.dice = Random::new(seed);
@@ -226,13 +252,13 @@ impl Cluster {
             Snapshot { last_index, last_term, state: machine.to_state() }.into()
         });
         let entries = entries.into_iter().filter(|entry| entry.index > machine.index).collect();
-        self.node_mut(id).disk = Disk { hard_state, snapshot, entries };
+        self.node_mut(id).disk = Disk { hard_state, founders: Founders::new(), snapshot, entries };
         self.boot(id);
     }
 
     /// The same, by the terms of the entries; nothing compacted, no vote.
     pub fn set_log(&mut self, id: NodeId, term: Term, terms: &[Term]) {
-        self.set_node(id, HardState { term, voted_for: None }, entries_of_terms(terms), 0);
+        self.set_node(id, HardState { term, voted_for: None, joining: false }, entries_of_terms(terms), 0);
     }
 
     // ------------------------------------------------------------------------------------------------ questions
@@ -408,7 +434,7 @@ impl Cluster {
                 }
                 RpcRequest::PreVote(_) | RpcRequest::RequestVote(_) => self.counts.votes += 1,
                 RpcRequest::InstallSnapshot(_) => self.counts.installs += 1,
-                RpcRequest::TimeoutNow(_) | RpcRequest::CompareState(_) => {}
+                RpcRequest::TimeoutNow(_) | RpcRequest::CompareState(_) | RpcRequest::Founding(_) => {}
             }
         }
         let network = &mut self.network;
@@ -556,6 +582,18 @@ impl Cluster {
         self.note(|| format!("{id}: crashed"));
     }
 
+    /// The process dies and its directory is emptied. It starts again as a node without memory, in another life.
+    pub fn wipe(&mut self, id: NodeId) {
+        self.crash(id, 0);
+        let fresh = Disk::fresh(&self.founding());
+        let node = self.node_mut(id);
+        let lost = std::mem::replace(&mut node.disk, fresh);
+        node.settings.incarnation += 1;
+        self.properties.wiped(id, &lost);
+        self.note(|| format!("{id}: wiped"));
+        self.restart(id);
+    }
+
     /// The process starts, with what is on its disk.
     pub fn restart(&mut self, id: NodeId) {
         if self.is_up(id) {
@@ -574,6 +612,7 @@ impl Cluster {
             settings.seed = settings.seed.wrapping_add(node.incarnation.wrapping_mul(7919));
         }
         let disk = node.disk.clone();
+        settings.founders.clone_from(&disk.founders);
         node.writes.clear();
         node.machine = disk
             .snapshot
@@ -582,6 +621,11 @@ impl Cluster {
         let snapshot = disk.snapshot.map(|snapshot| (*snapshot).clone());
         node.raft = Some(Raft::new(settings, disk.hard_state, snapshot, disk.entries, now));
         self.properties.crashed(id);
+    }
+
+    /// How many nodes count, as their disks say.
+    pub fn counting(&self) -> usize {
+        self.nodes.values().filter(|node| !node.disk.hard_state.joining).count()
     }
 
     /// Nobody hears this node, and it hears nobody.

@@ -17,7 +17,7 @@
 //! predecessor. Every other node that appends it must have the same ones. This costs one look-up per entry instead of a
 //! comparison of all pairs of logs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 
 use rakit::raft::{
@@ -25,7 +25,7 @@ use rakit::raft::{
     Resolution, RpcReply, RpcRequest, SendOnceDurable, Term,
 };
 
-use super::{Cluster, Machine};
+use super::{Cluster, Disk, Machine};
 
 /// A committed entry, and the term of the leader that committed it.
 #[derive(Clone, Debug)]
@@ -66,6 +66,8 @@ pub struct Properties {
     digests: BTreeMap<Index, u64>,
     proposals: BTreeMap<ProposalId, Proposal>,
     shown: BTreeMap<NodeId, Shown>,
+    /// What was durable on disks that were emptied since, and counted: (index, term), by node.
+    forgotten: BTreeMap<NodeId, BTreeSet<(Index, Term)>>,
 }
 
 impl Properties {
@@ -97,6 +99,14 @@ impl Properties {
         self.shown.remove(&node);
         for proposal in self.proposals.values_mut() {
             proposal.orphaned |= proposal.node == node && proposal.resolution.is_none();
+        }
+    }
+
+    /// A node's disk was emptied. What it had acknowledged stays acknowledged.
+    pub fn wiped(&mut self, node: NodeId, lost: &Disk) {
+        if !lost.hard_state.joining {
+            let places = lost.entries.iter().map(|entry| (entry.index, entry.term));
+            self.forgotten.entry(node).or_default().extend(places);
         }
     }
 
@@ -199,10 +209,14 @@ impl Properties {
                 Some(term),
                 "5.4.2: leader {id} counts replicas for an entry of an earlier term (Figure 8)"
             );
-            let holders = cluster.nodes.values().filter(|node| node.disk.covers(index, term)).count();
+            let holders = cluster.nodes.iter().filter(|(id, node)| {
+                let held = self.forgotten.get(*id).is_some_and(|places| places.contains(&(index, term)));
+                held || node.disk.covers(index, term) && !node.disk.hard_state.joining
+            });
+            let holders = holders.count();
             assert!(
                 holders >= raft.majority(),
-                "leader {id} commits index {index}, which is durable on {holders} nodes only"
+                "leader {id} commits index {index}, which is durable on {holders} nodes that count only"
             );
         }
     }
@@ -244,8 +258,11 @@ impl Properties {
         }
         for (peer, node) in &cluster.nodes {
             let Some((match_index, _)) = raft.progress(*peer) else { continue };
+            // The leader may not know yet that the peer's disk was emptied.
+            let is_known =
+                raft.known_life(*peer).is_some_and(|life| life.incarnation == node.settings.incarnation);
             // A peer that follows a newer leader may have given up what this one still counts on.
-            if match_index == 0 || node.disk.hard_state.term > raft.hard_state().term {
+            if match_index == 0 || !is_known || node.disk.hard_state.term > raft.hard_state().term {
                 continue;
             }
             let Some(term) = raft.log().term_at(match_index) else { continue };
@@ -286,6 +303,7 @@ impl Properties {
             _ => None,
         };
         if let Some((term, candidate)) = vote {
+            assert!(!disk.hard_state.joining, "node {id} votes while it is joining");
             assert!(
                 disk.hard_state.term > term
                     || (disk.hard_state.term, disk.hard_state.voted_for) == (term, Some(candidate)),
@@ -373,6 +391,7 @@ impl Properties {
         for (place, candidate) in self.votes.range((oldest_term, 0)..) {
             (1_u8, place, candidate).hash(hasher);
         }
+        (3_u8, &self.forgotten).hash(hasher);
         for (index, entry) in &self.committed {
             (2_u8, index, entry.term, entry.in_term).hash(hasher);
         }

@@ -109,8 +109,9 @@ impl Cluster {
         let line = |(id, node): (&NodeId, &Node)| match &node.raft {
             None => format!("{id}: down, disk {}..{}", node.disk.snapshot_index(), node.disk.last_index()),
             Some(raft) => format!(
-                "{id}: {} term={} vote={} leader={} log={}..{}/{} commit={} applied={}",
+                "{id}: {}{} term={} vote={} leader={} log={}..{}/{} commit={} applied={}",
                 raft.role_name(),
+                if raft.is_joining() { " joining" } else { "" },
                 raft.hard_state().term,
                 raft.hard_state().voted_for.map_or("-".into(), |vote| vote.to_string()),
                 raft.leader().map_or("-".into(), |leader| leader.to_string()),

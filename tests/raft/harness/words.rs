@@ -1,7 +1,7 @@
 //! Messages in short notation, for transcripts: `AppendEntries term=2 prev=3/1 entries=4/2:x commit=3`. A position in the
 //! log is written index/term, as in the paper's figures, which put the term into the box and the index above it.
 
-use rakit::raft::{AppendResult, Entry, RequestVote, Resolution, RpcReply, RpcRequest, VoteReply};
+use rakit::raft::{AppendResult, Entry, Life, RequestVote, Resolution, RpcReply, RpcRequest, VoteReply};
 
 use super::Payload;
 
@@ -24,8 +24,14 @@ pub fn request(request: &RpcRequest) -> String {
             let entries =
                 if entries.is_empty() { String::new() } else { format!(" entries={}", entries.join(",")) };
             format!(
-                "AppendEntries term={} prev={}/{}{entries} commit={}",
-                arguments.term, arguments.prev_log_index, arguments.prev_log_term, arguments.leader_commit
+                "AppendEntries term={} prev={}/{}{entries} commit={}{}",
+                arguments.term,
+                arguments.prev_log_index,
+                arguments.prev_log_term,
+                arguments.leader_commit,
+                arguments
+                    .admit
+                    .map_or(String::new(), |admit| format!(" admit={}/{}", admit.incarnation, admit.barrier))
             )
         }
         RpcRequest::InstallSnapshot(arguments) => format!(
@@ -41,6 +47,7 @@ pub fn request(request: &RpcRequest) -> String {
         RpcRequest::CompareState(arguments) => {
             format!("CompareState term={} index={}", arguments.term, arguments.index)
         }
+        RpcRequest::Founding(question) => format!("Founding life={}", question.incarnation),
     }
 }
 
@@ -60,12 +67,13 @@ pub fn reply(reply: &RpcReply) -> String {
                     format!("conflict at={prev_log_index} hint={conflict_index}/{term}")
                 }
             };
-            format!("AppendEntries reply term={} {result}", reply.term)
+            format!("AppendEntries reply term={} {result}{}", reply.term, life(reply.life))
         }
         RpcReply::InstallSnapshot(reply) => {
             let next =
                 if reply.installed { "installed".into() } else { format!("next={}", reply.next_offset) };
-            format!("InstallSnapshot reply term={} last={} {next}", reply.term, reply.last_included_index)
+            let (term, last) = (reply.term, reply.last_included_index);
+            format!("InstallSnapshot reply term={term} last={last} {next}{}", life(reply.life))
         }
         RpcReply::TimeoutNow(reply) => {
             let accepted = if reply.accepted { "accepted" } else { "refused" };
@@ -74,7 +82,14 @@ pub fn reply(reply: &RpcReply) -> String {
         RpcReply::CompareState(reply) => {
             format!("CompareState reply term={} index={} {:?}", reply.term, reply.index, reply.verdict)
         }
+        RpcReply::Founding(reply) => format!("Founding reply {reply:?}"),
     }
+}
+
+/// The first life of a node that counts needs no word.
+fn life(life: Life) -> String {
+    let number = if life.incarnation == 0 { String::new() } else { format!(" life={}", life.incarnation) };
+    format!("{number}{}", if life.joining { " joining" } else { "" })
 }
 
 /// An entry, index/term:command.

@@ -232,6 +232,11 @@ impl Cluster {
 
     /// Starts a dead node on what is in its directory. Does not wait for anything.
     pub fn restart(&mut self, id: NodeId) {
+        self.restart_with(id, &[]);
+    }
+
+    /// The same with more flags.
+    pub fn restart_with(&mut self, id: NodeId, flags: &[&str]) {
         let (config, level) = (self.config(), self.options.log_level);
         let program = env!("CARGO_BIN_EXE_rakit-node");
         let mut command = match self.options.ulimit {
@@ -251,6 +256,7 @@ impl Cluster {
             .arg(config)
             .args(["--id", &id.to_string(), "--log-level", level])
             .arg(format!("--stop-with-parent={}", std::process::id()))
+            .args(flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

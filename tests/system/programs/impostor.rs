@@ -1,4 +1,4 @@
-//! A false node at the address of a real one: it grants every vote and acknowledges everything. With a gate, it is somebody
+//! A false node at the address of a real one: it is glad to found a cluster, grants every vote and acknowledges everything. With a gate, it is somebody
 //! between two nodes who lets the openings of streams through, and answers everything else himself.
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rakit::protocol::{Purpose, ReplyEnvelope, RequestEnvelope, to_json};
-use rakit::raft::{AppendReply, AppendResult, RpcReply, RpcRequest, VoteReply};
+use rakit::raft::{AppendReply, AppendResult, FoundingReply, Life, RpcReply, RpcRequest, VoteReply};
 use rakit::signing::{Gate, Verdict};
 
-/// Starts it; it ends with the test's process. `gate` answers openings of streams. `headers` makes the headers of an answer from the number of votes that were
-/// granted so far. Gives that number.
+/// Starts it; it ends with the test's process. `gate` answers openings of streams. `headers` makes the headers of an answer from the number of votes and
+/// foundings that were granted so far. Gives that number.
 pub fn start(
     address: SocketAddr,
     gate: Option<Gate>,
@@ -71,7 +71,11 @@ fn grant_all(
             RpcRequest::AppendEntries(append) => {
                 let match_index = append.prev_log_index + append.entries.len() as u64;
                 let result = AppendResult::Success { match_index };
-                RpcReply::AppendEntries(AppendReply { term: append.term, result })
+                RpcReply::AppendEntries(AppendReply { term: append.term, life: Life::default(), result })
+            }
+            RpcRequest::Founding(_) => {
+                granted.fetch_add(1, Ordering::SeqCst);
+                RpcReply::Founding(FoundingReply::Joining { incarnation: 3 })
             }
             RpcRequest::InstallSnapshot(_) | RpcRequest::TimeoutNow(_) | RpcRequest::CompareState(_) => {
                 return None;
