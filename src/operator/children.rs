@@ -56,7 +56,7 @@ impl Invocation {
 }
 
 /// The word as a POSIX shell reads it: without quotes where that is safe, otherwise in single quotes.
-fn shell_word(word: &str) -> String {
+pub fn shell_word(word: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
     if !word.is_empty() && word.chars().all(bare) {
         word.to_string()

@@ -1,4 +1,5 @@
-//! Writes `DIR/cluster.toml` for a new cluster, and checks and keeps it for an existing one.
+//! Writes `DIR/cluster.toml` for a new cluster, and checks and keeps it for an existing one. `rakit init` writes the same text
+//! with the addresses of several machines ([`NewConfiguration`]).
 //!
 //! `rakit up` calls [`settle`] once, with the directory locked. In a directory that holds a cluster, the
 //! file is never written again: the user's changes are kept, and a node that was started by hand still finds its
@@ -9,6 +10,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use rakit::config::Config;
@@ -110,43 +112,66 @@ fn shape(config: &Config) -> Option<(u16, u16)> {
     fits.then_some((nodes, base_port))
 }
 
-/// A new cluster's `cluster.toml`, with an explanation of each line: a student may read it before the
-/// documentation.
+/// A new cluster's `cluster.toml`.
 fn template(layout: &Layout) -> String {
-    let mut text = String::from(
-        "# The configuration of this cluster, written once by `rakit up`; every node and daemon reads it when it starts.\n\
-         # Change what you like and run `rakit up` again: the file is kept as it is, and so is the data.\n\
-         \n\
-         [cluster]\n\
-         name = \"lab\"                      # nodes of another cluster are refused\n\
-         # secret_file = \"cluster.key\"     # a file of mode 0600; needed once an address is not on this machine\n\
-         \n\
-         [raft]\n\
-         heartbeat_ms = 100                # how often a leader sends a heartbeat to each follower\n\
-         election_timeout_ms = [500, 1000] # a follower that hears no leader for a random time in this range asks for votes\n\
-         data_dir = \"data\"                 # node i keeps its log, term and vote in data/node-i, beside this file\n\
-         snapshot_entries = 10000          # the log is compacted after so many applied entries\n\
-         \n\
-         [balancer]\n\
-         policy = \"projected\"              # or \"lowest-cpu\": docs/balancing.md\n\
-         server_timeout_ms = 5000          # a server without a report for so long is declared dead, by consensus\n\
-         report_interval_ms = 1000         # how often the daemons report\n\
-         request_timeout_ms = 300000       # a big N takes a slow worker minutes\n\
-         stall_ms = 2000                   # a server that owes an answer for so long, and is idle, is not chosen\n",
-    );
-    text.push_str("\n# public: clients ask here for primes and status. cluster: the other nodes and the daemons talk here.\n");
-    for id in layout.node_ids() {
-        let written = write!(
-            text,
-            "[[node]]\nid = {id}\npublic = \"{}\"\ncluster = \"{}\"\n\n",
-            layout.public(id),
-            layout.cluster(id)
+    let new = NewConfiguration {
+        origin: "written once by `rakit up`; every node and daemon reads it when it starts.\n\
+                 # Change what you like and run `rakit up` again: the file is kept as it is, and so is the data.",
+        name: "lab",
+        secret: "# secret_file = \"cluster.key\"     # a file of mode 0600; needed once an address is not on this machine",
+        nodes: layout.node_ids().map(|id| (layout.public(id), layout.cluster(id))).collect(),
+    };
+    new.text()
+}
+
+/// What differs between the `cluster.toml` of `rakit up` and that of `rakit init`.
+pub struct NewConfiguration<'a> {
+    /// Who wrote the file and what to do with it. Each line after the first begins with `#`.
+    pub origin: &'a str,
+    /// `[cluster] name`.
+    pub name: &'a str,
+    /// The line about `secret_file`.
+    pub secret: &'a str,
+    /// The public and the cluster address of nodes 1, 2, …
+    pub nodes: Vec<(SocketAddr, SocketAddr)>,
+}
+
+impl NewConfiguration<'_> {
+    /// The file, with an explanation of each line: a student may read it before the documentation.
+    pub fn text(&self) -> String {
+        let Self { origin, name, secret, nodes } = self;
+        let name = format!("name = \"{name}\"");
+        let mut text = format!(
+            "# The configuration of this cluster, {origin}\n\
+             \n\
+             [cluster]\n\
+             {name:<33} # nodes of another cluster are refused\n\
+             {secret}\n\
+             \n\
+             [raft]\n\
+             heartbeat_ms = 100                # how often a leader sends a heartbeat to each follower\n\
+             election_timeout_ms = [500, 1000] # a follower that hears no leader for a random time in this range asks for votes\n\
+             data_dir = \"data\"                 # node i keeps its log, term and vote in data/node-i, beside this file\n\
+             snapshot_entries = 10000          # the log is compacted after so many applied entries\n\
+             \n\
+             [balancer]\n\
+             policy = \"projected\"              # or \"lowest-cpu\": docs/balancing.md\n\
+             server_timeout_ms = 5000          # a server without a report for so long is declared dead, by consensus\n\
+             report_interval_ms = 1000         # how often the daemons report\n\
+             request_timeout_ms = 300000       # a big N takes a slow worker minutes\n\
+             stall_ms = 2000                   # a server that owes an answer for so long, and is idle, is not chosen\n\
+             \n\
+             # public: clients ask here for primes and status. cluster: the other nodes and the daemons talk here.\n"
         );
-        written.expect("writing into a String can't fail");
+        for (id, (public, cluster)) in (1..).zip(nodes) {
+            let written =
+                write!(text, "[[node]]\nid = {id}\npublic = \"{public}\"\ncluster = \"{cluster}\"\n\n");
+            written.expect("writing into a String can't fail");
+        }
+        text.truncate(text.trim_end().len());
+        text.push('\n');
+        text
     }
-    text.truncate(text.trim_end().len());
-    text.push('\n');
-    text
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 //! | `children`, `ports` | processes; whether a port is free |
 //! | `order`, `ctl` | what a person may do to the running cluster; `rakit ctl` |
 //! | `control_room`, `steering`, `traffic`, `burner` | the same at `rakit up`: taking orders, carrying them out; requests at a rate; load |
+//! | `init` | `rakit init`: files and commands for several machines |
 //! | `status` | `rakit status` |
 //! | `transfer` | `rakit transfer` |
 //! | `story` | `rakit story`: all logs as one |
@@ -27,6 +28,7 @@ mod configuration;
 mod control_room;
 mod ctl;
 mod demo;
+mod init;
 mod layout;
 mod lookout;
 mod order;
@@ -81,6 +83,8 @@ struct Cli {
 enum CliCommand {
     /// Run a whole cluster on this machine, until Ctrl-C
     Up(up::UpFlags),
+    /// Write all that several machines need to be one cluster
+    Init(init::InitFlags),
     /// Show the status of every node, and where they differ
     Status(status::StatusFlags),
     /// Steer a cluster that `rakit up` runs: kill, pause, start, …
@@ -170,6 +174,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match cli.command {
         CliCommand::Up(flags) => up::run(&flags, &cli.log),
+        CliCommand::Init(flags) => init::run(&flags, &cli.log),
         CliCommand::Status(flags) => status::run(&flags, &cli.log),
         CliCommand::Ctl(flags) => ctl::run(&flags, &cli.log),
         CliCommand::Story(flags) => story::run(&flags, &cli.log),

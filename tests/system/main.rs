@@ -9,6 +9,7 @@
 //! | `joining.rs` | what does a node do whose directory is new, emptied or damaged? |
 //! | `version.rs` | is every other version of the protocol refused by name, on both sides? |
 //! | `daemon.rs`, `worker.rs` | do the two programs on a server keep their promises? |
+//! | `init.rs` | does what `rakit init` writes for several machines become a cluster? |
 //! | `up.rs` | does `rakit up` run and end a whole cluster? |
 //! | `page.rs` | does the page show the truth in a real browser, and do its buttons work? |
 //! | `config.rs`, `bad_configuration.rs` | which `cluster.toml` is accepted, and what do the programs say to the others? |
@@ -27,6 +28,7 @@ mod disk_trouble;
 mod founding;
 mod hostile;
 mod in_flight;
+mod init;
 mod joining;
 mod memory;
 mod page;
