@@ -15,25 +15,27 @@ Four parts, each to be read alone: 1. the mathematics, 2. the computations and t
 
 import signal
 
-STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 if __name__ == "__main__":
     # Blocked from the first instant: the kernel keeps them until main() waits for them. Threads and children
     # inherit the block: a Ctrl-C in a terminal reaches all of them, and main() alone decides.
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 import argparse
 import bisect
 import contextlib
 import fcntl
 import gc
-import http
-import itertools
+import http.server
+import logging.handlers
 import math
 import os
 import re
 import resource
 import select
 import socket
+import socketserver
+import sys
 import threading
 import time
 from array import array
@@ -41,6 +43,7 @@ from bisect import bisect_right
 from itertools import accumulate, compress, repeat
 
 VERSION = "0.1.0"
+log = logging.getLogger("worker")
 
 # ---------------------------------------------------------------------------------------------------
 # 1. The mathematics
@@ -351,514 +354,376 @@ def nth_prime(n):
 # 2. The computations
 # ---------------------------------------------------------------------------------------------------
 #
-# Why: the threads of one Python program take turns on one core, so a small N would wait for big ones. Hence each
-# N is computed in a process of its own, and the kernel shares the cores among them.
+# The threads of one Python program take turns on one core. So each N has a process of its own, and the kernel shares
+# the cores: a small N does not wait for big ones. fork(2) copies only the thread that calls it: a lock that another
+# thread holds stays locked in the copy for ever. Hence the *fork server*, a process without threads that only forks.
 #
-# fork(2) makes a process in a millisecond, but it copies only the thread that calls it: a lock that another
-# thread holds at that moment stays locked in the copy for ever. The HTTP server is full of threads. Hence the
-# *fork server*: a process without threads, made before the first thread starts, that does nothing but fork.
-#
-#     HTTP server --- the far end of a channel ---> fork server --- fork ---> computing process
-#          ^ |                                                                      ^ |
-#          | +--------------------- N, through the channel -------------------------+ |
-#          +----------------------- p(N), through the channel ------------------------+
+#     HTTP server ---- N and the far end of a channel ----> fork server ---- fork ----> computing process
+#          ^                                                                                   |
+#          +------------------------ p(N), through the channel --------------------------------+
 #
 # The channel is a pair of connected sockets. It is also a leash: when the HTTP server closes its end, or dies in
-# whatever way, the kernel tells the computing process, and that one ends.
+# whatever way, the kernel tells the computing process, and that process ends.
 
 SMALL_N_MAX = 10**8  # up to here N is small: below a tenth of a second. Some places are kept for small N
 NICE_SMALL, NICE_BIG = 5, 10  # nice(2): the HTTP server goes before a small N, and a small N before a big one
 N_PER_SECOND = 10**10  # in the queue a small N goes first, but a second of waiting weighs as much as this
-IDLE_PROCESSES_MAX = 4  # so many processes stay after a small N, for the next one: to fork costs as much as p(10^6)
 MESSAGE_BYTES_MAX = 64
+STOP_SECONDS = 1
 
 
 def fork(function, *arguments):
-    """Run function(*arguments) in a copy of this process; return its pid. The copy ends with the function."""
+    """Run function(*arguments) in a copy of this process, which ends with the function. Returns its pid."""
     child = os.fork()
     if child == 0:
-        status = 1
         try:
             function(*arguments)
-            status = 0
         except Exception as error:  # MemoryError, above all
-            log("error", "process %d failed: %r" % (os.getpid(), error))
+            log.error("process %d failed: %r", os.getpid(), error)
         finally:
-            os._exit(status)  # whatever happened: it must not go on with what its parent was doing
+            os._exit(0)  # whatever happened: it must not go on with what its parent was doing
     return child
 
 
-def keep_fork_server(orders, far_end):
-    """If somebody kills the fork server (the kernel, when memory is short), fork another."""
-    far_end.close()
-    while os.waitpid(fork(serve_forks, orders), 0)[1] != 0:
-        log("warn", "the fork server has died; starting another")
+def serve_forks(orders, http_server_end):
+    """The fork server: start a computing process for each order, until the HTTP server has gone."""
 
-
-def serve_forks(orders):
-    """The fork server: start a computing process for each channel that arrives."""
-
-    def reap(_number, _frame):
+    def reap(*_):  # at once: the daemon counts what an ended child has used only when its parent has waited for it
         with contextlib.suppress(ChildProcessError):  # there is no other child
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
 
-    # At once: the daemon counts what an ended child has used only when its parent has waited for it.
+    http_server_end.close()
     signal.signal(signal.SIGCHLD, reap)
-    while descriptors := socket.recv_fds(orders, MESSAGE_BYTES_MAX, 1)[1]:
-        with socket.socket(fileno=descriptors[0]) as channel:
+    while (order := socket.recv_fds(orders, MESSAGE_BYTES_MAX, 1))[0]:
+        with socket.socket(fileno=order[1][0]) as channel:
             try:
-                fork(serve_numbers, channel, orders)
-            except OSError as error:
-                log("error", "fork: %s" % error.strerror)
-    with contextlib.suppress(ChildProcessError):  # the HTTP server is ending, and with it every channel
+                fork(compute, int(order[0]), channel, orders)
+            except OSError as error:  # the channel ends here: the HTTP server sees it
+                log.error("fork: %s", error.strerror)
+    with contextlib.suppress(ChildProcessError):  # every channel is closed, so each child ends
         while True:
             os.wait()
 
 
-def serve_numbers(channel, orders):
-    """A computing process: answer each N that arrives with p(N)."""
+def compute(n, channel, orders):
+    """A computing process: send p(n) through the channel."""
     orders.close()
-    os.nice(NICE_SMALL)
-    while message := channel.recv(MESSAGE_BYTES_MAX):
-        if int(message) > SMALL_N_MAX:
-            os.nice(NICE_BIG - NICE_SMALL)  # there is no way back: after a big N the HTTP server closes the channel
-        # The leash, see fcntl(2): when the other end is closed, the kernel sends SIGIO, which ends this process
-        # at any point of its work. A thread that watches would have to wait for its turn.
-        fcntl.fcntl(channel, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(channel, fcntl.F_SETFL, os.O_ASYNC)
-        if select.select((channel,), (), (), 0)[0]:
-            break  # it was closed before the kernel was asked
-        log("debug", "process %d computes n=%d" % (os.getpid(), int(message)))
-        digits = b"%d" % nth_prime(int(message))
-        fcntl.fcntl(channel, fcntl.F_SETFL, 0)
-        with contextlib.suppress(BrokenPipeError):  # the client has gone just now
-            channel.send(digits)
+    os.nice(NICE_SMALL if n <= SMALL_N_MAX else NICE_BIG)
+    # The leash, see fcntl(2): when the other end is closed, the kernel sends SIGIO, which ends this process at any
+    # point of its work. A thread that watches would have to wait for its turn.
+    fcntl.fcntl(channel, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(channel, fcntl.F_SETFL, os.O_ASYNC)
+    if not select.select((channel,), (), (), 0)[0]:  # else it was closed before the kernel was asked
+        log.debug("process %d computes n=%d", os.getpid(), n)
+        channel.send(b"%d" % nth_prime(n))
+
+
+class Job:
+    """One N that a thread of the HTTP server waits for: p(N) comes on `channel`, or its end if the process died."""
+
+    def __init__(self, n):
+        self.n, self.turn = n, time.monotonic() + n / N_PER_SECOND
+        self.channel, self.far_end = socket.socketpair()
+
+    def __lt__(self, other):
+        return self.turn < other.turn
 
 
 class Places:
-    """Decides who computes and who waits. Every thread of the HTTP server may call compute()."""
+    """Decides who computes and who waits. Any thread may call it."""
 
     def __init__(self, processes, queue_max):
         """No thread may run yet: this forks."""
         # SOCK_SEQPACKET: a message arrives as it was sent, and the death of one side is an end of file for the other.
         self.orders, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with far_end:
-            self.keeper = fork(keep_fork_server, far_end, self.orders)
-        self.queue_max = queue_max
-        self.free, self.kept = processes, processes // 4  # of the free places, so many are for small N only
-        self.queue = []  # (when its turn comes, serial number, N, bell), sorted
-        self.serial = itertools.count()
-        self.idle = []  # channels of processes that wait for a small N
-        self.lock = threading.RLock()  # of the four fields above
-        self.stopping, self.stop_end = socket.socketpair()  # stop() closes the second; whoever waits watches the first
-
-    def compute(self, n, client):
-        """p(n) in digits. Raises Reply, or ConnectionAbortedError if the client behind this socket has gone."""
-        self.take_place(n, client)
-        try:
-            for fresh in (False, True):  # a computation whose process was killed is tried once more
-                if digits := self.ask_process(n, client, fresh):
-                    return digits.decode()
-                log("warn", "the process died computing n=%d" % n)
-            raise Reply(500, "the computation failed; the log says more")
-        finally:
-            self.give_back()
-
-    def take_place(self, n, client):
-        """Take a place for n: at once, or from the queue."""
-        with self.lock:
-            if self.has_place(n):
-                self.free -= 1
-                return
-            if len(self.queue) >= self.queue_max:
-                raise Reply(503, "every place is taken and the queue is full; try again or elsewhere", RETRY_AFTER)
-            turn, bell = socket.socketpair()
-            waiting = (time.monotonic() + n / N_PER_SECOND, next(self.serial), n, bell)
-            bisect.insort(self.queue, waiting)
-        log("debug", "n=%d waits for a place" % n)
-        with turn, bell:
-            try:
-                self.wait(turn, client)
-            except BaseException:
-                with self.lock:
-                    if waiting in self.queue:
-                        self.queue.remove(waiting)
-                    else:  # its turn came at the same moment
-                        self.give_back()
-                raise
-
-    def give_back(self):
-        """Give a place back; the first in the queue that may have it gets it."""
-        with self.lock:
-            self.free += 1
-            following = next((waiting for waiting in self.queue if self.has_place(waiting[2])), None)
-            if following:
-                self.free -= 1
-                self.queue.remove(following)
-                following[3].shutdown(socket.SHUT_RDWR)  # at the end of file on `turn`, its thread goes on
+            self.fork_server = fork(serve_forks, far_end, self.orders)
+        self.processes, self.kept, self.queue_max = processes, processes // 4, queue_max
+        self.running, self.queue = set(), []  # the queue is sorted: whose turn comes first
+        self.stopping = False
+        self.changed = threading.Condition()  # whoever holds it may change the three fields above
 
     def has_place(self, n):
-        return self.free > (0 if n <= SMALL_N_MAX else self.kept)
+        return len(self.running) < self.processes - (0 if n <= SMALL_N_MAX else self.kept)
 
-    def ask_process(self, n, client, fresh):
-        """p(n) in digits, from an idle or a fresh process; nothing if that process has died."""
-        with self.lock:
-            channel = self.idle.pop() if self.idle and not fresh else None
-        channel, far_end = (channel, None) if channel else socket.socketpair()
-        stays = False
-        try:
-            if far_end:
-                with far_end:  # if nobody takes it, the channel ends here, as if the process had died
-                    socket.send_fds(self.orders, [b"a process, please"], [far_end.fileno()])
-            channel.send(b"%d" % n)
-            self.wait(channel, client)
-            digits = channel.recv(MESSAGE_BYTES_MAX)
-            stays = digits and n <= SMALL_N_MAX
-            return digits
-        except (BrokenPipeError, ConnectionResetError) as error:
-            log("debug", "no process: %s" % error.strerror)
-        finally:
-            with self.lock:
-                if stays and len(self.idle) < IDLE_PROCESSES_MAX:
-                    self.idle.append(channel)
-                else:
-                    channel.close()  # whatever the process is doing, it ends
+    def enter(self, n):
+        """A job for n, which computes or waits in the queue. None if there is room for neither."""
+        with self.changed:
+            if self.stopping or not self.has_place(n) and len(self.queue) >= self.queue_max:
+                return None
+            job = Job(n)
+            bisect.insort(self.queue, job)
+            self.start_jobs()
+            if job in self.queue:
+                log.debug("n=%d waits for a place", n)
+            return job
 
-    def wait(self, wanted, client):
-        """Return when the socket `wanted` can be read. Meanwhile watch the client, and whether to stop."""
-        poll = select.poll()
-        poll.register(wanted, select.POLLIN)
-        poll.register(self.stopping, select.POLLIN)
-        poll.register(client, select.POLLRDHUP)
-        grace = None
-        while True:
-            events = dict(poll.poll(grace))
-            if wanted.fileno() in events:
-                return
-            if self.stopping.fileno() in events:
-                raise Reply(503, "this worker is stopping; try elsewhere", RETRY_AFTER)
-            if grace or events[client.fileno()] & (select.POLLHUP | select.POLLERR):
-                raise ConnectionAbortedError
-            grace = GONE_SECONDS * 1000
-            poll.modify(client, 0)  # a reset is still told
+    def leave(self, job):
+        """The answer is sent, or nobody wants it any more: then the end of the channel ends the process."""
+        with self.changed:
+            job.channel.close()
+            job.far_end.close()
+            (self.running if job in self.running else self.queue).remove(job)
+            if not self.stopping:
+                self.start_jobs()
+            self.changed.notify_all()
 
-    def end(self):
-        """After stop_end is closed and every thread has left: end all processes, and wait until they are gone."""
-        for channel in [*self.idle, self.orders]:
-            channel.close()
-        os.waitpid(self.keeper, 0)
+    def start_jobs(self):
+        for job in self.queue[:]:
+            if self.has_place(job.n):
+                self.queue.remove(job)
+                self.running.add(job)
+                try:
+                    socket.send_fds(self.orders, [b"%d" % job.n], [job.far_end.fileno()])
+                except ConnectionError:
+                    log.error("the fork server was killed; without it nothing can be computed: start the worker again")
+                    os._exit(1)
+                job.far_end.close()
+
+    def stop(self):
+        """At once: a prime may be minutes away, and the balancer asks another server when it hears 503."""
+        with self.changed:
+            self.stopping = True
+            self.orders.close()
+            for job in [*self.queue, *self.running]:
+                job.channel.shutdown(socket.SHUT_RDWR)  # the thread that waits sees it, and the process ends
+            self.changed.wait_for(lambda: not self.queue and not self.running, STOP_SECONDS)
+        os.waitpid(self.fork_server, 0)
 
 
 # ---------------------------------------------------------------------------------------------------
 # 3. The HTTP server
 # ---------------------------------------------------------------------------------------------------
 #
-# Why: ThreadingHTTPServer of the standard library is not made for months among strangers. It limits neither the number
-# of connections nor the time for a request, it accepts requests that two programs may understand differently, and
-# its imports cost 6 MB in each idle worker. This part keeps its idea: one thread for each connection.
+# http.server has one thread for each connection. Added here is what a program needs that runs for months (a bound on
+# the connections and on every wait), and what HTTP demands beyond it.
 
 CONNECTIONS_MAX = 512  # each has a thread. Beyond it, the one that has waited longest for a request gives way
 DESCRIPTORS_PER_CONNECTION, DESCRIPTORS_SPARE = 3, 16  # its socket and a channel; the log, the fork server, ...
 THREAD_STACK_BYTES = 256 * 1024
-BACKLOG = 1024  # connections that the kernel keeps until they are accepted (at most net.core.somaxconn)
-HEAD_BYTES_MAX = 8 * 1024
 REQUESTS_MAX = 1000  # on one connection; then the client opens another
 IDLE_SECONDS = 60  # how long a connection may wait for its first or next request
-HEAD_SECONDS, WRITE_SECONDS = 10, 10  # from the first byte of a request head, or of an answer, to its last
-LINGER_SECONDS, GIVE_WAY_SECONDS, ACCEPT_PAUSE_SECONDS, STOP_SECONDS = 1, 1, 0.1, 1
-RETRY_AFTER = "Retry-After: 1\r\n"  # seconds
+IO_SECONDS = 10  # how long it may pause in the middle of a request head, or of an answer
+LINGER_SECONDS, PAUSE_SECONDS = 1, 0.1
 # From the client's end of file to giving up its N. `printf 'GET /N ...' | nc` ends its sending side after the
 # request and still wants the answer, and TCP cannot tell that from a client that has gone. So what is nearly done
-# is done, and a long computation is abandoned. A reset needs no such grace.
+# is done, and a long computation is abandoned.
 GONE_SECONDS = 0.5
-SOCKET_OPTIONS = (
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    # A client that vanished without a word (power, cable) is found by the kernel: probes after 15 s of silence,
-    # then every 5 s, and gone after 3 without an echo.
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3))
 
 N_RULE = "N must be a whole number from 1 to %d, in decimal digits" % N_MAX
 USAGE = "ask for GET /N, the Nth prime, N from 1 to %d" % N_MAX
-ALLOW = "Allow: GET, HEAD, OPTIONS\r\n"
-TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-HEAD = re.compile(r"(%s) ([!-~\x80-\xff]+) HTTP/([0-9])\.([0-9])((?:\r?\n%s:[^\x00\r\n]*)*)" % (TOKEN, TOKEN))
-HEAD_END = re.compile(rb"\r?\n\r?\n")
+ALLOW, RETRY_AFTER = ("Allow", "GET, HEAD, OPTIONS"), ("Retry-After", "1")
 
 
-class Reply(Exception):
-    """The answer to a request that gets no prime."""
+class Connection(http.server.BaseHTTPRequestHandler):
+    """One client, in a thread of its own. Any OSError ends it: the client has gone, or is too slow."""
 
-    def __init__(self, status, text, fields=""):
-        super().__init__(text)
-        self.status, self.text, self.fields = status, text, fields
+    protocol_version = default_request_version = request_version = "HTTP/1.1"
+    server_version, sys_version = "worker.py/" + VERSION, ""
+    disable_nagle_algorithm = True
+    wbufsize = -1  # head and body leave together, at flush()
+    requests_left = REQUESTS_MAX
 
-
-class Request:
-    """What a client asks for, as RFC 9112 has it."""
-
-    def __init__(self, head=""):
-        self.head, self.method = head, ""
-        self.subject = "line=" + (escape(head.partition("\n")[0]) if head else "-")  # for the log
-        self.closes = True  # until the head is understood: where the next one would begin is not known
-
-    def n(self):
-        """The N that is asked for. Raises Reply where there is none."""
-        match = HEAD.fullmatch(self.head)
-        if not match:
-            raise Reply(400, "a request is: METHOD SP /PATH SP HTTP/1.1, then lines NAME: VALUE")
-        self.method, target, major, minor, lines = match.groups()
-        if major != "1":
-            raise Reply(505, "HTTP/1.1 and HTTP/1.0 are spoken here")
-        fields = {}
-        for line in lines.split("\n")[1:]:
-            name, _, value = line.partition(":")
-            fields.setdefault(name.lower(), []).append(value.strip())
-        if minor != "0" and len(fields.get("host", ())) != 1:
-            raise Reply(400, "HTTP/1.1 wants one Host header")
-        coding = ",".join(fields.get("transfer-encoding", ())).lower()
-        has_body = coding or fields.get("content-length", ["0"]) != ["0"]  # it means nothing here and is not read
-        wishes = re.split("[ \t]*,[ \t]*", ",".join(fields.get("connection", ())).lower())
-        self.closes = bool(has_body) or "close" in wishes or minor == "0" and "keep-alive" not in wishes
-        if coding not in ("", "chunked"):
-            raise Reply(501, "of all transfer codings, only chunked is known here")
-        # RFC 9112 section 3.2.2: GET http://host/5 must be understood too.
-        path = re.sub("^https?://[^/?#]*", "", target, flags=re.I).partition("?")[0]
-        if not re.fullmatch("/[^/]+", path) and (self.method, path) != ("OPTIONS", "*"):
-            raise Reply(404, USAGE)
-        if self.method not in ("GET", "HEAD"):
-            raise Reply(200 if self.method == "OPTIONS" else 405, USAGE, ALLOW)
-        if has_body:
-            raise Reply(413, "a request here has no body")
-        digits = re.fullmatch("/0*([1-9][0-9]*)", path)
-        # The digits are counted before they are converted: a number of 8,000 digits costs nothing.
-        if not digits or len(digits[1]) > len(str(N_MAX)) or int(digits[1]) > N_MAX:
-            raise Reply(400, N_RULE)
-        self.subject = "n=" + digits[1]
-        return int(digits[1])
-
-
-class Connection:
-    """One client."""
-
-    def __init__(self, server, sock, peer):
-        self.server, self.sock, self.peer = server, sock, shown(peer)
-        self.received = b""
-        self.requests_left = REQUESTS_MAX
+    def handle_one_request(self):
+        """Wait for a request and answer it: http.server calls parse_request(), then do_GET() and the like."""
+        self.command, self.requestline, self.n = None, "", None
+        self.server.waiting[self.connection] = None
+        self.connection.settimeout(IDLE_SECONDS)
+        self.rfile.peek()
         self.began = time.monotonic()
+        self.connection.settimeout(IO_SECONDS)
+        super().handle_one_request()
 
-    def answer_at_once(self):
-        """Answer a client that wants one prime of the table and no more. False: nothing was answered."""
-        with contextlib.suppress(OSError, Reply):  # BlockingIOError, above all: nothing has come yet
-            self.received = self.sock.recv(HEAD_BYTES_MAX, socket.MSG_DONTWAIT)
-            end = HEAD_END.search(self.received)
-            if end and end.end() == len(self.received):
-                request = Request(self.received[: end.start()].decode("latin-1"))
-                n = request.n()
-                if n <= TABLE_PRIMES and request.closes:
-                    self.answer(request, 200, str(nth_prime(n)))
-                    return True
+    def parse_request(self):
+        """False: the request is answered already."""
+        understood = super().parse_request()
+        self.server.waiting.pop(self.connection, None)
+        self.requests_left -= 1
+        if not understood:
+            return False
+        # RFC 9112 section 9.3. http.server looks only at the first Connection header, and expects one word there.
+        wishes = re.split("[ \t]*,[ \t]*", ",".join(self.headers.get_all("Connection", ())).strip().lower())
+        old = self.request_version == "HTTP/1.0"
+        self.close_connection = "close" in wishes or old and "keep-alive" not in wishes or self.requests_left <= 0
+        if self.headers.defects or not old and len(self.headers.get_all("Host", ())) != 1:
+            self.send_error(400, "header lines are NAME: VALUE, and HTTP/1.1 wants one Host")
+        elif "Transfer-Encoding" in self.headers or self.headers.get_all("Content-Length", ["0"]) != ["0"]:
+            self.send_error(413, "a request here has no body")
+        else:
+            return True
         return False
 
-    def serve(self):
-        """The life of this connection's thread."""
-        try:
-            with self.sock, contextlib.suppress(OSError):  # the client has gone, or is too slow
-                while self.answer_next():
-                    pass
-        finally:
-            self.server.slots.release()
+    def do_OPTIONS(self):
+        self.answer(200, USAGE, ALLOW)
 
-    def answer_next(self):
-        """Answer one request. False if it was the last."""
-        request = Request()
-        try:
-            request = Request(self.receive_head().decode("latin-1"))
-            n = request.n()
-            prime = nth_prime(n) if n <= TABLE_PRIMES else self.server.places.compute(n, self.sock)
-            self.answer(request, 200, str(prime))
-        except ConnectionAbortedError:
-            if request.head:
-                self.log("abandoned %s: the client has gone" % request.subject)
-            raise
-        except Reply as reply:
-            self.answer(request, reply.status, reply.text, reply.fields)
-            if request.closes:
-                self.linger()
-        return not request.closes
+    def do_GET(self):
+        # RFC 9112 section 3.2.2: GET http://host/5 must be understood too.
+        path = re.sub("^https?://[^/?#]*", "", self.requestline.split()[1], flags=re.I).partition("?")[0]
+        digits = re.fullmatch("/0*([1-9][0-9]*)", path)
+        if not re.fullmatch("/[^/]+", path):
+            self.answer(404, USAGE)
+        # The digits are counted before they are converted: a number of 8,000 digits costs nothing.
+        elif not digits or len(digits[1]) > len(str(N_MAX)) or int(digits[1]) > N_MAX:
+            self.answer(400, N_RULE)
+        else:
+            self.n = int(digits[1])
+            if self.n <= TABLE_PRIMES:
+                self.answer(200, str(nth_prime(self.n)))
+            elif job := self.server.places.enter(self.n):
+                try:
+                    self.answer_from_process(job)
+                finally:
+                    self.server.places.leave(job)
+            else:
+                self.answer(503, "no place is free and the queue is full; try again or elsewhere", RETRY_AFTER)
 
-    def receive_head(self):
-        """The next request head, without the empty line that ends it."""
-        self.server.waiting[self.sock] = None
-        self.began, seconds = time.monotonic(), IDLE_SECONDS
-        try:
-            while True:
-                self.received = self.received.lstrip(b"\r\n")  # RFC 9112 section 2.2
-                if self.received and seconds == IDLE_SECONDS:
-                    self.began, seconds = time.monotonic(), HEAD_SECONDS
-                end = HEAD_END.search(self.received)
-                if (end.end() if end else len(self.received)) > HEAD_BYTES_MAX:
-                    raise Reply(431, "a request head may have %d bytes" % HEAD_BYTES_MAX)
-                if end:
-                    head, self.received = self.received[: end.start()], self.received[end.end() :]
-                    return head
-                self.sock.settimeout(max(0, self.began + seconds - time.monotonic()))
-                data = self.sock.recv(HEAD_BYTES_MAX)
-                if not data:
-                    raise ConnectionAbortedError
-                self.received += data
-        except (socket.timeout, BlockingIOError):  # the second when the time was up before the call
-            if self.received:
-                self.log("closed: no whole request head in %d s" % HEAD_SECONDS)
-            raise
-        finally:
-            self.server.waiting.pop(self.sock, None)
-            self.sock.settimeout(WRITE_SECONDS)
+    do_HEAD = do_GET  # answer() leaves the body out
 
-    def answer(self, request, status, text, fields=""):
-        """Send one answer, in one piece, and log one line."""
-        self.requests_left -= 1
-        request.closes |= self.requests_left <= 0 or self.server.stopping
-        fields += "Connection: close\r\n" if request.closes else (
-            "Connection: keep-alive\r\nKeep-Alive: timeout=%d, max=%d\r\n" % (IDLE_SECONDS, self.requests_left))
-        answer = "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n%s\r\n%s" % (
-            status, http.HTTPStatus(status).phrase, time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime()),
-            len(text) + 1, fields, "" if request.method == "HEAD" else text + "\n")
-        self.sock.sendall(answer.encode("ascii"))
-        self.log("request %s status=%d" % (request.subject, status))
+    def answer_from_process(self, job):
+        poll = select.poll()
+        poll.register(job.channel, select.POLLIN)
+        poll.register(self.connection, select.POLLRDHUP)
+        poll.poll()
+        poll.unregister(self.connection)
+        if not poll.poll(GONE_SECONDS * 1000):
+            self.log_message("abandoned n=%d: the client has gone", self.n)
+            raise ConnectionAbortedError
+        digits = job.channel.recv(MESSAGE_BYTES_MAX)
+        if digits:
+            self.answer(200, digits.decode())
+        elif self.server.places.stopping:
+            self.answer(503, "this worker is stopping; try elsewhere", RETRY_AFTER)
+        else:
+            self.answer(500, "the process that computed it has died")
 
-    def linger(self):
-        """Throw away what still comes, briefly: to close a socket with unread bytes resets it, and the reset
-        may overtake the answer."""
-        self.sock.shutdown(socket.SHUT_WR)
-        self.sock.settimeout(LINGER_SECONDS)
-        deadline = time.monotonic() + LINGER_SECONDS
-        while time.monotonic() < deadline and self.sock.recv(HEAD_BYTES_MAX):
+    def answer(self, status, text, *fields):
+        """Send one answer, in one piece."""
+        self.close_connection |= self.server.places.stopping
+        body = (text + "\n").encode()
+        offer = ("Keep-Alive", "timeout=%d, max=%d" % (IDLE_SECONDS, self.requests_left))
+        kept = [("Connection", "close")] if self.close_connection else [("Connection", "keep-alive"), offer]
+        self.send_response(status)
+        for field in (("Content-Type", "text/plain"), ("Content-Length", str(len(body))), *fields, *kept):
+            self.send_header(*field)
+        self.end_headers()
+        self.wfile.write(b"" if self.command == "HEAD" else body)
+        self.wfile.flush()
+
+    def send_error(self, code, message=None, explain=None):
+        """http.server calls this for a request that it does not understand."""
+        if code == 501:  # it found no do_METHOD()
+            return self.answer(405, USAGE, ALLOW)
+        self.close_connection = True  # where the next request would begin is not known
+        self.answer(code, message or self.responses[code][0])
+        # Throw away what still comes, briefly: to close a socket with unread bytes resets the connection, and the
+        # reset may overtake the answer.
+        self.connection.shutdown(socket.SHUT_WR)
+        self.connection.settimeout(LINGER_SECONDS)
+        while time.monotonic() < self.began + LINGER_SECONDS and self.rfile.read1():
             pass
 
-    def log(self, text, level="info"):
-        log(level, "%s ms=%d client=%s" % (text, (time.monotonic() - self.began) * 1000, self.peer))
+    def log_request(self, code="-", size="-"):
+        """send_response() calls this. ascii() escapes what would drive the operator's terminal."""
+        subject = "line=%s" % ascii(self.requestline[:120]) if self.n is None else "n=%d" % self.n
+        self.log_message("request %s status=%d", subject, code)
+
+    def log_message(self, format, *words):
+        ms = (time.monotonic() - self.began) * 1000
+        log.info(format + " ms=%d client=%s", *words, ms, shown(self.client_address))
 
 
-class Server:
-    """The listening socket and all connections."""
+class Server(http.server.ThreadingHTTPServer):
+    """The listening socket and the connections."""
 
-    def __init__(self, listener, places, connections_max):
-        self.listener, self.places, self.connections_max = listener, places, connections_max
-        self.slots = threading.BoundedSemaphore(connections_max)  # one for each thread of a connection
-        self.waiting = {}  # the sockets on which no request is under way, the longest waiting first
-        self.stopping = False
+    request_queue_size = 1024  # connections that the kernel keeps until they are accepted
+    daemon_threads = True
+    allow_reuse_port = False  # else two workers could share one port, and nobody would be told
 
-    def accept_for_ever(self):
-        while not self.stopping:
-            try:
-                connection = Connection(self, *self.listener.accept())
-                # To start a thread takes longer than most answers. So this thread answers what needs no waiting.
-                if connection.answer_at_once() or not self.start_thread(connection):
-                    connection.sock.close()  # unanswered, that is a reset: a balancer asks another server at once
-            except OSError as error:
-                if not self.stopping:
-                    log("warn", "accept: %s; pausing" % error.strerror)
-                    self.close_longest_waiting()
-                    time.sleep(ACCEPT_PAUSE_SECONDS)
+    def __init__(self, family, address, places):
+        self.address_family, self.places = family, places
+        # As many connections as the limit of descriptors allows, which is raised as far as it may be.
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+        connections_max = max(1, (limit - DESCRIPTORS_SPARE) // DESCRIPTORS_PER_CONNECTION)
+        if limit == resource.RLIM_INFINITY or connections_max >= CONNECTIONS_MAX:
+            connections_max = CONNECTIONS_MAX
+        else:
+            log.warning("only %d descriptors (ulimit -n): at most %d connections at a time", limit, connections_max)
+        self.room = threading.BoundedSemaphore(connections_max)
+        self.waiting = {}  # the sockets on which no whole request has come, the longest waiting first
+        super().__init__(address, Connection)
 
-    def start_thread(self, connection):
-        """False if there is no room for another connection."""
-        if not self.slots.acquire(blocking=False):
+    def server_bind(self):
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        socketserver.TCPServer.server_bind(self)  # http.server's own would ask the DNS for this machine's name
+
+    def get_request(self):
+        """Accept one connection as soon as there is room for it. An OSError tells serve_forever() that there is none."""
+        if not self.room.acquire(blocking=False):
             self.close_longest_waiting()
-            if not self.slots.acquire(timeout=GIVE_WAY_SECONDS):
-                connection.log("refused: every connection has a request under way", "warn")
-                return False
+            while not self.room.acquire(timeout=PAUSE_SECONDS):
+                self.close_longest_waiting()
         try:
-            threading.Thread(target=connection.serve, daemon=True).start()
-        except RuntimeError as error:  # the system gives no thread
-            self.slots.release()
-            connection.log("refused: %s" % error, "error")
-            return False
-        return True
+            return super().get_request()
+        except OSError as error:  # the machine has no descriptor left, for example
+            self.room.release()
+            log.warning("accept: %s; pausing", error.strerror)
+            time.sleep(PAUSE_SECONDS)
+            raise
 
     def close_longest_waiting(self):
-        for sock in list(self.waiting)[:1]:
-            self.waiting.pop(sock, None)
+        for connection in list(self.waiting)[:1]:
+            self.waiting.pop(connection, None)
             with contextlib.suppress(OSError):  # the client was faster
-                sock.shutdown(socket.SHUT_RDWR)  # its thread wakes up and ends
+                connection.shutdown(socket.SHUT_RDWR)  # its thread wakes up and ends
 
-    def stop(self):
-        """At once: a prime may be minutes away, and the balancer asks another server when it hears 503."""
-        self.stopping = True
-        self.places.stop_end.close()
-        self.listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
-        deadline = time.monotonic() + STOP_SECONDS
-        for _ in range(self.connections_max):
-            self.close_longest_waiting()
-            self.slots.acquire(timeout=max(0, deadline - time.monotonic()))
-        self.places.end()
+    def close_request(self, request):
+        self.waiting.pop(request, None)
+        super().close_request(request)
+        self.room.release()
 
-
-def connections_max():
-    """As many connections as the limit of descriptors allows, which is raised as far as it may be."""
-    wanted = DESCRIPTORS_SPARE + DESCRIPTORS_PER_CONNECTION * CONNECTIONS_MAX
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    count = max(1, (allowed - DESCRIPTORS_SPARE) // DESCRIPTORS_PER_CONNECTION)
-    if count < CONNECTIONS_MAX:
-        log("warn", "only %d descriptors (ulimit -n): at most %d connections at a time" % (allowed, count))
-    return count
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exc_info()[1], OSError):
+            log.error("client=%s: %r", shown(client_address), sys.exc_info()[1])
 
 
 # ---------------------------------------------------------------------------------------------------
 # 4. The program
 # ---------------------------------------------------------------------------------------------------
-#
-# Why: whoever runs a worker wants to set its limits, to read what it does, and to stop it.
 
-LEVELS = ("off", "error", "warn", "info", "debug", "trace")
-PROCESSES_PER_CORE, PROCESSES_MAX = 4, 256
-QUEUE_DEFAULT, QUEUE_MAX = 128, 10_000
-LOG_TEXT_MAX = 120
-
-log_level, log_file, log_lock = LEVELS.index("info"), None, threading.Lock()
+LEVELS = {"off": 100, "error": 40, "warn": 30, "info": 20, "debug": 10, "trace": 5}  # as the module logging counts
+LOG_FILE_BYTES_MAX = 64 * 1024 * 1024  # then FILE becomes FILE.1, and the older FILE.1 is removed
+PROCESSES_MAX, QUEUE_MAX = 256, 10_000
 
 
-def log(level, text):
-    """One line per event, on standard error and in the file. A full disk or a closed terminal stops no prime."""
-    if LEVELS.index(level) > log_level:
-        return
-    now = time.time()
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
-    line = ("%s.%03dZ %-5s %s\n" % (stamp, now % 1 * 1000, level.upper(), text)).encode("utf-8", "replace")
-    with log_lock, contextlib.suppress(OSError):
-        append_to_file(line)
-    with log_lock, contextlib.suppress(OSError):
-        if select.select((), (2,), (), 0)[1]:  # else a pipe that nobody reads is full: the line is lost
-            os.write(2, line)
+class StandardError(logging.Handler):
+    def emit(self, record):
+        # If it is a pipe that is full since nobody reads it, the line is lost: no prime waits for that.
+        with contextlib.suppress(OSError):
+            if select.select((), (2,), (), 0)[1]:
+                os.write(2, (self.format(record) + "\n").encode())
 
 
-def append_to_file(line):
-    """The file is opened for each line: after logrotate(8) has renamed it, the next line begins a new one."""
-    if log_file:
-        with open(log_file, "ab", 0) as file:
-            file.write(line)
+def log_to(*handlers):
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)-5s %(message)s", "%FT%T"))
+    log.handlers[:] = handlers
 
 
-def escape(text):
-    """What a client sent as one printable, quoted word for the log: no control character, no new line."""
-    word = text[:LOG_TEXT_MAX].rstrip("\r").encode("unicode_escape").decode().replace('"', '\\"')
-    return '"%s%s"' % (word, "..." if len(text) > LOG_TEXT_MAX else "")
+def open_log_file(path):
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    file = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_FILE_BYTES_MAX, backupCount=1)
+    if os.path.sameopenfile(2, file.stream.fileno()):  # each line is written once
+        log_to(file)
+    else:
+        log_to(file, *log.handlers)
+    return file
 
 
 def shown(address):
     return ("[%s]:%d" if ":" in address[0] else "%s:%d") % address[:2]
-
-
-class Arguments(argparse.ArgumentParser):
-    def error(self, message):
-        """Exit 2 and one line, as all programs of this project do."""
-        self.exit(2, "worker.py: %s; `worker.py --help` explains\n" % message)
 
 
 def whole(low, high):
@@ -869,81 +734,70 @@ def whole(low, high):
     return check
 
 
-def arguments():
-    processes = min(PROCESSES_PER_CORE * len(os.sched_getaffinity(0)), PROCESSES_MAX)
-    parser = Arguments(
+def command_line():
+    processes = min(4 * len(os.sched_getaffinity(0)), PROCESSES_MAX)
+    parser = argparse.ArgumentParser(
         prog="worker.py", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Finds the Nth prime. GET /N answers with it, N from 1 to %d." % N_MAX,
-        epilog="example:  python3 worker.py &  curl http://127.0.0.1:13337/1000000\n\n"
-        "exit status:  0 stopped by SIGTERM, SIGINT or (without --log-file) SIGHUP; 2 bad usage; 1 any other failure\n\n"
+        epilog="example:  python3 worker.py &  curl http://127.0.0.1:13337/1000000\n"
+        "exit status:  0 stopped by SIGTERM or SIGINT; 2 bad usage; 1 any other failure\n"
         "It answers whoever reaches it: let a firewall keep strangers out, or --bind an inner address.")
+    parser.error = lambda message: parser.exit(2, "worker.py: %s; `worker.py --help` explains\n" % message)  # one line
     option = parser.add_argument
-    option("--bind", metavar="ADDRESS", default="0.0.0.0",
-           help="address to listen on (default 0.0.0.0: all of IPv4; :: for IPv6 too)")
-    option("--port", type=whole(0, 65535), default=13337,
-           help="port to listen on (default 13337; 0: a free one, see the first line of output)")
-    option("--processes", type=whole(1, PROCESSES_MAX), default=processes,
-           help="primes computed at once; a quarter of these places is kept for N up to %d (default: %d per core, "
-           "here %d)" % (SMALL_N_MAX, PROCESSES_PER_CORE, processes))
-    option("--queue", type=whole(0, QUEUE_MAX), default=QUEUE_DEFAULT,
-           help="requests that may wait for a place; beyond it 503 (default %d)" % QUEUE_DEFAULT)
-    option("--log-level", metavar="LEVEL", type=str.lower, choices=LEVELS, default="info",
-           help="%s (default info)" % ", ".join(LEVELS))
-    option("--log-file", metavar="FILE", help="append the log to FILE too (it always goes to stderr)")
+    option("--bind", metavar="ADDRESS", default="0.0.0.0", help="default 0.0.0.0: all of IPv4; :: for IPv6 too")
+    option("--port", type=whole(0, 65535), default=13337, help="default 13337; 0: a free one")
+    option("--processes", type=whole(1, PROCESSES_MAX), default=processes, help="primes computed at once; a quarter "
+           "of these places is kept for N up to %d (default: 4 per core, here %d)" % (SMALL_N_MAX, processes))
+    option("--queue", type=whole(0, QUEUE_MAX), default=128,
+           help="requests that may wait for a place; beyond it 503 (default 128)")
+    option("--log-level", type=str.lower, choices=LEVELS, default="info", help="default info")
+    option("--log-file", metavar="FILE", help="append the log to FILE too (it always goes to stderr); at %d MiB it "
+           "becomes FILE.1" % (LOG_FILE_BYTES_MAX >> 20))
     option("--version", action="version", version="worker.py %s" % VERSION)
-    return parser, parser.parse_args()
-
-
-def listen(parser, options):
-    """The listening socket. What accept(2) returns has the same options."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            options.bind, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    except (OSError, UnicodeError) as error:
-        parser.error("argument --bind: %r is no address of this machine (%s)" % (options.bind, error))
-    try:
-        listener = socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=":" in address[0])
-    except OSError as error:
-        parser.exit(1, "worker.py: cannot listen on %s: %s; choose another --port or --bind (`ss -ltnp` shows who "
-                    "listens, `ip address` what can be bound)\n" % (shown(address), os.strerror(error.errno).lower()))
-    for option in SOCKET_OPTIONS:
-        listener.setsockopt(*option)
-    return listener
+    return parser
 
 
 def main():
-    global log_level, log_file
     # Started with a closed standard stream (`2>&-`), the next socket would take its number, and its place.
     while os.open(os.devnull, os.O_RDWR) <= 2:
         pass
-    parser, options = arguments()
-    log_level, log_file = LEVELS.index(options.log_level), options.log_file
+    parser = command_line()
+    options = parser.parse_args()
+    log.setLevel(LEVELS[options.log_level])
+    logging.addLevelName(logging.WARNING, "WARN")
+    logging.Formatter.converter = time.gmtime
+    logging.raiseExceptions = False  # a full disk stops no prime
+    log_to(StandardError())
+    gc.freeze()  # a garbage collection in a copy of this process would write to, and so copy, all that they share
+    places = Places(options.processes, options.queue)  # before the log file: only this process may rename that
     try:
-        os.makedirs(os.path.dirname(log_file or "") or ".", exist_ok=True)
-        append_to_file(b"")  # creates it, or says at once that it cannot be
+        log_file = options.log_file and open_log_file(options.log_file)
     except OSError as error:
         parser.exit(2, "worker.py: cannot open the log file %s: %s; choose another --log-file\n" % (
-            log_file, error.strerror.lower()))
-    gc.freeze()  # a garbage collection in a copy of this process would write to, and so copy, all that they share
+            options.log_file, error.strerror.lower()))
     try:
-        places = Places(options.processes, options.queue)
+        family, _, _, _, address = socket.getaddrinfo(
+            options.bind, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        server = Server(family, address, places)
+    except (socket.gaierror, UnicodeError) as error:
+        parser.error("argument --bind: %r is no address of this machine (%s)" % (options.bind, error))
     except OSError as error:
-        parser.exit(1, "worker.py: cannot start its fork server: %s\n" % error.strerror.lower())
-    server = Server(listen(parser, options), places, connections_max())
+        parser.exit(1, "worker.py: cannot listen on %s: %s; choose another --port or --bind (`ss -ltnp` shows who "
+                    "listens, `ip address` what can be bound)\n" % (shown(address), os.strerror(error.errno).lower()))
     threading.stack_size(THREAD_STACK_BYTES)
-    threading.Thread(target=server.accept_for_ever, daemon=True).start()
-    address = shown(server.listener.getsockname())
-    log("info", "started: version=%s pid=%d address=%s processes=%d queue=%d" % (
-        VERSION, os.getpid(), address, options.processes, options.queue))
+    threading.Thread(target=server.serve_forever, args=(None,), daemon=True).start()
+    address = shown(server.server_address)
+    log.info("started: version=%s pid=%d address=%s processes=%d queue=%d",
+             VERSION, os.getpid(), address, options.processes, options.queue)
     with contextlib.suppress(OSError):  # nobody reads it
         os.write(1, b"worker listening on %s\n" % address.encode())
-
-    # nohup(1) has SIGHUP ignored, and means it. To a program with a log file, SIGHUP says: the file was renamed.
-    no_stop = log_file or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    number = signal.sigwait(STOP_SIGNALS - ({signal.SIGHUP} if no_stop else set()))
-    log("info", "stopping: %s" % signal.Signals(number).name)
-    server.stop()
-    log("info", "stopped")
+    while (number := signal.sigwait(SIGNALS)) == signal.SIGHUP:
+        if log_file:
+            log_file.close()  # logrotate(8) has renamed it: the next line opens it by its name
+        log.info("SIGHUP: the log file, if there is one, is opened again")
+    log.info("stopping: %s", signal.Signals(number).name)
+    places.stop()
+    log.info("stopped")
 
 
 if __name__ == "__main__":

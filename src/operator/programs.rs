@@ -74,6 +74,8 @@ impl Programs {
                 return Invocation { program: self.own.clone(), shown_as: None, arguments };
             }
             Part::Worker(_) => {
+                // It limits the file's length, which standard error alone would not.
+                arguments.extend(["--log-file".into(), layout.log_file(part).into_os_string()]);
                 let worker = Invocation { program: PYTHON.into(), shown_as: None, arguments };
                 return leashed(&self.own, &worker);
             }

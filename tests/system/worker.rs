@@ -92,14 +92,11 @@ impl Worker {
         send_signal(self.pid(), signal);
     }
 
-    /// The process that forks those that compute. Another one keeps it: replaces it when it was killed.
+    /// The process that forks those that compute: the worker's only child.
     fn fork_server(&self) -> u32 {
-        let only_child = |pid| {
-            let all = children(pid);
-            assert_eq!(all.len(), 1, "children of {pid}: {all:?}");
-            all[0]
-        };
-        only_child(only_child(self.pid()))
+        let all = children(self.pid());
+        assert_eq!(all.len(), 1, "children of the worker: {all:?}");
+        all[0]
     }
 
     /// Waits for a log line that contains `what`, and returns it.
@@ -341,7 +338,7 @@ fn memory_does_not_grow_with_n() {
     assert!(big < small + 16 * 1024, "{small} KiB, then {big} KiB");
 }
 
-/// The worker's only child keeps a fork server, and each computation is a child of the fork server: the daemon, which
+/// The worker's only child is the fork server, and each computation is a child of the fork server: the daemon, which
 /// measures the worker with its descendants, sees all of them.
 #[test]
 fn several_requests_at_once_use_several_processes() {
@@ -463,22 +460,18 @@ fn every_answer_has_a_date() {
 #[test]
 fn heads_that_are_none_are_refused_and_the_connection_closed() {
     let worker = Worker::start(&[]);
-    let endless_header = format!("GET /5 HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(9000));
+    let endless_header = format!("GET /5 HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(70_000));
     let many_headers = format!("GET /5 HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(2000));
     let cases: &[(&[u8], u16)] = &[
         (b"GET /5\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", 400),
-        (b"GET  /5 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         (b"GET /5 HTTP/1.1\r\n\r\n", 400),
         (b"GET /5 HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
-        (b"GET /5 HTTP/1.1\r\nHost: a\r\n folded: b\r\n\r\n", 400),
         (b"GET /5 HTTP/1.1\r\nHost : a\r\n\r\n", 400),
-        (b"GET /\x1b[31m5 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
         (b"GET /5 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc", 413),
         (b"GET /5 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 413),
-        (b"GET /5 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
-        (b"POST /5 HTTP/1.1\r\nHost: a\r\nContent-Length: 60000000000000\r\n\r\n", 405),
+        (b"POST /5 HTTP/1.1\r\nHost: a\r\nContent-Length: 60000000000000\r\n\r\n", 413),
         (endless_header.as_bytes(), 431),
         (many_headers.as_bytes(), 431),
     ];
@@ -491,8 +484,14 @@ fn heads_that_are_none_are_refused_and_the_connection_closed() {
         assert_eq!(answer.body.lines().count(), 1);
         client.assert_closed();
     }
-    // What a client sends cannot forge a log line or drive the operator's terminal.
-    worker.wait_for_log(r#"line="GET /\x1b[31m5 HTTP/1.1""#);
+}
+
+/// What a client sends cannot forge a log line or drive the operator's terminal.
+#[test]
+fn control_characters_are_escaped_in_the_log() {
+    let worker = Worker::start(&[]);
+    assert_eq!(worker.get("/\x1b[31m5").status, 400);
+    worker.wait_for_log(r"line='GET /\x1b[31m5 HTTP/1.1'");
 }
 
 #[test]
@@ -563,10 +562,10 @@ fn pipelined_requests_are_answered_in_order() {
     let worker = Worker::start(&[]);
     let mut client = worker.connect();
     let mut all = String::new();
-    // Slow ones, quick ones and bad ones, all in one packet, and with the empty line that some clients add.
+    // Slow ones, quick ones and bad ones, all in one packet.
     let paths = ["/3000000", "/1", "/abc", "/200000", "/2", "/3000000", "/3"];
     for path in paths {
-        write!(all, "GET {path} HTTP/1.1\r\nHost: a\r\n\r\n\r\n").unwrap();
+        write!(all, "GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     }
     client.send(all.as_bytes());
     let bodies: Vec<_> = paths.iter().map(|_| client.answer().body).collect();
@@ -596,7 +595,7 @@ fn a_head_that_does_not_end_is_cut_off_and_blocks_nobody() {
     for client in &mut slow {
         client.assert_closed();
     }
-    worker.wait_for_log("no whole request head in 10 s");
+    worker.wait_for_log("Request timed out");
 }
 
 /// More idle connections than the worker has descriptors for: the longest idle ones make room.
@@ -699,38 +698,31 @@ fn a_client_that_only_ends_its_sending_side_gets_its_answer() {
 
 // ---- processes ----
 
+/// A balancer asks another server then.
 #[test]
-fn a_job_whose_process_was_killed_is_done_by_another() {
+fn a_job_whose_process_was_killed_is_a_500_and_the_next_is_served() {
     let worker = Worker::start(&["--processes", "1"]);
-    let (mut client, pid) = worker.start_computing(1_000_000_000);
+    let (mut client, pid) = worker.start_computing(ENDLESS_N);
     send_signal(pid, Signal::KILL);
-    worker.wait_for_log("the process died computing n=1000000000");
-    assert_eq!(client.answer().body, "22801763489\n");
-}
-
-#[test]
-fn a_job_that_kills_its_process_twice_is_a_500_and_the_next_is_served() {
-    let worker = Worker::start(&["--processes", "1"]);
-    let (mut client, first) = worker.start_computing(ENDLESS_N);
-    send_signal(first, Signal::KILL);
-    let line = worker.wait_for_log("computes n=1000000000000");
-    let second = line.split("process ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
-    send_signal(second, Signal::KILL);
     assert_eq!(client.answer().status, 500);
     client.send_get("/1000000");
     assert_eq!(client.answer().body, "15485863\n");
 }
 
+/// A worker that could only look up would pass for a healthy one.
 #[test]
-fn a_fork_server_that_was_killed_is_replaced() {
-    let worker = Worker::start(&[]);
-    let (mut client, _pid) = worker.start_computing(1_000_000_000);
+fn without_its_fork_server_the_worker_says_so_and_ends() {
+    let mut worker = Worker::start(&[]);
+    let _busy = worker.start_computing(ENDLESS_N);
     let fork_server = worker.fork_server();
     send_signal(fork_server, Signal::KILL);
     wait_for_exit(fork_server);
-    assert_eq!(worker.get("/1000000").body, "15485863\n");
-    worker.wait_for_log("the fork server has died; starting another");
-    assert_eq!(client.answer().body, "22801763489\n", "what computed then has gone on");
+    let mut client = worker.connect();
+    client.send_get("/1000000");
+    client.assert_closed();
+    worker.wait_for_log("the fork server was killed");
+    let (status, _log) = worker.wait_for_end();
+    assert_eq!(status.code(), Some(1));
 }
 
 #[test]
@@ -759,7 +751,7 @@ fn after_a_kill_its_port_is_free_for_the_next() {
 
 #[test]
 fn a_stop_signal_is_a_clean_stop() {
-    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+    for signal in [Signal::TERM, Signal::INT] {
         let mut worker = Worker::start(&[]);
         let (mut computing, _pid) = worker.start_computing(ENDLESS_N);
         let mut idle = worker.connect();
@@ -831,6 +823,7 @@ fn help_version_and_log_file() {
     worker.wait_for_log("started");
     fs::rename(&file, directory.path().join("worker.log.1")).unwrap();
     worker.signal(Signal::HUP);
+    worker.wait_for_log("SIGHUP");
     assert_eq!(worker.get("/7").status, 200);
     worker.wait_for_log("request n=7 status=200");
     worker.signal(Signal::TERM);
@@ -846,4 +839,35 @@ fn help_version_and_log_file() {
     let worker = Worker::start(&["--log-file", deeper.to_str().unwrap()]);
     worker.wait_for_log("started");
     assert!(fs::read_to_string(&deeper).unwrap().contains("started"));
+}
+
+/// As `rakit up` starts it: standard error is appended to the log file.
+#[test]
+fn a_log_file_that_is_standard_error_too_has_each_line_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("worker.log");
+    let mut command = Command::new("sh");
+    let line = "exec python3 \"$0\" --bind 127.0.0.1 --port 0 --log-file \"$1\" 2>>\"$1\"";
+    command.args(["-c", line]).arg(script()).arg(&file);
+    let mut worker = Worker::start_command(command);
+    assert_eq!(worker.get("/7").status, 200);
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.process.wait().unwrap().code(), Some(0));
+    let log = fs::read_to_string(&file).unwrap();
+    for words in ["started", "request n=7", "stopping", "stopped"] {
+        assert_eq!(log.matches(words).count(), 1, "{words}: {log}");
+    }
+}
+
+#[test]
+fn a_log_file_that_is_full_becomes_the_older_one() {
+    const FULL_BYTES: u64 = 64 * 1024 * 1024;
+    let directory = tempfile::tempdir().unwrap();
+    let [file, older] = ["worker.log", "worker.log.1"].map(|name| directory.path().join(name));
+    fs::File::create(&file).unwrap().set_len(FULL_BYTES).unwrap(); // sparse
+    let worker = Worker::start(&["--log-file", file.to_str().unwrap()]);
+    assert_eq!(worker.get("/7").status, 200);
+    worker.wait_for_log("request n=7");
+    assert_eq!(fs::metadata(&older).unwrap().len(), FULL_BYTES);
+    assert!(fs::read_to_string(&file).unwrap().contains("started"));
 }
