@@ -2,6 +2,7 @@
 //!
 //! | file | holds |
 //! | --- | --- |
+//! | `address_wait.rs` | the wait for the machine's address, at boot |
 //! | `wiring.rs` | all threads and channels, in one screen |
 //! | `shared.rs` | what the threads share |
 //! | `recovery.rs` | what the disk remembers |
@@ -21,6 +22,7 @@ use crate::program::{self, EXIT_OK, LogFlags, ParentFlags};
 use crate::raft::NodeId;
 use crate::signing::Secret;
 
+mod address_wait;
 mod cluster_service;
 mod connection_limits;
 mod cuts;
@@ -128,6 +130,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     );
     for warning in config.warnings().into_iter().chain(exposure) {
         warn!("configuration: {warning}");
+    }
+    if !address_wait::wait_for_addresses(&node, stop.receiver()) {
+        info!("stop: node {} has stopped before its addresses were on this machine", node.id);
+        return ExitCode::from(EXIT_OK);
     }
     let ended = wiring::start(&config, &node, secret.as_ref(), flags.repair, cuts);
     match ended.and_then(|node| node.run_until_stopped(&stop)) {

@@ -127,8 +127,7 @@ fn listen(
 ) -> Result<Server, String> {
     Server::bind(which, address, limits.clone(), service).map_err(|error| {
         format!(
-            "cannot listen on the {which} address {address}: {error}; is another node running there, or is the address \
-             not one of this machine?"
+            "cannot listen on the {which} address {address}: {error}; is another program running there? (`ss -ltnp`)"
         )
     })
 }

@@ -234,3 +234,31 @@ fn init_keeps_what_is_there_and_asks_nobody_without_a_terminal() {
         assert!(!Path::new(&other).exists(), "nothing is written: {arguments:?}");
     }
 }
+
+/// At boot, DHCP may be late. In a user's own network namespace the test can give an address when it wants.
+#[test]
+fn a_node_waits_for_its_address_and_starts_when_it_comes() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let toml = "[cluster]\nname = \"boot\"\n[[node]]\nid = 1\npublic = \"10.99.0.1:8000\"\ncluster = \"10.99.0.1:9000\"\n";
+    fs::write(directory.path().join("cluster.toml"), toml).expect("our own directory");
+    // Each step waits for the line that says that the step before is done.
+    let script = "ip link set lo up || exit 77
+        \"$0\" node --insecure --config cluster.toml --id 1 2>log & node=$!
+        wait_for() { while ! grep -q \"$1\" log; do kill -0 $node || exit 1; sleep 0.05; done; }
+        wait_for 'not on this machine'
+        ip address add 10.99.0.1/32 dev lo
+        wait_for 'listens for clients at 10.99.0.1:8000'
+        kill $node; wait $node";
+    let output = Command::new("timeout")
+        .args(["-k", "1", &PATIENCE.as_secs().to_string(), "unshare", "-rn", "sh", "-c", script, RAKIT])
+        .current_dir(directory.path())
+        .output()
+        .expect("timeout is part of every system");
+    if output.status.code() == Some(77) || text(&output.stderr).contains("unshare") {
+        // A container may forbid namespaces. The wait itself is tested in node/address_wait.rs.
+        eprintln!("not tested here: no network namespaces: {}", text(&output.stderr));
+        return;
+    }
+    let log = fs::read_to_string(directory.path().join("log")).unwrap_or_default();
+    assert!(output.status.success(), "{output:?}\n{log}");
+}
