@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # test that hangs has noticed too.
 SUITES = {
     "src/raft": [
-        ["--test", "raft", "--", "transcripts::", "paper::", "thesis::", "limits::"],
+        ["--test", "raft", "--", "transcripts::", "paper::", "thesis::", "limits::", "joining::"],
         ["--test", "raft", "properties::"],
         ["--test", "simulation"],
         ["--test", "raft", "explore::"],
@@ -56,6 +56,7 @@ SIMULATOR_SECONDS_MAX = 300
 CORE, ELECTION, REPLICATION = "src/raft/core.rs", "src/raft/election.rs", "src/raft/replication.rs"
 SNAPSHOT, INCOMING, TRANSFER = "src/raft/snapshot.rs", "src/raft/incoming.rs", "src/raft/transfer.rs"
 TRANSITIONS = "src/raft/transitions.rs"
+JOINING, FOUNDING, PROGRESS = "src/raft/joining.rs", "src/raft/founding.rs", "src/raft/progress.rs"
 STORE, RECOVERY, HINT = "src/storage/store.rs", "src/storage/recovery.rs", "src/storage/hint.rs"
 REPORT, TABLE, SILENCE = "src/balancer/report.rs", "src/balancer/table.rs", "src/balancer/silence.rs"
 AGREEMENT = "src/replica/agreement.rs"
@@ -254,6 +255,26 @@ MUTANTS = [
      "for Reporter { caller, superseded } in reporters.into_iter().take(1) {"),
     ("R12", "a new leader is not watched", DECISIONS,
      "if watched != self.watched {", "if false && watched != self.watched {"),
+    ("J1", "a joining node votes", ELECTION,
+     "        if self.is_joining() {\n            return Some(", "        if false {\n            return Some("),
+    ("J2", "the acknowledgements of a joining node count", PROGRESS,
+     "self.barrier.is_none()", "true"),
+    ("J3", "the barrier is an old entry", JOINING,
+     "let barrier = self.append(Command::noop());", "let barrier = self.commit_index;"),
+    ("J4", "an admission is for any life", JOINING,
+     "admission.incarnation == self.settings.incarnation && admission.barrier <= last_verified",
+     "admission.barrier <= last_verified"),
+    ("J5", "the node does not vote for the leader that admits it", JOINING,
+     "voted_for: Some(leader), joining: false", "voted_for: None, joining: false"),
+    ("J6", "a fresh directory has no mark", FOUNDING, "joining: true", "joining: false"),
+    ("J7", "a leader carries the acknowledgements of one life over to the next", JOINING,
+     "is_some_and(|known| known != life.incarnation)", "is_some_and(|known| known == 0 && known != life.incarnation)"),
+    ("J8", "a node that counts is taken for new", JOINING,
+     "counting.is_empty() && known.len() >= majority", "known.len() >= majority"),
+    ("J9", "one round is enough to found a cluster", JOINING, "if is_enough(&both) {", "if is_enough(&fresh) {"),
+    ("J10", "a node founds a cluster beside one that has lived", JOINING, "if !lived.is_empty() || ", "if "),
+    ("J11", "a node is admitted before its barrier is committed", JOINING,
+     "(barrier <= self.commit_index.min(last))", "(barrier <= last)"),
     ("N1", "the loop goes on after a failed write", RAFT_LOOP,
      "self.storage.make_durable(write.steps)?;", "let _ = self.storage.make_durable(write.steps);"),
     ("N2", "the loop publishes nothing", RAFT_LOOP,

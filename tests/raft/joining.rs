@@ -405,13 +405,16 @@ fn an_admission_is_for_one_life() {
     let admission: Vec<Message> =
         cluster.in_flight.iter().filter(|message| is_admission(message)).cloned().collect();
     cluster.in_flight.clear();
-    // All of it arrives in the next life, which has the entries already.
+    // All of it arrives in the next life, which has the entries already; its own barrier is not committed.
     cluster.wipe(2);
-    cluster.cut.extend([(2, 1)]);
-    cluster.run_until(Duration::from_millis(400), |cluster| {
-        cluster.raft(2).log().last_index() == cluster.raft(1).log().last_index()
-    });
-    assert!(cluster.raft(2).leader() == Some(1) && cluster.raft(2).is_joining(), "{}", cluster.describe());
+    cluster.cut.extend([(1, 3), (3, 1)]);
+    let filled = |cluster: &Cluster| {
+        let life = cluster.raft(1).known_life(2);
+        life.is_some_and(|life| life.incarnation == 2)
+            && cluster.raft(2).log().last_index() == cluster.raft(1).log().last_index()
+    };
+    assert!(cluster.run_until(Duration::from_millis(900), filled), "{}", cluster.describe());
+    assert!(cluster.raft(2).is_joining() && cluster.raft(2).leader() == Some(1), "{}", cluster.describe());
     cluster.in_flight = admission;
     settle_if(&mut cluster, |message| message.to == 2);
     assert!(cluster.raft(2).is_joining(), "{}", cluster.describe());
