@@ -115,6 +115,7 @@ function read(state) {
 // How many votes the last round that was seen has got, while nobody leads.
 let votesOfLate = null;
 
+// The words, their colour, and the part of them that a screen reader says when it changes: an age changes all the time.
 function headline(picture) {
   const { leader, views, members, room } = picture;
   const majority = majorityOf(members.length);
@@ -142,12 +143,16 @@ function headline(picture) {
     ?? views.find((view) => view.status.role === "pre-candidate");
   const votes = asks?.consensus?.votes.length ?? 0;
   if (votes > 0) votesOfLate = votes;
-  if (room && views.length < majority) return [TEXT.noMajority(views.length, members.length) + served, "bad"];
+  if (room && views.length < majority) {
+    const words = TEXT.noMajority(views.length, members.length);
+    return [words + served, "bad", words];
+  }
   if (asks && freshest < 2 * asks.times.election_timeout_ms) {
     return [TEXT.election(asks.status.node, asks.status.term, votes, majority), "warn"];
   }
-  if (votesOfLate !== null && votesOfLate < majority) return [TEXT.noMajority(votesOfLate, members.length) + served, "bad"];
-  return [TEXT.noLeader + served, "bad"];
+  const known = votesOfLate !== null && votesOfLate < majority;
+  const words = known ? TEXT.noMajority(votesOfLate, members.length) : TEXT.noLeader;
+  return [words + served, "bad", words];
 }
 
 function warnings(picture) {
@@ -542,8 +547,9 @@ let asking = false;
 
 function draw(state) {
   const picture = read(state);
-  const [words, kind] = headline(picture);
+  const [words, kind, spoken] = headline(picture);
   set(get("headline"), words);
+  set(get("spoken"), spoken ?? words);
   attributes(get("headline"), { class: kind });
   const cluster = picture.newest?.status.cluster ?? "";
   document.title = TEXT.title(cluster, words);

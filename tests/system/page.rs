@@ -185,7 +185,21 @@ fn the_page_shows_what_the_nodes_say_and_names_the_next_leader() {
     });
     shown.is_in_order("peace.png");
 
+    // The leader's own page: of the others it knows how far their logs are equal to its own, and no more.
     let before = leader(&shown.headline());
+    shown.browser.open(&format!("http://127.0.0.1:{}/", shown.base + before));
+    shown.await_headline("the leader says the same of itself", |words| {
+        words.starts_with(&format!("node {before} leads term "))
+            && words.ends_with(" · 2 of 5 may still fail")
+    });
+    let logs = shown.browser.texts("#logs td");
+    let known =
+        logs.iter().filter(|text| text.starts_with("up to ") && text.ends_with(", as the leader knows"));
+    assert_eq!(known.count(), 4, "{logs:?}");
+    let roles = shown.browser.texts("#ring .word");
+    assert_eq!(roles.iter().filter(|role| *role == "not known here").count(), 4, "{roles:?}");
+    shown.browser.open(&format!("http://127.0.0.1:{}/", shown.base));
+
     shown.order("kill", &format!("node-{before}"));
     let after = shown.await_headline("another leader", |words| {
         words.contains(" leads term ")
