@@ -63,7 +63,7 @@ fn run(setup: &Setup, results: &mut Results) -> Fallible {
     let log = setup.directory.join("worker.log");
     let address = SocketAddr::new(Site::loopback().ip(100), 13_337);
     let worker = start_worker(address, &[], &log)?;
-    // The processes that compute are started by the first requests that need them.
+    // The first requests find cold caches.
     ask_small(&[address], WARMING_UP)?;
     let last = setup.quick_or(EXPONENT_MAX_QUICK, EXPONENT_MAX);
     for round in 0..setup.rounds(ROUNDS) {
