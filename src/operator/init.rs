@@ -2,7 +2,7 @@
 //!
 //! | in DIR | holds |
 //! | --- | --- |
-//! | `cluster.toml` | the configuration, for `rakit status` here |
+//! | `cluster.toml` | the configuration, for `rakit status` and `rakit check` here |
 //! | `cluster.key` | the secret, mode 0600 |
 //! | `hosts/HOST/` | a folder to copy to each machine ([`folder`]) |
 //! | `commands.txt` | what to type: the same as is printed |
@@ -300,6 +300,7 @@ impl<'a> NewCluster<'a> {
             "\n# To have it start with the machines: in place of start.sh, as root, install.sh makes services for systemd".to_string(),
             "# (ssh -t HOST sudo rakit/install.sh). stop.sh stops what start.sh has started.".to_string(),
             "\n# Does it work?".to_string(),
+            format!("rakit check --config {config}"),
             format!("rakit status --config {config}"),
             format!("curl http://{}/1000", addresses[0]),
             "\n# A further server, later: copy the program rakit to it, and paste this line there. It holds the report key, not the"

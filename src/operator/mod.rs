@@ -9,6 +9,7 @@
 //! | `children`, `ports` | processes; whether a port is free |
 //! | `order`, `ctl` | what a person may do to the running cluster; `rakit ctl` |
 //! | `control_room`, `steering`, `traffic`, `burner` | the same at `rakit up`: taking orders, carrying them out; requests at a rate; load |
+//! | `check` | `rakit check`: what is not as it should be, and the mend |
 //! | `init` | `rakit init`: files and commands for several machines |
 //! | `status` | `rakit status` |
 //! | `transfer` | `rakit transfer` |
@@ -22,6 +23,7 @@
 mod asking;
 mod burner;
 mod changes;
+mod check;
 mod children;
 mod comparison;
 mod configuration;
@@ -65,7 +67,9 @@ Examples:
   rakit transfer --to 2             have the leader hand over to node 2
   rakit up --nodes 3 --base-port 8100 --dir /tmp/second
   rakit status --watch http://10.0.0.1:8001 http://10.0.0.2:8001
-  rakit node --help                 one node, for a cluster of several machines
+  rakit init --nodes 10.0.0.1,10.0.0.2,10.0.0.3 --servers 10.0.0.4,10.0.0.5   a cluster of several machines
+  rakit check                       what is not as it should be, and the mend
+  rakit node --help                 one node of it
 
 Exit codes: 0 after a clean stop, 1 after a failure, 2 on bad usage or configuration.";
 
@@ -85,6 +89,8 @@ enum CliCommand {
     Up(up::UpFlags),
     /// Write all that several machines need to be one cluster
     Init(init::InitFlags),
+    /// Find what is not as it should be, on this machine and in the cluster, and say the mend
+    Check(check::CheckFlags),
     /// Show the status of every node, and where they differ
     Status(status::StatusFlags),
     /// Steer a cluster that `rakit up` runs: kill, pause, start, …
@@ -175,6 +181,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match cli.command {
         CliCommand::Up(flags) => up::run(&flags, &cli.log),
         CliCommand::Init(flags) => init::run(&flags, &cli.log),
+        CliCommand::Check(flags) => check::run(&flags, &cli.log),
         CliCommand::Status(flags) => status::run(&flags, &cli.log),
         CliCommand::Ctl(flags) => ctl::run(&flags, &cli.log),
         CliCommand::Story(flags) => story::run(&flags, &cli.log),

@@ -1,5 +1,5 @@
 //! `rakit init` as a user meets it: what it writes is started as it says, by its own scripts, on addresses of loopback that
-//! stand for machines.
+//! stand for machines. `rakit check` looks at the same cluster.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -194,6 +194,8 @@ fn what_init_writes_becomes_a_cluster_as_it_says_and_a_server_joins_by_the_line(
         assert!(key(folder).starts_with("report-key:"), "a server alone has the report key");
     }
 
+    check_finds_what_is_wrong_and_nothing_else(&setup);
+
     // Started again, it says what runs already, and starts nothing.
     let before = setup.started();
     let again = setup.script(&setup.folder(2), "start.sh");
@@ -206,6 +208,51 @@ fn what_init_writes_becomes_a_cluster_as_it_says_and_a_server_joins_by_the_line(
     for pid in before {
         eventually("all have stopped", || (!lives(pid)).then_some(()));
     }
+}
+
+/// Of the whole cluster, then with another key, then with a node stopped, which runs again at the end.
+fn check_finds_what_is_wrong_and_nothing_else(setup: &Setup) {
+    let config = setup.dir().join("cluster.toml");
+    let check = |config: &Path| {
+        let output = rakit(&["check", "--config", &config.display().to_string()]);
+        (output.status.code(), text(&output.stdout))
+    };
+    // A busy machine may have a slow disk for a moment.
+    let said = eventually("all is well", || {
+        let (code, said) = check(&config);
+        (code == Some(0)).then_some(said)
+    });
+    for line in ["ok: node 3 answers at ", "its worker at ", "the disk keeps a record in ", "\nall is well\n"]
+    {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+
+    let other = setup.directory.path().join("other");
+    fs::create_dir(&other).expect("our own directory");
+    fs::copy(&config, other.join("cluster.toml")).expect("our own directory");
+    shell("umask 077; echo 'another secret altogether' > cluster.key", &other);
+    let (code, said) = check(&other.join("cluster.toml"));
+    assert_eq!(code, Some(1), "{said}");
+    for id in 1..=3 {
+        assert!(said.contains(&format!("finding: node {id} does not work with this machine at ")), "{said}");
+    }
+
+    setup.script(&setup.folder(0), "stop.sh");
+    eventually("node 1 has stopped", || setup.status(0).is_none().then_some(()));
+    let (code, said) = check(&config);
+    assert_eq!(code, Some(1), "{said}");
+    let finding =
+        said.lines().find(|line| line.starts_with("finding: node 1 does not answer")).unwrap_or_default();
+    assert!(finding.contains("; mend: "), "{said}");
+    setup.script(&setup.folder(0), "start.sh");
+    eventually("node 1 is back", || setup.status(0));
+
+    let (code, line) = {
+        let nowhere = setup.directory.path().join("nowhere.toml").display().to_string();
+        let output = rakit(&["check", "--config", &nowhere]);
+        (output.status.code(), text(&output.stderr))
+    };
+    assert!(code == Some(2) && line.lines().count() == 1 && line.contains("nowhere.toml"), "{line}");
 }
 
 #[test]

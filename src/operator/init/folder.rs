@@ -224,6 +224,7 @@ install -m 644 rakit-*.service /etc/systemd/system/
 systemctl daemon-reload
 systemctl enable {services}
 systemctl restart {services}
+echo "rakit check --config /etc/rakit/cluster.toml says what is not as it should be"
 "#,
         host.name,
         contents(host)
