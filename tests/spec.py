@@ -122,7 +122,7 @@ def trace_module(files):
 def trace_configuration(nodes, specification):
     servers = ", ".join(str(node) for node in range(1, nodes + 1))
     return (f"SPECIFICATION {specification}\nVIEW TraceView\n"
-            f"CONSTANTS\n  Server = {{{servers}}}\n  Nil = 0\n  Lost = {{}}\n  Clocks = TRUE\n  Joins = FALSE\n  DiskLags = TRUE\n")
+            f"CONSTANTS\n  Server = {{{servers}}}\n  Nil = 0\n  Lost = {{}}\n  Clocks = TRUE\n  Joins = TRUE\n  DiskLags = TRUE\n")
 
 
 def walk(jar, nodes, files, specification):

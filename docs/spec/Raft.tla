@@ -29,7 +29,8 @@ CONSTANTS
 
 VARIABLES
     node,      \* The state of each node.
-    network    \* The messages that may still arrive.
+    network,   \* The messages that may still arrive.
+    together   \* History.  Who was fresh and joining at one time, as pairs of node and life: one set for each such time.
 
 Quorum(nodes) == 2 * Cardinality(nodes) > Cardinality(Server)
 
@@ -105,8 +106,6 @@ Started(disk) == [
     held    |-> {}            \* Promises that wait for the disk: each with the number of records before it.
   ]
 
-Init == node = [n \in Server |-> Started(FreshDisk(1))] /\ network = {}
-
 (***************************************************************************)
 (* Node n comes to state s.  `now` leaves at once.  `promises` leave when  *)
 (* everything that was written before them is durable: Figure 2, "updated  *)
@@ -120,6 +119,7 @@ Become(n, s, now, promises, used) ==
            ELSE [s EXCEPT !.held = @ \cup {[after |-> waits, message |-> m] : m \in promises}]]
     /\ network' = (network \ used)
            \cup {m \in now \cup (IF waits = 0 THEN promises ELSE {}) : m.type \notin Lost}
+    /\ UNCHANGED together
 
 -----------------------------------------------------------------------------
 (* Changes of role (Figure 4).                                             *)
@@ -155,8 +155,11 @@ AskVote(n, p, s, type, term, transfer) ==
 
 VoteRequests(n, s, to, transfer) == {AskVote(n, p, s, "request-vote", s.term, transfer) : p \in to}
 
-Refusal(n, p, s) ==
-    [type |-> "refusal", from |-> n, to |-> p, term |-> s.term, life |-> s.life, joining |-> s.joining]
+Refusal(n, p, s) == [type |-> "refusal", from |-> n, to |-> p, term |-> s.term]
+
+\* The replies of a follower to its leader say which life of it speaks, and whether it counts.
+Mismatched(n, p, s) ==
+    [type |-> "no match", from |-> n, to |-> p, term |-> s.term, life |-> s.life, joining |-> s.joining]
 Matched(n, p, s, index) ==
     [type |-> "match", from |-> n, to |-> p, term |-> s.term, index |-> index, life |-> s.life, joining |-> s.joining]
 
@@ -170,8 +173,11 @@ Matched(n, p, s, index) ==
 (* forgotten vote needs a voter of that majority, and that voter has an    *)
 (* entry which the candidate lacks.                                        *)
 (*                                                                         *)
-(* By the founding: a majority of fresh nodes begins.  None of them has    *)
-(* promised anything.                                                      *)
+(* By the founding: nodes that were fresh and joining at one time, and are *)
+(* a majority, begin.  Once anybody voted, a majority counted, so there is *)
+(* no such time again while a majority goes on counting.  How nodes find   *)
+(* such a time out (two rounds of questions, src/raft/joining.rs) is left  *)
+(* out; that there was one is what is checked.                             *)
 
 \* A leader hears of a life of a peer: what it knew of another life's log is void.  A joining one gets a barrier: an entry
 \* that is younger than this life.
@@ -182,26 +188,38 @@ TakeNote(s, m) ==
         ELSE IF t.barrier[m.from] # 0 THEN t
         ELSE Write([t EXCEPT !.log = Append(@, s.term), !.barrier[m.from] = Len(s.log) + 1], <<Entry(s.term)>>)
 
-\* What an append to p says of its admission: the life that is meant, and the barrier that it must have.
+\* What an append to p, up to index last, says of its admission: the life that is meant, and the barrier that it must have.
 NotAdmitted == <<0, 0>>
-Admits(s, p) == IF s.barrier[p] # 0 /\ s.commit >= s.barrier[p] THEN <<s.lifeOf[p], s.barrier[p]>> ELSE NotAdmitted
+Admits(s, p, last) ==
+    IF s.barrier[p] # 0 /\ Min(s.commit, last) >= s.barrier[p] THEN <<s.lifeOf[p], s.barrier[p]>> ELSE NotAdmitted
 
 IsFresh(s) == s.term = FoundingTerm /\ Len(s.log) = 1 /\ s.snap = 0
 
-\* A joining node asks who is fresh; p is.  What p answers is durable.
-AnswerFresh(p, n) ==
-    /\ IsFresh(node[p]) /\ node[n].joining
-    /\ Become(p, node[p], {}, {[type |-> "fresh", from |-> p, to |-> n, term |-> FoundingTerm, life |-> node[n].life]}, {})
+\* If all members are fresh at one time, joining or not, nobody remembers anything.
+Moments(nodes) ==
+    LET all == {<<n, nodes[n].life>> : n \in {n \in Server : IsFresh(nodes[n])}}
+        joining == {<<n, nodes[n].life>> : n \in {n \in Server : IsFresh(nodes[n]) /\ nodes[n].joining}}
+    IN  {joining} \cup (IF Cardinality(all) = Cardinality(Server) THEN {all} ELSE {})
 
-ReceiveFresh(n, m, used) ==
-    LET s == node[n] IN
-    Become(n, IF s.joining /\ IsFresh(s) /\ m.life = s.life THEN [s EXCEPT !.votes = @ \cup {m.from}] ELSE s, {}, {}, used)
+Init ==
+    /\ node = [n \in Server |-> Started(FreshDisk(1))]
+    /\ network = {}
+    /\ together = Moments(node)
 
-\* Who answered that it has lived is left out: it may as well have been out of reach.
-Found(n) ==
+Found(n, founders) ==
     LET s == node[n] IN
-    /\ s.joining /\ IsFresh(s) /\ Quorum(s.votes \cup {n})
-    /\ Become(n, Write([s EXCEPT !.joining = FALSE, !.votes = {}], <<HardState(s.term, s.voted, FALSE)>>), {}, {}, {})
+    /\ s.joining /\ IsFresh(s)
+    /\ <<n, s.life>> \in founders /\ Quorum({f[1] : f \in founders})
+    /\ \E moment \in together : founders \subseteq moment
+    \* Two records: with whom, and that it counts.
+    /\ Become(n, Write([s EXCEPT !.joining = FALSE],
+                       <<HardState(s.term, s.voted, TRUE), HardState(s.term, s.voted, FALSE)>>), {}, {}, {})
+
+\* Time: a joining node does not campaign when it hears no leader.
+LoseLeader(n) ==
+    LET s == node[n] IN
+    /\ s.joining /\ s.leader # Nil
+    /\ Become(n, [s EXCEPT !.leader = Nil, !.hears = FALSE], {}, {}, {})
 
 -----------------------------------------------------------------------------
 (* Elections.  In each action that sends, `to` or `kept` says which of its *)
@@ -290,7 +308,6 @@ ReceiveVote(n, m, used) ==
 ReceiveRefusal(n, m, used) ==
     LET s == node[n] IN
     Become(n, IF m.term > s.term THEN Follow(s, m.term, Nil)
-              ELSE IF s.role = "leader" /\ m.term = s.term THEN TakeNote(s, m)
               ELSE s,
            {}, {}, used)
 
@@ -338,7 +355,7 @@ SnapshotOf(n, p, term, log, index) ==
 SendAppend(n, p, prev, count) ==
     LET s == node[n] IN
     /\ s.role = "leader" /\ prev + count <= Len(s.log)
-    /\ Become(n, s, {AppendOf(n, p, s.term, s.log, s.commit, Admits(s, p), prev, count)}, {}, {})
+    /\ Become(n, s, {AppendOf(n, p, s.term, s.log, s.commit, Admits(s, p, prev + count), prev, count)}, {}, {})
 
 \* Section 7: a leader sends its snapshot, or one of a little earlier.
 SendSnapshot(n, p, index) ==
@@ -379,7 +396,7 @@ ReceiveAppend(n, m, kept, used) ==
                        \o [i \in 1..Len(new) |-> Entry(new[i])]
                        \o (IF admitted THEN <<HardState(t.term, m.from, FALSE)>> ELSE <<>>))
     IN  IF fits THEN Become(n, u, {}, IF kept THEN {Matched(n, m.from, u, last)} ELSE {}, used)
-        ELSE Become(n, t, {}, IF kept THEN {Refusal(n, m.from, t)} ELSE {}, used)
+        ELSE Become(n, t, {}, IF kept THEN {Mismatched(n, m.from, t)} ELSE {}, used)
 
 \* Figure 13.  `whole`: this was the last chunk.  All chunks of a snapshot are one message here.
 ReceiveSnapshot(n, m, whole, kept, used) ==
@@ -395,7 +412,14 @@ ReceiveSnapshot(n, m, whole, kept, used) ==
         reply(answer) == IF kept THEN {answer} ELSE {}
     IN  IF accepts /\ index <= t.commit THEN Become(n, t, {}, reply(Matched(n, m.from, t, index)), used)
         ELSE IF accepts /\ whole THEN Become(n, u, {}, reply(Matched(n, m.from, u, index)), used)
-        ELSE Become(n, t, {}, reply(Refusal(n, m.from, t)), used)
+        ELSE Become(n, t, {}, reply(Mismatched(n, m.from, t)), used)
+
+ReceiveNoMatch(n, m, used) ==
+    LET s == node[n] IN
+    Become(n, IF m.term > s.term THEN Follow(s, m.term, Nil)
+              ELSE IF s.role = "leader" /\ m.term = s.term THEN TakeNote(s, m)
+              ELSE s,
+           {}, {}, used)
 
 ReceiveMatch(n, m, used) ==
     LET s == node[n] IN
@@ -408,7 +432,7 @@ ReceiveMatch(n, m, used) ==
 \* A leader forgets what it knew of a peer's log: the peer runs on another data directory, or its disk lost entries.
 Forget(n, p) ==
     /\ node[n].role = "leader"
-    /\ Become(n, [node[n] EXCEPT !.match[p] = 0], {}, {}, {})
+    /\ Become(n, [node[n] EXCEPT !.match[p] = 0, !.lifeOf[p] = 0, !.barrier[p] = 0], {}, {}, {})
 
 \* 5.4.2: only an entry of the leader's own term is committed by counting, and the leader counts with its own disk.
 AdvanceCommit(n, index) ==
@@ -445,6 +469,7 @@ Durable(n, count) ==
                !.held = {[h EXCEPT !.after = @ - count] : h \in {h \in s.held : h.after > count}}]]
         /\ network' = network
                \cup {m \in {h.message : h \in {h \in s.held : h.after <= count}} : m.type \notin Lost}
+        /\ UNCHANGED together
 
 \* The process dies and is started again.  Any first part of what was on its way to the disk may have got there.  The disk
 \* may also remember a commit index, not the newest perhaps (docs/storage.md, "The commit hint").
@@ -454,9 +479,12 @@ Restart(n, count, remembered) ==
     IN  /\ count <= Len(s.pending)
         /\ remembered = t.commit \/ (t.commit < remembered /\ remembered <= s.commit /\ remembered <= Len(t.log))
         /\ node' = [node EXCEPT ![n] = [t EXCEPT !.commit = remembered]]
-        /\ UNCHANGED network
+        /\ UNCHANGED <<network, together>>
 
 \* A directory is lost, and the node comes back with an empty one.  It has forgotten what it promised.
-Wipe(n) == node' = [node EXCEPT ![n] = Started(FreshDisk(node[n].life + 1))] /\ UNCHANGED network
+Wipe(n) ==
+    /\ node' = [node EXCEPT ![n] = Started(FreshDisk(node[n].life + 1))]
+    /\ together' = together \cup Moments(node')
+    /\ UNCHANGED network
 
 =============================================================================

@@ -25,10 +25,11 @@ VARIABLES
     led,           \* History.  For each term that was led: by whom, the log at the election, the longest log, commit, snap.
     committed      \* History.  What was committed: <<index, term, in which term>>
 
-vars == <<node, network, restarts, wipes, led, committed>>
+vars == <<node, network, together, restarts, wipes, led, committed>>
 
 CheckInit ==
     /\ node = [n \in Server |-> Started([FreshDisk(1) EXCEPT !.joining = Joins /\ ~Founded])]
+    /\ together = Moments(node)
     /\ network = {} /\ restarts = 0 /\ wipes = 0 /\ led = <<>> /\ committed = {}
 
 Others(n) == Server \ {n}
@@ -45,7 +46,7 @@ Note(n) ==
                               rivals |-> (IF t \in DOMAIN led THEN led[t].rivals ELSE {}) \cup {n},
                               log |-> s.log, commit |-> s.commit, snap |-> s.snap,
                               admits |-> (IF t \in DOMAIN led THEN led[t].admits ELSE {})
-                                  \cup {<<p, Admits(s, p)>> : p \in {p \in Server : Admits(s, p) # NotAdmitted}}]]
+                                  \cup {<<p, Admits(s, p, Len(s.log))>> : p \in {p \in Server : Admits(s, p, Len(s.log)) # NotAdmitted}}]]
 
 Step(n, action) == action /\ Note(n) /\ UNCHANGED <<restarts, wipes>>
 
@@ -67,7 +68,7 @@ Receive(n, m) ==
       [] m.type = "refusal"      -> ReceiveRefusal(n, m, {})
       [] m.type = "timeout-now"  -> ReceiveTimeoutNow(n, m, TRUE, Others(n), {})
       [] m.type = "match"        -> ReceiveMatch(n, m, {})
-      [] m.type = "fresh"        -> ReceiveFresh(n, m, {})
+      [] m.type = "no match"     -> ReceiveNoMatch(n, m, {})
       [] m.type = "append"       -> ReceiveAppend(n, m, TRUE, {})
       [] m.type = "snapshot"     -> ReceiveSnapshot(n, m, TRUE, TRUE, {})
 
@@ -100,7 +101,7 @@ Next == \E n \in Server :
     \/ \E count \in 1 .. Len(node[n].pending) : Step(n, Durable(n, count))
     \/ Crash(n)
     \/ Loses(n)
-    \/ "founding" \in Explored /\ Step(n, Found(n) \/ \E p \in Others(n) : AnswerFresh(n, p))
+    \/ "founding" \in Explored /\ \E founders \in UNION {SUBSET moment : moment \in together} : Step(n, Found(n, founders))
     \/ \E m \in {m \in network : m.to = n} \cup FromLeaders(n) : Step(n, Receive(n, m))
     \/ Step(n, Quiet(n))
     \/ "hint" \in Explored /\ Step(n, LeaderGone(n))

@@ -25,10 +25,11 @@ Name(m) ==
     <<m.type, m.from, m.to,
       CASE m.type = "pre-vote"     -> <<m.term, m.last, m.lastTerm>>
         [] m.type = "request-vote" -> <<m.term, m.last, m.lastTerm, IF m.transfer THEN 1 ELSE 0>>
-        [] m.type = "append"       -> <<m.term, m.prev, Len(m.entries), m.commit>>
+        [] m.type = "append"       -> <<m.term, m.prev, Len(m.entries), m.commit, m.admit[1], m.admit[2]>>
         [] m.type = "snapshot"     -> <<m.term, Len(m.prefix)>>
         [] m.type = "would-vote"   -> <<m.term, m.for>>
-        [] m.type = "match"        -> <<m.term, m.index>>
+        [] m.type = "match"        -> <<m.term, m.index, m.life, IF m.joining THEN 1 ELSE 0>>
+        [] m.type = "no match"     -> <<m.term, m.life, IF m.joining THEN 1 ELSE 0>>
         [] OTHER                   -> <<m.term>> >>
 
 InNetwork(name) == {m \in network : m.type = name[1] /\ m.to = name[3] /\ Name(m) = name}
@@ -38,7 +39,9 @@ Send(n, name) ==
     LET p == name[3]
         numbers == name[4]
     IN  /\ name[1] # "term" => numbers[1] = node[n].term
-        /\ CASE name[1] = "append"      -> numbers[4] = node[n].commit /\ SendAppend(n, p, numbers[2], numbers[3])
+        /\ CASE name[1] = "append"      -> /\ numbers[4] = node[n].commit
+                                            /\ Admits(node[n], p, numbers[2] + numbers[3]) = <<numbers[5], numbers[6]>>
+                                            /\ SendAppend(n, p, numbers[2], numbers[3])
              [] name[1] = "snapshot"    -> SendSnapshot(n, p, numbers[2])
              [] name[1] = "timeout-now" -> HandOver(n, p)
              [] name[1] = "term"        -> TellTerm(n, p, numbers[1])
@@ -53,6 +56,7 @@ Receive(n, m, kept, to, installs, last) ==
       [] m.type = "would-vote"   -> ReceiveWouldVote(n, m, used)
       [] m.type = "vote"         -> ReceiveVote(n, m, used)
       [] m.type = "match"        -> ReceiveMatch(n, m, used)
+      [] m.type = "no match"     -> ReceiveNoMatch(n, m, used)
       [] m.type = "refusal"      -> ReceiveRefusal(n, m, used)
       [] m.type = "term"         -> ReceiveTerm(n, m, used)
 
@@ -73,7 +77,11 @@ Shows(s, shown) ==
     /\ s.commit = shown[5]
     /\ s.snap = shown[6]
     /\ HasRuns(s.log, shown[7])
-    /\ s.role = "leader" => \A p \in Server : s.match[p] = shown[8][p]
+    /\ s.joining = shown[8]
+    /\ s.role = "leader" => \A p \in Server : 
+        /\ s.match[p] = shown[9][p]
+        /\ IF s.lifeOf[p] = 0 THEN shown[10][p] = 0
+           ELSE shown[10][p] = 2 * s.lifeOf[p] + (IF s.barrier[p] = 0 THEN 0 ELSE 1)
 
 \* A restart finds on the disk what the core shows.
 Restarts(n, shown) == \E count \in 0 .. Len(node[n].pending) : Restart(n, count, shown[5]) /\ Shows(node'[n], shown)
@@ -82,12 +90,14 @@ Happens(l) ==
     LET n == l[2] IN
     CASE l[1] = "receive"       -> \E m \in InNetwork(l[4]) : Receive(n, m, l[5], l[6], l[7], l[8])
       [] l[1] = "send"          -> Send(n, l[4])
-      [] l[1] = "leaves"        -> InNetwork(l[4]) # {} /\ UNCHANGED <<node, network>>
+      [] l[1] = "leaves"        -> InNetwork(l[4]) # {} /\ UNCHANGED <<node, network, together>>
       [] l[1] = "durable"       -> Durable(n, l[4])
       [] l[1] = "propose"       -> Propose(n, l[4])
       [] l[1] = "commit"        -> AdvanceCommit(n, l[4])
       [] l[1] = "compact"       -> Compact(n, l[4])
       [] l[1] = "forget"        -> Forget(n, l[4])
+      [] l[1] = "found"         -> Found(n, l[4])
+      [] l[1] = "lose leader"   -> LoseLeader(n)
       [] l[1] = "quiet"         -> Quiet(n)
       [] l[1] = "leader gone"   -> LeaderGone(n)
       [] l[1] = "ask pre-votes" -> AskPreVotes(n, l[4], l[5])
@@ -108,7 +118,7 @@ TraceNext ==
     /\ line' = line + 1
     /\ UNCHANGED trace
 
-TraceSpec == TraceInit /\ [][TraceNext]_<<node, network, trace, line>>
+TraceSpec == TraceInit /\ [][TraceNext]_<<node, network, together, trace, line>>
 
 \* There is one state for each line of each trace.
 TraceView == <<trace, line>>
@@ -127,8 +137,8 @@ Explain(n, l) == PrintT(<<"refused", line, l, Brief(node[n]), {Name(m) : m \in {
 
 ExplainNext ==
     \/ TraceNext
-    \/ IsRefused /\ Explain(Traces[trace][line][2], Traces[trace][line]) /\ UNCHANGED <<node, network, trace, line>>
+    \/ IsRefused /\ Explain(Traces[trace][line][2], Traces[trace][line]) /\ UNCHANGED <<node, network, together, trace, line>>
 
-ExplainSpec == TraceInit /\ [][ExplainNext]_<<node, network, trace, line>>
+ExplainSpec == TraceInit /\ [][ExplainNext]_<<node, network, together, trace, line>>
 
 =============================================================================

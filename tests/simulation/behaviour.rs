@@ -14,7 +14,7 @@ use std::fmt::Write as _;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rakit::raft::{AppendResult, Index, NodeId, Raft, RoleName, RpcReply, RpcRequest, Term};
+use rakit::raft::{AppendResult, Durable, Index, NodeId, Raft, Record, RoleName, RpcReply, RpcRequest, Term};
 use rakit::replica::Input;
 
 use super::plan::Plan;
@@ -29,6 +29,8 @@ struct Recorder {
     nodes_count: u64,
     lines: Vec<Line>,
     nodes: BTreeMap<NodeId, Known>,
+    /// The directories of each node, in the order in which they were seen: the specification counts lives from 1 on.
+    lives: BTreeMap<NodeId, Vec<u64>>,
     /// The lines at which a request of this exchange was taken in at this node, while their replies are owed.
     owed: HashMap<(NodeId, u64), VecDeque<usize>>,
 }
@@ -79,6 +81,12 @@ enum Action {
     Forget {
         peer: NodeId,
     },
+    /// The node is a founder, with these nodes in these lives.
+    Found {
+        founders: Vec<(NodeId, u64)>,
+    },
+    /// A joining node heard no leader.
+    LoseLeader,
     Commit {
         index: Index,
     },
@@ -110,8 +118,11 @@ struct Shown {
     snapshot: Index,
     /// The log in runs of equal terms: the index before the first run, then the last index and the term of each.
     runs: Vec<u64>,
+    joining: bool,
     /// A leader's match index of each node in turn, 0 for itself.
     matches: Vec<Index>,
+    /// Twice the life of each node in turn that it heard of last, and one more if it does not count that; 0 if of none.
+    lives: Vec<u64>,
 }
 
 /// What is remembered of a node.
@@ -122,6 +133,8 @@ struct Known {
     hinted: bool,
     /// The line of its newest campaign. The requests for it leave later.
     campaign: usize,
+    /// The line at which it helped to found the cluster. With whom shows in what it writes.
+    found: Option<usize>,
     /// The line of the pre-votes that it asks for, until its next step.
     asks: Option<usize>,
 }
@@ -140,13 +153,19 @@ impl Behaviour {
     }
 
     /// A process started with what its disk remembers. Its first life begins as the specification does.
-    pub fn started(&self, raft: &Raft, life: u64) {
+    pub fn started(&self, raft: &Raft, life: u64, incarnation: u64) {
         let Some(recorder) = &self.0 else { return };
         let mut recorder = recorder.borrow_mut();
+        // A first start that was interrupted may draw the number twice. That is another directory, too.
+        let is_other = recorder.lives.get(&raft.id()).is_some_and(|lives| !lives.contains(&incarnation));
+        if is_other {
+            recorder.push(raft.id(), Action::Wipe);
+        }
+        recorder.life(raft.id(), incarnation);
         let shown = recorder.show(raft);
         recorder.nodes.insert(
             raft.id(),
-            Known { shown: shown.clone(), hears: false, hinted: false, campaign: 0, asks: None },
+            Known { shown: shown.clone(), hears: false, hinted: false, campaign: 0, found: None, asks: None },
         );
         if life > 1 {
             recorder.push(raft.id(), Action::Restart);
@@ -154,19 +173,15 @@ impl Behaviour {
         }
     }
 
-    /// A directory is gone, and the process with it.
-    pub fn wiped(&self, node: NodeId) {
-        if let Some(recorder) = &self.0 {
-            recorder.borrow_mut().push(node, Action::Wipe);
-        }
-    }
-
     /// Before a message is taken in. `sticky_for`: the lower election timeout.
     pub fn arrives(&self, raft: &Raft, mail: &Mail, now: Duration, sticky_for: Duration) -> Arrival {
         let Some(recorder) = &self.0 else { return Arrival::Nothing };
         match mail {
-            // The replica answers that, not the core.
-            Input::Request { request: RpcRequest::CompareState(_), .. } => Arrival::Nothing,
+            // The replica answers the first, not the core. The second is a question of which the specification keeps only the outcome.
+            Input::Request { request: RpcRequest::CompareState(_) | RpcRequest::Founding(_), .. } => {
+                Arrival::Nothing
+            }
+            Input::Reply { reply: RpcReply::Founding(_), .. } => Arrival::Nothing,
             Input::Request { from, request, caller, .. } => {
                 let asks_vote = matches!(request, RpcRequest::PreVote(_) | RpcRequest::RequestVote(_));
                 let is_silent = raft.leader_contact().is_none_or(|contact| now >= contact + sticky_for);
@@ -190,7 +205,7 @@ impl Behaviour {
         let Some(recorder) = &self.0 else { return };
         let mut recorder = recorder.borrow_mut();
         match arrival {
-            Arrival::Nothing => {}
+            Arrival::Nothing => recorder.other_step(raft),
             Arrival::LeaderGone => recorder.leader_gone(raft.id()),
             Arrival::Request(request) => recorder.request(raft, request.0, &request.1, request.2),
             Arrival::Reply(from, reply) => recorder.reply(raft, from, &reply),
@@ -204,12 +219,16 @@ impl Behaviour {
         let (id, after) = (raft.id(), recorder.show(raft));
         let before = recorder.step(id, &after);
         let led = before.role == RoleName::Leader;
+        recorder.founds(id, &before, &after);
         let proposed = raft.log().last_index() - before.last_index();
         if led && proposed > 0 {
             recorder.push(id, Action::Propose { count: proposed });
         }
         match after.role {
             RoleName::Follower if led => recorder.push(id, Action::StepDown),
+            RoleName::Follower if before.leader != 0 && after.leader == 0 => {
+                recorder.push(id, Action::LoseLeader)
+            }
             // A node alone needs nobody's pre-vote. Of others, `sends` sees that they ask.
             RoleName::Candidate if after.term > before.term => {
                 recorder.push(id, Action::AskPreVotes { to: Vec::new(), keeps_leader: false });
@@ -226,7 +245,7 @@ impl Behaviour {
         let Some(recorder) = &self.0 else { return };
         let mut recorder = recorder.borrow_mut();
         let id = raft.id();
-        let message = name_request(id, to, request);
+        let message = recorder.name_request(id, to, request);
         match request {
             RpcRequest::PreVote(_) => {
                 let after = recorder.show(raft);
@@ -247,13 +266,28 @@ impl Behaviour {
     pub fn replies(&self, id: NodeId, back: Back, reply: &RpcReply) {
         let Some(recorder) = &self.0 else { return };
         let mut recorder = recorder.borrow_mut();
-        let message = name_reply(id, back.node, reply);
-        if matches!(reply, RpcReply::CompareState(_)) {
-            return recorder.push(id, Action::Send(message));
+        let message = recorder.name_reply(id, back.node, reply);
+        match reply {
+            RpcReply::CompareState(_) => return recorder.push(id, Action::Send(message)),
+            RpcReply::Founding(_) => return,
+            _ => {}
         }
         let owed = recorder.owed.get_mut(&(id, back.exchange)).and_then(VecDeque::pop_front);
         let made_at = owed.expect("each reply answers a request");
         recorder.push(id, Action::Leaves { message, made_at });
+    }
+
+    /// A node is about to write: with whom it founds the cluster.
+    pub fn writes(&self, id: NodeId, steps: &[Durable]) {
+        let Some(recorder) = &self.0 else { return };
+        let mut recorder = recorder.borrow_mut();
+        for step in steps {
+            let Durable::Record(Record::Founders(with)) = step else { continue };
+            let with =
+                with.iter().map(|(node, incarnation)| (*node, recorder.life(*node, *incarnation))).collect();
+            let line = recorder.known(id).found.take().expect("the step before was seen");
+            recorder.lines[line].action = Action::Found { founders: with };
+        }
     }
 
     /// Between effects: only a compaction changes what is shown.
@@ -301,6 +335,31 @@ impl Recorder {
         self.nodes.get_mut(&id).expect("it started")
     }
 
+    /// Which of the node's directories this is.
+    fn life(&mut self, node: NodeId, incarnation: u64) -> u64 {
+        let lives = self.lives.entry(node).or_default();
+        let place = lives.iter().position(|life| *life == incarnation).unwrap_or_else(|| {
+            lives.push(incarnation);
+            lives.len() - 1
+        });
+        place as u64 + 1
+    }
+
+    /// A step that no message of the specification brought about.
+    fn other_step(&mut self, raft: &Raft) {
+        let (id, after) = (raft.id(), self.show(raft));
+        let before = self.step(id, &after);
+        self.founds(id, &before, &after);
+        self.settle(id, after);
+    }
+
+    fn founds(&mut self, id: NodeId, before: &Shown, after: &Shown) {
+        if before.joining && !after.joining {
+            self.known(id).found = Some(self.lines.len());
+            self.push(id, Action::Found { founders: Vec::new() });
+        }
+    }
+
     /// A step of the core: what it showed before. What a leader forgot of its peers is an action of its own.
     fn step(&mut self, id: NodeId, after: &Shown) -> Shown {
         let known = self.known(id);
@@ -308,6 +367,7 @@ impl Recorder {
         let forgotten = known.shown.forgotten(after);
         for (position, _) in &forgotten {
             known.shown.matches[*position] = 0;
+            known.shown.lives[*position] = 0;
         }
         let before = known.shown.clone();
         for (_, peer) in forgotten {
@@ -347,7 +407,7 @@ impl Recorder {
         let (id, after) = (raft.id(), self.show(raft));
         let before = self.step(id, &after);
         self.owed.entry((id, back.exchange)).or_default().push_back(self.lines.len());
-        let message = name_request(from, id, request);
+        let message = self.name_request(from, id, request);
         let line = self.lines.len();
         let known = self.known(id);
         let is_heard = matches!(message.kind, "append" | "snapshot") && after.leader == from;
@@ -373,7 +433,7 @@ impl Recorder {
     fn reply(&mut self, raft: &Raft, from: NodeId, reply: &RpcReply) {
         let (id, after) = (raft.id(), self.show(raft));
         let before = self.step(id, &after);
-        let message = name_reply(from, id, reply);
+        let message = self.name_reply(from, id, reply);
         let is_vote = matches!(message.kind, "vote" | "would-vote")
             && matches!(before.role, RoleName::Candidate | RoleName::PreCandidate);
         let gives_up = message.kind == "refusal" && before.gave_up(&after);
@@ -472,19 +532,23 @@ impl Shown {
         (self.role, after.role) == (RoleName::PreCandidate, RoleName::Follower) && self.term == after.term
     }
 
-    /// The peers of whose logs a leader knew more before: place in `matches`, and id.
+    /// The peers of which a leader knew more before: place in `matches`, and id.
     fn forgotten(&self, after: &Self) -> Vec<(usize, NodeId)> {
-        let pairs = self.matches.iter().zip(&after.matches);
-        let forgotten = (0..).zip(1..).zip(pairs).filter(|(_, (before, after))| after < before);
-        forgotten.filter(|_| self.term == after.term).map(|(place, _)| place).collect()
+        let peers = (0..self.matches.len().min(after.matches.len())).filter(|place| {
+            let (before, now) = (self.lives[*place], after.lives[*place]);
+            after.matches[*place] < self.matches[*place] || (before != 0 && now / 2 != before / 2)
+        });
+        peers.filter(|_| self.term == after.term).map(|place| (place, place as NodeId + 1)).collect()
     }
 
     fn text(&self) -> String {
-        let Self { role, term, voted, leader, commit, snapshot, runs, matches } = self;
+        let Self { role, term, voted, leader, commit, snapshot, runs, joining, matches, lives } = self;
         format!(
-            "<<\"{role}\", {term}, {voted}, {leader}, {commit}, {snapshot}, {}, {}>>",
+            "<<\"{role}\", {term}, {voted}, {leader}, {commit}, {snapshot}, {}, {}, {}, {}>>",
             sequence(runs),
-            sequence(matches)
+            boolean(*joining),
+            sequence(matches),
+            sequence(lives)
         )
     }
 }
@@ -522,6 +586,12 @@ impl Line {
                 ),
             ),
             Action::Leaves { message, .. } => ("leaves", message.text()),
+            Action::LoseLeader => ("lose leader", String::new()),
+            Action::Found { founders } => {
+                let founders: Vec<String> =
+                    founders.iter().map(|(node, life)| format!("<<{node}, {life}>>")).collect();
+                ("found", format!("{{{}}}", founders.join(", ")))
+            }
             Action::Forget { peer } => ("forget", peer.to_string()),
             Action::Commit { index } => ("commit", index.to_string()),
             Action::Compact { index } => ("compact", index.to_string()),
@@ -549,7 +619,7 @@ const fn boolean(value: bool) -> &'static str {
 }
 
 impl Recorder {
-    fn show(&self, raft: &Raft) -> Shown {
+    fn show(&mut self, raft: &Raft) -> Shown {
         let (log, hard_state) = (raft.log(), raft.hard_state());
         let mut runs = vec![log.first_index() - 1];
         for index in log.first_index()..=log.last_index() {
@@ -561,7 +631,14 @@ impl Recorder {
                 runs.extend([index, term]);
             }
         }
-        let matches = |id: NodeId| raft.progress(id).map_or(0, |(match_index, _)| match_index);
+        let (mut matches, mut lives) = (Vec::new(), Vec::new());
+        for node in (1..=self.nodes_count).filter(|_| raft.is_leader()) {
+            matches.push(raft.progress(node).map_or(0, |(match_index, _)| match_index));
+            let known = raft.known_life(node);
+            lives.push(
+                known.map_or(0, |life| 2 * self.life(node, life.incarnation) + u64::from(life.joining)),
+            );
+        }
         Shown {
             role: raft.role_name(),
             term: hard_state.term,
@@ -570,50 +647,70 @@ impl Recorder {
             commit: raft.commit_index(),
             snapshot: raft.snapshot_index(),
             runs,
-            matches: if raft.is_leader() {
-                (1..=self.nodes_count).map(matches).collect()
-            } else {
-                Vec::new()
-            },
+            joining: raft.is_joining(),
+            matches,
+            lives,
         }
     }
 }
 
-fn name_request(from: NodeId, to: NodeId, request: &RpcRequest) -> Message {
-    let (kind, numbers) = match request {
-        RpcRequest::PreVote(ask) => ("pre-vote", vec![ask.term, ask.last_log_index, ask.last_log_term]),
-        RpcRequest::RequestVote(ask) => {
-            let transfer = u64::from(ask.leadership_transfer);
-            ("request-vote", vec![ask.term, ask.last_log_index, ask.last_log_term, transfer])
-        }
-        RpcRequest::AppendEntries(append) => {
-            let count = append.entries.len() as u64;
-            ("append", vec![append.term, append.prev_log_index, count, append.leader_commit])
-        }
-        RpcRequest::InstallSnapshot(chunk) => ("snapshot", vec![chunk.term, chunk.last_included_index]),
-        RpcRequest::TimeoutNow(word) => ("timeout-now", vec![word.term]),
-        RpcRequest::CompareState(said) => ("compare", vec![said.term]),
-        RpcRequest::Founding(_) => ("founding", Vec::new()),
-    };
-    Message { kind, from, to, numbers }
-}
+impl Recorder {
+    fn name_request(&mut self, from: NodeId, to: NodeId, request: &RpcRequest) -> Message {
+        let (kind, numbers) = match request {
+            RpcRequest::PreVote(ask) => ("pre-vote", vec![ask.term, ask.last_log_index, ask.last_log_term]),
+            RpcRequest::RequestVote(ask) => {
+                let transfer = u64::from(ask.leadership_transfer);
+                ("request-vote", vec![ask.term, ask.last_log_index, ask.last_log_term, transfer])
+            }
+            RpcRequest::AppendEntries(append) => {
+                let count = append.entries.len() as u64;
+                let (life, barrier) =
+                    append.admit.map_or((0, 0), |admit| (self.life(to, admit.incarnation), admit.barrier));
+                (
+                    "append",
+                    vec![append.term, append.prev_log_index, count, append.leader_commit, life, barrier],
+                )
+            }
+            RpcRequest::InstallSnapshot(chunk) => ("snapshot", vec![chunk.term, chunk.last_included_index]),
+            RpcRequest::TimeoutNow(word) => ("timeout-now", vec![word.term]),
+            RpcRequest::CompareState(said) => ("compare", vec![said.term]),
+            RpcRequest::Founding(_) => ("founding", Vec::new()),
+        };
+        Message { kind, from, to, numbers }
+    }
 
-fn name_reply(from: NodeId, to: NodeId, reply: &RpcReply) -> Message {
-    let (kind, numbers) = match reply {
-        RpcReply::PreVote(reply) if reply.vote_granted => ("would-vote", vec![reply.term, reply.for_term]),
-        RpcReply::RequestVote(reply) if reply.vote_granted => ("vote", vec![reply.term]),
-        RpcReply::PreVote(reply) | RpcReply::RequestVote(reply) => ("refusal", vec![reply.term]),
-        RpcReply::AppendEntries(reply) => match reply.result {
-            AppendResult::Success { match_index } => ("match", vec![reply.term, match_index]),
-            AppendResult::StaleTerm | AppendResult::Conflict { .. } => ("refusal", vec![reply.term]),
-        },
-        RpcReply::InstallSnapshot(reply) if reply.installed => {
-            ("match", vec![reply.term, reply.last_included_index])
-        }
-        RpcReply::InstallSnapshot(reply) => ("refusal", vec![reply.term]),
-        RpcReply::TimeoutNow(reply) => ("refusal", vec![reply.term]),
-        RpcReply::CompareState(reply) => ("term", vec![reply.term]),
-        RpcReply::Founding(_) => ("founding", Vec::new()),
-    };
-    Message { kind, from, to, numbers }
+    fn name_reply(&mut self, from: NodeId, to: NodeId, reply: &RpcReply) -> Message {
+        let (kind, numbers) = match reply {
+            RpcReply::PreVote(reply) if reply.vote_granted => {
+                ("would-vote", vec![reply.term, reply.for_term])
+            }
+            RpcReply::RequestVote(reply) if reply.vote_granted => ("vote", vec![reply.term]),
+            RpcReply::PreVote(reply) | RpcReply::RequestVote(reply) => ("refusal", vec![reply.term]),
+            RpcReply::AppendEntries(reply) => {
+                let (life, joining) =
+                    (self.life(from, reply.life.incarnation), u64::from(reply.life.joining));
+                match reply.result {
+                    AppendResult::Success { match_index } => {
+                        ("match", vec![reply.term, match_index, life, joining])
+                    }
+                    AppendResult::StaleTerm | AppendResult::Conflict { .. } => {
+                        ("no match", vec![reply.term, life, joining])
+                    }
+                }
+            }
+            RpcReply::InstallSnapshot(reply) => {
+                let (life, joining) =
+                    (self.life(from, reply.life.incarnation), u64::from(reply.life.joining));
+                if reply.installed {
+                    ("match", vec![reply.term, reply.last_included_index, life, joining])
+                } else {
+                    ("no match", vec![reply.term, life, joining])
+                }
+            }
+            RpcReply::Founding(_) => ("founding", Vec::new()),
+            RpcReply::TimeoutNow(reply) => ("refusal", vec![reply.term]),
+            RpcReply::CompareState(reply) => ("term", vec![reply.term]),
+        };
+        Message { kind, from, to, numbers }
+    }
 }

@@ -183,7 +183,6 @@ fn wipe(world: &mut World, node: NodeId) {
     if world.machine(node).process.is_some() {
         world.die(node, false);
     }
-    world.behaviour.wiped(node);
     let machine = world.machine(node);
     machine.wipe();
 }

@@ -376,6 +376,7 @@ impl Process {
                 context.deeds.push(Deed::Send { to, rpc, request });
             }
             Effect::Write(write) => {
+                context.behaviour.writes(self.id, &write.steps);
                 context.oracle.writes(self.replica.raft(), &write.steps);
                 self.check_verdicts(&write.steps, context);
                 self.writes.push_back(write);

@@ -458,7 +458,7 @@ impl World {
         match Process::start(&plan, node, life, wipes, disk, now, seed, &boot, &mut self.oracle) {
             Ok(process) => {
                 let raft = process.replica.raft();
-                self.behaviour.started(raft, life);
+                self.behaviour.started(raft, life, process.storage.incarnation());
                 self.machines[position].has_false_hint = false;
                 let remembered = raft.commit_index();
                 assert!(remembered >= hinted, "node {node} forgot that {hinted} is committed: {remembered}");
