@@ -282,6 +282,32 @@ fn init_keeps_what_is_there_and_asks_nobody_without_a_terminal() {
     }
 }
 
+/// systemd itself reads the units, with the tested program in place of the installed one.
+#[test]
+fn systemd_takes_the_units() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let worker = root.join("worker.py").display().to_string();
+    let mut units = Vec::new();
+    for unit in ["node/rakit-node@.service", "daemon/rakit-daemon@.service", "daemon/rakit-worker@.service"] {
+        let unit = root.join(unit);
+        let text = fs::read_to_string(&unit).expect("a unit of this repository");
+        let here = directory.path().join(unit.file_name().expect("a file"));
+        let text =
+            text.replace("/usr/local/bin/rakit", RAKIT).replace("/usr/local/lib/rakit/worker.py", &worker);
+        fs::write(&here, text).expect("our own directory");
+        units.push(here);
+    }
+    let verified = Command::new("systemd-analyze").arg("verify").args(&units).output();
+    let Ok(verified) = verified else {
+        eprintln!("not tested here: there is no systemd-analyze");
+        return;
+    };
+    let said = text(&verified.stderr);
+    // systemd tells of units of the machine, too.
+    assert!(verified.status.success() && !said.contains("rakit-"), "{said}");
+}
+
 /// At boot, DHCP may be late. In a user's own network namespace the test can give an address when it wants.
 #[test]
 fn a_node_waits_for_its_address_and_starts_when_it_comes() {

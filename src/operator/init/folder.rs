@@ -186,8 +186,14 @@ for file in run/*.pid; do
   [ -f "$file" ] || {{ echo "nothing is started here"; exit 0; }}
   pid=$(cat "$file") || exit 1
   # After a restart of the machine, the id may be that of another process.
-  if [ "/proc/$pid/cwd" -ef . ]; then kill "$pid" && echo "$file: process $pid is asked to stop"; fi
+  if [ "/proc/$pid/cwd" -ef . ]; then kill "$pid"; fi
+done
+for file in run/*.pid; do
+  pid=$(cat "$file")
+  # A node finishes its clients' requests and hands leadership over. That takes some seconds at most.
+  while [ "/proc/$pid/cwd" -ef . ]; do sleep 0.1; done
   rm -f "$file"
+  echo "$file: process $pid has ended"
 done
 "#,
         host.name
@@ -212,6 +218,7 @@ fn install_script(host: &Host) -> String {
 # Run it as root on that machine; again after a change or with a newer program. It needs systemd.
 set -e
 cd "$(dirname "$0")"
+./stop.sh
 id rakit >/dev/null 2>&1 || useradd --system --home-dir /var/lib/rakit --shell /usr/sbin/nologin rakit
 install -m 755 rakit /usr/local/bin/rakit
 install -d -m 755 /etc/rakit
@@ -220,6 +227,8 @@ install -m 600 -o rakit -g rakit cluster.key /etc/rakit/cluster.key
 {worker}# The data is where a system keeps such things; cluster.toml finds it beside itself.
 install -d -m 700 -o rakit -g rakit /var/lib/rakit
 ln -sfn /var/lib/rakit /etc/rakit/data
+# What a node has promised while it ran by hand goes with it. It is moved: two copies must never run.
+if [ -d data ]; then mv -n data/* /var/lib/rakit/; rmdir data; chown -R rakit:rakit /var/lib/rakit; fi
 install -m 644 rakit-*.service /etc/systemd/system/
 systemctl daemon-reload
 systemctl enable {services}
@@ -288,9 +297,6 @@ mod tests {
             ["\nProcSubset=", "\nProtectProc=", "\nPrivateNetwork=", "\nPrivateUsers=", "\nDynamicUser="]
         {
             assert!(!DAEMON_UNIT.1.contains(blind) && !WORKER_UNIT.1.contains(blind), "{blind}");
-        }
-        for (name, unit) in [NODE_UNIT, DAEMON_UNIT] {
-            assert!(unit.contains("\nExecReload=/bin/kill -HUP $MAINPID\n"), "{name}");
         }
         assert!(DAEMON_UNIT.1.contains("\nRestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK\n"));
     }
