@@ -148,8 +148,7 @@ fn of_the_file(config: &Config) -> Vec<Remark> {
     if let Err(error) = config.check_exposure(false) {
         remarks.push(Remark::finding(error.to_string(), "as it says, on all machines"));
     }
-    let warnings = config.warnings().into_iter();
-    remarks.extend(warnings.map(|warning| Remark::finding(warning, "change cluster.toml on all machines")));
+    remarks.extend(config.warnings().into_iter().map(Remark::Note));
     remarks
 }
 
@@ -174,6 +173,6 @@ mod tests {
         let lines: Vec<String> = of_the_file(&config).iter().map(Remark::line).collect();
         assert_eq!(lines[0], "ok: lab.toml: cluster lab, nodes 1, 2, not signed");
         assert!(lines[1].starts_with("finding: lab.toml: cluster.secret_file: missing"), "{lines:?}");
-        assert!(lines[2].contains("take an odd number"), "{lines:?}");
+        assert!(lines[2].starts_with("note: ") && lines[2].contains("take an odd number"), "{lines:?}");
     }
 }

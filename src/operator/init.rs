@@ -86,8 +86,11 @@ DIR/cluster.key   the secret, mode 0600: keep it
 DIR/hosts/HOST    a folder to copy to each machine, with scripts that start what runs there
 DIR/commands.txt  what to type on which machine, as it is printed
 
-It changes nothing outside DIR and writes over no file. Names of nodes are looked up here, since cluster.toml holds
-addresses. Exit codes: 0 if all is written; 1 if DIR holds a cluster already or can't be written; 2 on bad usage.";
+It changes nothing outside DIR and writes over no file. Names of nodes are looked up here, since
+cluster.toml holds addresses. Without --nodes, at a terminal, it asks.
+
+Exit codes: 0 if all is written; 1 if DIR holds a cluster already or can't be written; 2 on bad
+usage.";
 
 fn cluster_name(text: &str) -> Result<String, String> {
     if is_name(text) {

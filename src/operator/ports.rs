@@ -16,7 +16,7 @@ use rakit::linux::{self, Holder};
 pub fn obstacle(address: SocketAddr) -> Option<String> {
     match TcpListener::bind(address) {
         Ok(_) => None,
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Some(match holder(address.port()) {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Some(match holder(address) {
             Some(holder) => format!("is taken by {} (pid {})", holder.name, holder.pid),
             None if is_ending(address.port()) => {
                 "is kept by a connection that has just ended (TIME_WAIT), for a minute at most".to_string()
@@ -27,12 +27,17 @@ pub fn obstacle(address: SocketAddr) -> Option<String> {
     }
 }
 
-/// The process that holds this TCP port; `None` if it is not found or belongs to another user.
-pub fn holder(port: u16) -> Option<Holder> {
-    let mut sockets: Vec<TcpNetEntry> = linux::all_sockets()
-        .into_iter()
-        .filter(|entry| entry.local_address.port() == port && entry.inode != 0)
-        .collect();
+/// The process that holds the port of this address; `None` if it is not found or belongs to another user. Programs on other
+/// addresses of this machine may have the same port; one on the wildcard address has it on all of them.
+pub fn holder(address: SocketAddr) -> Option<Holder> {
+    let ip = address.ip().to_canonical();
+    let is_in_the_way = |entry: &TcpNetEntry| {
+        let bound = entry.local_address.ip().to_canonical();
+        entry.local_address.port() == address.port()
+            && (bound == ip || bound.is_unspecified() || ip.is_unspecified())
+    };
+    let mut sockets: Vec<TcpNetEntry> =
+        linux::all_sockets().into_iter().filter(|entry| is_in_the_way(entry) && entry.inode != 0).collect();
     // Prefer the listening socket. A connection that it accepted has the same port.
     sockets.sort_by_key(|entry| entry.state != TcpState::Listen);
     sockets.iter().find_map(|entry| linux::holder(entry.inode))
@@ -63,6 +68,8 @@ mod tests {
         let said = obstacle(address).expect("the port is taken");
         assert!(said.contains(&format!("(pid {})", std::process::id())), "{said}");
         assert_eq!(listening(&[address]), [true]);
+        let elsewhere = SocketAddr::from(([127, 83, 9, 8], address.port()));
+        assert_eq!(holder(elsewhere), None, "the same port on another address is another one's");
         drop(listener);
         assert_eq!(listening(&[address]), [false]);
         assert_eq!(obstacle(address), None);

@@ -141,7 +141,7 @@ fn started_by_hand(layout: &Layout, part: Part) -> Option<i32> {
         // A daemon holds no port, and disturbs nobody but the daemon that is started beside it.
         Part::Daemon(_) | Part::Burner(_) => return None,
     };
-    let holder = ports::holder(address.port())?;
+    let holder = ports::holder(address)?;
     let line = procfs::process::Process::new(holder.pid).ok()?.cmdline().ok()?;
     let file = if let Part::Worker(_) = part { layout.worker_script() } else { layout.config_file() };
     let is_ours = |word: &String| programs::same_file(Path::new(word), &file);

@@ -237,6 +237,15 @@ fn check_finds_what_is_wrong_and_nothing_else(setup: &Setup) {
         assert!(said.contains(&format!("finding: node {id} does not work with this machine at ")), "{said}");
     }
 
+    let pid = fs::read_to_string(setup.folder(1).join("run/node-2.pid")).expect("node 2 was started");
+    let pid: i32 = pid.trim().parse().expect("a process id");
+    let process = Pid::from_raw(pid).expect("not 0");
+    kill_process(process, Signal::STOP).expect("our own node");
+    // On a busy machine, some of its threads run on for a moment after the signal was sent.
+    let told = format!("finding: node 2 runs here (pid {pid}), but does not answer");
+    eventually("the paused node is told", || check(&config).1.contains(&told).then_some(()));
+    kill_process(process, Signal::CONT).expect("our own node");
+
     setup.script(&setup.folder(0), "stop.sh");
     eventually("node 1 has stopped", || setup.status(0).is_none().then_some(()));
     let (code, said) = check(&config);

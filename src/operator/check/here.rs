@@ -3,6 +3,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -14,7 +15,7 @@ use rakit::protocol::PROTOCOL_VERSION;
 use rakit::signing::Secret;
 
 use super::super::comparison::Asked;
-use super::super::ports::obstacle;
+use super::super::ports::{holder, obstacle};
 use super::Remark;
 
 /// So often the disk is asked to keep a record.
@@ -75,8 +76,14 @@ fn system() -> Remark {
     ))
 }
 
-/// Of a node that belongs here and does not answer: whether it could start.
+/// Of a node that belongs here and does not answer: whether it runs all the same, and if not, whether it could start.
 fn ports(node: &Node) -> Vec<Remark> {
+    if let Some(pid) = [node.public, node.cluster].into_iter().find_map(|address| process_of(node, address)) {
+        return vec![Remark::finding(
+            format!("node {} runs here (pid {pid}), but does not answer: it is paused, or it hangs", node.id),
+            format!("kill -CONT {pid} if somebody has paused it; else see its log and its disk"),
+        )];
+    }
     let both = [("public", node.public), ("cluster", node.cluster)];
     both.into_iter()
         .map(|(which, address)| match obstacle(address) {
@@ -87,6 +94,14 @@ fn ports(node: &Node) -> Vec<Remark> {
             ),
         })
         .collect()
+}
+
+/// The process of this node, if it holds this address.
+fn process_of(node: &Node, address: SocketAddr) -> Option<i32> {
+    let pid = holder(address)?.pid;
+    let words = procfs::process::Process::new(pid).ok()?.cmdline().ok()?;
+    let id = ["--id".to_string(), node.id.to_string()];
+    words.windows(2).any(|pair| pair == id).then_some(pid)
 }
 
 /// Whether the disk takes records, how fast, and for how long yet.

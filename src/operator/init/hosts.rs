@@ -67,7 +67,7 @@ pub struct Host {
 impl Host {
     /// The name of its folder: a colon in a path means another machine to scp(1).
     pub fn folder(&self) -> String {
-        without_colons(&self.name)
+        plain(&self.name, "host")
     }
 }
 
@@ -308,17 +308,17 @@ fn is_of_one_machine(ip: &IpAddr) -> bool {
 
 /// A server's name: that of its host, as far as the rule for names allows.
 fn server_name(host: &str, port: Option<u16>) -> String {
-    let host = without_colons(host);
-    // `::1` would begin with a hyphen.
-    let host = if is_name(&host) { host } else { format!("server{host}") };
+    let host = plain(host, "server");
     match port {
         Some(port) => format!("{host}-{port}"),
         None => host,
     }
 }
 
-fn without_colons(host: &str) -> String {
-    host.replace(':', "-")
+/// The host without colons. `::1` would then begin with a hyphen, as an option does; so it gets a word in front.
+fn plain(host: &str, word: &str) -> String {
+    let plain = host.replace(':', "-");
+    if is_name(&plain) { plain } else { format!("{word}{plain}") }
 }
 
 #[cfg(test)]
@@ -379,6 +379,7 @@ mod tests {
         let plan = planned(&["::1"], &["[::1]:5000", "[::1]:5001"]).expect("all good");
         let names: Vec<_> = plan.hosts[0].servers.iter().map(|server| server.name.as_str()).collect();
         assert_eq!(names, ["server--1-5000", "server--1-5001"]);
+        assert_eq!(plan.hosts[0].folder(), "host--1");
     }
 
     #[test]
