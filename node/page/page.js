@@ -10,8 +10,8 @@ const INTERVAL_MS = 500;
 const ANSWER_TIMEOUT_MS = 3000;
 // A view that is older than this is not taken for the present.
 const OLD_MS = 3000;
-const FRAME_MS = 60;
-const DOT_MS = 420;
+const FRAME_MS = 80;
+const DOT_MS = 480;
 const DOTS_MAX = 60;
 const CPU_POINTS_MAX = 60;
 const REQUESTS_SHOWN = 10;
