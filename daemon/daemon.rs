@@ -127,6 +127,11 @@ fn measure(text: &str) -> Result<Measure, String> {
         .ok_or_else(|| "give machine or process:PID".to_owned())
 }
 
+/// The command line of `rakit-daemon`, for manual pages and completions.
+pub fn command() -> clap::Command {
+    <DaemonFlags as clap::CommandFactory>::command()
+}
+
 /// Runs the program `rakit-daemon` with these arguments (the first is the program's name) until it is
 /// stopped.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {

@@ -92,6 +92,11 @@ struct NodeFlags {
     parent: ParentFlags,
 }
 
+/// The command line of `rakit-node`, for manual pages and completions.
+pub fn command() -> clap::Command {
+    <NodeFlags as clap::CommandFactory>::command()
+}
+
 /// Runs the program `rakit-node` with these arguments (the first is the program's name) until it is stopped.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let flags: NodeFlags = match program::parse(arguments) {

@@ -10,6 +10,7 @@
 //! | `order`, `ctl` | what a person may do to the running cluster; `rakit ctl` |
 //! | `control_room`, `steering`, `traffic`, `burner` | the same at `rakit up`: taking orders, carrying them out; requests at a rate; load |
 //! | `check` | `rakit check`: what is not as it should be, and the mend |
+//! | `manual` | `rakit manual`: manual pages, completions |
 //! | `init` | `rakit init`: files and commands for several machines |
 //! | `status` | `rakit status` |
 //! | `transfer` | `rakit transfer` |
@@ -33,6 +34,7 @@ mod demo;
 mod init;
 mod layout;
 mod lookout;
+mod manual;
 mod order;
 mod ports;
 mod programs;
@@ -101,6 +103,9 @@ enum CliCommand {
     Demo(demo::DemoFlags),
     /// Have the leader hand leadership over to another node
     Transfer(transfer::TransferFlags),
+    /// Write manual pages and completions
+    #[command(hide = true)]
+    Manual(manual::ManualFlags),
     /// Run one node of the load balancer: the program rakit-node
     #[command(disable_help_flag = true)]
     Node(Rest),
@@ -186,6 +191,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         CliCommand::Ctl(flags) => ctl::run(&flags, &cli.log),
         CliCommand::Story(flags) => story::run(&flags, &cli.log),
         CliCommand::Demo(flags) => demo::run(&flags, &cli.log),
+        CliCommand::Manual(flags) => manual::run(&flags),
         CliCommand::Transfer(flags) => transfer::run(&flags, &cli.log),
         CliCommand::Node(_) | CliCommand::Daemon(_) => Err(Failure::usage(
             "the flags of `rakit node` and `rakit daemon` come after that word, not before it".to_string(),

@@ -230,6 +230,8 @@ ln -sfn /var/lib/rakit /etc/rakit/data
 # What a node has promised while it ran by hand goes with it. It is moved: two copies must never run.
 if [ -d data ]; then mv -n data/* /var/lib/rakit/; rmdir data; chown -R rakit:rakit /var/lib/rakit; fi
 install -m 644 rakit-*.service /etc/systemd/system/
+# man rakit, man rakit-node; completions for the shells.
+/usr/local/bin/rakit manual /usr/local/share
 systemctl daemon-reload
 systemctl enable {services}
 systemctl restart {services}
