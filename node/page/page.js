@@ -112,6 +112,9 @@ function read(state) {
   return { room, nodes, members, leader, leads, newest, oldest, views: fresh.map((node) => node.view), all: any };
 }
 
+// Whether a follower that has answered counts: it may have died since, or have no vote yet.
+const counts = (node) => !node || !(node.view?.status.joining || ["dead", "paused", "silent"].includes(node.shape));
+
 // How many votes the last round that was seen has got, while nobody leads.
 let votesOfLate = null;
 
@@ -126,7 +129,7 @@ function headline(picture) {
     const followers = consensus?.followers ?? [];
     const answer = followers.filter(({ node, acknowledged_ms }) => acknowledged_ms !== null
       && acknowledged_ms <= times.election_timeout_ms
-      && !["dead", "paused", "silent"].includes(picture.nodes.find(({ id }) => id === node)?.shape));
+      && counts(picture.nodes.find(({ id }) => id === node)));
     const spare = answer.length + 1 - majority;
     return [
       TEXT.leads(status.node, status.term) +
@@ -163,8 +166,12 @@ function warnings(picture) {
     const { status } = view;
     for (const refusal of status.refusals) said.push(TEXT.refuses(id, refusal.node, refusal.reason));
     if (status.contradiction) said.push(status.contradiction);
+    if (status.joining) said.push(TEXT.joining(id));
+    for (const { id: server, also_reported } of status.servers) {
+      if (also_reported) said.push(TEXT.twoDaemons(server, also_reported));
+    }
     if (status.deaf_to?.length) said.push(TEXT.deaf(id, status.deaf_to));
-    if (!view.consensus) said.push(TEXT.loopBusy(id));
+    if (!view.consensus || status.stuck_ms) said.push(TEXT.loopBusy(id));
     if (!picture.leader) continue;
     const lead = picture.leader.status;
     if (status.role === "leader" && id !== lead.node) said.push(TEXT.alsoLeads(id, status.term));

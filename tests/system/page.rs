@@ -364,7 +364,7 @@ impl Drop for StandIn {
 fn state_with(text: &str) -> Value {
     let server = json!({
         "id": text, "worker": "127.0.0.1:10001", "cpu": 12.5, "cores": 2, "alive": true, "worker_up": true,
-        "epoch": 1, "sequence": 1, "in_flight": 1, "stalled": false, "avoided": false,
+        "epoch": 1, "sequence": 1, "in_flight": 1, "stalled": false, "avoided": false, "also_reported": text,
     });
     let event = |sequence: u64, kind: &str, server: Option<&str>, other: Option<u64>| {
         json!({
@@ -381,7 +381,7 @@ fn state_with(text: &str) -> Value {
             "cluster": text, "node": 1, "role": "follower", "term": 4, "leader": 2, "voted_for": null, "commit_index": 9,
             "applied_index": 9, "last_index": 9, "snapshot_index": 0, "state_digest": "0", "policy": "projected",
             "uptime_ms": 1, "version": "0", "protocol": 0, "refusals": [{"node": 2, "reason": text}],
-            "contradiction": text, "servers": [server],
+            "contradiction": text, "joining": true, "servers": [server],
         },
         "servers_hidden": 0, "members": [1, 2, 3], "now_us": 1_700_000_000_000_000_u64, "age_ms": 5, "stale_ms": null,
         "times": {"heartbeat_ms": 100, "election_timeout_ms": 1000, "report_interval_ms": 1000, "server_timeout_ms": 5000},
