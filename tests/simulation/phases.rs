@@ -85,8 +85,9 @@ fn heal(world: &mut World) -> BTreeSet<NodeId> {
     {
         healed.insert(1 + world.random.below(nodes));
     }
-    // A founder's disk that was emptied at once may leave a founding unfinished until all are there.
-    if world.counting() <= nodes / 2 && world.machines.iter().any(|machine| machine.wipes > 0) {
+    // A founding that is half done waits for its founders, and one whose founder's disk was emptied at once may wait for all.
+    let half_done = world.counting() > 0 || world.machines.iter().any(|machine| machine.wipes > 0);
+    if world.counting() <= nodes / 2 && half_done {
         healed.extend(1..=nodes);
     }
     world.begin_healing(&healed);
