@@ -5,7 +5,7 @@
 //!
 //! One thread accepts connections. Each open connection has a thread that serves it (`connection.rs`) and then takes the
 //! next one. The accepting thread starts a new thread when no thread is free, up to the cap on connections. A thread without
-//! work ends after [`THREAD_IDLE`]. Only a connection goes from one thread to another, never a request: between `recv` and
+//! work ends after `THREAD_IDLE`. Only a connection goes from one thread to another, never a request: between `recv` and
 //! `writev` no thread waits for another, and no lock is taken.
 //!
 //! Everything is bounded by [`Limits`]. The server answers and counts what exceeds a bound; it does not queue it.
