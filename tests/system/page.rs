@@ -207,7 +207,7 @@ fn the_page_shows_what_the_nodes_say_and_names_the_next_leader() {
             && words.ends_with(" · 1 of 5 may still fail")
     });
     let next = leader(&after);
-    assert_eq!(shown.status(next).expect("the leader answers")["role"], "leader");
+    eventually("it leads indeed", || (shown.status(next)?["role"] == "leader").then_some(()));
     let story = eventually("the story of it", || {
         let told = shown.browser.texts("#story summary span");
         told.iter().any(|one| one.starts_with(&format!("Node {next} leads term "))).then_some(told)
@@ -220,7 +220,9 @@ fn the_page_shows_what_the_nodes_say_and_names_the_next_leader() {
     shown.browser.enter("#story summary");
     assert_eq!(shown.browser.run("return document.querySelector('#story details').open"), true);
     let dead = format!("node {before} does not answer: connection refused");
-    assert_eq!(shown.browser.texts("#warnings li"), [dead]);
+    eventually("a warning names the dead node, and nothing else", || {
+        (shown.browser.texts("#warnings li") == [dead.clone()]).then_some(())
+    });
     shown.is_in_order("leader-dead.png");
 
     // Two more are paused: no majority. The page of a node that is left says so, too, and its primes are still served.
