@@ -1,7 +1,7 @@
 //! The senders: how this node's requests reach the other nodes.
 //!
 //! Two threads for each peer, one for the log (AppendEntries, InstallSnapshot) and one for elections, so that a vote never
-//! waits behind a megabyte of entries. Each thread has a slot for one request. The loop puts the newest
+//! waits behind entries. (On a slow link, the core makes the requests small: `src/raft/pace.rs`.) Each thread has a slot for one request. The loop puts the newest
 //! request in and never waits. A request that has not left yet is replaced: the core has given it up. Each
 //! request that leaves ends with exactly one message to the loop: the reply, or that it was lost, or refused.
 

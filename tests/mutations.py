@@ -55,7 +55,7 @@ SIMULATOR_SECONDS_MAX = 300
 
 CORE, ELECTION, REPLICATION = "src/raft/core.rs", "src/raft/election.rs", "src/raft/replication.rs"
 SNAPSHOT, INCOMING, TRANSFER = "src/raft/snapshot.rs", "src/raft/incoming.rs", "src/raft/transfer.rs"
-TRANSITIONS = "src/raft/transitions.rs"
+TRANSITIONS, PACE = "src/raft/transitions.rs", "src/raft/pace.rs"
 JOINING, FOUNDING, PROGRESS = "src/raft/joining.rs", "src/raft/founding.rs", "src/raft/progress.rs"
 STORE, RECOVERY, HINT = "src/storage/store.rs", "src/storage/recovery.rs", "src/storage/hint.rs"
 REPORT, TABLE, SILENCE = "src/balancer/report.rs", "src/balancer/table.rs", "src/balancer/silence.rs"
@@ -133,7 +133,7 @@ MUTANTS = [
      "            self.send_once_durable(peer, RpcRequest::RequestVote(arguments));\n        }\n"
      "        self.count_vote(self.settings.id);\n"),
     ("19", "a lost reply stops replication", REPLICATION,
-     "if now >= last_sent + 2 * heartbeat {", "if false && now >= last_sent + 2 * heartbeat {"),
+     "if now >= last_sent + 2 * heartbeat &&", "if false && now >= last_sent + 2 * heartbeat &&"),
     ("20", "no no-op at the start of a term", TRANSITIONS,
      "        self.append(Command::noop());\n", ""),
     ("21", "a failed fsync is ignored", STORE,
@@ -183,6 +183,16 @@ MUTANTS = [
     ("S7", "a second daemon takes a name over by a greater stamp", TABLE,
      "if self.alive && of_another {", "if self.alive && of_another && stamp <= committed {"),
     ("S8", "a name belongs to a dead daemon", TABLE, "if self.alive && of_another {", "if of_another {"),
+    ("P1", "appends begin as large as they may be", PACE,
+     "const BYTES_MIN: usize = 4 << 10;", "const BYTES_MIN: usize = 1 << 20;"),
+    ("P2", "what took too long is sent as large as before", PACE,
+     "self.bytes_max.min(fits).max(BYTES_MIN)", "self.bytes_max.max(fits)"),
+    ("P3", "an append without an answer is sent again behind the first", REPLICATION,
+     "progress.in_flight.take().is_some() {\n                progress.probing = true;\n", "progress.in_flight.take().is_some() {\n"),
+    ("P4", "chunks of a snapshot are as large as they may be", SNAPSHOT,
+     "self.settings.snapshot_chunk_bytes.min(progress.pace.bytes_max())", "self.settings.snapshot_chunk_bytes"),
+    ("P5", "what was lost is sent again before the peer answers", CORE,
+     "            progress.probing = true;\n            progress.pause_until", "            progress.pause_until"),
     ("S5", "a daemon goes on beside the committed stamp, not above it", REPORT,
      "            Some(self.epoch + 1)\n", "            Some(self.epoch)\n"),
     ("S6", "a daemon in the greatest epoch waits for ever", REPORT,

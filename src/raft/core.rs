@@ -259,12 +259,12 @@ impl Raft {
     /// A peer's request did not arrive, or its reply did not, or the peer refused it.
     fn request_lost(&mut self, to: NodeId, rpc: RpcId, refused: bool) {
         self.founding_question_lost(to, rpc, refused);
-        let (now, heartbeat) = (self.now, self.settings.heartbeat);
-        if let Role::Leader(leader) = &mut self.role
-            && let Some(progress) = leader.progress.get_mut(&to)
-            && progress.in_flight == Some(rpc)
-        {
+        let (now, heartbeat, allowed) = (self.now, self.settings.heartbeat, self.time_for_size());
+        let Some(progress) = self.progress_mut(to) else { return };
+        progress.lost(rpc, now, allowed);
+        if progress.in_flight == Some(rpc) {
             progress.in_flight = None;
+            progress.probing = true;
             progress.pause_until = progress.last_sent.unwrap_or(now) + heartbeat;
         }
     }

@@ -9,7 +9,14 @@ use std::collections::VecDeque;
 use super::{Entry, Index, Term};
 
 /// What an entry costs in an append besides its command: index, term and JSON around them, in bytes.
-pub(super) const ENTRY_OVERHEAD_BYTES: usize = 64;
+const ENTRY_OVERHEAD_BYTES: usize = 64;
+
+impl Entry {
+    /// What it costs in an append, in bytes.
+    pub(super) fn bytes_in_append(&self) -> usize {
+        self.command.as_json().len() + ENTRY_OVERHEAD_BYTES
+    }
+}
 
 /// The entries that a node holds in memory.
 #[derive(Clone, Debug, Default)]
@@ -69,7 +76,7 @@ impl Log {
             .take(count_max)
             .take_while(|entry| {
                 let first = bytes == 0;
-                bytes += entry.command.as_json().len() + ENTRY_OVERHEAD_BYTES;
+                bytes += entry.bytes_in_append();
                 first || bytes <= bytes_max
             })
             .cloned()

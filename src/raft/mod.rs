@@ -79,6 +79,7 @@
 //! | `transfer.rs` | handing leadership over before a clean stop | thesis 3.10 |
 //! | `log.rs` | the log in memory | 5.3, 7 |
 //! | `progress.rs` | what a leader knows of each follower | Figure 2 |
+//! | `pace.rs` | how much one append may carry to it | |
 //! | `output.rs` | the decisions, told apart by what they must wait for | 5.1 "persistent state", thesis 10.2.1 |
 //!
 //! docs/raft.md goes through both papers section by section and through Figure 2 line by line.
@@ -110,6 +111,7 @@ mod joining;
 mod log;
 mod message;
 mod output;
+mod pace;
 mod picture;
 mod progress;
 mod random;

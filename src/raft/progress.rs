@@ -5,6 +5,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::pace::Pace;
 use super::{Index, RpcId, Snapshot};
 
 /// For so many requests to one peer, the leader remembers when it sent them. One is in flight at a time. A
@@ -34,11 +35,15 @@ pub(super) struct Progress {
     pub(super) pause_until: Duration,
     /// A heartbeat is due, even if there is no entry to send.
     pub(super) heartbeat_due: bool,
-    /// The last append was refused. The leader looks with empty appends for the place where the logs differ.
+    /// The last append was refused, or it may be lost. The leader asks with empty ones: where do the logs differ, and does
+    /// the peer answer at all? A large append that is sent twice only makes a slow link slower.
     pub(super) probing: bool,
     /// The snapshot that is being sent, if the entries it needs are compacted, and the next byte of it.
     pub(super) snapshot: Option<(Arc<Snapshot>, u64)>,
-    sent: VecDeque<(RpcId, Duration)>,
+    /// How much one request may carry.
+    pub(super) pace: Pace,
+    /// Requests, when they were sent, and the bytes that they carried.
+    sent: VecDeque<(RpcId, Duration, usize)>,
 }
 
 impl Progress {
@@ -56,6 +61,7 @@ impl Progress {
             heartbeat_due: true,
             probing: false,
             snapshot: None,
+            pace: Pace::new(),
             sent: VecDeque::new(),
         }
     }
@@ -75,28 +81,36 @@ impl Progress {
         if self.counts() { self.last_acknowledged } else { Duration::ZERO }
     }
 
-    /// A request goes out.
-    pub(super) fn sent(&mut self, rpc: RpcId, now: Duration) {
+    /// A request goes out, with so many bytes of entries or of a snapshot.
+    pub(super) fn sent(&mut self, rpc: RpcId, bytes: usize, now: Duration) {
         if self.sent.len() == SENT_REQUESTS_MAX {
             self.sent.pop_front();
         }
-        self.sent.push_back((rpc, now));
+        self.sent.push_back((rpc, now, bytes));
         self.in_flight = Some(rpc);
         self.last_sent = Some(now);
         self.heartbeat_due = false;
     }
 
     /// The reply to `rpc` came in. Whether that is a request of this leadership (a recent one): a reply may also be to one
-    /// that this node sent as leader of an earlier term.
-    pub(super) fn answered(&mut self, rpc: RpcId) -> bool {
-        let position = self.sent.iter().position(|(id, _)| *id == rpc);
-        if let Some((_, sent_at)) = position.and_then(|position| self.sent.remove(position)) {
+    /// that this node sent as leader of an earlier term. `allowed`: see [`Pace::answered`].
+    pub(super) fn answered(&mut self, rpc: RpcId, now: Duration, allowed: Duration) -> bool {
+        let position = self.sent.iter().position(|(id, ..)| *id == rpc);
+        if let Some((_, sent_at, bytes)) = position.and_then(|position| self.sent.remove(position)) {
             self.last_acknowledged = self.last_acknowledged.max(sent_at);
+            self.pace.answered(bytes, now.saturating_sub(sent_at), allowed);
         }
         if self.in_flight == Some(rpc) {
             self.in_flight = None;
         }
         position.is_some()
+    }
+
+    /// The sender says that `rpc` gets no reply. (If one comes all the same, it counts.)
+    pub(super) fn lost(&mut self, rpc: RpcId, now: Duration, allowed: Duration) {
+        if let Some((_, sent_at, bytes)) = self.sent.iter().find(|(id, ..)| *id == rpc) {
+            self.pace.lost(*bytes, now.saturating_sub(*sent_at), allowed);
+        }
     }
 
     /// The follower's log is durable and equal up to `index`. Never goes backwards.
@@ -120,9 +134,10 @@ impl Progress {
         // A pause that is over counts as no pause.
         self.pause_until.saturating_sub(now).hash(hasher);
         self.snapshot.as_ref().map(|(snapshot, offset)| (snapshot.last_index, offset)).hash(hasher);
-        for (rpc, sent_at) in &self.sent {
+        self.pace.fingerprint(hasher);
+        for (rpc, sent_at, bytes) in &self.sent {
             if let Some(name) = rpc_name(*rpc) {
-                (name, since(*sent_at)).hash(hasher);
+                (name, since(*sent_at), bytes).hash(hasher);
             }
         }
     }

@@ -62,15 +62,16 @@ impl Raft {
         let Some(prev_log_term) = self.log.term_at(prev_log_index) else {
             return self.start_snapshot(peer);
         };
-        // After a refusal, the leader looks with empty appends for the place where the logs differ. Entries
-        // would only be refused again.
+        // After a refusal, the leader looks with empty appends for the place where the logs differ. Entries would only be
+        // refused again. After a loss, they might only queue up behind those that are still on a slow link.
         let entries = if probing {
             Vec::new()
         } else {
-            let settings = &self.settings;
-            self.log.slice(next_index, settings.append_entries_max, settings.append_bytes_max)
+            let bytes_max = self.settings.append_bytes_max.min(progress.pace.bytes_max());
+            self.log.slice(next_index, self.settings.append_entries_max, bytes_max)
         };
         let admit = self.admission(peer, prev_log_index + entries.len() as u64);
+        let bytes = entries.iter().map(Entry::bytes_in_append).sum();
         let request = RpcRequest::AppendEntries(AppendEntries {
             term: self.hard_state.term,
             leader_id: self.settings.id,
@@ -81,14 +82,19 @@ impl Raft {
             admit,
         });
         let rpc = self.send_now(peer, request);
-        self.note_sent(peer, rpc);
+        self.note_sent(peer, rpc, bytes);
     }
 
-    pub(super) fn note_sent(&mut self, peer: NodeId, rpc: RpcId) {
+    pub(super) fn note_sent(&mut self, peer: NodeId, rpc: RpcId, bytes: usize) {
         let now = self.now;
         if let Some(progress) = self.progress_mut(peer) {
-            progress.sent(rpc, now);
+            progress.sent(rpc, bytes, now);
         }
+    }
+
+    /// What its size may cost a request: a small part of any election timeout.
+    pub(super) fn time_for_size(&self) -> Duration {
+        self.settings.election_timeout.0 / 4
     }
 
     pub(super) fn receive_append_reply(&mut self, from: NodeId, rpc: RpcId, reply: AppendReply) {
@@ -97,8 +103,9 @@ impl Raft {
         }
         self.hear_life(from, reply.life);
         let (own_term, last_index) = (self.hard_state.term, self.log.last_index());
+        let (now, allowed) = (self.now, self.time_for_size());
         let Some(progress) = self.progress_mut(from) else { return };
-        let own_request = progress.answered(rpc);
+        let own_request = progress.answered(rpc, now, allowed);
         match reply.result {
             AppendResult::Success { match_index } if match_index <= last_index => {
                 progress.matched(match_index);
@@ -210,9 +217,10 @@ impl Raft {
             if now >= last_sent + heartbeat {
                 progress.heartbeat_due = true;
             }
-            // No reply for two heartbeats: the request may be lost. The next one goes out; a late reply still counts.
-            if now >= last_sent + 2 * heartbeat {
-                progress.in_flight = None;
+            // No reply for two heartbeats: the request may be lost. The next one goes out, without entries, since the old ones
+            // may still be on their way. A late reply still counts.
+            if now >= last_sent + 2 * heartbeat && progress.in_flight.take().is_some() {
+                progress.probing = true;
             }
         }
         // CheckQuorum (thesis 6.2): "a leader steps down if an election timeout elapses without a successful round of

@@ -21,14 +21,18 @@ impl Raft {
         self.output.notices.push(Notice::SnapshotSent { to: peer, index: snapshot.last_index });
         if let Some(progress) = self.progress_mut(peer) {
             progress.snapshot = Some((snapshot, 0));
+            progress.probing = false;
         }
         self.send_snapshot_chunk(peer);
     }
 
     pub(super) fn send_snapshot_chunk(&mut self, peer: NodeId) {
-        let Some((snapshot, offset)) = self.progress_of(peer).and_then(|progress| progress.snapshot.clone())
-        else {
-            return;
+        let Some(progress) = self.progress_of(peer) else { return };
+        let Some((snapshot, offset)) = progress.snapshot.clone() else { return };
+        // After a loss, a chunk without data asks where to go on: the last one may still be on a slow link.
+        let bytes_max = match progress.probing {
+            true => 0,
+            false => self.settings.snapshot_chunk_bytes.min(progress.pace.bytes_max()),
         };
         // No chunk of it has arrived (the peer may have been away for hours), and there is a newer snapshot by
         // now. The peer needs the newer one, and this node can drop the old one.
@@ -44,7 +48,7 @@ impl Raft {
         };
         let text = snapshot.state.as_json();
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
-        let mut end = start.saturating_add(self.settings.snapshot_chunk_bytes).min(text.len());
+        let mut end = start.saturating_add(bytes_max).min(text.len());
         while !text.is_char_boundary(end) {
             end += 1; // The text is UTF-8, and a chunk is a string: never cut within a character.
         }
@@ -59,18 +63,19 @@ impl Raft {
             checksum: crc32fast::hash(text.as_bytes()),
         });
         let rpc = self.send_now(peer, request);
-        self.note_sent(peer, rpc);
+        self.note_sent(peer, rpc, end - start);
     }
 
     pub(super) fn receive_install_reply(&mut self, from: NodeId, rpc: RpcId, reply: InstallReply) {
         let own_term = self.hard_state.term;
-        let next_try = self.now + self.settings.heartbeat;
+        let (now, next_try, allowed) = (self.now, self.now + self.settings.heartbeat, self.time_for_size());
         if reply.term < own_term {
             return;
         }
         self.hear_life(from, reply.life);
         let Some(progress) = self.progress_mut(from) else { return };
-        progress.answered(rpc);
+        progress.answered(rpc, now, allowed);
+        let asked_only = std::mem::take(&mut progress.probing);
         let Some((snapshot, offset)) = &mut progress.snapshot else { return };
         if snapshot.last_index != reply.last_included_index {
             return; // About an earlier snapshot.
@@ -79,7 +84,6 @@ impl Raft {
         if reply.installed {
             let index = snapshot.last_index;
             progress.snapshot = None;
-            progress.probing = false;
             // Also if this is exactly the commit index: otherwise the leader would probe for ever.
             progress.matched(index);
             progress.heartbeat_due = true;
@@ -88,7 +92,7 @@ impl Raft {
         } else {
             let wanted = usize::try_from(reply.next_offset).ok().filter(|next| text.is_char_boundary(*next));
             let wanted = wanted.unwrap_or(0) as u64;
-            if wanted <= *offset {
+            if wanted <= *offset && !asked_only {
                 // The peer took nothing of the chunk. It starts over, or it refuses this snapshot, perhaps for
                 // ever. So this node sends the next chunk no faster than heartbeats.
                 progress.pause_until = next_try;

@@ -25,6 +25,8 @@ seen! {
     LateReply: "network: a reply came after its request was given up",
     Displaced: "network: a newer request took a waiting one's place",
     Refused: "network: request to a dead process refused",
+    SlowLink: "network: a slow link held a message up",
+    SlowLinkFull: "network: message lost, no room before a slow link",
     Storm: "network: a storm of loss, delay and duplicates",
     LeaderInMinority: "partition: leader in the minority",
     LeaderInMajority: "partition: leader in the majority",

@@ -112,6 +112,19 @@ pub fn strike(world: &mut World, strike: Strike) {
             let length = world.random.below(2 * patience);
             world.after(length, Happening::StormOver);
         }
+        Strike::SlowLink => {
+            // From what takes a heartbeat for one heartbeat to what a few entries do not notice. Both ways, as a cable is.
+            let other = 1 + world.random.below(world.plan.nodes);
+            let bytes_per_ms = 1 + world.random.below(100);
+            let length = world.random.below(world.plan.patience() * 6);
+            world
+                .trace
+                .line(world.now, || format!("network: {node} - {other} carry {bytes_per_ms} bytes/ms"));
+            for link in [(node, other), (other, node)] {
+                world.network.set_rate(link, Some(bytes_per_ms));
+                world.after(length, Happening::LinkQuick { link });
+            }
+        }
         Strike::DaemonSilent => {
             world.oracle.count(Seen::DaemonSilent);
             let length = world.random.below(3 * world.server_timeout());

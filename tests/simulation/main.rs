@@ -22,6 +22,7 @@ mod oracle;
 mod phases;
 mod plan;
 mod process;
+mod slow_link;
 mod trace;
 mod world;
 

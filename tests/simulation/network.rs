@@ -1,4 +1,4 @@
-//! The links between the nodes, and between daemons and nodes: which are cut, and how long a message takes.
+//! The links between the nodes, and between daemons and nodes: which are cut, which are slow, and how long a message takes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,10 +41,18 @@ pub enum Fate {
     Arrives { after: Time, slow: bool, late: bool },
 }
 
+/// A link that carries few bytes. Its messages wait for each other, whatever their purpose.
+struct SlowLink {
+    bytes_per_ms: u64,
+    /// All that was put on it so far has arrived by then.
+    busy_until: Time,
+}
+
 /// All links.
 pub struct Network {
     /// By number of the partition: the links (from, to) that it cuts.
     partitions: BTreeMap<u64, BTreeSet<(NodeId, NodeId)>>,
+    slow_links: BTreeMap<(NodeId, NodeId), SlowLink>,
     /// Links from a daemon (by number) to a node.
     pub daemon_cuts: BTreeSet<(u64, NodeId)>,
     pub slots: BTreeMap<(NodeId, NodeId, Purpose), Slot>,
@@ -58,6 +66,7 @@ impl Network {
     pub fn new() -> Self {
         Self {
             partitions: BTreeMap::new(),
+            slow_links: BTreeMap::new(),
             daemon_cuts: BTreeSet::new(),
             slots: BTreeMap::new(),
             storm: false,
@@ -75,12 +84,44 @@ impl Network {
 
     pub fn mend_all(&mut self) {
         self.partitions.clear();
+        self.slow_links.clear();
         self.daemon_cuts.clear();
         self.storm = false;
     }
 
     pub fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
         self.partitions.values().any(|links| links.contains(&(from, to)))
+    }
+
+    /// From now on, this link carries so many bytes in a millisecond; as many as there are if `None`.
+    pub fn set_rate(&mut self, link: (NodeId, NodeId), bytes_per_ms: Option<u64>) {
+        match bytes_per_ms {
+            Some(bytes_per_ms) => {
+                let slow = self.slow_links.entry(link).or_insert(SlowLink { bytes_per_ms, busy_until: 0 });
+                slow.bytes_per_ms = bytes_per_ms;
+            }
+            None => {
+                self.slow_links.remove(&link);
+            }
+        }
+    }
+
+    /// How long a message of so many bytes waits for a slow link, and is on it; 0 on any other. `None` if the link's queue has
+    /// no room for it: it would arrive later than any other message does.
+    pub fn queues(
+        &mut self,
+        plan: &Plan,
+        now: Time,
+        link: (NodeId, NodeId),
+        bytes: impl FnOnce() -> u64,
+    ) -> Option<Time> {
+        let Some(slow) = self.slow_links.get_mut(&link) else { return Some(0) };
+        let arrives = slow.busy_until.max(now) + bytes() * MS / slow.bytes_per_ms;
+        let takes = arrives - now;
+        (takes < plan.latest()).then(|| {
+            slow.busy_until = arrives;
+            takes
+        })
     }
 
     /// Whether nothing reaches this node and nothing leaves it.
@@ -118,7 +159,7 @@ impl Network {
             return Fate::Lost;
         }
         if random.below(1_000) < plan.late {
-            let after = random.below(plan.patience() * 5 / 2);
+            let after = random.below(plan.latest());
             return Fate::Arrives { after, slow: false, late: true };
         }
         if random.below(1_000) < plan.slow + worse {

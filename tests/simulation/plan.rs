@@ -55,6 +55,7 @@ pub enum Strike {
     Transfer,
     SpuriousReset,
     Storm,
+    SlowLink,
     DaemonSilent,
     DaemonRestart,
     DaemonCut,
@@ -62,7 +63,7 @@ pub enum Strike {
     FalseReport,
 }
 
-const STRIKES: [(Strike, u64); 22] = [
+const STRIKES: [(Strike, u64); 23] = [
     (Strike::Partition, 8),
     (Strike::Kill, 4),
     (Strike::PowerCut, 3),
@@ -80,6 +81,7 @@ const STRIKES: [(Strike, u64); 22] = [
     (Strike::Transfer, 4),
     (Strike::SpuriousReset, 1),
     (Strike::Storm, 2),
+    (Strike::SlowLink, 4),
     (Strike::DaemonSilent, 2),
     (Strike::DaemonRestart, 2),
     (Strike::DaemonCut, 3),
@@ -204,6 +206,11 @@ impl Plan {
     /// The upper election time-out: after it, everybody has noticed.
     pub fn patience(&self) -> Time {
         micros(self.election_timeout.1)
+    }
+
+    /// No message takes longer, if it arrives.
+    pub fn latest(&self) -> Time {
+        self.patience() * 5 / 2
     }
 }
 

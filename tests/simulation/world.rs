@@ -101,6 +101,9 @@ pub enum Happening {
         partition: u64,
     },
     StormOver,
+    LinkQuick {
+        link: (NodeId, NodeId),
+    },
     DiskRoom {
         node: NodeId,
     },
@@ -299,6 +302,7 @@ impl World {
                 self.note_isolation();
             }
             Happening::StormOver => self.network.storm = false,
+            Happening::LinkQuick { link } => self.network.set_rate(link, None),
             Happening::DiskRoom { node } => self.machine(node).disk.set_capacity(None),
             Happening::DiskQuick { node } => self.machine(node).slow = false,
         }
@@ -627,13 +631,13 @@ impl World {
             self.after(patience, Happening::Lost { to, back, by_timeout: true });
         }
         if self.network.doubles(&self.plan, &mut self.random)
-            && let Some(after) = self.travel(from, to)
+            && let Some(after) = self.travel(from, to, || bytes_of(&request))
         {
             self.oracle.count(Seen::Duplicated);
             let request = request.clone();
             self.after(after, Happening::Request { to, from, incarnation, request, back, sent: exchange });
         }
-        match self.travel(from, to) {
+        match self.travel(from, to, || bytes_of(&request)) {
             Some(after) => {
                 self.after(
                     after,
@@ -644,8 +648,8 @@ impl World {
         }
     }
 
-    /// How long a message takes; `None` if it is lost.
-    fn travel(&mut self, from: NodeId, to: NodeId) -> Option<Time> {
+    /// How long a message of so many bytes takes; `None` if it is lost.
+    fn travel(&mut self, from: NodeId, to: NodeId, bytes: impl FnOnce() -> u64) -> Option<Time> {
         match self.network.fate(&self.plan, &mut self.random, from, to) {
             Fate::Lost => {
                 self.oracle.count(Seen::Lost);
@@ -658,7 +662,14 @@ impl World {
                 if late {
                     self.oracle.count(Seen::VeryLate);
                 }
-                Some(after)
+                let Some(queues) = self.network.queues(&self.plan, self.now, (from, to), bytes) else {
+                    self.oracle.count(Seen::SlowLinkFull);
+                    return None;
+                };
+                if queues > MS {
+                    self.oracle.count(Seen::SlowLink);
+                }
+                Some(queues + after)
             }
         }
     }
@@ -717,13 +728,13 @@ impl World {
         let sent = self.exchanges;
         self.trace.line(self.now, || format!("{from} => {} #{} {reply:?}", back.node, back.rpc));
         if self.network.doubles(&self.plan, &mut self.random)
-            && let Some(after) = self.travel(from, back.node)
+            && let Some(after) = self.travel(from, back.node, || bytes_of(&reply))
         {
             self.oracle.count(Seen::Duplicated);
             let reply = reply.clone();
             self.after(after, Happening::Reply { back, from, incarnation, reply, sent });
         }
-        match self.travel(from, back.node) {
+        match self.travel(from, back.node, || bytes_of(&reply)) {
             Some(after) => self.after(after, Happening::Reply { back, from, incarnation, reply, sent }),
             None => self.maybe_tell(from, back),
         }
@@ -835,7 +846,7 @@ impl World {
             && leader != node
         {
             self.oracle.count(Seen::Forwarded);
-            if let Some(after) = self.travel(node, leader) {
+            if let Some(after) = self.travel(node, leader, || bytes_of(&mail.report)) {
                 let mail = ReportMail { forward: false, ..mail };
                 self.after(after, Happening::Report { to: leader, mail });
             }
@@ -1013,6 +1024,11 @@ impl World {
     pub fn strike(&mut self, strike: Strike) {
         super::faults::strike(self, strike);
     }
+}
+
+/// As it is on the wire, the head left aside.
+fn bytes_of(message: &impl serde::Serialize) -> u64 {
+    serde_json::to_vec(message).expect("messages have a JSON form").len() as u64
 }
 
 fn brief(request: &RpcRequest) -> String {

@@ -20,7 +20,7 @@ const SNAPSHOT_ENTRIES: u64 = 50;
 /// docs/storage.md, "The bound": the longest line of an entry on disk, and of a server in a snapshot, in bytes.
 const LINE_BYTES_MAX: usize = 400;
 
-/// A leader sends a snapshot in pieces of so many bytes (`snapshot_chunk_bytes`).
+/// A leader sends a snapshot in pieces of so many bytes at the most (`snapshot_chunk_bytes`).
 const CHUNK_BYTES: u64 = 256 << 10;
 
 /// Rounds of the tests that kill at random moments. Any number by `RAKIT_ROUNDS`.
