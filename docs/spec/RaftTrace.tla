@@ -83,8 +83,20 @@ Shows(s, shown) ==
         /\ IF s.lifeOf[p] = 0 THEN shown[10][p] = 0
            ELSE shown[10][p] = 2 * s.lifeOf[p] + (IF s.barrier[p] = 0 THEN 0 ELSE 1)
 
+\* A compaction is written aside while the node goes on.  A crash before its end leaves the older snapshot, and all entries.
+RestartAmidCompaction(n, count, remembered, snap) ==
+    LET s == node[n]
+        disk == ReplayAll(s.disk, SubSeq(s.pending, 1, count))
+    IN  /\ snap < disk.snap
+        /\ snap <= remembered /\ remembered <= s.commit /\ remembered <= Len(disk.log)
+        /\ node' = [node EXCEPT ![n] = [Started([disk EXCEPT !.snap = snap]) EXCEPT !.commit = remembered]]
+        /\ UNCHANGED <<network, together>>
+
 \* A restart finds on the disk what the core shows.
-Restarts(n, shown) == \E count \in 0 .. Len(node[n].pending) : Restart(n, count, shown[5]) /\ Shows(node'[n], shown)
+Restarts(n, shown) ==
+    \E count \in 0 .. Len(node[n].pending) :
+        /\ Restart(n, count, shown[5]) \/ RestartAmidCompaction(n, count, shown[5], shown[6])
+        /\ Shows(node'[n], shown)
 
 Happens(l) ==
     LET n == l[2] IN

@@ -418,7 +418,8 @@ impl Recorder {
         if after.voted != before.voted {
             known.hinted = false;
         }
-        if message.kind == "timeout-now" {
+        // The second of two begins nothing: the requests that leave later are the first one's.
+        if message.kind == "timeout-now" && after.term > before.term {
             known.campaign = line;
         }
         let gives_up = message.kind == "pre-vote" && before.gave_up(&after);
