@@ -202,7 +202,7 @@ fn a_port_that_is_taken_is_named() {
     let cluster = Cluster::prepare(ClusterOptions::nodes(1));
     for (which, address) in [("public", cluster.public(1)), ("cluster", cluster.cluster_address(1))] {
         let taken = TcpListener::bind(address).expect("a port that is kept for us");
-        assert_ended(&run_to_its_end(&cluster, 1), 1, &[which, &address.to_string(), "another node"]);
+        assert_ended(&run_to_its_end(&cluster, 1), 1, &[which, &address.to_string(), "another program"]);
         drop(taken);
     }
 }
