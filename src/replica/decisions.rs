@@ -525,7 +525,8 @@ impl<P, D> Replica<P, D> {
     }
 
     fn note_recovered(&mut self) {
-        if self.recovery.ends(self.table.applied_index()) {
+        // A new cluster has agreed on nothing yet but its founding: there is nothing to tell.
+        if self.recovery.ends(self.table.applied_index()) && self.table.servers().len() > 0 {
             self.notice(ReplicaNotice::recovered(&self.table));
         }
     }

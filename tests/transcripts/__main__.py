@@ -89,6 +89,8 @@ class Ports:
     def to_page(self, text):
         # A token is nobody's business, and another one in each run.
         text = TOKEN.sub("#token=…", text)
+        # The pages are typed in the project's directory, where cargo starts the program by a relative path.
+        text = text.replace(f"{REPOSITORY}/target/", "target/")
         return self._replace(text, self.base, BASE_PORT_OF_PAGES)
 
 
