@@ -531,7 +531,10 @@ impl World {
             machine.boots += 1;
             let hint = machine.disk.contents().remove("commit");
             machine.disk.power_cut(seed);
-            if hint.is_some() && hint != machine.disk.contents().remove("commit") {
+            let is_kept = hint.is_some() && hint == machine.disk.contents().remove("commit");
+            // The true one may be back: neither the false one nor its removal in a recovery was ever synced.
+            machine.has_false_hint &= is_kept;
+            if hint.is_some() && !is_kept {
                 self.oracle.count(Seen::HintLost);
             }
         } else {
