@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use log::info;
 use serde::Deserialize;
 
+use crate::http::foreign::is_this_machine;
 use crate::http::message::{Request, Response, text};
 use crate::raft::NodeId;
 
@@ -89,8 +90,7 @@ impl Cuts {
     /// `POST /ui/cuts`. `port` is this node's public port.
     pub fn order(&self, request: &Request, port: u16) -> Response {
         // A page of another site in a browser on this machine can send neither this type nor this Host unasked.
-        let own = [format!("127.0.0.1:{port}"), format!("localhost:{port}")];
-        let is_own = request.header("Host").is_some_and(|host| own.iter().any(|own| own == host));
+        let is_own = request.header("Host").is_some_and(|host| is_this_machine(host, port));
         if !is_own || request.header("Origin").is_some() {
             return text(403, "only `rakit up` on this machine may cut cables");
         }

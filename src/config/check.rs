@@ -222,13 +222,7 @@ fn nodes(given: Vec<Spanned<super::file::NodeSection>>, place: &Place<'_>) -> Re
     for entry in given {
         let whole = entry.span();
         let entry = entry.into_inner();
-        let missing = |key: &str, sample: &str| {
-            place.error(
-                Some(whole.clone()),
-                &format!("[[node]] {key}"),
-                format!("missing; add {key} = {sample}"),
-            )
-        };
+        let missing = |key: &str, sample: &str| missing(place, whole.clone(), "[[node]]", key, sample);
         let id_given = entry.id.ok_or_else(|| missing("id", "1"))?;
         let id_range = 1..=i64::try_from(NODE_ID_MAX).expect("a constant that fits");
         let id = number(Some(&id_given), 1, id_range)
@@ -259,6 +253,11 @@ fn nodes(given: Vec<Spanned<super::file::NodeSection>>, place: &Place<'_>) -> Re
     Ok(nodes)
 }
 
+/// A key that an entry of `table` lacks. `whole` is the entry's place in the file.
+fn missing(place: &Place<'_>, whole: Range<usize>, table: &str, key: &str, sample: &str) -> ConfigError {
+    place.error(Some(whole), &format!("{table} {key}"), format!("missing; add {key} = {sample}"))
+}
+
 /// `[[server]]`: each has both its keys, and no id is given twice.
 fn servers(given: Vec<Spanned<ServerSection>>, place: &Place<'_>) -> Result<Vec<Server>, ConfigError> {
     if given.len() > SERVERS_MAX {
@@ -269,13 +268,7 @@ fn servers(given: Vec<Spanned<ServerSection>>, place: &Place<'_>) -> Result<Vec<
     for entry in given {
         let whole = entry.span();
         let entry = entry.into_inner();
-        let missing = |key: &str, sample: &str| {
-            place.error(
-                Some(whole.clone()),
-                &format!("[[server]] {key}"),
-                format!("missing; add {key} = {sample}"),
-            )
-        };
+        let missing = |key: &str, sample: &str| missing(place, whole.clone(), "[[server]]", key, sample);
         let id = entry.id.ok_or_else(|| missing("id", "\"lab-01\""))?;
         let worker = entry.worker.ok_or_else(|| missing("worker", "\"10.0.0.11:13337\""))?;
         let wrong_id = |complaint: String| place.error(Some(id.span()), "[[server]] id", complaint);

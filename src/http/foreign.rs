@@ -3,7 +3,8 @@
 //! A browser sends a page's requests to any address that its user can reach, also to addresses that the page's
 //! author cannot reach. It does so without asking if the body has one of the types that forms have, and it says
 //! in `Origin` where the page came from (Fetch standard, "CORS-safelisted request-header" and "Origin header").
-//! So a service that changes something on a POST refuses both. Called by the node's cluster address.
+//! So a service that changes something on a POST refuses both. Called by the node's cluster address, and by
+//! what a node and `rakit up` let be steered from this machine.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -38,6 +39,14 @@ fn is_own(origin: &str, host: Option<&str>) -> bool {
     host.is_some_and(|host| origin.strip_prefix("http://") == Some(host) && is_number(host))
 }
 
+/// Whether `host`, a `Host` or an `Origin` without its scheme, names this port of this machine, by number or as
+/// `localhost`. For the doors that only programs and people on this machine may use: any other name may be somebody's
+/// who lets it point here (DNS rebinding).
+pub fn is_this_machine(host: &str, port: u16) -> bool {
+    let at_port = |name: &str| host.strip_prefix(name).is_some_and(|rest| rest == format!(":{port}"));
+    at_port("127.0.0.1") || at_port("localhost")
+}
+
 fn is_json(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default();
     essence.trim().eq_ignore_ascii_case("application/json")
@@ -53,6 +62,23 @@ mod tests {
         let headers = headers.iter().map(|(name, value)| header(name, value)).collect();
         let request = Request::local(Method::Post, "/report", headers, Vec::new());
         refusal(&request).map(|answer| answer.status_code().0)
+    }
+
+    #[test]
+    fn only_this_machine_is_this_machine() {
+        for host in ["127.0.0.1:8001", "localhost:8001"] {
+            assert!(is_this_machine(host, 8001), "{host}");
+        }
+        for host in [
+            "127.0.0.1:80011",
+            "127.0.0.1",
+            "evil.example:8001",
+            "localhost.evil.example:8001",
+            "localhost:8002",
+            "",
+        ] {
+            assert!(!is_this_machine(host, 8001), "{host}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
+use rakit::http::foreign::is_this_machine;
 use rakit::http::message::{Request, Response, header, json, text};
 use rakit::http::{Limits, Server, Service};
 use rakit::linux::random_u64;
@@ -156,7 +157,7 @@ impl ControlService {
     /// Whether the request was meant for this address, and not sent by a page of another site.
     fn is_from_here(&self, request: &Request) -> Result<(), &'static str> {
         let port = self.key.address.port();
-        let own = |name: &str| name == format!("127.0.0.1:{port}") || name == format!("localhost:{port}");
+        let own = |name: &str| is_this_machine(name, port);
         if !request.header("Host").is_some_and(own) {
             return Err("the Host is not this address");
         }

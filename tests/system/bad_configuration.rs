@@ -26,6 +26,17 @@ fn assert_refused(output: &Output, program: &str, words: &[&str]) {
     }
 }
 
+/// The node, the daemon and `rakit up` refuse the `cluster.toml` in this directory. (`rakit up` keeps a configuration that
+/// is there, and so must refuse a bad one.)
+#[track_caller]
+fn refused_by_all(directory: &Path, words: &[&str]) {
+    let node = ["--config", "cluster.toml", "--id", "1"];
+    let daemon = ["--config", "cluster.toml", "--server", "a", "--worker", "127.0.0.1:13337"];
+    assert_refused(&run(NODE, &node, directory), "rakit-node", words);
+    assert_refused(&run(DAEMON, &daemon, directory), "rakit-daemon", words);
+    assert_refused(&run(RAKIT, &["up", "--dir", "."], directory), "rakit", words);
+}
+
 #[test]
 fn each_program_explains_itself() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -113,15 +124,7 @@ fn a_bad_file_is_named_with_key_and_mend_by_each_program() {
         std::fs::write(&file, &text).expect("our own file");
         let mut words = words.to_vec();
         words.push("cluster.toml");
-        assert_refused(
-            &run(NODE, &["--config", "cluster.toml", "--id", "1"], directory.path()),
-            "rakit-node",
-            &words,
-        );
-        let daemon = ["--config", "cluster.toml", "--server", "a", "--worker", "127.0.0.1:13337"];
-        assert_refused(&run(DAEMON, &daemon, directory.path()), "rakit-daemon", &words);
-        // `rakit up` keeps a configuration that is there, and so must refuse a bad one.
-        assert_refused(&run(RAKIT, &["up", "--dir", "."], directory.path()), "rakit", &words);
+        refused_by_all(directory.path(), &words);
     }
     // The program refuses a file that is no regular file. Opening a named pipe would wait for a writer.
     std::fs::remove_file(&file).expect("our own file");
@@ -130,14 +133,7 @@ fn a_bad_file_is_named_with_key_and_mend_by_each_program() {
     for make in [&pipe as &dyn Fn(), &folder] {
         make();
         let words = ["cluster.toml", "no regular file"];
-        assert_refused(
-            &run(NODE, &["--config", "cluster.toml", "--id", "1"], directory.path()),
-            "rakit-node",
-            &words,
-        );
-        let daemon = ["--config", "cluster.toml", "--server", "a", "--worker", "127.0.0.1:13337"];
-        assert_refused(&run(DAEMON, &daemon, directory.path()), "rakit-daemon", &words);
-        assert_refused(&run(RAKIT, &["up", "--dir", "."], directory.path()), "rakit", &words);
+        refused_by_all(directory.path(), &words);
         assert_refused(
             &run(RAKIT, &["status", "--config", "cluster.toml"], directory.path()),
             "rakit",
