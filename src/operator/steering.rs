@@ -106,7 +106,8 @@ impl Session {
             Part::Node(id) => (id, layout.nodes, "nodes"),
             Part::Worker(j) | Part::Daemon(j) | Part::Burner(j) => (j, layout.servers, "servers"),
         };
-        if number <= count { Ok(()) } else { Err(format!("there are {count} {what}, so no {}", part.name())) }
+        let name = if let Part::Burner(j) = part { server_name(j) } else { part.name() };
+        if number <= count { Ok(()) } else { Err(format!("there are {count} {what}, so no {name}")) }
     }
 
     fn end(&mut self, part: Part, with: Signal, starts_again: bool, outcome: Sender<Done>) {

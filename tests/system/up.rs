@@ -587,9 +587,12 @@ fn every_process_is_steered_by_its_name_and_pids_json_is_true_at_any_time() {
     eventually("the cluster works with what was started again", || {
         get(base + 2, "/10").filter(|prime| prime.trim() == "29")
     });
-    for (words, why) in
-        [("kill node-4", "3 nodes"), ("start server-2/daemon", "1 servers"), ("cut 1 1", "itself")]
-    {
+    for (words, why) in [
+        ("kill node-4", "3 nodes"),
+        ("start server-2/daemon", "1 servers"),
+        ("cut 1 1", "itself"),
+        ("load 9 10", "so no server-9\n"),
+    ] {
         let line = refused(&ctl(dir.path(), words), 1);
         assert!(line.contains(why), "{line}");
     }
