@@ -21,8 +21,10 @@ use crate::balancer::{Chooser, Chosen, Compared, Policy, Published, ServerView};
 use crate::http::ClientHandle;
 use crate::http::worker_client::{CancelHandle, WorkerAnswer, WorkerClient, WorkerError};
 use race::{After, Helping, Race, Races};
+use reasons::ReasonCounts;
 
 mod race;
+mod reasons;
 mod retry;
 
 /// How often the watcher looks while requests are in flight. It adds at most this to `stall_ms`, if that is longer than
@@ -107,6 +109,8 @@ impl Delivered {
 pub struct ForwardCounters {
     /// Attempts that failed and were tried elsewhere or given up.
     pub failed_attempts: AtomicU64,
+    /// Attempts after one that brought no answer, by the reason of that one.
+    pub retries: ReasonCounts,
     /// Requests that were also sent to a second server because the first had stalled.
     pub hedges: AtomicU64,
     /// Requests that waited at a stalled server and got no second one, because all helpers were busy.
@@ -171,9 +175,13 @@ impl Forwarder {
 
     /// Tries one server after the other for this race, until there is an answer or nobody is left to be tried.
     fn run(self: &Arc<Self>, race: &Arc<Race>, hedged: bool) {
+        let mut failed: Option<WorkerError> = None;
         loop {
             let cancel = CancelHandle::new();
             let Some((chosen, patient)) = self.begin(race, &cancel) else { return };
+            if let Some(why) = &failed {
+                self.counters.retries.count(why);
+            }
             let id = chosen.ticket.id();
             self.races.insert(id, race);
             if chosen.hedge_now {
@@ -184,8 +192,9 @@ impl Forwarder {
                 true => self.workers.ask_patiently(chosen.worker(), race.n, race.deadline, &cancel),
             };
             self.races.remove(id);
-            if self.finish(race, chosen, answer, hedged) {
-                return;
+            match self.finish(race, chosen, answer, hedged) {
+                After::Done => return,
+                After::Failed(why) => failed = Some(why),
             }
         }
     }
@@ -213,31 +222,29 @@ impl Forwarder {
         Some((chosen, patient))
     }
 
-    /// Notes the outcome of an attempt. Returns whether this thread is done with the race.
+    /// Notes the outcome of an attempt.
     fn finish(
         &self,
         race: &Race,
         chosen: Chosen,
         answer: Result<WorkerAnswer, WorkerError>,
         hedged: bool,
-    ) -> bool {
+    ) -> After {
         let id = chosen.ticket.id();
         let Chosen { server, load, compared, ticket, .. } = chosen;
         ticket.end(retry::outcome(&answer), self.now());
         self.exchange.changed();
         let server = server.report();
-        match race.note(id, &server.server, (load, compared), hedged, answer) {
-            After::Done => true,
-            After::Failed(error) => {
-                if !matches!(error, WorkerError::Busy { .. }) {
-                    self.counters.failed_attempts.fetch_add(1, Ordering::Relaxed);
-                }
-                let next = if race.state().may_ask_another() { "trying the next best" } else { "giving up" };
-                let (id, n, name, worker) = (&race.request_id, race.n, &server.server, server.worker);
-                warn!("request {id}: N={n}: server {name} ({worker}) {error}; {next}");
-                false
+        let after = race.note(id, &server.server, (load, compared), hedged, answer);
+        if let After::Failed(error) = &after {
+            if !matches!(error, WorkerError::Busy { .. }) {
+                self.counters.failed_attempts.fetch_add(1, Ordering::Relaxed);
             }
+            let next = if race.state().may_ask_another() { "trying the next best" } else { "giving up" };
+            let (id, n, name, worker) = (&race.request_id, race.n, &server.server, server.worker);
+            warn!("request {id}: N={n}: server {name} ({worker}) {error}; {next}");
         }
+        after
     }
 
     // ------------------------------------------------------------------------------------------------- stalls

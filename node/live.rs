@@ -78,7 +78,8 @@ impl Live {
     }
 }
 
-fn picture(node: &NodeStatus) -> Option<Picture> {
+/// The consensus of this node, as its Raft loop sees it; `None` if the loop does not answer at once.
+pub fn picture(node: &NodeStatus) -> Option<Picture> {
     let (page, waits) = one_answer();
     node.inbox.offer(ServiceInput::Picture(page)).ok()?;
     waits.recv_timeout(PICTURE_TIMEOUT).ok()

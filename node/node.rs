@@ -7,6 +7,7 @@
 //! | `shared.rs` | what the threads share |
 //! | `recovery.rs` | what the disk remembers |
 //! | `running.rs`, `ending.rs` | how a node stops, and why it may have to |
+//! | `request_counts.rs`, `consensus_counts.rs`, `durations.rs`, `process_figures.rs` | what is counted and measured for `metrics.rs` |
 //! | `connection_limits.rs` | how many connections the listeners take |
 //!
 //! The other files are named in the table of threads at the head of `wiring.rs`.
@@ -25,7 +26,9 @@ use crate::signing::Secret;
 mod address_wait;
 mod cluster_service;
 mod connection_limits;
+mod consensus_counts;
 mod cuts;
+mod durations;
 mod ending;
 mod exchange;
 mod forwarding;
@@ -37,12 +40,14 @@ mod node_addresses;
 pub mod page;
 mod peers;
 mod primes;
+mod process_figures;
 mod public_service;
 mod raft_loop;
 mod recent;
 mod recovery;
 mod refusals;
 mod relays;
+mod request_counts;
 mod rivals;
 mod running;
 mod shared;

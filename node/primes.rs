@@ -9,7 +9,9 @@ use log::info;
 
 use super::forwarding::{Delivered, ForwardFailure, Forwarder};
 use super::recent::Recent;
+use super::request_counts::RequestCounts;
 use super::standing::StandingBoard;
+use crate::balancer::Published;
 use crate::http::message::{Request, Response, header, text, with_body};
 use crate::http::worker_client::{HEADER_HOP, WorkerAnswer};
 use crate::protocol::{HEADER_NODE, HEADER_REQUEST_ID, HEADER_SERVER, HEADER_STALE_MS};
@@ -23,41 +25,6 @@ const REQUEST_ID_CHARS_MAX: usize = 64;
 const N_RULE: &str = "N must be a whole number from 1 to 18446744073709551615, in decimal digits, as in /10001 for the \
                       10001st prime; a worker may take less (worker.py: up to 1000000000000)";
 
-/// Counts since the start, for `/metrics`.
-#[derive(Debug, Default)]
-pub struct PrimeCounters {
-    /// Requests for primes, by how they ended: (status, count).
-    answered: [AtomicU64; STATUSES.len()],
-    /// All time that requests for primes took, in microseconds.
-    micros: AtomicU64,
-    /// Numbers the requests that came without an id.
-    next_request: AtomicU64,
-}
-
-/// The statuses that a request for a prime can end with; `0` stands for any other 4xx of a worker.
-const STATUSES: [u16; 6] = [200, 400, 502, 503, 504, 0];
-
-impl PrimeCounters {
-    fn count(&self, status: u16, took: Duration) {
-        let place = STATUSES.iter().position(|known| *known == status).unwrap_or(STATUSES.len() - 1);
-        self.answered[place].fetch_add(1, Ordering::Relaxed);
-        self.micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-}
-
-impl PrimeCounters {
-    /// How many requests ended with each status; `None` stands for any other 4xx of a worker.
-    pub fn answered(&self) -> impl Iterator<Item = (Option<u16>, u64)> {
-        let counts = self.answered.iter().map(|counter| counter.load(Ordering::Relaxed));
-        STATUSES.iter().map(|status| (*status != 0).then_some(*status)).zip(counts)
-    }
-
-    /// All time that requests for primes took, in seconds.
-    pub fn seconds(&self) -> f64 {
-        self.micros.load(Ordering::Relaxed) as f64 / 1e6
-    }
-}
-
 /// The route of the primes.
 pub struct Primes {
     /// This node.
@@ -70,8 +37,12 @@ pub struct Primes {
     pub forwarder: Arc<Forwarder>,
     /// How this node stands.
     pub standing: Arc<StandingBoard>,
+    /// The agreed table.
+    pub published: Arc<Published>,
     /// For `/metrics`.
-    pub counters: Arc<PrimeCounters>,
+    pub counts: Arc<RequestCounts>,
+    /// Numbers the requests that came without an id.
+    pub next_request: AtomicU64,
     /// For the page.
     pub recent: Arc<Recent>,
 }
@@ -79,31 +50,35 @@ pub struct Primes {
 impl Primes {
     /// Answers `GET /segment`.
     pub fn prime(&self, segment: &str, request: &Request) -> Response {
+        let began = Instant::now();
         if request.header(HEADER_HOP).is_some() {
             // Some address that was reported as a worker's leads to this node. Passing the request on once more might go on in a
             // circle until no connection is left.
             let mend =
                 "a node has passed this request on already: the address of some worker is a node's own";
+            self.count(508, None, began.elapsed());
             return text(508, mend).with_header(header(HEADER_NODE, &self.id.to_string()));
         }
-        let began = Instant::now();
         let request_id = self.request_id(request);
         let answer = match (parse_n(segment), self.standing.get().contradiction) {
             (None, _) => {
-                self.counters.count(400, began.elapsed());
+                self.count(400, None, began.elapsed());
                 text(400, N_RULE)
             }
             (Some(_), Some(contradiction)) => {
-                self.counters.count(503, began.elapsed());
+                self.count(503, None, began.elapsed());
                 text(503, &contradiction.text(self.id))
                     .with_header(header("Retry-After", &self.retry_after()))
             }
             (Some(n), None) => {
                 let outcome = self.forwarder.prime(n, &request_id, request.client());
                 let took = began.elapsed();
-                let answer = self.deliver(n, &request_id, outcome, took);
-                self.counters.count(answer.status_code().0, took);
-                answer
+                let (status, server) = match &outcome {
+                    Ok(delivered) => (delivered.status(), Some(delivered.server.as_str())),
+                    Err(failure) => (failure.status(), None),
+                };
+                self.count(status, server, took);
+                self.deliver(n, &request_id, outcome, took)
             }
         };
         let answer = answer
@@ -113,6 +88,10 @@ impl Primes {
             Some(age) => answer.with_header(header(HEADER_STALE_MS, &age.as_millis().to_string())),
             None => answer,
         }
+    }
+
+    fn count(&self, status: u16, server: Option<&str>, took: Duration) {
+        self.counts.count(status, server, took, |name| self.published.view().get(name).is_some());
     }
 
     fn deliver(
@@ -190,7 +169,7 @@ impl Primes {
         match request.header(HEADER_REQUEST_ID).filter(valid) {
             Some(id) => id.to_owned(),
             None => {
-                let number = self.counters.next_request.fetch_add(1, Ordering::Relaxed);
+                let number = self.next_request.fetch_add(1, Ordering::Relaxed);
                 format!("{}-{:x}-{number}", self.id, self.started.elapsed().as_millis())
             }
         }

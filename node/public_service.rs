@@ -23,7 +23,7 @@ pub struct PublicService {
     /// `/N`.
     pub primes: Primes,
     /// `/status`, `/log`, `/readyz`, `/`.
-    pub status: NodeStatus,
+    pub status: Arc<NodeStatus>,
     /// `/ui/state`.
     pub live: Live,
     /// `/metrics`.

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, select};
 use log::{debug, error, info, warn};
 
+use super::consensus_counts::ConsensusCounts;
 use super::inbox::{Inboxes, ServiceInput};
 use super::leader_watch::LeaderNews;
 use super::peers::Peers;
@@ -57,6 +58,8 @@ pub struct RaftLoop<D: Disk> {
     pub leaders: LeaderNews,
     /// What happened last, for the page.
     pub recent: Arc<Recent>,
+    /// What is counted and measured, for `/metrics`.
+    pub counts: Arc<ConsensusCounts>,
     /// Dates what is remembered of the commit index.
     pub boot_clock: BootClock,
     /// The moment that the loop's clock counts from.
@@ -160,7 +163,9 @@ impl<D: Disk> RaftLoop<D> {
             Effect::Send { to, rpc, request } => self.peers.send(to, rpc, request),
             Effect::Write(write) => {
                 self.standing.does(Doing::Writing);
+                let began = Instant::now();
                 self.storage.make_durable(write.steps)?;
+                self.counts.syncs.add(began.elapsed());
                 self.standing.does(Doing::Working);
                 self.replica.durable(self.now(), write.mark);
             }
@@ -172,10 +177,12 @@ impl<D: Disk> RaftLoop<D> {
             // Whoever waited may have hung up.
             Effect::Reply { caller, reply } => drop(caller.send(reply)),
             Effect::Answer { caller, outcome } => drop(caller.send(outcome)),
+            Effect::ProposalEnded { took, committed } => self.counts.proposal_ended(took, committed),
             Effect::Remember { index, term } => self.remember(index, term)?,
             Effect::Notice(notice) => {
                 let id = self.replica.raft().id();
                 self.recent.happened(&notice, id);
+                self.counts.happened(&notice);
                 log_notice(&notice, id);
             }
         }
@@ -359,6 +366,7 @@ mod tests {
                 standing: Arc::clone(&standing),
                 leaders: leader_news().0,
                 recent: Arc::default(),
+                counts: Arc::default(),
                 boot_clock: BootClock::new(),
                 started: Instant::now(),
             };

@@ -3,24 +3,27 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Receiver;
 
 use super::cluster_service::{ClusterCounters, ClusterService};
+use super::consensus_counts::ConsensusCounts;
 use super::cuts::Cuts;
 use super::exchange::Exchange;
 use super::forwarding::Forwarder;
 use super::inbox::Inbox;
 use super::live::Live;
-use super::metrics::Metrics;
+use super::metrics::{Listeners, Metrics, Sources};
 use super::node_addresses::NodeAddresses;
 use super::peers::Sending;
-use super::primes::{PrimeCounters, Primes};
+use super::primes::Primes;
 use super::public_service::PublicService;
 use super::recent::Recent;
 use super::refusals::PeerRefusals;
 use super::relays::Relays;
+use super::request_counts::RequestCounts;
 use super::rivals::Rivals;
 use super::standing::StandingBoard;
 use super::status::NodeStatus;
@@ -53,6 +56,10 @@ pub struct Shared {
     pub cuts: Arc<Cuts>,
     /// What happened last, for the page.
     pub recent: Arc<Recent>,
+    /// What is counted of the consensus, for `/metrics`.
+    pub consensus_counts: Arc<ConsensusCounts>,
+    /// The counters of the listeners, for `/metrics`; `wiring.rs` hands them in.
+    pub listeners: Listeners,
     members: Vec<NodeId>,
     times: Times,
     cluster_name: String,
@@ -66,7 +73,7 @@ pub struct Shared {
     gate: Arc<Gate>,
     refusals: Arc<PeerRefusals>,
     rivals: Arc<Rivals>,
-    prime_counters: Arc<PrimeCounters>,
+    request_counts: Arc<RequestCounts>,
     cluster_counters: Arc<ClusterCounters>,
 }
 
@@ -99,6 +106,8 @@ impl Shared {
             chooser: Chooser::new(config.stall, random_u64()?),
             cuts: Arc::new(cuts),
             recent: Arc::default(),
+            consensus_counts: Arc::default(),
+            listeners: Arc::default(),
             members: config.nodes.iter().map(|node| node.id).collect(),
             times: Times {
                 heartbeat_ms: ms(config.heartbeat),
@@ -115,7 +124,7 @@ impl Shared {
             incarnation,
             refusals: Arc::default(),
             rivals: Arc::new(Rivals::new(config.server_timeout)),
-            prime_counters: Arc::default(),
+            request_counts: Arc::default(),
             cluster_counters: Arc::default(),
         })
     }
@@ -157,6 +166,19 @@ impl Shared {
 
     /// What answers on the public address.
     pub fn public_service(&self, inbox: &Inbox, forwarder: &Arc<Forwarder>) -> Arc<PublicService> {
+        let status = Arc::new(NodeStatus {
+            id: self.id,
+            cluster: self.cluster_name.clone(),
+            policy: self.policy,
+            started: self.started,
+            chooser: Arc::clone(&self.chooser),
+            published: Arc::clone(&self.published),
+            standing: Arc::clone(&self.standing),
+            rivals: Arc::clone(&self.rivals),
+            refusals: Arc::clone(&self.refusals),
+            inbox: inbox.clone(),
+            cuts: Arc::clone(&self.cuts),
+        });
         Arc::new(PublicService {
             cuts: Arc::clone(&self.cuts),
             port: self.port,
@@ -166,7 +188,9 @@ impl Shared {
                 started: self.started,
                 forwarder: Arc::clone(forwarder),
                 standing: Arc::clone(&self.standing),
-                counters: Arc::clone(&self.prime_counters),
+                published: Arc::clone(&self.published),
+                counts: Arc::clone(&self.request_counts),
+                next_request: AtomicU64::new(0),
                 recent: Arc::clone(&self.recent),
             },
             live: Live {
@@ -175,30 +199,17 @@ impl Shared {
                 times: self.times,
                 recent: Arc::clone(&self.recent),
             },
-            status: NodeStatus {
-                id: self.id,
-                cluster: self.cluster_name.clone(),
-                policy: self.policy,
-                started: self.started,
-                chooser: Arc::clone(&self.chooser),
-                published: Arc::clone(&self.published),
-                standing: Arc::clone(&self.standing),
-                rivals: Arc::clone(&self.rivals),
-                refusals: Arc::clone(&self.refusals),
-                inbox: inbox.clone(),
-                cuts: Arc::clone(&self.cuts),
-            },
-            metrics: Metrics {
-                id: self.id,
-                started: self.started,
-                primes: Arc::clone(&self.prime_counters),
+            metrics: Metrics::new(Sources {
+                status: Arc::clone(&status),
+                requests: Arc::clone(&self.request_counts),
                 forwarder: Arc::clone(forwarder),
+                consensus: Arc::clone(&self.consensus_counts),
                 cluster: Arc::clone(&self.cluster_counters),
                 gate: Arc::clone(&self.gate),
-                standing: Arc::clone(&self.standing),
-                chooser: Arc::clone(&self.chooser),
-                published: Arc::clone(&self.published),
-            },
+                listeners: Arc::clone(&self.listeners),
+                started_at: SystemTime::now(),
+            }),
+            status,
         })
     }
 

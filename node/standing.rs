@@ -73,6 +73,7 @@ impl StandingBoard {
             settled: false,
             last_index: 0,
             snapshot_index: 0,
+            proposals_pending: 0,
             joining: false,
             contradiction: None,
             last_contact: None,

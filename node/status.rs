@@ -103,17 +103,22 @@ impl NodeStatus {
 
     /// `GET /readyz`: 200 once a leader is known and the committed state is applied.
     pub fn readyz(&self) -> Response {
+        self.unready().map_or_else(|| text(200, "ready"), |why| unready(&why))
+    }
+
+    /// Why this node is not ready, if it is not.
+    pub fn unready(&self) -> Option<String> {
         let standing = self.standing.get();
         if let Some(stuck) = self.standing.stuck() {
-            unready(&stuck.text())
+            Some(stuck.text())
         } else if let Some(contradiction) = standing.contradiction {
-            unready(&contradiction.text(self.id))
+            Some(contradiction.text(self.id))
         } else if standing.leader.is_none() {
-            unready("no leader is known")
+            Some("no leader is known".to_owned())
         } else if standing.applied_index < standing.commit_index || !standing.settled {
-            unready("the committed state is not applied yet")
+            Some("the committed state is not applied yet".to_owned())
         } else {
-            text(200, "ready")
+            None
         }
     }
 

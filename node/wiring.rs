@@ -88,6 +88,7 @@ pub fn start(
     let of_public = Limits { makes_room: MakesRoom::LargestSource, ..limits };
     let cluster = listen("cluster", node.cluster, &of_cluster, shared.cluster_service(&inbox, &stopping))?;
     let public = listen("public", node.public, &of_public, shared.public_service(&inbox, &forwarder))?;
+    shared.listeners.get_or_init(|| [("public", public.counters_of()), ("cluster", cluster.counters_of())]);
     info!(
         "start: node {} listens for clients at {}, for nodes and daemons at {}",
         node.id,
@@ -108,9 +109,19 @@ pub fn start(
 
     // The Raft loop.
     let (published, standing) = (Arc::clone(&shared.published), Arc::clone(&shared.standing));
-    let recent = Arc::clone(&shared.recent);
-    let raft_loop =
-        RaftLoop { replica, storage, peers, published, standing, leaders, recent, boot_clock, started };
+    let (recent, counts) = (Arc::clone(&shared.recent), Arc::clone(&shared.consensus_counts));
+    let raft_loop = RaftLoop {
+        replica,
+        storage,
+        peers,
+        published,
+        standing,
+        leaders,
+        recent,
+        counts,
+        boot_clock,
+        started,
+    };
     let loop_thread = spawn("raft", move || {
         // If nobody receives this any more, the process is ending.
         let _ = ended_sender.send(raft_loop.run(&inboxes, &loop_stop));

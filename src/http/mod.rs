@@ -27,6 +27,6 @@ pub mod worker_client;
 pub use connection::BODY_STEP_BYTES;
 pub use limits::{Limits, MakesRoom};
 pub use message::{ClientHandle, Request, Response};
-pub use server::Server;
+pub use server::{CountersOf, Server};
 pub use service::{Acceptance, Ruling, Service};
 pub use tally::Counters;

@@ -31,7 +31,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -130,8 +130,12 @@ impl Server {
 
     /// The counters since the start.
     pub fn counters(&self) -> Counters {
-        let state = self.shared.lock();
-        self.shared.tally.counters(state.open.len(), state.threads)
+        self.shared.counters()
+    }
+
+    /// Reads the counters from elsewhere.
+    pub fn counters_of(&self) -> CountersOf {
+        CountersOf(Arc::downgrade(&self.shared))
     }
 
     /// Stops listening and closes idle connections at once. Requests in flight have the time `drain` to be answered (with
@@ -172,6 +176,17 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop(self.shared.limits.drain_deadline);
+    }
+}
+
+/// The counters of a [`Server`], for a service of that server or of another one. It keeps the server from nothing.
+#[derive(Clone, Debug)]
+pub struct CountersOf(Weak<ServerShared>);
+
+impl CountersOf {
+    /// The counters since the start; `None` if the server is gone.
+    pub fn read(&self) -> Option<Counters> {
+        self.0.upgrade().map(|shared| shared.counters())
     }
 }
 
@@ -231,6 +246,11 @@ impl Connections {
 }
 
 impl ServerShared {
+    fn counters(&self) -> Counters {
+        let state = self.lock();
+        self.tally.counters(state.open.len(), state.threads)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Connections> {
         // Nothing that is done under the lock can leave it half done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -39,6 +39,8 @@ pub struct FollowerPicture {
     /// How long ago the leader sent the newest request that the follower answered, in milliseconds; `None` if it has
     /// acknowledged no entry of this leader yet.
     pub acknowledged_ms: Option<u64>,
+    /// The same, but of a follower that has answered nothing in this term: how long ago the term began.
+    pub contact_ms: u64,
 }
 
 fn ms(duration: Duration) -> u64 {
@@ -57,6 +59,7 @@ impl Raft {
                 let follower = |(node, progress): (&NodeId, &super::progress::Progress)| FollowerPicture {
                     node: *node,
                     match_index: progress.match_index,
+                    contact_ms: ms(now.saturating_sub(progress.last_acknowledged)),
                     acknowledged_ms: (progress.match_index > 0)
                         .then(|| ms(now.saturating_sub(progress.last_acknowledged))),
                 };

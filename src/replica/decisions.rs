@@ -57,7 +57,7 @@ pub struct Replica<P, D> {
     requests: BTreeMap<ReplyToken, P>,
     next_token: ReplyToken,
     /// What waits for its commit.
-    proposals: BTreeMap<ProposalId, Waiting<D>>,
+    proposals: BTreeMap<ProposalId, Proposed<D>>,
     next_proposal: ProposalId,
     /// The reports of the batch that is being read.
     batch: Batch<D>,
@@ -91,6 +91,13 @@ pub struct Replica<P, D> {
     written: u64,
     /// The mark of the newest write that is durable.
     durable: u64,
+}
+
+/// A proposal that waits for its commit.
+#[derive(Debug)]
+struct Proposed<D> {
+    at: Duration,
+    waiting: Waiting<D>,
 }
 
 /// Who waits for a proposal.
@@ -364,7 +371,7 @@ impl<P, D> Replica<P, D> {
     fn propose(&mut self, command: Command, waiting: Waiting<D>) {
         let id = self.next_proposal;
         self.next_proposal += 1;
-        self.proposals.insert(id, waiting);
+        self.proposals.insert(id, Proposed { at: self.now, waiting });
         self.step(Event::Propose { id, command });
     }
 
@@ -541,7 +548,10 @@ impl<P, D> Replica<P, D> {
     fn apply(&mut self, Committed { steps, resolved }: Committed) {
         let mut proposed: BTreeMap<Index, Waiting<D>> = BTreeMap::new();
         for (id, resolution) in resolved {
-            let waiting = self.proposals.remove(&id).expect("the core resolves each proposal once");
+            let Proposed { at, waiting } =
+                self.proposals.remove(&id).expect("the core resolves each proposal once");
+            let committed = matches!(resolution, Resolution::Committed { .. });
+            self.ready.push_back(Effect::ProposalEnded { took: self.now.saturating_sub(at), committed });
             match resolution {
                 Resolution::Committed { index, .. } => {
                     proposed.insert(index, waiting);
@@ -648,6 +658,7 @@ impl<P, D> Replica<P, D> {
                 && raft.log().term_at(self.table.applied_index()) == Some(hard_state.term),
             last_index: raft.log().last_index(),
             snapshot_index: raft.snapshot_index(),
+            proposals_pending: self.proposals.len(),
             joining: raft.is_joining(),
             contradiction: self.contradiction(),
             last_contact: self.last_contact,

@@ -47,6 +47,13 @@ pub enum Effect<P, D> {
         /// What became of it.
         outcome: ReportOutcome,
     },
+    /// A proposal of this node has ended. It comes before the answers that it causes. For whoever counts.
+    ProposalEnded {
+        /// How long ago it was proposed.
+        took: Duration,
+        /// Whether it is committed. If not, it may still be committed later, by another leader.
+        committed: bool,
+    },
     /// Something that a person who reads the log file wants to know.
     Notice(ReplicaNotice),
 }
@@ -119,6 +126,8 @@ pub struct Standing {
     pub last_index: Index,
     /// The end of its snapshot.
     pub snapshot_index: Index,
+    /// How many of its proposals wait for their commit.
+    pub proposals_pending: usize,
     /// It began without memory and does not count yet: it does not vote, and its acknowledgements do not count.
     pub joining: bool,
     /// Its state contradicts another one: it serves nothing.

@@ -26,6 +26,7 @@
 //! | [`Effect::Send`] of a vote request, [`Effect::Reply`] | when everything is durable that was decided before it |
 //! | [`Effect::Publish`] | when all that is committed and durable is applied to the table |
 //! | [`Effect::Remember`] | when its entry is applied, and so durable |
+//! | [`Effect::ProposalEnded`] | when its entry is applied, or when it failed |
 //! | [`Effect::Answer`] to a report that was taken | after the picture that shows the report is published |
 //!
 //! A driver may take its time for a write and go on with further inputs. The node does not: it waits for each write.

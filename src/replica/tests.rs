@@ -427,7 +427,7 @@ fn a_verdict_that_was_lost_is_proposed_again() {
     node.batch([reported("a", 1, 1)]);
     // While leadership is being handed over (it never succeeds here), nothing is written.
     let mut judged = Vec::new();
-    let mut lost = 0;
+    let (mut lost, mut counted) = (0, 0);
     let end = node.now + 2 * TIMEOUT;
     while node.now < end {
         node.now += Duration::from_millis(10);
@@ -439,9 +439,13 @@ fn a_verdict_that_was_lost_is_proposed_again() {
             .iter()
             .filter(|effect| matches!(effect, Effect::Notice(ReplicaNotice::VerdictLost { .. })))
             .count();
+        let failed =
+            |effect: &&Effect<Who, Who>| matches!(effect, Effect::ProposalEnded { committed: false, .. });
+        counted += effects.iter().filter(failed).count();
     }
     assert!(node.replica.raft().is_leader());
-    assert_eq!(judged.len(), lost);
+    assert_eq!((judged.len(), counted), (lost, lost));
+    assert_eq!(node.replica.standing().proposals_pending, 0);
     assert!(judged.len() > 2 && judged[1] < judged[0] + TIMEOUT / 2, "not proposed again: {judged:?}");
 }
 

@@ -406,6 +406,8 @@ impl Process {
                 context.oracle.answered(self.id, &caller.report, outcome, &self.published.view());
                 context.deeds.push(Deed::Answer { mail: caller, outcome });
             }
+            // For the metrics of a real node.
+            Effect::ProposalEnded { .. } => {}
             Effect::Notice(notice) => {
                 context.trace.line(context.now, || notice.line(self.id));
                 if let ReplicaNotice::Contradiction(_) = &notice {

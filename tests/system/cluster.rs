@@ -185,7 +185,7 @@ fn five_nodes_elect_one_leader_and_a_report_reaches_the_same_digest_on_all() {
         let metrics = cluster.get(id, "/metrics");
         assert_eq!(metrics.status, 200);
         assert!(metrics.header("content-type").is_some_and(|kind| kind.starts_with("text/plain")));
-        assert!(metrics.body.contains("rakit_server_cpu_percent{server=\"s1\"} 12.5\n"), "{}", metrics.body);
+        assert!(metrics.body.contains("rakit_server_cpu_ratio{server=\"s1\"} 0.125\n"), "{}", metrics.body);
         for line in metrics.body.lines().filter(|line| !line.starts_with('#')) {
             let value = line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
             assert!(value.is_some(), "not a line of Prometheus: {line:?}");

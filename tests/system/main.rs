@@ -15,6 +15,7 @@
 //! | `config.rs`, `bad_configuration.rs` | which `cluster.toml` is accepted, and what do the programs say to the others? |
 //! | `snapshots.rs`, `disk_trouble.rs`, `rolling_restart.rs` | compaction, bad disks, restarts, all under load |
 //! | `memory.rs` | what does a node know after its restart, without a majority? |
+//! | `metrics.rs` | does `/metrics` please Prometheus, and do the alert rules and the dashboard name what exists? |
 //! | `contradiction.rs` | is a node found whose state differs? |
 //! | `chaos.rs` | is anything lost under random faults of every kind? |
 
@@ -31,6 +32,7 @@ mod in_flight;
 mod init;
 mod joining;
 mod memory;
+mod metrics;
 mod page;
 mod programs;
 mod rolling_restart;
