@@ -279,6 +279,7 @@ fn report_until_stopped(
             worker,
             cpu: load.percent,
             cores: load.cores,
+            cpu_known: load.known,
             epoch,
             sequence,
             worker_up,

@@ -53,6 +53,11 @@ impl Reading {
         // Exact: even the ticks of a year are far below 2^53.
         (total > 0).then(|| (busy as f64 / total as f64 * 100.0).clamp(0.0, 100.0))
     }
+
+    /// Whether all counters stand where they stood: nobody counts. On a real machine, an idle processor counts its idle time.
+    pub(super) fn is_frozen_since(&self, before: &Self) -> bool {
+        (self.busy, self.idle) == (before.busy, before.idle)
+    }
 }
 
 /// The sum of the fields' increases; wider than a field, so that it cannot overflow.
@@ -124,6 +129,10 @@ mod tests {
     #[test]
     fn counters_that_did_not_move_say_nothing() {
         assert_eq!(load("5 5 5 5 5 5 5 5", "5 5 5 5 5 5 5 5"), None);
+        let before = reading("5 5 5 5 5 5 5 5", 2);
+        assert!(before.is_frozen_since(&before));
+        assert!(!reading("5 5 5 6 5 5 5 5", 2).is_frozen_since(&before), "an idle machine counts");
+        assert!(!reading("5 5 5 4 5 5 5 5", 2).is_frozen_since(&before), "a step back is no standstill");
     }
 
     #[test]

@@ -17,23 +17,34 @@ use crate::linux;
 /// and two processors, 100 ms give the load in steps of 5 %. The intervals of more frequent reports overlap.
 pub(super) const MEASURE_MIN: Duration = Duration::from_millis(500);
 
+/// What a report says while the load is not known. Who does not look at `cpu_known` must not take the server for idle.
+const PERCENT_UNKNOWN: f64 = 100.0;
+
 /// The load and the number of processors for a report.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Load {
-    /// In percent of all processors, 0 to 100, in steps of 0.01.
+    /// In percent of all processors, 0 to 100, in steps of 0.01; [`PERCENT_UNKNOWN`] if it is not known.
     pub(super) percent: f64,
     /// How many processors there are; at least 1.
     pub(super) cores: u32,
+    /// Whether `percent` was measured.
+    pub(super) known: bool,
 }
 
 /// Measures the load since the newest earlier reading that is old enough.
 pub(super) struct Meter {
     machine: Window<machine_load::Reading>,
     process: Option<ProcessMeter>,
-    last: Load,
-    /// Whether the last reading of `/proc/stat` failed, so that a failure is logged once.
-    unreadable: bool,
+    /// How many processors there were when `/proc/stat` was read last; at least 1.
+    cores: u32,
+    /// The last load that was measured, in percent; `None` while it is not known.
+    last: Option<f64>,
+    /// Whether it was logged that the load is not known.
+    told: bool,
 }
+
+/// Why the load is not known, in the words of a log line.
+type Unknown = String;
 
 impl Meter {
     /// Takes the first reading. `also` is a file that may name a process whose load counts as the worker's.
@@ -42,40 +53,58 @@ impl Meter {
             Measure::Machine => None,
             Measure::Process(pid) => Some(ProcessMeter::new(pid, also)),
         };
-        let mut meter = Self {
-            machine: Window::default(),
-            process,
-            last: Load { percent: 0.0, cores: 1 },
-            unreadable: false,
-        };
-        meter.measure(now, &Listening::Unknown);
+        let mut meter = Self { machine: Window::default(), process, cores: 1, last: None, told: false };
+        // A failure is told with the first report.
+        let _ = meter.read(now, &Listening::Nobody);
         meter
     }
 
-    /// Takes a reading and returns the load since an earlier one. If the counters did not grow or cannot be
-    /// read, returns the last load.
+    /// Takes a reading and returns the load since an earlier one. Logs when the load is not known, and when it is known
+    /// again.
     pub(super) fn measure(&mut self, now: Instant, listening: &Listening) -> Load {
-        match machine_load::read() {
-            Ok(reading) => {
-                self.unreadable = false;
-                self.last.cores = reading.cores;
-                let percent = self.machine.load(now, reading, |_, before, after| after.load_since(before));
-                if self.process.is_none() {
-                    self.last.percent = percent.unwrap_or(self.last.percent);
+        match self.read(now, listening) {
+            // The counters are coarser than two digits; more digits would only make reports longer.
+            Ok(percent) => self.last = Some((percent * 100.0).round() / 100.0),
+            Err(reason) => {
+                self.last = None;
+                if !std::mem::replace(&mut self.told, true) {
+                    warn!(
+                        "the load of this server is not known ({reason}): the nodes choose it only if no other server is there"
+                    );
                 }
             }
+        }
+        if let Some(percent) = self.last.filter(|_| std::mem::take(&mut self.told)) {
+            info!("the load of this server is known again: {percent:.1} %");
+        }
+        let (percent, known) = (self.last.unwrap_or(PERCENT_UNKNOWN), self.last.is_some());
+        Load { percent, cores: self.cores, known }
+    }
+
+    /// The load now, in percent.
+    fn read(&mut self, now: Instant, listening: &Listening) -> Result<f64, Unknown> {
+        let reading = match machine_load::read() {
+            Ok(reading) => reading,
             Err(error) => {
-                if !std::mem::replace(&mut self.unreadable, true) {
-                    warn!("/proc/stat cannot be read, the last load is reported again: {error}");
-                }
+                // A load over the whole time without a reading would say nothing of now.
+                self.machine = Window::default();
+                return Err(format!("/proc/stat cannot be read: {error}"));
             }
-        }
+        };
+        self.cores = reading.cores;
+        let machine = self.machine.load(now, reading, |_, before, after| match after.load_since(before) {
+            None if after.is_frozen_since(before) => Err("the counters in /proc/stat stand still".to_owned()),
+            load => Ok(load),
+        });
         if let Some(process) = &mut self.process {
-            self.last.percent = process.measure(now, self.last.cores, listening);
+            return process.measure(now, self.cores, listening);
         }
-        // The counters are coarser than two digits; more digits would only make reports longer.
-        self.last.percent = (self.last.percent * 100.0).round() / 100.0;
-        self.last
+        match machine {
+            Some(load) => {
+                load?.or(self.last).ok_or_else(|| "the counters in /proc/stat only fell".to_owned())
+            }
+            None => Err("/proc/stat was read only once so far".to_owned()),
+        }
     }
 }
 
@@ -111,7 +140,7 @@ impl TreeMeter {
         };
         let percent = self.window.load(now, tree, |elapsed, before, after| {
             let used = after.ticks_since(before) as f64 / procfs::ticks_per_second() as f64;
-            Some((used / elapsed.as_secs_f64() / f64::from(cores) * 100.0).clamp(0.0, 100.0))
+            (used / elapsed.as_secs_f64() / f64::from(cores) * 100.0).clamp(0.0, 100.0)
         });
         self.percent = percent.unwrap_or(self.percent);
         Some(self.percent)
@@ -134,7 +163,8 @@ impl ProcessMeter {
         }
     }
 
-    fn measure(&mut self, now: Instant, cores: u32, listening: &Listening) -> f64 {
+    /// The load in percent of `cores` processors. No process and nobody who listens: no load.
+    fn measure(&mut self, now: Instant, cores: u32, listening: &Listening) -> Result<f64, Unknown> {
         if self.worker.root.is_none() {
             self.follow(listening);
         }
@@ -143,7 +173,10 @@ impl ProcessMeter {
         if let (Some(root), None) = (root, worker) {
             warn!("process {} is gone: reporting a load of 0 until a worker listens again", root.pid);
         }
-        (worker.unwrap_or(0.0) + self.measure_also(now, cores)).min(100.0)
+        if worker.is_none() && listening.is_up() {
+            return Err("the process of the worker is hidden from this user".to_owned());
+        }
+        Ok((worker.unwrap_or(0.0) + self.measure_also(now, cores)).min(100.0))
     }
 
     /// The load of the process that the file names now; 0 if there is none.
@@ -165,9 +198,7 @@ impl ProcessMeter {
         self.worker.root = linux::holder(inode).and_then(|holder| ProcessIdentity::of(holder.pid));
         match self.worker.root {
             Some(root) => info!("a worker listens again: measuring process {} and its children", root.pid),
-            None => warn!(
-                "a worker listens again, but its process belongs to another user: its load stays unknown, 0"
-            ),
+            None => warn!("a worker listens again, but its process belongs to another user"),
         }
     }
 }
@@ -186,12 +217,12 @@ impl<T> Default for Window<T> {
 impl<T> Window<T> {
     /// Adds a reading. Returns the result of `compare` for it and the newest earlier one that is at least
     /// [`MEASURE_MIN`] old; `None` when there is none.
-    fn load(
+    fn load<R>(
         &mut self,
         now: Instant,
         reading: T,
-        compare: impl FnOnce(Duration, &T, &T) -> Option<f64>,
-    ) -> Option<f64> {
+        compare: impl FnOnce(Duration, &T, &T) -> R,
+    ) -> Option<R> {
         let age = |then: &Instant| now.saturating_duration_since(*then);
         // Keep only one that is old enough. The number of younger ones is bounded by the shortest report
         // interval.
@@ -202,7 +233,7 @@ impl<T> Window<T> {
             .readings
             .front()
             .filter(|(then, _)| age(then) >= MEASURE_MIN)
-            .and_then(|(then, before)| compare(age(then), before, &reading));
+            .map(|(then, before)| compare(age(then), before, &reading));
         self.readings.push_back((now, reading));
         load
     }
@@ -221,7 +252,7 @@ mod tests {
             let now = start + Duration::from_millis(ms);
             window.load(now, ms, |elapsed, &before, &after| {
                 assert_eq!(elapsed, Duration::from_millis(after - before));
-                Some((after - before) as f64)
+                (after - before) as f64
             })
         };
         assert_eq!(at(0), None);

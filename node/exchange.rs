@@ -236,6 +236,7 @@ mod tests {
             worker: "10.0.0.11:13337".parse().expect("an address"),
             cpu: 1.0,
             cores: 1,
+            cpu_known: true,
             epoch: 1,
             sequence: 1,
             worker_up: true,

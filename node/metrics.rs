@@ -206,7 +206,11 @@ impl Sources {
         page.gauges(
             "rakit_server_cpu_ratio",
             "The agreed load of its processors, 0 to 1",
-            servers.iter().map(|(name, one, _)| ([("server", *name)], one.report().cpu / 100.0)),
+            // Of a load that nobody knows, no number would be true.
+            servers
+                .iter()
+                .filter(|(_, one, _)| one.report().cpu_known)
+                .map(|(name, one, _)| ([("server", *name)], one.report().cpu / 100.0)),
         )?;
         page.gauges(
             "rakit_server_cores",

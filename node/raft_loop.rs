@@ -384,6 +384,7 @@ mod tests {
                 worker,
                 cpu: 1.0,
                 cores: 1,
+                cpu_known: true,
                 epoch: 1,
                 sequence,
                 worker_up: true,

@@ -122,12 +122,14 @@ impl Recent {
 }
 
 /// The compared servers by load, the lowest first.
-fn named(compared: &[Compared]) -> Vec<(String, f64)> {
-    let mut named: Vec<(String, f64)> =
-        compared.iter().map(|one| (one.server.report().server.clone(), one.load)).collect();
-    named.sort_by(|a, b| a.1.total_cmp(&b.1));
-    named.truncate(COMPARED_MAX);
-    named
+fn named(compared: &[Compared]) -> Vec<(String, Option<f64>)> {
+    let mut compared: Vec<&Compared> = compared.iter().collect();
+    compared.sort_by(|a, b| a.load.total_cmp(&b.load));
+    let named = |one: &&Compared| {
+        let report = one.server.report();
+        (report.server.clone(), report.cpu_known.then_some(one.load))
+    };
+    compared.iter().take(COMPARED_MAX).map(named).collect()
 }
 
 /// The event that a notice is; `None` for what only the log file tells.

@@ -63,6 +63,7 @@ impl NodeStatus {
                 worker: report.worker,
                 cpu: report.cpu,
                 cores: report.cores,
+                cpu_known: report.cpu_known,
                 alive: server.record.alive,
                 worker_up: report.worker_up,
                 epoch: report.epoch,

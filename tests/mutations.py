@@ -60,7 +60,7 @@ TRANSITIONS, PACE = "src/raft/transitions.rs", "src/raft/pace.rs"
 JOINING, FOUNDING, PROGRESS = "src/raft/joining.rs", "src/raft/founding.rs", "src/raft/progress.rs"
 STORE, RECOVERY, HINT = "src/storage/store.rs", "src/storage/recovery.rs", "src/storage/hint.rs"
 REPORT, TABLE, SILENCE = "src/balancer/report.rs", "src/balancer/table.rs", "src/balancer/silence.rs"
-AGREEMENT = "src/replica/agreement.rs"
+CHOICE, AGREEMENT = "src/balancer/choice.rs", "src/replica/agreement.rs"
 DECISIONS, BATCH, MAIL_FIRST = "src/replica/decisions.rs", "src/replica/batch.rs", "src/replica/mail_first.rs"
 RAFT_LOOP, INBOX, PEERS = "node/raft_loop.rs", "node/inbox.rs", "node/peers.rs"
 WIRING, SERVICE = "node/wiring.rs", "node/cluster_service.rs"
@@ -180,6 +180,8 @@ MUTANTS = [
      "        if fit == Fit::News {\n", "        if fit == Fit::News || !report.server.is_empty() {\n"),
     ("S7", "a second daemon takes a name over by a greater stamp", TABLE,
      "if self.alive && of_another {", "if self.alive && of_another && stamp <= committed {"),
+    ("S9", "a load that nobody knows wins", CHOICE, "load_unknown: !report.cpu_known,", "load_unknown: false,"),
+    ("S10", "the digest says not whether a load is known", TABLE, "u64::from(*cpu_known) << 4", "u64::from(*cpu_known && false) << 4"),
     ("S8", "a name belongs to a dead daemon", TABLE, "if self.alive && of_another {", "if of_another {"),
     ("P1", "appends begin as large as they may be", PACE,
      "const BYTES_MIN: usize = 4 << 10;", "const BYTES_MIN: usize = 1 << 20;"),

@@ -425,10 +425,10 @@ function drawServers(picture) {
   }, (row, { server, more, flying, chosen, stalled, avoided }) => {
     set(row.children[0], server.id);
     const [words, spark] = row.children[1].firstElementChild.children;
-    set(words, TEXT.cpu(server.cpu));
+    set(words, TEXT.cpu(server.cpu_known ? server.cpu : null));
     const before = cpuOf.get(server.id) ?? { stamp: "", points: [] };
     const stamp = `${server.epoch}/${server.sequence}`;
-    if (before.stamp !== stamp) {
+    if (before.stamp !== stamp && server.cpu_known) {
       before.points.push(server.cpu);
       if (before.points.length > CPU_POINTS_MAX) before.points.shift();
       before.stamp = stamp;

@@ -1,7 +1,7 @@
 // Every sentence of the page, in one place. page.js and control.js use it; docs/page.md describes what they mean.
 
 const list = (items) => items.join(", ");
-const percent = (value) => `${value.toFixed(1)} %`;
+const percent = (value) => (value === null ? "unknown" : `${value.toFixed(1)} %`);
 
 export const seconds = (ms) =>
   ms < 1000 ? `${Math.max(0, Math.round(ms))} ms` : `${(ms / 1000).toFixed(ms < 10000 ? 1 : 0)} s`;

@@ -189,18 +189,21 @@ pub struct Chooser {
     memory: Mutex<Memory>,
 }
 
-/// A reason not to choose a server; the worst comes last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Blemish {
-    Clean,
-    Avoided,
-    Stalled,
+/// The reasons not to choose a server, the gravest first: two servers are compared by these in this order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Blemishes {
+    /// It swallows requests.
+    stalled: bool,
+    /// Its daemon cannot measure its load. A load that nobody knows must not win against one that is known.
+    load_unknown: bool,
+    /// It failed a moment ago. (Of a stalled server, this is not asked.)
+    avoided: bool,
 }
 
 /// One server that may be chosen.
 struct Rated<'a> {
     server: &'a Arc<ServerView>,
-    blemish: Blemish,
+    blemishes: Blemishes,
     /// It was stalled, and this request would try whether it still is.
     trial: bool,
     /// Requests in flight there from this node.
@@ -217,20 +220,18 @@ impl<'a> Rated<'a> {
     ) -> Self {
         let report = server.report();
         let (cores, cpu) = (f64::from(report.cores), report.cpu);
+        let clean = Blemishes { load_unknown: !report.cpu_known, ..Blemishes::default() };
         let Some(memory) = memory else {
             // This node knows of no request that was ever sent there: all of its load is foreign.
             let candidate = Candidate { cores, cpu, foreign: report.busy_cores(), in_flight: 0.0 };
-            return Self { server, blemish: Blemish::Clean, trial: false, own: 0, candidate };
+            return Self { server, blemishes: clean, trial: false, own: 0, candidate };
         };
         let verdict = memory.debts.judge(server, stall, now);
-        let blemish = match verdict {
-            Verdict::Stalled => Blemish::Stalled,
-            _ if memory.is_avoided(now) => Blemish::Avoided,
-            _ => Blemish::Clean,
-        };
+        let stalled = verdict == Verdict::Stalled;
+        let blemishes = Blemishes { stalled, avoided: !stalled && memory.is_avoided(now), ..clean };
         let foreign = memory.work.foreign(server, now);
         let candidate = Candidate { cores, cpu, foreign, in_flight: f64::from(memory.in_flight()) };
-        Self { server, blemish, trial: verdict == Verdict::OnTrial, own: memory.debts.len(), candidate }
+        Self { server, blemishes, trial: verdict == Verdict::OnTrial, own: memory.debts.len(), candidate }
     }
 }
 
@@ -286,13 +287,13 @@ impl Chooser {
             let mut one = Rated::of(server, known, self.stall, now);
             if one.trial && !tried.is_empty() {
                 // A request that has already waited elsewhere is no trial.
-                one.blemish = Blemish::Stalled;
+                one.blemishes = Blemishes { stalled: true, avoided: false, ..one.blemishes };
                 one.trial = false;
             }
             standing.push(one);
         }
-        let best = standing.iter().map(|one| one.blemish).min()?;
-        standing.retain(|one| one.blemish == best);
+        let best = standing.iter().map(|one| one.blemishes).min()?;
+        standing.retain(|one| one.blemishes == best);
 
         let explained = now >= memory.explain_from;
         let compare = |load: &dyn Fn(&Rated<'_>) -> f64| {
@@ -670,6 +671,52 @@ mod tests {
         assert_eq!(node.ask(ms(2)), "a", "an answer clears the name");
         node.choose(ms(3)).ticket.end(Outcome::GivenUp, ms(3));
         assert_eq!(node.ask(ms(4)), "a", "to give up is no failure of the server");
+    }
+
+    #[test]
+    fn a_server_whose_load_nobody_knows_is_chosen_only_if_no_other_is_there() {
+        for policy in [LOWEST, PROJECTED] {
+            let mut node = ChoosingNode::new(&[("busy", 99.0), ("full", 100.0)]);
+            // Whatever its report says of a load that was not measured.
+            for (name, cpu) in [("unknown", 0.0), ("unknown-2", 100.0)] {
+                node.log.report(Report { cpu_known: false, ..report(name, cpu, 1, 1) });
+            }
+            node.published.publish(&node.log.0, ms(0));
+            let ask = |node: &ChoosingNode, now, tried: &[&str]| {
+                node.choose_by(policy, now, tried).expect("there are servers").name().to_owned()
+            };
+            for round in 0..100 {
+                assert!(!ask(&node, ms(round), &[]).starts_with("unknown"), "{policy}");
+            }
+            // Under load, too: what waits at the others does not count.
+            let held: Vec<_> =
+                (0..50).map(|_| node.choose_by(policy, ms(100), &[]).expect("there are servers")).collect();
+            assert!(held.iter().all(|chosen| !chosen.name().starts_with("unknown")), "{policy}");
+            drop(held);
+            // Nor does it that they failed a moment ago: they are there, and who refuses does so at once.
+            for name in ["busy", "full"] {
+                let chosen = node.choose_by(policy, ms(200), &[name]).expect("there are servers");
+                chosen.ticket.end(Outcome::Broken, ms(200));
+            }
+            assert!(!ask(&node, ms(201), &[]).starts_with("unknown"), "{policy}");
+            assert!(ask(&node, ms(201), &["busy", "full"]).starts_with("unknown"), "{policy}");
+            // Its load is known again.
+            node.log.report(report("unknown", 10.0, 1, 2));
+            node.published.publish(&node.log.0, ms(2_000));
+            assert_eq!(ask(&node, ms(2_000), &[]), "unknown", "{policy}");
+        }
+    }
+
+    #[test]
+    fn a_server_whose_load_nobody_knows_is_better_than_one_that_swallows_requests() {
+        let mut node = ChoosingNode::new(&[("a", 0.0)]);
+        let _swallowed = node.choose(ms(100));
+        node.log.report(Report { cpu_known: false, ..report("unknown", 0.0, 1, 1) });
+        node.report(&[("a", 0.0)], ms(1_000));
+        assert_eq!(node.choose(ms(1_500)).name(), "a", "it owes an answer, but not for long");
+        node.report(&[("a", 0.0)], ms(2_100));
+        assert!(node.local("a", ms(2_200)).stalled);
+        assert_eq!(node.ask(ms(2_200)), "unknown");
     }
 
     #[test]

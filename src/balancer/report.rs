@@ -33,7 +33,7 @@ pub const ERROR_CHARS_MAX: usize = 300;
 const QUOTED_CHARS_MAX: usize = 60;
 
 /// Each field of the body, and what it must be, as an error says it. In the order of docs/protocol.md.
-const FIELDS: [(&str, &str); 10] = [
+const FIELDS: [(&str, &str); 11] = [
     ("server", "a name of 1 to 64 letters, digits, '.', '_' or '-' that starts with a letter or digit"),
     (
         "worker",
@@ -43,6 +43,7 @@ const FIELDS: [(&str, &str); 10] = [
     ("cores", "an integer from 1 to 65536"),
     ("epoch", "an integer from 1 to 9007199254740991, when the daemon started"),
     ("sequence", "an integer from 0 to 9007199254740991, one more with every report"),
+    ("cpu_known", "true or false (true if it is left out)"),
     ("worker_up", "true or false (true if it is left out)"),
     ("worker_active", "true or false (left out if it is not known)"),
     ("instance", "an integer from 1 to 9007199254740991, which the daemon's process drew (may be left out)"),
@@ -96,6 +97,10 @@ pub struct Report {
     pub cpu: f64,
     /// How many processors the machine has; 1 to [`CORES_MAX`].
     pub cores: u32,
+    /// Whether `cpu` was measured. False when the daemon cannot measure: then no node chooses the server while another one is
+    /// there. Only false is written, so that the usual report stays short.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub cpu_known: bool,
     /// See [`Stamp`].
     pub epoch: u64,
     /// See [`Stamp`].
@@ -178,6 +183,8 @@ struct Body {
     worker: String,
     cpu: f64,
     cores: u64,
+    #[serde(default = "yes")]
+    cpu_known: bool,
     epoch: u64,
     sequence: u64,
     #[serde(default = "yes")]
@@ -192,6 +199,11 @@ struct Body {
 
 fn yes() -> bool {
     true
+}
+
+// serde calls it with a reference.
+fn is_yes(flag: &bool) -> bool {
+    *flag
 }
 
 /// `null` is no way to leave a field out.
@@ -300,6 +312,7 @@ impl IncomingReport {
             worker,
             cpu: raw.cpu,
             cores,
+            cpu_known: raw.cpu_known,
             epoch: raw.epoch,
             sequence: raw.sequence,
             worker_up: raw.worker_up,
@@ -334,7 +347,7 @@ fn diagnose(body: &[u8], otherwise: &str) -> ReportError {
             Some(value) => match *field {
                 "server" | "worker" => value.is_string(),
                 "cpu" => value.is_number(),
-                "worker_up" | "worker_active" | "forward" => value.is_boolean(),
+                "cpu_known" | "worker_up" | "worker_active" | "forward" => value.is_boolean(),
                 _ => value.is_u64(),
             },
         };
@@ -384,9 +397,11 @@ mod tests {
     #[test]
     fn optional_fields_have_defaults() {
         let incoming = IncomingReport::parse(GOOD.as_bytes()).expect("good");
-        assert!(incoming.report.worker_up && !incoming.forward);
+        assert!(incoming.report.worker_up && incoming.report.cpu_known && !incoming.forward);
         let down = IncomingReport::parse(with("worker_up", "false").as_bytes()).expect("good");
         assert!(!down.report.worker_up);
+        let unknown = IncomingReport::parse(with("cpu_known", "false").as_bytes()).expect("good");
+        assert!(!unknown.report.cpu_known);
     }
 
     #[test]
@@ -463,6 +478,8 @@ mod tests {
             ("server", "\"a\\nb\""),
             ("server", "7"),
             ("server", &format!("{:?}", "x".repeat(NAME_BYTES_MAX + 1))),
+            ("cpu_known", "0"),
+            ("cpu_known", "null"),
             ("worker_up", "1"),
             ("worker_up", "null"),
             ("forward", "\"true\""),

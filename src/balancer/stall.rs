@@ -190,7 +190,8 @@ impl Debts {
 /// Whether the worker did something, by the newest report.
 fn is_active(server: &ServerView) -> bool {
     let report = server.report();
-    report.worker_active.unwrap_or(report.busy_cores() >= BUSY_CORES_MIN)
+    // A load that nobody knows shows nothing against the worker.
+    report.worker_active.unwrap_or(!report.cpu_known || report.busy_cores() >= BUSY_CORES_MIN)
 }
 
 #[cfg(test)]

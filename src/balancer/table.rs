@@ -359,12 +359,22 @@ pub(super) fn digest<'a>(
     number(&mut hash, servers.len() as u64);
     for ServerRecord { report, alive, reported_at, reported_term, decided_at } in servers {
         // Without `..`, so that the compiler reports a new field that is missing here.
-        let Report { server, worker, cpu, cores, epoch, sequence, worker_up, worker_active, instance } =
-            report;
+        let Report {
+            server,
+            worker,
+            cpu,
+            cores,
+            cpu_known,
+            epoch,
+            sequence,
+            worker_up,
+            worker_active,
+            instance,
+        } = report;
         text(&mut hash, server);
         text(&mut hash, &worker.to_string());
         let active = worker_active.map_or(0, |active| 1 + u64::from(active));
-        let flags = u64::from(*worker_up) | u64::from(*alive) << 1 | active << 2;
+        let flags = u64::from(*worker_up) | u64::from(*alive) << 1 | active << 2 | u64::from(*cpu_known) << 4;
         let decided = [*reported_at, *reported_term, *decided_at];
         for value in [cpu.to_bits(), u64::from(*cores), *epoch, *sequence, flags, instance.unwrap_or(0)]
             .into_iter()
@@ -394,6 +404,7 @@ pub(super) mod tests {
             worker,
             cpu,
             cores: 4,
+            cpu_known: true,
             epoch,
             sequence,
             worker_up: true,
@@ -579,11 +590,12 @@ pub(super) mod tests {
             digest(10, 1, std::iter::once(&base)),
             digest(10, 0, [].iter()),
         ]);
-        let changes: [fn(&mut ServerRecord); 12] = [
+        let changes: [fn(&mut ServerRecord); 13] = [
             |r| r.report.server = "b".into(),
             |r| r.report.worker.set_port(1),
             |r| r.report.cpu = 1.0 + f64::EPSILON,
             |r| r.report.cores = 5,
+            |r| r.report.cpu_known = false,
             |r| r.report.epoch = 2,
             |r| r.report.sequence = 2,
             |r| r.report.worker_up = false,
@@ -639,9 +651,12 @@ pub(super) mod tests {
     fn commands() -> impl Strategy<Value = Vec<Command>> {
         let stamp = || ("[abc]", 1..3u64, 0..4u64);
         let one = prop_oneof![
-            4 => (stamp(), 0.0f64..=100.0, any::<bool>()).prop_map(|((server, epoch, sequence), cpu, worker_up)| {
-                ServerCommand::Report(Report { worker_up, ..report(&server, cpu, epoch, sequence) }).to_command()
-            }),
+            4 => (stamp(), 0.0f64..=100.0, any::<(bool, bool)>()).prop_map(
+                |((server, epoch, sequence), cpu, (worker_up, cpu_known))| {
+                    let report = Report { worker_up, cpu_known, ..report(&server, cpu, epoch, sequence) };
+                    ServerCommand::Report(report).to_command()
+                }
+            ),
             2 => stamp().prop_map(|(server, epoch, sequence)| dead(&server, epoch, sequence)),
             1 => Just(Command::noop()),
             1 => Just(Command::from_value(&7).expect("JSON")),

@@ -211,6 +211,7 @@ pub mod tests {
                 id: "server-1".to_string(),
                 worker: ([127, 0, 0, 1], 10_001).into(),
                 cpu: 12.5,
+                cpu_known: true,
                 cores: 2,
                 alive: true,
                 worker_up: true,

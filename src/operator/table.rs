@@ -144,7 +144,7 @@ pub fn servers(answers: &[Asked], note: impl Fn(&str) -> Option<ServerNote>, wid
                 (false, _) => "dead",
             }
             .to_string(),
-            format!("{:.1}", server.cpu),
+            if server.cpu_known { format!("{:.1}", server.cpu) } else { "unknown".to_string() },
             server.cores.to_string(),
             in_flight(answers, &server.id).to_string(),
             server.worker.to_string(),
@@ -191,6 +191,9 @@ mod tests {
         down.servers[0].worker_up = false;
         let row = servers(&answers(vec![Ok(down.clone())]), |_| None, 200).remove(1);
         assert!(row.starts_with("server-1  alive, no worker  "), "{row}");
+        down.servers[0].cpu_known = false;
+        let row = servers(&answers(vec![Ok(down.clone())]), |_| None, 200).remove(1);
+        assert!(row.starts_with("server-1  alive, no worker  unknown  "), "{row}");
         down.servers[0].alive = false;
         let row = servers(&answers(vec![Ok(down)]), |_| None, 200).remove(1);
         assert!(row.starts_with("server-1  dead  "), "{row}");

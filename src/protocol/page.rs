@@ -102,8 +102,8 @@ pub struct RequestPicture {
     pub status: u16,
     /// Who answered.
     pub server: Option<String>,
-    /// The loads that were compared, in percent, lowest first.
-    pub compared: Vec<(String, f64)>,
+    /// The loads that were compared, in percent, lowest first; `None` for a server that does not know its load.
+    pub compared: Vec<(String, Option<f64>)>,
     /// How long it took.
     pub ms: f64,
     /// How many servers were asked one after the other; for a request without an answer, how many failed.

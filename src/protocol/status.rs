@@ -82,6 +82,9 @@ pub struct ServerStatus {
     pub cpu: f64,
     /// How many processors it has.
     pub cores: u32,
+    /// Whether `cpu` was measured, by its last committed report. If not, it gets a request only if no other server is there.
+    #[serde(default = "yes")]
+    pub cpu_known: bool,
     /// Whether it is alive, as agreed by the nodes.
     pub alive: bool,
     /// Whether its worker listened, by its last committed report. If not, no node sends it requests.
@@ -98,6 +101,10 @@ pub struct ServerStatus {
     pub avoided: bool,
     /// The worker's address in the reports of a second daemon with this name, which this node heard lately and which are refused.
     pub also_reported: Option<SocketAddr>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// The most entries that `GET /log` gives at once.

@@ -167,6 +167,7 @@ fn report(server: &str, sequence: u64) -> Report {
         worker,
         cpu: 10.0,
         cores: 4,
+        cpu_known: true,
         epoch: 1,
         sequence,
         worker_up: true,

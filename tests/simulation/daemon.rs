@@ -81,11 +81,14 @@ impl Daemon {
     }
 
     fn report_as(&self, stamp: Stamp, instance: Option<u64>, random: &mut Random) -> Report {
+        let half_percents = u32::try_from(random.below(201)).expect("small");
         Report {
             server: self.name.clone(),
             worker: self.worker,
-            cpu: f64::from(u32::try_from(random.below(201)).expect("small")) / 2.0,
+            cpu: f64::from(half_percents) / 2.0,
             cores: 2,
+            // Some machines do not tell their load.
+            cpu_known: half_percents % 20 != 0,
             epoch: stamp.epoch,
             sequence: stamp.sequence,
             worker_up: random.below(10) > 0,

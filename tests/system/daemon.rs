@@ -334,6 +334,59 @@ fn worker_up_follows_the_listening_socket_and_nobody_connects_to_it() {
     assert_eq!(daemon.wait().code(), Some(0));
 }
 
+/// `/proc/stat` of the daemon alone is another file, in a mount namespace of its own.
+#[test]
+fn a_load_that_cannot_be_measured_is_reported_as_unknown() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let named = |name: &str| directory.path().join(name);
+    std::fs::write(named("empty"), "").expect("writable");
+    std::fs::copy("/proc/stat", named("frozen")).expect("Linux");
+    let subset = "mount -t proc -o subset=pid proc /proc";
+    let cases = [
+        ("empty", format!("mount --bind {} /proc/stat", named("empty").display()), "cannot be read"),
+        ("frozen", format!("mount --bind {} /proc/stat", named("frozen").display()), "stand still"),
+        ("none", subset.to_owned(), "cannot be read"),
+    ];
+    for (case, mount, reason) in cases {
+        let tried =
+            Command::new("unshare").args(["--mount", "sh", "-c", &mount]).output().expect("unshare(1)");
+        if !tried.status.success() {
+            eprintln!("SKIPPED, {case}: {}", String::from_utf8_lossy(&tried.stderr));
+            continue;
+        }
+        let node = StandIn::start(200);
+        let config = write_config(directory.path(), &[node.address], 100);
+        let log = named(&format!("{case}.log"));
+        // unshare(1) and sh(1) both become the next program: the process that is started is the daemon.
+        let script = format!("{mount}; exec \"$0\" \"$@\"");
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &script, env!("CARGO_BIN_EXE_rakit-daemon"), "--config"]);
+        command
+            .arg(&config)
+            .args(["--server", "lab-01", "--worker", "127.0.0.1:1025", "--log-file"])
+            .arg(&log);
+        let mut daemon = Daemon(command.stdin(Stdio::null()).spawn().expect("the daemon starts"));
+        for _ in 0..10 {
+            let report = node.report_with(|_| true);
+            assert_eq!((&report["cpu_known"], &report["cpu"]), (&json!(false), &json!(100.0)), "{case}");
+        }
+        // The file is back.
+        let pid = daemon.0.id().to_string();
+        let target = if case == "none" { "/proc" } else { "/proc/stat" };
+        let umount = ["-t", &pid, "--mount", "umount", target];
+        assert!(Command::new("nsenter").args(umount).status().expect("nsenter(1)").success(), "{case}");
+        let report = node.report_with(|report| report.get("cpu_known").is_none());
+        assert!(report["cpu"].as_f64().is_some_and(|cpu| (0.0..=100.0).contains(&cpu)), "{report}");
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.wait().code(), Some(0));
+        let told = std::fs::read_to_string(&log).expect("its log");
+        let times = |words: &str| told.lines().filter(|line| line.contains(words)).count();
+        assert_eq!(times("the load of this server is not known ("), 1, "{told}");
+        assert_eq!(times(reason), 1, "{told}");
+        assert_eq!(times("the load of this server is known again: "), 1, "{told}");
+    }
+}
+
 #[test]
 fn without_a_worker_the_own_address_and_the_usual_port_are_reported() {
     let directory = tempfile::tempdir().expect("a temporary directory");

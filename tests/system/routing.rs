@@ -9,6 +9,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use serde_json::json;
 use socket2::{Domain, Socket, Type};
 
 use crate::programs::cluster::{Cluster, ClusterOptions, NodeId};
@@ -83,6 +84,35 @@ fn requests_go_where_the_agreed_load_is_lowest_on_every_node() {
     let none = cluster.get(alone, "/5");
     assert_eq!(none.status, 503, "{none:?}");
     assert!(none.header("retry-after").is_some(), "{none:?}");
+}
+
+#[test]
+fn a_server_that_does_not_know_its_load_gets_a_request_only_if_no_other_is_there() {
+    let cluster = Cluster::start(ClusterOptions::nodes(3));
+    let (busy, unknown) = (Worker::good(1), Worker::good(2));
+    cluster.report("busy", &busy, 99.0);
+    let report = Report::new("unknown", unknown.address(), 0.0);
+    let mut body = report.json();
+    body["cpu_known"] = json!(false);
+    let leader = cluster.wait_for_leader();
+    let posted = http::post(cluster.cluster_address(leader), "/report", body.to_string().as_bytes());
+    assert_eq!(posted.expect("an answer").status, 200);
+    cluster.wait_for_server("unknown", "as it was reported", |server| server["cpu_known"] == false);
+    cluster.wait_for_equal_digests();
+    for id in cluster.ids() {
+        assert_eq!(cluster.server(id, "busy").expect("known")["cpu_known"], true);
+        for n in 1..=4 {
+            assert_answered_by(&cluster.get(id, &format!("/{n}")), "busy", &busy, n);
+        }
+        let metrics = cluster.get(id, "/metrics").body;
+        assert!(metrics.contains("rakit_server_cpu_ratio{server=\"busy\"} 0.99"), "{metrics}");
+        assert!(!metrics.contains("rakit_server_cpu_ratio{server=\"unknown\"}"), "{metrics}");
+    }
+    assert_eq!(unknown.requests(), 0);
+    cluster.send_report(Report { worker_up: false, ..Report::new("busy", busy.address(), 1.0) });
+    for id in cluster.ids() {
+        assert_answered_by(&cluster.get(id, "/9"), "unknown", &unknown, 9);
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use rakit::raft::{Entry, Record};
 const SNAPSHOT_ENTRIES: u64 = 50;
 
 /// docs/storage.md, "The bound": the longest line of an entry on disk, and of a server in a snapshot, in bytes.
-const LINE_BYTES_MAX: usize = 400;
+const LINE_BYTES_MAX: usize = 500;
 
 /// A leader sends a snapshot in pieces of so many bytes at the most (`snapshot_chunk_bytes`).
 const CHUNK_BYTES: u64 = 256 << 10;
@@ -357,7 +357,8 @@ fn await_closely(cluster: &Cluster, mut condition: impl FnMut() -> bool) {
 fn no_line_of_an_entry_or_a_server_is_longer_than_the_bound_says() {
     let body = format!(
         "{{\"server\":\"{}\",\"worker\":\"[2001:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535\",\"cpu\":33.333333333333336,\
-         \"cores\":65536,\"epoch\":9007199254740991,\"sequence\":9007199254740991,\"worker_up\":false}}",
+         \"cores\":65536,\"cpu_known\":false,\"epoch\":9007199254740991,\"sequence\":9007199254740991,\"worker_up\":false,\
+         \"worker_active\":false,\"instance\":9007199254740991}}",
         "n".repeat(64)
     );
     let report: Report =
