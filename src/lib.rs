@@ -10,6 +10,7 @@ pub mod config;
 pub mod http;
 pub mod linux;
 pub mod logging;
+pub mod plays;
 pub mod program;
 pub mod protocol;
 pub mod raft;

@@ -16,6 +16,7 @@
 //! | `transfer` | `rakit transfer` |
 //! | `story` | `rakit story`: all logs as one |
 //! | `demo` | `rakit demo`: a demonstration that runs itself |
+//! | `play` | `rakit play`: recorded schedules of the Raft core, step by step |
 //! | `asking`, `comparison`, `changes` | `GET /status`, how the answers differ, what has changed |
 //! | `table`, `screen` | text in columns, on a terminal or not |
 //!
@@ -36,6 +37,7 @@ mod layout;
 mod lookout;
 mod manual;
 mod order;
+mod play;
 mod ports;
 mod programs;
 mod screen;
@@ -66,6 +68,7 @@ Examples:
   rakit status                      the status of each of these nodes, and where they differ
   rakit ctl kill node-1             end a process of that cluster; see rakit ctl --help
   rakit story --follow              all its logs as one, as it happens
+  rakit play figure-8               Figure 8 of the Raft paper, step by step; rakit play lists all
   rakit transfer --to 2             have the leader hand over to node 2
   rakit up --nodes 3 --base-port 8100 --dir /tmp/second
   rakit status --watch http://10.0.0.1:8001 http://10.0.0.2:8001
@@ -101,6 +104,8 @@ enum CliCommand {
     Story(story::StoryFlags),
     /// Play a demonstration on a local cluster: elections, failures, partitions, each explained and checked
     Demo(demo::DemoFlags),
+    /// Step through recorded schedules of the Raft core: Figures 7 and 8 of the paper, a split vote, …
+    Play(play::PlayFlags),
     /// Have the leader hand leadership over to another node
     Transfer(transfer::TransferFlags),
     /// Write manual pages and completions
@@ -191,6 +196,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         CliCommand::Ctl(flags) => ctl::run(&flags, &cli.log),
         CliCommand::Story(flags) => story::run(&flags, &cli.log),
         CliCommand::Demo(flags) => demo::run(&flags, &cli.log),
+        CliCommand::Play(flags) => play::run(&flags, &cli.log),
         CliCommand::Manual(flags) => manual::run(&flags),
         CliCommand::Transfer(flags) => transfer::run(&flags, &cli.log),
         CliCommand::Node(_) | CliCommand::Daemon(_) => Err(Failure::usage(

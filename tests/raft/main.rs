@@ -3,6 +3,7 @@
 //! | file | asks |
 //! | --- | --- |
 //! | `transcripts.rs`, `scripts/` | what happens in this case? One readable script for each rule |
+//! | `plays.rs`, `plays/` | the same steps with sentences, recorded for `rakit play` and the page |
 //! | `paper.rs`, `thesis.rs` | does the rule hold over a whole range of cases? By section of the paper and the thesis |
 //! | `joining.rs` | how do nodes without memory become members that count? |
 //! | `limits.rs` | what if time, terms or sizes reach their bounds? |
@@ -16,6 +17,7 @@ mod harness;
 mod joining;
 mod limits;
 mod paper;
+mod plays;
 mod properties;
 mod thesis;
 mod transcripts;

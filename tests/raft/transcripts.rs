@@ -11,9 +11,11 @@
 //! | command | does |
 //! | --- | --- |
 //! | `cluster N [chunk=BYTES] [entries=N] [trailing=N]` | begins with N new nodes; bounds of snapshots' chunks and appends |
+//! | `founded N` | begins with N nodes that have just founded the cluster |
 //! | `node N term=T [vote=N] [log="1,1,4"] [snapshot=I]` | gives a node this past: the terms of its entries |
 //! | `campaign N` | N's election timeout passes, and all that follows is delivered |
 //! | `tick N`, `sleep MS`, `run MS` | N's timer fires; only time passes; network and clocks run |
+//! | `run-up-to N` | network and clocks run until a millisecond before N's timer fires |
 //! | `deliver [from=N] [to=N] [count=K]` | what is under way now arrives (without what that causes) |
 //! | `settle` | what is under way arrives, and all that it causes |
 //! | `drop`, `lose`, `double` (filters as `deliver`) | lost silently; lost with word to the sender; delivered twice |
@@ -21,6 +23,7 @@
 //! | `cut A B`, `isolate N`, `heal` | A's messages to B vanish; N alone; all mended |
 //! | `hold N`, `persist N`, `release N` | N's disk is slow; finishes one write; is fast again |
 //! | `crash N [kept=K]`, `restart N` | the process dies (K records of unfinished writes survive); starts |
+//! | `wipe N` | the process dies, its disk is emptied, and it starts without memory |
 //! | `compact N`, `transfer N [to=N]`, `gone N` | a snapshot; leadership handed over; N's watch on its leader closes |
 //! | `forge FROM TO vote/prevote/append/install/timeout …` | a message that no core wrote: for the receivers' rules |
 //! | `status`, `logs`, `in-flight`, `progress N` | shows the nodes, their logs, what is under way, a leader's view |
@@ -35,9 +38,9 @@ use rakit::raft::{
     TimeoutNow,
 };
 
-/// What a script talks to.
-struct Script {
-    cluster: Cluster,
+/// What a script talks to. `plays.rs` runs the same commands.
+pub struct Script {
+    pub cluster: Cluster,
 }
 
 /// The numbers of requests that a script forges begin here, far from the cores' own.
@@ -83,6 +86,28 @@ fn position(cluster: &Cluster, id: u64) -> Option<usize> {
 }
 
 impl Script {
+    pub fn new() -> Script {
+        Script { cluster: Cluster::new(1) }
+    }
+
+    /// The log of each node, one line each.
+    pub fn logs(&self) -> String {
+        let cluster = &self.cluster;
+        let line = |id: NodeId| {
+            let node = cluster.node(id);
+            let log = node.raft.as_ref().map_or_else(
+                || node.disk.entries.clone(),
+                |raft| raft.log().slice(raft.log().first_index(), usize::MAX, usize::MAX),
+            );
+            let log: Vec<String> = log.iter().map(words::entry).collect();
+            let from = node.raft.as_ref().map_or(node.disk.snapshot_index(), |raft| raft.snapshot_index());
+            let snapshot = if from > 0 { format!("[snapshot {from}] ") } else { String::new() };
+            let state = if node.raft.is_some() { "" } else { " (down, on disk)" };
+            format!("{id}: {snapshot}{}{state}", log.join(" "))
+        };
+        cluster.ids().into_iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+
     fn forge(&mut self, arguments: &mut ArgumentConsumer<'_>) -> Result<(), Box<dyn Error>> {
         let cluster = &mut self.cluster;
         let (from, to): (NodeId, NodeId) = (next_number(arguments)?, next_number(arguments)?);
@@ -163,22 +188,7 @@ impl Script {
         let cluster = &self.cluster;
         Ok(match what {
             "status" => cluster.describe(),
-            "logs" => {
-                let line = |id: NodeId| {
-                    let node = cluster.node(id);
-                    let log = node.raft.as_ref().map_or_else(
-                        || node.disk.entries.clone(),
-                        |raft| raft.log().slice(raft.log().first_index(), usize::MAX, usize::MAX),
-                    );
-                    let log: Vec<String> = log.iter().map(words::entry).collect();
-                    let from =
-                        node.raft.as_ref().map_or(node.disk.snapshot_index(), |raft| raft.snapshot_index());
-                    let snapshot = if from > 0 { format!("[snapshot {from}] ") } else { String::new() };
-                    let state = if node.raft.is_some() { "" } else { " (down, on disk)" };
-                    format!("{id}: {snapshot}{}{state}", log.join(" "))
-                };
-                cluster.ids().into_iter().map(line).collect::<Vec<_>>().join("\n")
-            }
+            "logs" => self.logs(),
             "in-flight" => {
                 let line = |message: &Message| {
                     format!("{}→{} {}", message.from, message.to, words::payload(&message.payload))
@@ -224,6 +234,10 @@ impl goldenscript::Runner for Script {
                 });
                 self.cluster.transcript = Some(Vec::new());
             }
+            "founded" => {
+                self.cluster = Cluster::founded(next_number(arguments)?, |_| {});
+                self.cluster.transcript = Some(Vec::new());
+            }
             "node" => {
                 let id = next_number(arguments)?;
                 let hard_state = HardState {
@@ -241,6 +255,11 @@ impl goldenscript::Runner for Script {
             "tick" => self.cluster.tick(next_number(arguments)?),
             "sleep" => self.cluster.now += Duration::from_millis(next_number(arguments)?),
             "run" => self.cluster.run_for(Duration::from_millis(next_number(arguments)?)),
+            "run-up-to" => {
+                let deadline = self.cluster.raft(next_number(arguments)?).deadline();
+                let duration = deadline.saturating_sub(self.cluster.now + Duration::from_millis(1));
+                self.cluster.run_for(duration);
+            }
             "settle" => self.cluster.settle(),
             "deliver" | "drop" | "lose" | "double" => {
                 for id in filter(&self.cluster, arguments)? {
@@ -279,6 +298,7 @@ impl goldenscript::Runner for Script {
                 let id = next_number(arguments)?;
                 self.cluster.crash(id, key(arguments, "kept")?.unwrap_or(0));
             }
+            "wipe" => self.cluster.wipe(next_number(arguments)?),
             "restart" => self.cluster.restart(next_number(arguments)?),
             "compact" => self.cluster.compact(next_number(arguments)?),
             "transfer" => {
@@ -312,7 +332,7 @@ fn the_transcripts_are_as_recorded() {
     let failed: Vec<String> = cases
         .iter()
         .filter_map(|case| {
-            let run = || goldenscript::run(&mut Script { cluster: Cluster::new(1) }, case);
+            let run = || goldenscript::run(&mut Script::new(), case);
             let name = case.file_name().unwrap_or_default().to_string_lossy().into_owned();
             match std::panic::catch_unwind(run) {
                 Ok(Ok(())) => None,

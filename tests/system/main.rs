@@ -12,6 +12,7 @@
 //! | `init.rs` | does what `rakit init` writes for several machines become a cluster? |
 //! | `up.rs` | does `rakit up` run and end a whole cluster? |
 //! | `page.rs` | does the page show the truth in a real browser, and do its buttons work? |
+//! | `play.rs` | does `rakit play` show every step, with keys and without a terminal? |
 //! | `config.rs`, `bad_configuration.rs` | which `cluster.toml` is accepted, and what do the programs say to the others? |
 //! | `snapshots.rs`, `disk_trouble.rs`, `rolling_restart.rs` | compaction, bad disks, restarts, all under load |
 //! | `memory.rs` | what does a node know after its restart, without a majority? |
@@ -34,6 +35,7 @@ mod joining;
 mod memory;
 mod metrics;
 mod page;
+mod play;
 mod programs;
 mod rolling_restart;
 mod routing;
