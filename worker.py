@@ -15,14 +15,13 @@ Four parts, each to be read alone: 1. the mathematics, 2. the computations and t
 
 import signal
 
-SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD}
 if __name__ == "__main__":
     # Blocked from the first instant: the kernel keeps them until main() waits for them. Threads and children
     # inherit the block: a Ctrl-C in a terminal reaches all of them, and main() alone decides.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 import argparse
-import bisect
 import contextlib
 import fcntl
 import gc
@@ -30,6 +29,7 @@ import http.server
 import logging.handlers
 import math
 import os
+import queue
 import re
 import resource
 import select
@@ -49,29 +49,23 @@ log = logging.getLogger("worker")
 # 1. The mathematics
 # ---------------------------------------------------------------------------------------------------
 #
-# To find the billionth prime one could sieve all numbers up to 22,801,763,489. But to know *which* prime
-# is the billionth it is enough to know *how many* there are below some point close to it, and counting is
-# far cheaper than listing:
+# To find the billionth prime one could list all primes up to 22,801,763,489. But to *count* the primes below a point
+# close to it is enough, and far cheaper:
 #
-#   a. guess:  x, close to p(N), from Riemann's formula for the density of primes (off by less than a
-#              millionth of x for N of interest);
+#   a. guess:  x, close to p(N), from Riemann's formula for the density of primes;
 #   b. count:  pi(x), the number of primes up to x, exactly, in about x^(3/4) cheap steps;
 #   c. walk:   from x to the right prime with an ordinary sieve over a short stretch.
 #
-# Step b is exact, so the guess can only cost time, never the answer.
+# Step b is exact, so a bad guess costs time, and never the answer. What makes Python fast enough: a bytearray is
+# sieved by slice assignment and counted by .count(). Both run in C, and nearly all work is of these two kinds.
 #
-# The trick that makes Python fast enough: a bytearray is sieved by slice assignment and counted by
-# .count(), and both run in C over millions of bytes per millisecond. The method is arranged so that
-# nearly all work is of these two kinds.
-#
-# Odd numbers only: in every flag array, index i stands for the odd number 2i+1 (plus an even start).
+# Odd numbers only: in every array of flags, index i stands for the odd number 2i+1 (plus an even start).
 
-# The greatest N that is answered: p(10^12) = 29,996,224,275,833 costs about half a minute of one core and 30 MB.
-# Beyond it an answer would outlast the balancer's own deadline (300 s) on a busy machine.
+# The greatest N costs about half a minute of one core and 30 MB. Beyond it an answer would outlast the balancer's own
+# deadline (300 s) on a busy machine.
 N_MAX = 10**12
 TABLE_PRIMES = 100_000  # so many primes are kept in a table (400 KB); up to here an answer is a look-up
 TABLE_LIMIT = 1_299_709  # p(100,000), the last prime of the table
-COUNT_FROM = 30_000  # prime_count() is correct from 13^4 = 28,561 on, see there
 
 
 def odd_sieve(limit):
@@ -93,18 +87,17 @@ def primes_of(flags):
 
 
 def strike(flags, first, step):
-    """Clear every `step`-th flag from index `first` on. A step of p indices is a step of 2p in numbers:
-    the even multiples of p were never there."""
+    """Clear every `step`-th flag from index `first` on. A step of p indices is a step of 2p in numbers."""
     flags[first::step] = bytes(len(range(first, len(flags), step)))
 
 
-def first_odd_multiple(p, start):
-    """The index, counted from the even number `start`, of the first odd multiple of p above it."""
-    return (((start // p + 1) | 1) * p - start) // 2
+def strike_multiples(flags, p, start):
+    """Clear the flags of the odd multiples of p, where the flags begin at the even number `start`."""
+    strike(flags, (((start // p + 1) | 1) * p - start) // 2, p)
 
 
-# The wheel: which numbers survive when the multiples of the first six primes are struck out repeats with
-# period 2*3*5*7*11*13 = 30030, that is 15015 odd numbers. So those six primes never need a pass of their own.
+# The wheel: what is left when the multiples of the first six primes are struck out repeats with the period
+# 2*3*5*7*11*13 = 30030, that is 15015 odd numbers. So those six primes never need a pass of their own.
 WHEEL_PRIMES = (2, 3, 5, 7, 11, 13)
 WHEEL_ODDS = 15015
 WHEEL = bytearray(b"\1") * WHEEL_ODDS
@@ -112,13 +105,12 @@ for wheel_prime in WHEEL_PRIMES[1:]:
     strike(WHEEL, wheel_prime // 2, wheel_prime)
 WHEEL_SUMS = array("i", accumulate(WHEEL, initial=0))
 
-# Flags sieved at a time: 960,960 bytes, a size that stays in the processor's cache. A multiple of the wheel's
-# period, so that every segment starts as a copy of the same pattern.
+# Flags sieved at a time: 960,960 bytes stay in the processor's cache, and are a multiple of the wheel's period.
 SEGMENT_PATTERN = WHEEL * 64
 SEGMENT_ODDS = len(SEGMENT_PATTERN)
 
-# Where the split point y = sqrt(x / LEAF_BALANCE) lies. A greater y means more leaves to evaluate, a smaller y a
-# longer stretch to sieve. Measured best between 60 and 240 for N from 10^8 to 10^11; any value gives the same answer.
+# Where the split point y = sqrt(x / LEAF_BALANCE) lies. A greater y means more leaves, a smaller y a longer stretch to
+# sieve. Measured best between 60 and 240 for N from 10^8 to 10^11; any value gives the same answer.
 LEAF_BALANCE = 120
 
 
@@ -129,35 +121,29 @@ def phi_wheel(v):
 
 
 def prime_count(x):
-    """pi(x), the number of primes up to x, for x >= COUNT_FROM. Exact.
+    """pi(x), the number of primes up to x, exactly, for x >= 30,000.
 
-    Write phi(v, b) for the count of numbers in 1..v that none of the first b primes p_1..p_b divides.
-    Choose y between the cube root and the square root of x, and let a = pi(y). Of the numbers up to x,
-    those counted by phi(x, a) are: 1; the primes above y; and the products of exactly two primes above y
-    (three would exceed x). Hence Meissel's formula
+    Write phi(v, b) for the count of numbers in 1..v that none of the first b primes p_1..p_b divides. Choose y between
+    the cube root and the square root of x, and let a = pi(y). Then phi(x, a) counts 1, the primes above y, and the
+    products of two primes above y (three would exceed x). Hence Meissel's formula
 
         pi(x) = phi(x, a) + a - 1 - P2,     P2 = sum over primes y < q <= sqrt(x) of (pi(x/q) - pi(q) + 1)
 
-    For phi there is the recurrence "strike the multiples of p_b":
-
-        phi(v, b) = phi(v, b-1) - phi(v/p_b, b-1)
-
-    Unfolding it gives a tree whose nodes are +-phi(x/m, b). Lagarias, Miller and Odlyzko stop at two
-    kinds of leaves:
+    For phi there is the recurrence "strike the multiples of p_b": phi(v, b) = phi(v, b-1) - phi(v/p_b, b-1). Unfolded,
+    it is a tree of nodes +-phi(x/m, b). Lagarias, Miller and Odlyzko stop at two kinds of leaves:
 
       ordinary:  m <= y, and b is down to 6, where the wheel knows phi at once;
       special:   m <= y but m * p_b > y, the node  -mu(m) * phi(x/(m*p_b), b-1),  with all primes of m
                  greater than p_b. Since x/(m*p_b) < x/y, a sieve of that length sees every one of them.
 
-    (mu is Moebius' function: 0 if a square divides m, else +1 or -1 for an even or odd number of primes.)
-    The special leaves with p_b above the fourth root of x are easy: m must be one prime q then, and
-    x/(p_b*q) is less than p_b squared, so that what phi counts is 1 and the primes from p_b on.
-    For the others, the hard ones, the sieve is run prime after prime, and phi(v, b-1) is the number of flags
-    still standing up to v just before the multiples of p_b are struck out.
+    (mu is Moebius' function: 0 if a square divides m, else +1 or -1 for an even or odd number of primes.) The special
+    leaves with p_b above the fourth root of x are easy: m must be one prime q then, and x/(p_b*q) is less than p_b
+    squared, so that phi counts 1 and the primes from p_b on. For the hard ones the sieve runs prime after prime, and
+    phi(v, b-1) is the number of flags that stand up to v just before the multiples of p_b are struck out.
     """
-    assert x >= COUNT_FROM, "the fourth root must not lie below the wheel's last prime"
     root = math.isqrt(x)
     fourth_root = math.isqrt(root)
+    assert fourth_root >= WHEEL_PRIMES[-1]
     # The cube root in floating point may be one off; y need not be exact but must not lie below it.
     y = min(max(math.isqrt(x // LEAF_BALANCE), int(x ** (1 / 3)) + 2), root)
 
@@ -168,47 +154,31 @@ def prime_count(x):
     a = pi_table[(y - 1) // 2]
     hard = pi_table[(fourth_root - 1) // 2]  # p_b is at most the fourth root for b <= hard
 
-    composites, signs = leaf_numbers(y, primes, a)
-    phi = 0
-    for m, sign in zip(composites, signs):
-        phi += phi_wheel(x // m) if sign > 0 else -phi_wheel(x // m)
+    composites, signs = leaf_numbers(y, primes)
+    phi = sum(phi_wheel(x // m) if sign > 0 else -phi_wheel(x // m) for m, sign in zip(composites, signs))
     phi += easy_leaves(x, y, primes, pi_table, a, hard)
     phi_hard, p2 = hard_leaves_and_p2(x, y, root, primes, pi_table, a, hard, composites, signs)
     return phi + phi_hard + a - 1 - p2
 
 
-FLIP = bytes([1, 0]) + bytes([2]) * 254
-SQUARE = 2
-
-
-def leaf_numbers(y, primes, a):
-    """The numbers m <= y that can stand in a leaf: free of squares and of the wheel's primes, ascending,
-    beside a number that holds two facts: its sign is mu(m), its size the least prime that divides m
-    (or y, where that prime is above sqrt(y): no one asks further)."""
-    odds = (y + 1) // 2
-    root = math.isqrt(y)
-    least = array("i", [y]) * odds
-    # 0 or 1: an even or odd number of primes so far; SQUARE: a square divides it. Found as a sieve finds
-    # primes: every prime flips its multiples. The greatest prime first, so that the least has the last word.
-    parity = bytearray(odds)
-    for p in reversed(primes[len(WHEEL_PRIMES):a]):
-        parity[p // 2 :: p] = parity[p // 2 :: p].translate(FLIP)
-        if p <= root:
-            least[p // 2 :: p] = array("i", [p]) * len(range(p // 2, odds, p))
-            square = p * p
-            parity[square // 2 :: square] = bytes([SQUARE]) * len(range(square // 2, odds, square))
-    wheel = WHEEL * (odds // WHEEL_ODDS + 1)
-    keep = bytes([w and state != SQUARE for w, state in zip(wheel, parity)])
-    numbers = array("i", compress(range(1, 2 * odds, 2), keep))
-    signs = array("i", [-p if odd else p for p, odd in compress(zip(least, parity), keep)])
-    return numbers, signs
+def leaf_numbers(y, primes):
+    """The odd numbers m <= y that can stand in a leaf: free of squares and of the wheel's primes, ascending.
+    Beside each stands a number that holds two facts: its sign is mu(m), its size the least prime that divides m."""
+    # least[i] belongs to m = 2i+1. The greatest prime writes first, so that the least has the last word.
+    least = array("i", range(1, y + 1, 2))
+    for p in reversed(primes[1 : bisect_right(primes, math.isqrt(y))]):
+        least[p * p // 2 :: p] = array("i", [p]) * len(range(p * p // 2, len(least), p))
+    facts = array("i", [1])
+    for m, p in zip(range(3, y + 1, 2), least[1:]):
+        rest = facts[m // p // 2]  # m has one prime more, or one prime twice
+        facts.append(0 if abs(rest) in (0, p) else -p if rest > 0 else p)
+    keep = [fact == 1 or abs(fact) > WHEEL_PRIMES[-1] for fact in facts]
+    return array("i", compress(range(1, y + 1, 2), keep)), array("i", compress(facts, keep))
 
 
 def easy_leaves(x, y, primes, pi_table, a, hard):
-    """The sum over pairs of primes p_b < q <= y, with p_b above the fourth root of x, of phi(x/(p_b*q), b-1).
-
-    Each is 1 (for the number 1) plus the primes from p_b to x/(p_b*q), which are pi(x/(p_b*q)) - (b-1) if
-    that reaches p_b, else none. The product of two primes from p_b on is out of reach: p_b^2 > sqrt(x)."""
+    """The sum over pairs of primes p_b < q <= y, with p_b above the fourth root of x, of phi(x/(p_b*q), b-1): each is 1
+    plus the primes from p_b to x/(p_b*q), which are pi(x/(p_b*q)) - (b-1) if that reaches p_b, else none."""
     pairs = a - hard
     total = pairs * (pairs - 1) // 2
     for b0 in range(hard, a):  # b0 = b - 1, for lists count from 0
@@ -224,8 +194,7 @@ def easy_leaves(x, y, primes, pi_table, a, hard):
 
 
 def hard_leaves_and_p2(x, y, root, primes, pi_table, a, hard, composites, signs):
-    """Two sums for one pass of a sieve over 1..x/y, segment by segment: the special leaves with p_b up to
-    the fourth root of x, and P2. The memory is one segment, however long the pass."""
+    """The hard leaves and P2, from one pass of a sieve over 1..x/y, segment by segment."""
     phi, p2 = 0, 0
     y_root = math.isqrt(y)
     carried = [0] * hard  # phi(start of the segment, b-1) for each b
@@ -261,16 +230,13 @@ def hard_leaves_and_p2(x, y, root, primes, pi_table, a, hard, composites, signs)
                     position = place
                     phi += standing if sign < 0 else -standing
             carried[struck] = standing + count(1, position)
-            strike(segment, first_odd_multiple(p, start), p)
+            strike_multiples(segment, p, start)
             struck += 1
 
         if end > root:
-            # Finish the sieve, so that above sqrt(x) only primes stand, and count on to each x/q.
-            end_root = math.isqrt(end)
-            while struck < a and primes[struck] <= end_root:
-                p = primes[struck]
-                strike(segment, first_odd_multiple(p, start), p)
-                struck += 1
+            # Finish the sieve: above sqrt(x) only primes stand. Count on to each x/q.
+            for p in primes[struck : bisect_right(primes, min(y, math.isqrt(end)))]:
+                strike_multiples(segment, p, start)
             position = max(0, (root - start + 1) // 2)
             q_stop = bisect_right(primes, max(y, x // end))
             for q_index in range(q_next, q_stop - 1, -1):
@@ -283,9 +249,12 @@ def hard_leaves_and_p2(x, y, root, primes, pi_table, a, hard, composites, signs)
     return phi, p2
 
 
+# Riemann's zeta(2), zeta(3), ...: 99 terms, and an integral in place of the rest.
+ZETA = [sum(k**-s for k in range(1, 100)) + 99.5 ** (1 - s) / (s - 1) for s in range(2, 200)]
+
+
 def riemann_r(x):
-    """Riemann's R(x), the smooth curve nearest to pi(x), by Gram's series: 1 + sum (ln x)^k / (k k! zeta(k+1)).
-    All terms are positive, so nothing cancels and floating point is good to about 12 digits."""
+    """Riemann's R(x), the smooth curve nearest to pi(x), by Gram's series: 1 + sum (ln x)^k / (k k! zeta(k+1))."""
     total, power = 1.0, 1.0
     for k, zeta in enumerate(ZETA, 1):
         power *= math.log(x) / k
@@ -293,53 +262,23 @@ def riemann_r(x):
     return total
 
 
-# Riemann's zeta(2), zeta(3), ...: nine terms, and Euler and Maclaurin's word for the rest. For x up to 10^14 the terms
-# of Gram's series are below 10^-17 of the sum before these are used up.
-ZETA = [sum(k**-s for k in range(1, 10)) + 10 ** (1 - s) / (s - 1) + 10**-s / 2 + s * 10 ** (-s - 1) / 12
-        for s in range(2, 200)]
-
-
 def estimate(n):
     """A number close to p(n): the x with R(x) = n, by Newton's method. The slope of R is about 1 / ln x."""
-    x = n * (math.log(n) + math.log(math.log(n)) - 1)
-    for _ in range(50):
-        step = (riemann_r(x) - n) * math.log(x)
-        x -= step
-        if abs(step) < 1:
-            break
+    x = n * math.log(n)
+    for _ in range(3):
+        x -= (riemann_r(x) - n) * math.log(x)
     return int(x)
 
 
-def primes_in(start, end):
-    """Flags of the odd numbers between the even numbers `start` and `end`, both above the square of every
-    prime that matters: 1 for a prime."""
+def primes_between(start, end):
+    """The primes between two even numbers, both far above the square root of `end`."""
     flags = bytearray(b"\1") * ((end - start) // 2)
     for p in primes_of(odd_sieve(math.isqrt(end)))[1:]:
-        strike(flags, first_odd_multiple(p, start), p)
-    return flags
-
-
-def walk(n, x, below):
-    """p(n), from the even number x, below which there are `below` primes: back while that is too many, then on."""
-    width = max(1 << 15, math.isqrt(x) // 4 * 2)
-    while below >= n:
-        below -= primes_in(x - width, x).count(1)
-        x -= width
-    while True:
-        flags = primes_in(x, x + width)
-        found = flags.count(1)
-        if below + found >= n:
-            break
-        below += found
-        x += width
-    place = -1
-    for _ in range(n - below):
-        place = flags.find(1, place + 1)
-    return x + 2 * place + 1
+        strike_multiples(flags, p, start)
+    return array("q", compress(range(start + 1, end, 2), flags))
 
 
 TABLE = primes_of(odd_sieve(TABLE_LIMIT))
-assert len(TABLE) == TABLE_PRIMES
 
 
 def nth_prime(n):
@@ -347,20 +286,30 @@ def nth_prime(n):
     if n <= TABLE_PRIMES:
         return TABLE[n - 1]
     x = estimate(n) // 2 * 2
-    return walk(n, x, prime_count(x))
+    below = prime_count(x)
+    width = max(1 << 12, math.isqrt(x) // 4 * 2)
+    while below >= n:  # there are too many primes below x: back
+        x -= width
+        below -= len(primes_between(x, x + width))
+    while len(primes := primes_between(x, x + width)) < n - below:
+        x += width
+        below += len(primes)
+    return primes[n - below - 1]
 
 
 # ---------------------------------------------------------------------------------------------------
 # 2. The computations
 # ---------------------------------------------------------------------------------------------------
 #
-# The threads of one Python program take turns on one core. So each N has a process of its own, and the kernel shares
-# the cores: a small N does not wait for big ones. fork(2) copies only the thread that calls it: a lock that another
-# thread holds stays locked in the copy for ever. Hence the *fork server*, a process without threads that only forks.
+# The threads of one Python program take turns on one core. So each N is computed by a process of its own, and the
+# kernel shares the cores: a small N does not wait for big ones. fork(2) takes a millisecond, so the processes are
+# forked before they are needed. In a program with threads fork is dangerous, too: a lock that another thread holds
+# stays locked in the copy for ever. Hence the *fork server*, a process without threads: it forks the computing
+# processes, and replaces each that ends.
 #
-#     HTTP server ---- N and the far end of a channel ----> fork server ---- fork ----> computing process
-#          ^                                                                                   |
-#          +------------------------ p(N), through the channel --------------------------------+
+#     HTTP server -- order: N, and one end of a channel --> whichever computing process is free
+#          ^                                                                |
+#          +--------------------- p(N), through the channel ----------------+
 #
 # The channel is a pair of connected sockets. It is also a leash: when the HTTP server closes its end, or dies in
 # whatever way, the kernel tells the computing process, and that process ends.
@@ -369,54 +318,72 @@ SMALL_N_MAX = 10**8  # up to here N is small: below a tenth of a second. Some pl
 NICE_SMALL, NICE_BIG = 5, 10  # nice(2): the HTTP server goes before a small N, and a small N before a big one
 N_PER_SECOND = 10**10  # in the queue a small N goes first, but a second of waiting weighs as much as this
 MESSAGE_BYTES_MAX = 64
-STOP_SECONDS = 1
+NO_MORE_ORDERS = 3  # the exit code of a computing process that is not needed any more
+STOP_SECONDS = FORK_PAUSE_SECONDS = 1
 
 
 def fork(function, *arguments):
-    """Run function(*arguments) in a copy of this process, which ends with the function. Returns its pid."""
+    """Run function(*arguments) in a copy of this process, which ends with what it returns. The copy's pid."""
     child = os.fork()
     if child == 0:
+        code = 1
         try:
-            function(*arguments)
+            code = function(*arguments)
         except Exception as error:  # MemoryError, above all
             log.error("process %d failed: %r", os.getpid(), error)
         finally:
-            os._exit(0)  # whatever happened: it must not go on with what its parent was doing
+            os._exit(code)  # whatever happened: it must not go on with what its parent was doing
     return child
 
 
-def serve_forks(orders, http_server_end):
-    """The fork server: start a computing process for each order, until the HTTP server has gone."""
-
-    def reap(*_):  # at once: the daemon counts what an ended child has used only when its parent has waited for it
-        with contextlib.suppress(ChildProcessError):  # there is no other child
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-
+def keep_processes(processes, orders, http_server_end):
+    """The fork server: keep so many computing processes alive, until the HTTP server has gone."""
     http_server_end.close()
-    signal.signal(signal.SIGCHLD, reap)
-    while (order := socket.recv_fds(orders, MESSAGE_BYTES_MAX, 1))[0]:
-        with socket.socket(fileno=order[1][0]) as channel:
-            try:
-                fork(compute, int(order[0]), channel, orders)
-            except OSError as error:  # the channel ends here: the HTTP server sees it
-                log.error("fork: %s", error.strerror)
-    with contextlib.suppress(ChildProcessError):  # every channel is closed, so each child ends
+    missing, code = processes, 0
+    while code != NO_MORE_ORDERS:
+        try:
+            if missing:
+                fork(take_orders, orders)
+                missing -= 1
+            else:
+                code = os.waitstatus_to_exitcode(os.wait()[1])
+                missing += 1
+        except OSError as error:  # the system has no memory, or no process left
+            log.error("fork: %s; trying again", error.strerror)
+            time.sleep(FORK_PAUSE_SECONDS)
+    with contextlib.suppress(ChildProcessError):  # no child is left
         while True:
             os.wait()
+    return 0
 
 
-def compute(n, channel, orders):
-    """A computing process: send p(n) through the channel."""
-    orders.close()
-    os.nice(NICE_SMALL if n <= SMALL_N_MAX else NICE_BIG)
+def take_orders(orders):
+    """A computing process. All of them read the same socket: one that is free gets the next order."""
+    os.nice(NICE_SMALL)
+    while (order := socket.recv_fds(orders, MESSAGE_BYTES_MAX, 1))[0]:
+        n = int(order[0])
+        with socket.socket(fileno=order[1][0]) as channel:
+            compute(n, channel)
+        if n > SMALL_N_MAX:
+            return 0  # compute() has lowered the priority of this process, which cannot be undone
+    return NO_MORE_ORDERS
+
+
+def compute(n, channel):
+    """Send p(n) through the channel."""
     # The leash, see fcntl(2): when the other end is closed, the kernel sends SIGIO, which ends this process at any
     # point of its work. A thread that watches would have to wait for its turn.
     fcntl.fcntl(channel, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(channel, fcntl.F_SETFL, os.O_ASYNC)
-    if not select.select((channel,), (), (), 0)[0]:  # else it was closed before the kernel was asked
-        log.debug("process %d computes n=%d", os.getpid(), n)
-        channel.send(b"%d" % nth_prime(n))
+    if select.select((channel,), (), (), 0)[0]:
+        return  # it was closed before the kernel was asked
+    if n > SMALL_N_MAX:
+        os.nice(NICE_BIG - NICE_SMALL)
+    log.debug("process %d computes n=%d", os.getpid(), n)
+    prime = nth_prime(n)
+    fcntl.fcntl(channel, fcntl.F_SETFL, 0)  # no leash any more: the HTTP server closes its end when it has the prime
+    with contextlib.suppress(BrokenPipeError):
+        channel.send(b"%d" % prime)
 
 
 class Job:
@@ -426,19 +393,16 @@ class Job:
         self.n, self.turn = n, time.monotonic() + n / N_PER_SECOND
         self.channel, self.far_end = socket.socketpair()
 
-    def __lt__(self, other):
-        return self.turn < other.turn
-
 
 class Places:
-    """Decides who computes and who waits. Any thread may call it."""
+    """Decides who computes and who waits: there is one place for each computing process. Any thread may call it."""
 
     def __init__(self, processes, queue_max):
         """No thread may run yet: this forks."""
-        # SOCK_SEQPACKET: a message arrives as it was sent, and the death of one side is an end of file for the other.
+        # SOCK_SEQPACKET: an order arrives whole, at one process; the end of the sender is an end of file.
         self.orders, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with far_end:
-            self.fork_server = fork(serve_forks, far_end, self.orders)
+            self.fork_server = fork(keep_processes, processes, far_end, self.orders)
         self.processes, self.kept, self.queue_max = processes, processes // 4, queue_max
         self.running, self.queue = set(), []  # the queue is sorted: whose turn comes first
         self.stopping = False
@@ -453,14 +417,15 @@ class Places:
             if self.stopping or not self.has_place(n) and len(self.queue) >= self.queue_max:
                 return None
             job = Job(n)
-            bisect.insort(self.queue, job)
+            self.queue.append(job)
+            self.queue.sort(key=lambda job: job.turn)
             self.start_jobs()
             if job in self.queue:
                 log.debug("n=%d waits for a place", n)
             return job
 
     def leave(self, job):
-        """The answer is sent, or nobody wants it any more: then the end of the channel ends the process."""
+        """The answer is here, or nobody wants it any more: then the end of the channel ends the process."""
         with self.changed:
             job.channel.close()
             job.far_end.close()
@@ -470,15 +435,11 @@ class Places:
             self.changed.notify_all()
 
     def start_jobs(self):
-        for job in self.queue[:]:
+        for job in list(self.queue):
             if self.has_place(job.n):
                 self.queue.remove(job)
                 self.running.add(job)
-                try:
-                    socket.send_fds(self.orders, [b"%d" % job.n], [job.far_end.fileno()])
-                except ConnectionError:
-                    log.error("the fork server was killed; without it nothing can be computed: start the worker again")
-                    os._exit(1)
+                socket.send_fds(self.orders, [b"%d" % job.n], [job.far_end.fileno()])
                 job.far_end.close()
 
     def stop(self):
@@ -496,8 +457,8 @@ class Places:
 # 3. The HTTP server
 # ---------------------------------------------------------------------------------------------------
 #
-# http.server has one thread for each connection. Added here is what a program needs that runs for months (a bound on
-# the connections and on every wait), and what HTTP demands beyond it.
+# http.server reads the requests, in one thread for each connection. Added here is what a program needs that runs for
+# months (a bound on the connections and on every wait), and what HTTP demands beyond it.
 
 CONNECTIONS_MAX = 512  # each has a thread. Beyond it, the one that has waited longest for a request gives way
 DESCRIPTORS_PER_CONNECTION, DESCRIPTORS_SPARE = 3, 16  # its socket and a channel; the log, the fork server, ...
@@ -506,9 +467,8 @@ REQUESTS_MAX = 1000  # on one connection; then the client opens another
 IDLE_SECONDS = 60  # how long a connection may wait for its first or next request
 IO_SECONDS = 10  # how long it may pause in the middle of a request head, or of an answer
 LINGER_SECONDS, PAUSE_SECONDS = 1, 0.1
-# From the client's end of file to giving up its N. `printf 'GET /N ...' | nc` ends its sending side after the
-# request and still wants the answer, and TCP cannot tell that from a client that has gone. So what is nearly done
-# is done, and a long computation is abandoned.
+# From the client's end of file to giving up its N. TCP cannot tell a client that has gone from one that only ends its
+# sending side, as `printf 'GET /N ...' | nc` does. So what is nearly done is done, and a long computation is abandoned.
 GONE_SECONDS = 0.5
 
 N_RULE = "N must be a whole number from 1 to %d, in decimal digits" % N_MAX
@@ -568,19 +528,30 @@ class Connection(http.server.BaseHTTPRequestHandler):
             self.answer(400, N_RULE)
         else:
             self.n = int(digits[1])
-            if self.n <= TABLE_PRIMES:
-                self.answer(200, str(nth_prime(self.n)))
-            elif job := self.server.places.enter(self.n):
-                try:
-                    self.answer_from_process(job)
-                finally:
-                    self.server.places.leave(job)
-            else:
-                self.answer(503, "no place is free and the queue is full; try again or elsewhere", RETRY_AFTER)
+            self.answer_n()
 
     do_HEAD = do_GET  # answer() leaves the body out
 
-    def answer_from_process(self, job):
+    def answer_n(self):
+        places = self.server.places
+        if self.n <= TABLE_PRIMES:
+            return self.answer(200, str(nth_prime(self.n)))
+        job = places.enter(self.n)
+        if not job:
+            return self.answer(503, "no place is free and the queue is full; try again or elsewhere", RETRY_AFTER)
+        try:
+            digits = self.wait_for(job)
+        finally:
+            places.leave(job)
+        if digits:
+            self.answer(200, digits.decode())
+        elif places.stopping:
+            self.answer(503, "this worker is stopping; try elsewhere", RETRY_AFTER)
+        else:
+            self.answer(500, "the process that computed it has died")
+
+    def wait_for(self, job):
+        """What comes on the job's channel: the digits, or nothing if the process died."""
         poll = select.poll()
         poll.register(job.channel, select.POLLIN)
         poll.register(self.connection, select.POLLRDHUP)
@@ -589,13 +560,7 @@ class Connection(http.server.BaseHTTPRequestHandler):
         if not poll.poll(GONE_SECONDS * 1000):
             self.log_message("abandoned n=%d: the client has gone", self.n)
             raise ConnectionAbortedError
-        digits = job.channel.recv(MESSAGE_BYTES_MAX)
-        if digits:
-            self.answer(200, digits.decode())
-        elif self.server.places.stopping:
-            self.answer(503, "this worker is stopping; try elsewhere", RETRY_AFTER)
-        else:
-            self.answer(500, "the process that computed it has died")
+        return job.channel.recv(MESSAGE_BYTES_MAX)
 
     def answer(self, status, text, *fields):
         """Send one answer, in one piece."""
@@ -637,7 +602,6 @@ class Server(http.server.ThreadingHTTPServer):
     """The listening socket and the connections."""
 
     request_queue_size = 1024  # connections that the kernel keeps until they are accepted
-    daemon_threads = True
     allow_reuse_port = False  # else two workers could share one port, and nobody would be told
 
     def __init__(self, family, address, places):
@@ -645,13 +609,12 @@ class Server(http.server.ThreadingHTTPServer):
         # As many connections as the limit of descriptors allows, which is raised as far as it may be.
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-        connections_max = max(1, (limit - DESCRIPTORS_SPARE) // DESCRIPTORS_PER_CONNECTION)
-        if limit == resource.RLIM_INFINITY or connections_max >= CONNECTIONS_MAX:
-            connections_max = CONNECTIONS_MAX
-        else:
+        connections_max = min(CONNECTIONS_MAX, max(1, (limit - DESCRIPTORS_SPARE) // DESCRIPTORS_PER_CONNECTION))
+        if connections_max < CONNECTIONS_MAX:
             log.warning("only %d descriptors (ulimit -n): at most %d connections at a time", limit, connections_max)
         self.room = threading.BoundedSemaphore(connections_max)
         self.waiting = {}  # the sockets on which no whole request has come, the longest waiting first
+        self.accepted, self.idle_threads = queue.SimpleQueue(), threading.Semaphore(0)
         super().__init__(address, Connection)
 
     def server_bind(self):
@@ -660,11 +623,14 @@ class Server(http.server.ThreadingHTTPServer):
         socketserver.TCPServer.server_bind(self)  # http.server's own would ask the DNS for this machine's name
 
     def get_request(self):
-        """Accept one connection as soon as there is room for it. An OSError tells serve_forever() that there is none."""
-        if not self.room.acquire(blocking=False):
-            self.close_longest_waiting()
-            while not self.room.acquire(timeout=PAUSE_SECONDS):
-                self.close_longest_waiting()
+        """Accept one connection as soon as there is room for it. OSError tells serve_forever() that there is none."""
+        pause_seconds = 0
+        while not self.room.acquire(timeout=pause_seconds):
+            pause_seconds = PAUSE_SECONDS
+            for connection in list(self.waiting)[:1]:  # the one that has waited longest gives way
+                self.waiting.pop(connection, None)
+                with contextlib.suppress(OSError):  # its client was faster
+                    connection.shutdown(socket.SHUT_RDWR)  # its thread wakes up and ends
         try:
             return super().get_request()
         except OSError as error:  # the machine has no descriptor left, for example
@@ -673,11 +639,16 @@ class Server(http.server.ThreadingHTTPServer):
             time.sleep(PAUSE_SECONDS)
             raise
 
-    def close_longest_waiting(self):
-        for connection in list(self.waiting)[:1]:
-            self.waiting.pop(connection, None)
-            with contextlib.suppress(OSError):  # the client was faster
-                connection.shutdown(socket.SHUT_RDWR)  # its thread wakes up and ends
+    def process_request(self, request, client_address):
+        """Give the connection to a thread that has none, for to start one takes longer than a short connection."""
+        if not self.idle_threads.acquire(blocking=False):
+            threading.Thread(target=self.serve_connections, daemon=True).start()
+        self.accepted.put((request, client_address))
+
+    def serve_connections(self):
+        while True:
+            self.process_request_thread(*self.accepted.get())
+            self.idle_threads.release()
 
     def close_request(self, request):
         self.waiting.pop(request, None)
@@ -715,10 +686,8 @@ def log_to(*handlers):
 def open_log_file(path):
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     file = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_FILE_BYTES_MAX, backupCount=1)
-    if os.path.sameopenfile(2, file.stream.fileno()):  # each line is written once
-        log_to(file)
-    else:
-        log_to(file, *log.handlers)
+    is_standard_error = os.path.sameopenfile(2, file.stream.fileno())  # then each line is written once
+    log_to(file, *() if is_standard_error else log.handlers)
     return file
 
 
@@ -791,7 +760,12 @@ def main():
              VERSION, os.getpid(), address, options.processes, options.queue)
     with contextlib.suppress(OSError):  # nobody reads it
         os.write(1, b"worker listening on %s\n" % address.encode())
-    while (number := signal.sigwait(SIGNALS)) == signal.SIGHUP:
+    while (number := signal.sigwait(SIGNALS)) in (signal.SIGHUP, signal.SIGCHLD):
+        if number == signal.SIGCHLD:
+            if os.waitpid(places.fork_server, os.WNOHANG)[0]:  # else somebody has only stopped it for a while
+                log.error("the fork server was killed; without it nothing can be computed: start the worker again")
+                sys.exit(1)
+            continue
         if log_file:
             log_file.close()  # logrotate(8) has renamed it: the next line opens it by its name
         log.info("SIGHUP: the log file, if there is one, is opened again")
