@@ -45,7 +45,7 @@ impl Activity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::worker_socket::WorkerSocket;
+    use crate::daemon::worker_socket::{WorkerCheck, WorkerSocket};
     use std::io::{BufRead, BufReader, Write};
     use std::net::SocketAddr;
     use std::process::{Child, Command, Stdio};
@@ -94,7 +94,7 @@ for line in sys.stdin: threading.Thread(target=compute, daemon=True).start()
         let worker = Worker(child);
         let pid = rustix::process::Pid::from_child(&worker.0);
 
-        let listening = WorkerSocket::new(address).look();
+        let listening = WorkerSocket::new(address, WorkerCheck::Listen, Duration::ZERO).look();
         let mut activity = Activity::default();
         wait_for("it is idle", || activity.look(listening) == Some(false));
         stdin.write_all(b"compute\n").expect("it reads");

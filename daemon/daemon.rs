@@ -40,7 +40,7 @@ use activity::Activity;
 use meter::{MEASURE_MIN, Meter};
 use sender::Sender;
 use stamps::Stamps;
-use worker_socket::WorkerSocket;
+use worker_socket::{WorkerCheck, WorkerSocket};
 
 const PROGRAM: &str = "rakit-daemon";
 
@@ -54,6 +54,12 @@ const JITTER: f64 = 0.1;
 /// How long a daemon that stops waits until its last report is committed. That report gives the name free: a daemon that starts
 /// in its place need not wait until this one counts as silent.
 const FAREWELL: Duration = Duration::from_millis(500);
+
+/// With `--worker-check connect`: the part of the report interval within which the worker must accept, and its bounds. The
+/// report waits for it.
+const CONNECT_SHARE: f64 = 0.5;
+const CONNECT_MIN: Duration = Duration::from_millis(50);
+const CONNECT_MAX: Duration = Duration::from_secs(1);
 
 /// The pause before the next attempt to find this machine's address, while it has no route to the nodes (at
 /// boot).
@@ -70,9 +76,13 @@ struct DaemonFlags {
     #[arg(long, value_name = "NAME", value_parser = server_name)]
     server: String,
     /// Where this server's worker listens, as the nodes reach it [default: the address from which this
-    /// machine reaches the nodes, port 13337]
+    /// machine reaches the nodes, also when it changes; port 13337]
     #[arg(long, value_name = "IP:PORT", value_parser = worker_address)]
     worker: Option<SocketAddr>,
+    /// How to find out whether the worker is up. For a worker behind address translation (DNAT), say in a container: connect or
+    /// none
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = WorkerCheck::Listen)]
+    worker_check: WorkerCheck,
     /// What to measure: the whole machine, or one process and its living children
     #[arg(long, value_name = "machine|process:PID", default_value = "machine", value_parser = measure)]
     measure: Measure,
@@ -221,7 +231,7 @@ fn find_worker(given: Option<SocketAddr>, config: &Config, stop: &Stop) -> Optio
 fn report_until_stopped(
     flags: &DaemonFlags,
     config: &Config,
-    worker: SocketAddr,
+    mut worker: SocketAddr,
     stop: &Stop,
 ) -> std::io::Result<()> {
     let (acknowledged, held) = Acknowledged::new();
@@ -232,7 +242,9 @@ fn report_until_stopped(
         .map(|node| Sender::start(node, config, &flags.server, Arc::clone(&acknowledged)))
         .collect::<Result<_, _>>()?;
 
-    let socket = WorkerSocket::new(worker);
+    let connect_max = config.report_interval.mul_f64(CONNECT_SHARE).clamp(CONNECT_MIN, CONNECT_MAX);
+    let watch = |worker| WorkerSocket::new(worker, flags.worker_check, connect_max);
+    let mut socket = watch(worker);
     let mut meter = Meter::new(flags.measure, flags.measure_also.clone(), Instant::now());
     let mut activity = Activity::default();
     let mut worker_up_before = None;
@@ -260,14 +272,30 @@ fn report_until_stopped(
             }
             Occasion::Stop => break,
         }
+        // Without a route, as between two leases of DHCP, the old address stands: nobody would hear of another.
+        if flags.worker.is_none()
+            && let Ok(ip) = local_address::towards(&config.nodes)
+            && ip != worker.ip()
+        {
+            info!("the address of this machine has changed from {} to {ip}: reporting that one", worker.ip());
+            worker.set_ip(ip);
+            socket = watch(worker);
+        }
         let now = Instant::now();
         let listening = socket.look();
         let worker_up = listening.is_up();
         if worker_up_before.replace(worker_up) != Some(worker_up) {
-            if worker_up {
-                info!("the worker listens on {worker}");
-            } else {
-                warn!("no worker listens on {worker}: this server reports, but gets no requests");
+            match (worker_up, flags.worker_check) {
+                (true, WorkerCheck::None) => info!("the worker at {worker} is taken to be up, as ordered"),
+                (true, _) => info!("the worker listens on {worker}"),
+                (false, WorkerCheck::Connect) => {
+                    warn!(
+                        "no worker takes a connection at {worker}: this server reports, but gets no requests"
+                    );
+                }
+                (false, _) => {
+                    warn!("no worker listens on {worker}: this server reports, but gets no requests");
+                }
             }
         }
         let load = meter.measure(now, &listening);

@@ -242,7 +242,7 @@ impl<T> Window<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::worker_socket::WorkerSocket;
+    use crate::daemon::worker_socket::{WorkerCheck, WorkerSocket};
 
     #[test]
     fn readings_are_compared_over_half_a_second_or_more() {
@@ -285,7 +285,9 @@ mod tests {
         assert_eq!(meter.measure(Instant::now(), &Listening::Nobody).percent, 0.0);
         // Another process listens on the worker's address now: this test. The meter must follow it.
         let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let listening = WorkerSocket::new(socket.local_addr().expect("bound")).look();
+        let listening =
+            WorkerSocket::new(socket.local_addr().expect("bound"), WorkerCheck::Listen, Duration::ZERO)
+                .look();
         meter.measure(Instant::now(), &listening);
         let followed = meter.process.and_then(|process| process.worker.root).map(|root| root.pid);
         assert_eq!(followed, i32::try_from(std::process::id()).ok());

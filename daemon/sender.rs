@@ -11,6 +11,7 @@ use std::time::Duration;
 use log::{debug, info, warn};
 
 use super::acknowledged::Acknowledged;
+use super::local_address::Source;
 use crate::balancer::Stamp;
 use crate::config::{Config, Node};
 use crate::http::client::{Client, ClientTimeouts};
@@ -212,6 +213,9 @@ impl Link {
 /// The connection to one node, and the seal for its requests (empty without a secret).
 struct Line {
     client: Client,
+    timeouts: ClientTimeouts,
+    /// The address of this machine from which the connection comes; `None` before the first.
+    source: Option<Source>,
     seal: Seal,
     to: Recipient,
 }
@@ -224,18 +228,30 @@ impl Line {
         let seal = Seal::new(&config.cluster_name, &daemon_name(server), secret.as_ref())?;
         let seal = seal.founded(&config.founding());
         let to = Recipient { name: node_name(node.id), address: node.cluster };
-        Ok(Self { client: Client::new(timeouts(config.server_timeout, config.report_interval)), seal, to })
+        let timeouts = timeouts(config.server_timeout, config.report_interval);
+        Ok(Self { client: Client::new(timeouts), timeouts, source: None, seal, to })
     }
 
     /// Posts a report. If the node had closed the kept connection, the client repeats the request. A request
     /// without an answer is not repeated: the next report is newer.
     fn post(&mut self, body: &[u8]) -> Delivery {
+        self.follow_address();
         let answer =
             self.seal.post(&mut self.client, &self.to, Purpose::Report, path::REPORT, body, ANSWER_BYTES_MAX);
         match answer {
             Ok(answer) => Delivery::of(answer.status, &answer.body),
             Err(SealedCallError::Refused(_, refusal)) => Delivery::Refused(refusal.to_string()),
             Err(error) => Delivery::Unreachable(error.to_string()),
+        }
+    }
+
+    /// After a change of this machine's address, leaves the kept connection, which comes from the old one: it may lead
+    /// nowhere now, and a node with a secret compares a worker's address with that from which the report comes.
+    fn follow_address(&mut self) {
+        // Without a route there is nothing to leave for.
+        let Ok(source) = Source::towards(self.to.address) else { return };
+        if self.source.replace(source) != Some(source) {
+            self.client = Client::coming_from(source.to_bind(), self.timeouts);
         }
     }
 }

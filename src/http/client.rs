@@ -25,7 +25,7 @@
 
 use std::fmt;
 use std::io::{self, Read};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -141,8 +141,13 @@ pub struct Client {
 impl Client {
     /// A client without any connection.
     pub fn new(timeouts: ClientTimeouts) -> Self {
+        Self::coming_from(None, timeouts)
+    }
+
+    /// The same, with connections that come from this address of the machine; `None`: the kernel chooses one.
+    pub fn coming_from(from: Option<IpAddr>, timeouts: ClientTimeouts) -> Self {
         let journal = Arc::new(Journal::default());
-        let dialer = Dialer { journal: Arc::clone(&journal), connect_timeout: timeouts.connect };
+        let dialer = Dialer { journal: Arc::clone(&journal), connect_timeout: timeouts.connect, from };
         let config = Agent::config_builder()
             .proxy(None)
             .http_status_as_error(false)

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -91,9 +91,11 @@ impl fmt::Debug for CancelHandle {
 }
 
 /// Opens a connection as [`TcpStream::connect_timeout`] does, but lends the socket to `cancel` before it
-/// waits for the handshake: on Linux, shutdown(2) ends a handshake, too.
+/// waits for the handshake: on Linux, shutdown(2) ends a handshake, too. With `from`, it comes from that address of this
+/// machine; else the kernel chooses one.
 pub(super) fn connect(
     address: &SocketAddr,
+    from: Option<IpAddr>,
     timeout: Duration,
     cancel: Option<&CancelHandle>,
 ) -> io::Result<Arc<TcpStream>> {
@@ -103,6 +105,9 @@ pub(super) fn connect(
     let stream = Arc::new(TcpStream::from(socket));
     if let Some(cancel) = cancel {
         cancel.lend(&stream)?;
+    }
+    if let Some(from) = from {
+        rustix::net::bind(&*stream, &SocketAddr::new(from, 0))?;
     }
     match rustix::net::connect(&*stream, address) {
         Ok(()) => {}

@@ -21,7 +21,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -123,6 +123,8 @@ pub(super) struct Dialer {
     pub(super) journal: Arc<Journal>,
     /// The longest that connect(2) may take, whatever time the call has left.
     pub(super) connect_timeout: Duration,
+    /// The address of this machine from which the connections come; `None`: the kernel chooses one.
+    pub(super) from: Option<IpAddr>,
 }
 
 impl Connector<()> for Dialer {
@@ -135,7 +137,7 @@ impl Connector<()> for Dialer {
         let longest = self.connect_timeout;
         let timeout = time_left(end_of_wait(details.timeout), details.timeout)?
             .map_or(longest, |left| left.min(longest));
-        let stream = match connect(address, timeout, cancel.as_ref()) {
+        let stream = match connect(address, self.from, timeout, cancel.as_ref()) {
             Ok(stream) => stream,
             Err(e) if is_timeout(&e) => return Err(ureq::Error::Timeout(ureq::Timeout::Connect)),
             Err(e) => return Err(e.into()),

@@ -27,6 +27,7 @@ mod config;
 mod contradiction;
 mod daemon;
 mod disk_trouble;
+mod field;
 mod founding;
 mod hostile;
 mod in_flight;

@@ -300,7 +300,7 @@ fn a_busy_listener_ends_in_a_connect_timeout() {
         }
         canceller.cancel();
     });
-    let outcome = connect(&address, Duration::from_secs(3_600), Some(&cancel));
+    let outcome = connect(&address, None, Duration::from_secs(3_600), Some(&cancel));
     assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
     cancelling.join().unwrap();
     // With less time left than that, the deadline passes first.

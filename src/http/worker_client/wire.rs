@@ -29,7 +29,7 @@ pub(super) struct Wire {
 impl Wire {
     /// Connects within `timeout`, and lends the socket to `cancel` from the start.
     pub(super) fn open(worker: SocketAddr, timeout: Duration, cancel: &CancelHandle) -> io::Result<Self> {
-        let stream = connect(&worker, timeout, Some(cancel))?;
+        let stream = connect(&worker, None, timeout, Some(cancel))?;
         Ok(Self { stream, timeout_set: None, settled: false })
     }
 
