@@ -19,7 +19,7 @@ use log::{info, warn};
 use super::exchange::Exchange;
 use crate::balancer::{Chooser, Chosen, Compared, Policy, Published, ServerView};
 use crate::http::ClientHandle;
-use crate::http::worker_client::{CancelHandle, WorkerAnswer, WorkerClient, WorkerError};
+use crate::http::worker_client::{Answered, CancelHandle, WorkerAnswer, WorkerClient, WorkerError};
 use race::{After, Helping, Race, Races};
 use reasons::ReasonCounts;
 
@@ -67,29 +67,19 @@ impl ForwardFailure {
             Self::DeadlinePassed | Self::ClientGone => 504,
         }
     }
-
-    /// How many servers failed, if that is why.
-    pub fn failures(&self) -> usize {
-        match self {
-            Self::AllFailed(failures) => failures.len(),
-            Self::NoServer | Self::AllBusy { .. } | Self::DeadlinePassed | Self::ClientGone => 0,
-        }
-    }
 }
 
 /// A whole answer, and which server gave it.
 #[derive(Debug)]
 pub struct Delivered {
-    /// The worker's answer.
-    pub answer: WorkerAnswer,
+    /// The worker's answer, and when its parts came.
+    pub answered: Answered,
     /// The server's name.
     pub server: String,
-    /// The load that it was chosen for, in percent.
-    pub load: f64,
+    /// The load that it was chosen for, in percent, if its load is known.
+    pub load: Option<f64>,
     /// What the server was compared with, if this choice is explained.
     pub compared: Option<Vec<Compared>>,
-    /// How many servers had failed before.
-    pub retries: usize,
     /// Whether a helper thread brought it, because the first server had stalled.
     pub hedged: bool,
 }
@@ -97,7 +87,7 @@ pub struct Delivered {
 impl Delivered {
     /// The status of the answer that the client gets.
     pub fn status(&self) -> u16 {
-        match self.answer {
+        match self.answered.answer {
             WorkerAnswer::Prime(_) => 200,
             WorkerAnswer::ClientError { status, .. } => status,
         }
@@ -158,16 +148,14 @@ impl Forwarder {
         })
     }
 
-    /// The `n`th prime, from whichever server is best. Blocks until there is an answer, or none can come any more.
-    ///
-    /// # Errors
-    /// See [`ForwardFailure`].
+    /// The `n`th prime, from whichever server is best, and how many servers were asked. Blocks until there is an answer, or
+    /// none can come any more.
     pub fn prime(
         self: &Arc<Self>,
         n: u64,
         request_id: &str,
         client: ClientHandle,
-    ) -> Result<Delivered, ForwardFailure> {
+    ) -> (Result<Delivered, ForwardFailure>, usize) {
         let race = Race::new(n, request_id, client, Instant::now() + self.request_timeout);
         self.run(&race, false);
         race.end()
@@ -227,7 +215,7 @@ impl Forwarder {
         &self,
         race: &Race,
         chosen: Chosen,
-        answer: Result<WorkerAnswer, WorkerError>,
+        answer: Result<Answered, WorkerError>,
         hedged: bool,
     ) -> After {
         let id = chosen.ticket.id();
@@ -235,6 +223,7 @@ impl Forwarder {
         ticket.end(retry::outcome(&answer), self.now());
         self.exchange.changed();
         let server = server.report();
+        let load = server.cpu_known.then_some(load);
         let after = race.note(id, &server.server, (load, compared), hedged, answer);
         if let After::Failed(error) = &after {
             if !matches!(error, WorkerError::Busy { .. }) {

@@ -1,6 +1,7 @@
 //! `GET /N` on the public address: parses N, has the request forwarded, and says how it ended: to the client, in the log, in
 //! the counters. Called by `public_service.rs`; `forwarding.rs` does the work.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,9 +14,12 @@ use super::request_counts::RequestCounts;
 use super::standing::StandingBoard;
 use crate::balancer::Published;
 use crate::http::message::{Request, Response, header, text, with_body};
-use crate::http::worker_client::{HEADER_HOP, WorkerAnswer};
-use crate::protocol::{HEADER_NODE, HEADER_REQUEST_ID, HEADER_SERVER, HEADER_STALE_MS};
+use crate::http::worker_client::{Answered, HEADER_HOP, WorkerAnswer};
+use crate::protocol::{HEADER_NODE, HEADER_REQUEST_ID, HEADER_SERVER, HEADER_SERVER_TIMING, HEADER_STALE_MS};
 use crate::raft::NodeId;
+use request_line::{RequestLine, RequestTimes};
+
+mod request_line;
 
 /// The longest `X-Request-Id` that is taken from a client.
 const REQUEST_ID_CHARS_MAX: usize = 64;
@@ -24,6 +28,28 @@ const REQUEST_ID_CHARS_MAX: usize = 64;
 /// the last part, the two messages would contradict each other.
 const N_RULE: &str = "N must be a whole number from 1 to 18446744073709551615, in decimal digits, as in /10001 for the \
                       10001st prime; a worker may take less (worker.py: up to 1000000000000)";
+
+/// How a request ended.
+struct Ended {
+    answer: Response,
+    /// Who answered, and its load when it was chosen.
+    server: Option<(String, Option<f64>)>,
+    took: Duration,
+    times: RequestTimes,
+    /// How many servers were asked.
+    tries: usize,
+    /// What else the log says.
+    note: Cow<'static, str>,
+}
+
+impl Ended {
+    /// Without asking a server.
+    fn at_once(answer: Response, note: &'static str, began: Instant) -> Self {
+        let took = began.elapsed();
+        let times = RequestTimes::unanswered(took);
+        Self { answer, server: None, took, times, tries: 0, note: note.into() }
+    }
+}
 
 /// The route of the primes.
 pub struct Primes {
@@ -51,107 +77,102 @@ impl Primes {
     /// Answers `GET /segment`.
     pub fn prime(&self, segment: &str, request: &Request) -> Response {
         let began = Instant::now();
-        if request.header(HEADER_HOP).is_some() {
-            // Some address that was reported as a worker's leads to this node. Passing the request on once more might go on in a
-            // circle until no connection is left.
-            let mend =
-                "a node has passed this request on already: the address of some worker is a node's own";
-            self.count(508, None, began.elapsed());
-            return text(508, mend).with_header(header(HEADER_NODE, &self.id.to_string()));
-        }
-        let request_id = self.request_id(request);
-        let answer = match (parse_n(segment), self.standing.get().contradiction) {
-            (None, _) => {
-                self.count(400, None, began.elapsed());
-                text(400, N_RULE)
+        let id = self.request_id(request);
+        let n = parse_n(segment);
+        let Ended { answer, server, took, times, tries, note } = match (n, self.standing.get().contradiction)
+        {
+            _ if request.header(HEADER_HOP).is_some() => {
+                // Some address that was reported as a worker's leads to this node. Passing the request on once more might go on in
+                // a circle until no connection is left.
+                let mend =
+                    "a node has passed this request on already: the address of some worker is a node's own";
+                Ended::at_once(text(508, mend), "it came back from a node", began)
             }
+            (None, _) => Ended::at_once(text(400, N_RULE), "N is no whole number from 1 on", began),
             (Some(_), Some(contradiction)) => {
-                self.count(503, None, began.elapsed());
-                text(503, &contradiction.text(self.id))
-                    .with_header(header("Retry-After", &self.retry_after()))
+                let why = contradiction.text(self.id);
+                let answer = text(503, &why).with_header(header("Retry-After", &self.retry_after()));
+                Ended::at_once(answer, "the state of this node contradicts another one", began)
             }
-            (Some(n), None) => {
-                let outcome = self.forwarder.prime(n, &request_id, request.client());
-                let took = began.elapsed();
-                let (status, server) = match &outcome {
-                    Ok(delivered) => (delivered.status(), Some(delivered.server.as_str())),
-                    Err(failure) => (failure.status(), None),
-                };
-                self.count(status, server, took);
-                self.deliver(n, &request_id, outcome, took)
-            }
+            (Some(n), None) => self.forward(n, &id, request, began),
         };
+        let status = answer.status_code().0;
+        let (client, by) = (request.peer, server.as_ref().map(|(name, load)| (name.as_str(), *load)));
+        info!(
+            "{}",
+            RequestLine { id: &id, n, client, server: by, status, times: &times, tries, note: &note }
+        );
         let answer = answer
             .with_header(header(HEADER_NODE, &self.id.to_string()))
-            .with_header(header(HEADER_REQUEST_ID, &request_id));
+            .with_header(header(HEADER_REQUEST_ID, &id))
+            .with_header(header(HEADER_SERVER_TIMING, &times.server_timing()));
+        let is_known = |name: &str| self.published.view().get(name).is_some();
+        self.counts.count(status, by.map(|(name, _)| name), took, is_known);
         match self.standing.get().stale_for(self.started.elapsed(), self.patience) {
             Some(age) => answer.with_header(header(HEADER_STALE_MS, &age.as_millis().to_string())),
             None => answer,
         }
     }
 
-    fn count(&self, status: u16, server: Option<&str>, took: Duration) {
-        self.counts.count(status, server, took, |name| self.published.view().get(name).is_some());
-    }
-
-    fn deliver(
-        &self,
-        n: u64,
-        request_id: &str,
-        outcome: Result<Delivered, ForwardFailure>,
-        took: Duration,
-    ) -> Response {
+    /// Has the request forwarded, and makes its answer of what came of it.
+    fn forward(&self, n: u64, id: &str, request: &Request, began: Instant) -> Ended {
+        let (outcome, tries) = self.forwarder.prime(n, id, request.client());
+        let took = began.elapsed();
         let ms = took.as_secs_f64() * 1e3;
-        match &outcome {
-            Ok(delivered) => self.recent.answered(n, delivered.status(), delivered, ms),
-            Err(failure) => self.recent.failed(n, failure.status(), failure.failures(), ms),
-        }
         match outcome {
-            Ok(Delivered { answer, server, load, retries, hedged, .. }) => {
-                let how = if hedged { ", another server had stalled" } else { "" };
-                info!(
-                    "request {request_id}: N={n} answered by {server} (load when chosen {load:.1} %) in {ms:.1} ms, \
-                     retries {retries}{how}"
-                );
-                let response = match answer {
+            Ok(delivered) => {
+                self.recent.answered(n, delivered.status(), &delivered, tries, ms);
+                let Delivered { answered, server, load, hedged, .. } = delivered;
+                let Answered { answer, asked_at, connect, first_byte } = answered;
+                let queue = asked_at.saturating_duration_since(began);
+                let times = RequestTimes::answered(queue, connect, first_byte, took);
+                let answer = match answer {
                     WorkerAnswer::Prime(digits) => with_body(200, "text/plain", digits),
                     // As text, whatever the worker calls it: a browser must not run a page of the worker as the node's.
                     WorkerAnswer::ClientError { status, body } => with_body(status, "text/plain", body),
                 };
-                response.with_header(header(HEADER_SERVER, &server))
+                let answer = answer.with_header(header(HEADER_SERVER, &server));
+                let note = if hedged { "another server had stalled" } else { "" };
+                Ended { answer, server: Some((server, load)), took, times, tries, note: note.into() }
             }
-            Err(ForwardFailure::NoServer) => {
-                info!("request {request_id}: N={n} answered 503: no server is alive with its worker up");
-                text(503, "no server is alive with its worker up; try again when one reports")
-                    .with_header(header("Retry-After", &self.retry_after()))
+            Err(failure) => {
+                self.recent.failed(n, failure.status(), tries, ms);
+                let (answer, note) = self.failed(failure);
+                Ended { answer, server: None, took, times: RequestTimes::unanswered(took), tries, note }
             }
-            Err(ForwardFailure::AllBusy { retry_after_s }) => {
-                info!("request {request_id}: N={n} answered 503 after {ms:.1} ms: all servers are busy");
-                text(503, "all servers are busy; try again later")
-                    .with_header(header("Retry-After", &retry_after_s.to_string()))
+        }
+    }
+
+    /// The answer to a request that no server answered, and why, for the log.
+    fn failed(&self, failure: ForwardFailure) -> (Response, Cow<'static, str>) {
+        let status = failure.status();
+        match failure {
+            ForwardFailure::NoServer => {
+                let why = "no server is alive with its worker up";
+                let answer = text(status, &format!("{why}; try again when one reports"));
+                (answer.with_header(header("Retry-After", &self.retry_after())), why.into())
             }
-            Err(ForwardFailure::AllFailed(failures)) => {
+            ForwardFailure::AllBusy { retry_after_s } => {
+                let why = "all servers are busy";
+                let answer = text(status, &format!("{why}; try again later"));
+                (answer.with_header(header("Retry-After", &retry_after_s.to_string())), why.into())
+            }
+            ForwardFailure::AllFailed(failures) => {
                 let each: Vec<_> =
                     failures.iter().map(|(server, error)| format!("{server} {error}")).collect();
                 let each = each.join("; ");
-                info!(
-                    "request {request_id}: N={n} answered 502 after {ms:.1} ms, every server failed: {each}"
-                );
-                text(502, &format!("every server that was tried failed: {each}"))
+                let answer = text(status, &format!("every server that was tried failed: {each}"));
+                (answer, format!("every server failed: {each}").into())
             }
-            Err(ForwardFailure::DeadlinePassed) => {
-                info!(
-                    "request {request_id}: N={n} answered 504 after {ms:.1} ms: no server answered in time"
-                );
-                text(504, "no server answered within request_timeout_ms")
-            }
-            Err(ForwardFailure::ClientGone) => {
-                info!(
-                    "request {request_id}: N={n} given up after {ms:.1} ms: its client closed the connection"
-                );
-                // For one that has closed its sending side only.
-                text(504, "you closed your side of the connection, and this took long")
-            }
+            ForwardFailure::DeadlinePassed => (
+                text(status, "no server answered within request_timeout_ms"),
+                "no server answered in time".into(),
+            ),
+            // The answer is for one that has closed its sending side only.
+            ForwardFailure::ClientGone => (
+                text(status, "you closed your side of the connection, and this took long"),
+                "given up: its client closed the connection".into(),
+            ),
         }
     }
 

@@ -65,7 +65,7 @@ pub fn now_us() -> u64 {
 
 impl Recent {
     /// A request was answered. It is kept only if its choice is explained: the chooser explains some twenty a second.
-    pub fn answered(&self, n: u64, status: u16, delivered: &Delivered, ms: f64) {
+    pub fn answered(&self, n: u64, status: u16, delivered: &Delivered, tries: usize, ms: f64) {
         let Some(compared) = &delivered.compared else { return };
         self.note(|sequence| RequestPicture {
             sequence,
@@ -75,7 +75,7 @@ impl Recent {
             server: Some(delivered.server.clone()),
             compared: named(compared),
             ms,
-            tries: delivered.retries + 1,
+            tries,
             hedged: delivered.hedged,
         });
     }

@@ -12,7 +12,7 @@ use super::retry::Attempts;
 use super::{Delivered, ForwardFailure};
 use crate::balancer::{Compared, TicketId};
 use crate::http::ClientHandle;
-use crate::http::worker_client::{CancelHandle, WorkerAnswer, WorkerError};
+use crate::http::worker_client::{Answered, CancelHandle, WorkerError};
 
 /// How long a request goes on after its client has closed its side. A client that has closed only its sending side (`nc -N`)
 /// still waits for the answer, and the node cannot see the difference. So most requests are answered all the same, and no
@@ -99,22 +99,20 @@ impl Race {
         &self,
         id: TicketId,
         server: &str,
-        (load, compared): (f64, Option<Vec<Compared>>),
+        (load, compared): (Option<f64>, Option<Vec<Compared>>),
         hedged: bool,
-        answer: Result<WorkerAnswer, WorkerError>,
+        answer: Result<Answered, WorkerError>,
     ) -> After {
         let mut state = self.state();
         state.running.retain(|(running, _)| *running != id);
         let after = match answer {
             Ok(answer) => {
                 if state.winner.is_none() {
-                    let retries = state.attempts.failure_count();
                     state.winner = Some(Delivered {
-                        answer,
+                        answered: answer,
                         server: server.to_owned(),
                         load,
                         compared,
-                        retries,
                         hedged,
                     });
                     state.cut_off_all(); // The first whole answer wins.
@@ -157,11 +155,8 @@ impl Race {
         }
     }
 
-    /// Waits until the race is decided, and returns how it ended.
-    ///
-    /// # Errors
-    /// See [`ForwardFailure`].
-    pub(super) fn end(&self) -> Result<Delivered, ForwardFailure> {
+    /// Waits until the race is decided, and returns how it ended, and how many servers were asked.
+    pub(super) fn end(&self) -> (Result<Delivered, ForwardFailure>, usize) {
         let mut state = self.state();
         // Usually the race is decided by now. Otherwise helpers still ask their servers.
         while state.goes_on() && state.helpers > 0 {
@@ -174,14 +169,14 @@ impl Race {
         }
         state.over = true;
         state.cut_off_all(); // Nobody waits for the other answers any more.
-        if let Some(winner) = state.winner.take() {
-            return Ok(winner);
-        }
-        Err(match () {
-            () if state.client_gone => ForwardFailure::ClientGone,
-            () if state.deadline_passed => ForwardFailure::DeadlinePassed,
-            () => state.attempts.verdict(),
-        })
+        let tries = state.attempts.tried().len();
+        let outcome = match state.winner.take() {
+            Some(winner) => Ok(winner),
+            None if state.client_gone => Err(ForwardFailure::ClientGone),
+            None if state.deadline_passed => Err(ForwardFailure::DeadlinePassed),
+            None => Err(state.attempts.verdict()),
+        };
+        (outcome, tries)
     }
 
     /// A helper joins; the race hears of its end when the [`Helping`] is dropped, be it by a panic.

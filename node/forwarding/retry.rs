@@ -14,7 +14,7 @@
 
 use super::ForwardFailure;
 use crate::balancer::{Outcome, View};
-use crate::http::worker_client::{WorkerAnswer, WorkerError};
+use crate::http::worker_client::{Answered, WorkerError};
 
 /// A request has failed when so many servers have failed it. A server that stalled, was busy, or did not accept the
 /// connection has not failed.
@@ -34,11 +34,6 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    /// How many servers have failed it.
-    pub(super) fn failure_count(&self) -> usize {
-        self.failures.len()
-    }
-
     /// Whether another server may be asked, if there is one.
     pub(super) fn may_ask_another(&self) -> bool {
         let failed = self.failures.iter().filter(|(_, error)| *error != WorkerError::ConnectTimeout);
@@ -91,7 +86,7 @@ impl Attempts {
 }
 
 /// What the result of an attempt says about its server.
-pub(super) fn outcome(answer: &Result<WorkerAnswer, WorkerError>) -> Outcome {
+pub(super) fn outcome(answer: &Result<Answered, WorkerError>) -> Outcome {
     match answer {
         Ok(_) => Outcome::Answered,
         Err(WorkerError::DeadlinePassed | WorkerError::Cancelled) => Outcome::GivenUp,

@@ -100,7 +100,7 @@ export const TEXT = {
     return loads.map(one).join(" · ");
   },
   noAnswer: (status) => `none (${status})`,
-  hedged: " and a second, as the first had stalled",
+  hedged: ", as the first had stalled",
 
   // The story.
   story: {

@@ -66,6 +66,20 @@ pub enum WorkerAnswer {
     },
 }
 
+/// An answer, and how long its parts took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answered {
+    /// What the worker said.
+    pub answer: WorkerAnswer,
+    /// When this client turned to the worker.
+    pub asked_at: Instant,
+    /// From then until there was a connection; nothing on one that was kept.
+    pub connect: Duration,
+    /// From the connection until the first byte of the answer. A worker that sends its status line before it computes is quick
+    /// with it.
+    pub first_byte: Duration,
+}
+
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WorkerError {
@@ -134,7 +148,7 @@ impl WorkerClient {
         n: u64,
         deadline: Instant,
         cancel: &CancelHandle,
-    ) -> Result<WorkerAnswer, WorkerError> {
+    ) -> Result<Answered, WorkerError> {
         self.call(worker, n, deadline, Some(CONNECT_TIMEOUT), cancel)
     }
 
@@ -148,7 +162,7 @@ impl WorkerClient {
         n: u64,
         deadline: Instant,
         cancel: &CancelHandle,
-    ) -> Result<WorkerAnswer, WorkerError> {
+    ) -> Result<Answered, WorkerError> {
         loop {
             // The kernel gives up by itself after about two minutes (tcp_syn_retries, tcp(7)). Then ask again.
             match self.call(worker, n, deadline, None, cancel) {
@@ -171,7 +185,7 @@ impl WorkerClient {
         deadline: Instant,
         connect_timeout: Option<Duration>,
         cancel: &CancelHandle,
-    ) -> Result<WorkerAnswer, WorkerError> {
+    ) -> Result<Answered, WorkerError> {
         if cancel.is_cancelled() {
             return Err(WorkerError::Cancelled);
         }
@@ -189,23 +203,27 @@ impl WorkerClient {
         deadline: Instant,
         connect_timeout: Option<Duration>,
         cancel: &CancelHandle,
-    ) -> Result<WorkerAnswer, WorkerError> {
+    ) -> Result<Answered, WorkerError> {
         let request = format!("GET /{n} HTTP/1.1\r\nHost: {worker}\r\n{HEADER_HOP}: 1\r\n\r\n");
-        let kept = self.kept.take(worker, Instant::now()).map(|mut wire| {
+        let asked_at = Instant::now();
+        let mut first_byte_at = None;
+        let kept = self.kept.take(worker, asked_at).map(|mut wire| {
             let answer = wire
                 .lend_to(cancel)
                 .and_then(|()| wire.send(request.as_bytes()))
                 .map_err(|_| Broken::Unheard)
-                .and_then(|()| answer::read(|bytes| wire.receive(bytes, deadline)));
-            (wire, answer)
+                .and_then(|()| answer::read(|bytes| timed(&mut wire, bytes, deadline, &mut first_byte_at)));
+            (wire, asked_at, answer)
         });
-        let (wire, answer) = match kept {
+        let (wire, connected_at, answer) = match kept {
             // The worker closed the kept connection while it was idle. That is no failure: a fresh one is tried.
-            Some((_, Err(Broken::Unheard))) | None => {
+            Some((_, _, Err(Broken::Unheard))) | None => {
                 let mut wire = open(worker, deadline, connect_timeout, cancel)?;
+                let connected_at = Instant::now();
+                first_byte_at = None;
                 wire.send(request.as_bytes()).map_err(|_| WorkerError::Closed)?;
-                let answer = answer::read(|bytes| wire.receive(bytes, deadline));
-                (wire, answer)
+                let answer = answer::read(|bytes| timed(&mut wire, bytes, deadline, &mut first_byte_at));
+                (wire, connected_at, answer)
             }
             Some(exchanged) => exchanged,
         };
@@ -218,8 +236,23 @@ impl WorkerClient {
             cancel.take_back();
             self.kept.put(worker, wire, Instant::now() + lifetime);
         }
-        judge(answer)
+        let answer = judge(answer)?;
+        let connect = connected_at.saturating_duration_since(asked_at);
+        let first_byte = first_byte_at.unwrap_or(connected_at).saturating_duration_since(connected_at);
+        Ok(Answered { answer, asked_at, connect, first_byte })
     }
+}
+
+/// Receives, and notes when the first bytes came.
+fn timed(
+    wire: &mut Wire,
+    bytes: &mut Vec<u8>,
+    deadline: Instant,
+    first_byte_at: &mut Option<Instant>,
+) -> Result<usize, Broken> {
+    let received = wire.receive(bytes, deadline)?;
+    first_byte_at.get_or_insert_with(Instant::now);
+    Ok(received)
 }
 
 /// Opens a connection within the time that is left.

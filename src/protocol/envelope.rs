@@ -40,6 +40,9 @@ pub const HEADER_STALE_MS: &str = "X-Rakit-Stale-Ms";
 /// The request's id: the client's own, or one that the node made.
 pub const HEADER_REQUEST_ID: &str = "X-Request-Id";
 
+/// On an answer to a client: where the time went, in milliseconds (W3C, Server Timing).
+pub const HEADER_SERVER_TIMING: &str = "Server-Timing";
+
 /// What a request is for. Each purpose has a key of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Purpose {

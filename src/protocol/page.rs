@@ -106,9 +106,9 @@ pub struct RequestPicture {
     pub compared: Vec<(String, Option<f64>)>,
     /// How long it took.
     pub ms: f64,
-    /// How many servers were asked one after the other; for a request without an answer, how many failed.
+    /// How many servers were asked.
     pub tries: usize,
-    /// It was also sent to a second server, because the first had stalled.
+    /// It was answered by a server that was asked because the first had stalled.
     pub hedged: bool,
 }
 

@@ -32,6 +32,58 @@ fn assert_answered_by(answer: &Answer, server: &str, worker: &Worker, n: u64) {
     assert_eq!(answer.body.trim_end(), worker.answer(n), "the answer of another worker");
 }
 
+#[test]
+fn each_request_leaves_one_line_and_its_answer_says_the_same_times() {
+    let cluster = Cluster::start(ClusterOptions::nodes(1));
+    let (good, refusing) = (Worker::good(1), Worker::refusing(2));
+    let no_server = cluster.get_with(1, "/7", &["X-Request-Id: early"]);
+    cluster.report("good", &good, 50.0);
+    cluster.report("refusing", &refusing, 0.0);
+    let tried_twice = cluster.get_with(1, "/7", &["X-Request-Id: twice"]);
+    let no_number = cluster.get_with(1, "/seven", &["X-Request-Id: words"]);
+    assert_eq!((no_server.status, tried_twice.status, no_number.status), (503, 200, 400));
+
+    for (id, answer, start, end) in [
+        (
+            "early",
+            no_server,
+            "N=7 from 127.0.0.1:",
+            "answered by no server: 503 in -/-/-/{} ms, tries 0, no server is alive with its worker up",
+        ),
+        (
+            "twice",
+            tried_twice,
+            "N=7 from 127.0.0.1:",
+            "answered by good (load when chosen 50.0 %): 200 in {} ms, tries 2",
+        ),
+        (
+            "words",
+            no_number,
+            "N=? from 127.0.0.1:",
+            "answered by no server: 400 in -/-/-/{} ms, tries 0, N is no whole number from 1 on",
+        ),
+    ] {
+        // The values of the header, in the order in which the line has them.
+        let timing = answer.header("server-timing").unwrap_or_else(|| panic!("{answer:?}"));
+        let times: Vec<&str> = timing.split(',').filter_map(|part| part.split(";dur=").nth(1)).collect();
+        assert_eq!(times.len(), if answer.status == 200 { 4 } else { 1 }, "{timing}");
+        assert!(times.iter().all(|ms| ms.parse::<f64>().is_ok()), "{timing}");
+        let end = end.replace("{}", &times.join("/"));
+        let line = cluster.wait_for("the line is written", || {
+            let log = cluster.log_text(1);
+            let of_request =
+                |line: &&str| line.contains(&format!("request {id}: ")) && line.contains("answered by");
+            let lines: Vec<String> = log.lines().filter(of_request).map(str::to_owned).collect();
+            assert!(lines.len() <= 1, "{lines:?}");
+            lines.into_iter().next()
+        });
+        assert!(
+            line.contains(&format!("request {id}: {start}")) && line.ends_with(&end),
+            "{line}\nand not {end}"
+        );
+    }
+}
+
 // ----------------------------------------------------------------------------------------------------- the choice
 
 #[test]
@@ -578,7 +630,7 @@ fn a_request_whose_client_has_gone_is_cut_off_at_the_worker() {
     cluster.wait_for_server("s1", "free", |server| server["in_flight"] == 0);
     cluster.wait_for("the log tells", || {
         let told = |line: &str| {
-            line.contains("N=5 given up after") && line.ends_with("its client closed the connection")
+            line.contains("N=5 from ") && line.ends_with("given up: its client closed the connection")
         };
         cluster.log_text(1).lines().any(told).then_some(())
     });

@@ -35,7 +35,12 @@ fn worker(serve: impl FnOnce(TcpStream) + Send + 'static) -> (SocketAddr, mpsc::
 }
 
 fn ask(worker: SocketAddr) -> Result<WorkerAnswer, WorkerError> {
-    WorkerClient::new().ask(worker, 25, Instant::now() + PATIENCE, &CancelHandle::new())
+    ask_with(&WorkerClient::new(), worker)
+}
+
+fn ask_with(client: &WorkerClient, worker: SocketAddr) -> Result<WorkerAnswer, WorkerError> {
+    let asked = client.ask(worker, 25, Instant::now() + PATIENCE, &CancelHandle::new());
+    asked.map(|answered| answered.answer)
 }
 
 /// The outcome of asking a worker that sends `answer` and closes.
@@ -274,7 +279,8 @@ fn a_handle_keeps_no_descriptor_after_the_call() {
     });
     let cancel = CancelHandle::new();
     let client = WorkerClient::new();
-    assert_eq!(client.ask(address, 25, Instant::now() + PATIENCE, &cancel), prime("97"));
+    let asked = client.ask(address, 25, Instant::now() + PATIENCE, &cancel);
+    assert_eq!(asked.map(|answered| answered.answer), prime("97"));
     assert!(!cancel.holds_a_socket());
 }
 
@@ -347,7 +353,7 @@ fn ask_in_turn(
 ) -> (Vec<Result<WorkerAnswer, WorkerError>>, Vec<usize>) {
     let (address, seen) = worker_of_lists(lists);
     let client = WorkerClient::new();
-    let ask = |_| client.ask(address, 25, Instant::now() + PATIENCE, &CancelHandle::new());
+    let ask = |_| ask_with(&client, address);
     let outcomes = (0..times).map(ask).collect();
     (outcomes, seen.try_iter().collect())
 }
@@ -359,6 +365,19 @@ fn a_connection_is_kept_for_a_worker_that_offers_it_and_for_no_other() {
     // The worker may offer and later no longer offer: its last answer counts.
     let (outcomes, seen) = ask_in_turn(&[&[OFFERS_NOT], &[OFFERS, OFFERS_NOT], &[OFFERS]], 4);
     assert_eq!((outcomes, seen), (vec![prime("97\n"); 4], vec![0, 1, 1, 2]));
+}
+
+#[test]
+fn the_parts_of_the_time_are_in_order_and_a_kept_connection_costs_none() {
+    let (address, _seen) = worker_of_lists(&[&[OFFERS, OFFERS]]);
+    let client = WorkerClient::new();
+    for round in 0..2 {
+        let began = Instant::now();
+        let asked = client.ask(address, 25, began + PATIENCE, &CancelHandle::new()).unwrap();
+        assert_eq!(asked.connect.is_zero(), round == 1, "{asked:?}");
+        assert!(!asked.first_byte.is_zero() && asked.asked_at >= began, "{asked:?}");
+        assert!(asked.asked_at + asked.connect + asked.first_byte <= Instant::now(), "{asked:?}");
+    }
 }
 
 #[test]
@@ -389,7 +408,7 @@ fn what_comes_unasked_on_a_kept_connection_is_no_answer() {
         first.write_all(OFFERS.as_bytes()).unwrap();
         (first, listener)
     });
-    let ask = || client.ask(address, 25, Instant::now() + PATIENCE, &CancelHandle::new());
+    let ask = || ask_with(&client, address);
     assert_eq!(ask(), prime("97\n"));
     let (mut first, listener) = accepting.join().unwrap();
     // As some servers do before they close an idle connection.
