@@ -74,8 +74,8 @@ impl ReplicaNotice {
         match self {
             Self::Raft(notice) => notice.line(id),
             Self::PeerReset { peer, before, now } => format!(
-                "peer node {peer}: runs on another data directory than before (incarnation {before:016x} is now \
-                 {now:016x}); node {id} forgets what it knew of the old one"
+                "peer: node {id} hears from node {peer} on another data directory than before (incarnation \
+                 {before:016x} is now {now:016x}), and forgets what it knew of the old one"
             ),
             Self::Overdue(dead) => format!(
                 "server {} has sent no report for {} ms; node {id}, the leader, proposes that it is dead (last report \

@@ -166,9 +166,13 @@ fn a_wiped_directory_is_noticed_by_the_leader_and_filled_again() {
     cluster.wait_until_ready();
     cluster.wait_for_equal_digests();
     promise.assert_in(&cluster.raft_log(wiped, 0), wiped);
-    let told = format!("peer node {wiped}: runs on another data directory than before");
-    cluster.wait_for("a leader says that its directory is another", || {
-        cluster.ids().into_iter().any(|id| cluster.log_text(id).contains(&told)).then_some(())
+    let told = |id: NodeId| {
+        let line =
+            format!("peer: node {id} hears from node {wiped} on another data directory than before (incarnation ");
+        cluster.log_text(id).contains(&line)
+    };
+    cluster.wait_for("a node says that the directory is another", || {
+        cluster.ids().into_iter().any(told).then_some(())
     });
 }
 
