@@ -41,6 +41,8 @@ use faults::{Fault, Kind};
 use place::{NODES, NodeId, Place};
 use verdict::Witness;
 
+use crate::programs::tracer;
+
 /// How long faults go on, unless RAKIT_CHAOS_SECONDS says otherwise. Start and end come on top.
 const SECONDS: u64 = 30;
 
@@ -323,7 +325,7 @@ fn torment(
     length: Duration,
     place: Place,
 ) -> Vec<String> {
-    let traced = place::traceable();
+    let traced = tracer::is_possible();
     if let Err(why) = &traced {
         say(&format!("SKIPPED: a failing fsync: strace cannot attach itself to a process here: {why}"));
     }

@@ -167,8 +167,9 @@ fn a_wiped_directory_is_noticed_by_the_leader_and_filled_again() {
     cluster.wait_for_equal_digests();
     promise.assert_in(&cluster.raft_log(wiped, 0), wiped);
     let told = |id: NodeId| {
-        let line =
-            format!("peer: node {id} hears from node {wiped} on another data directory than before (incarnation ");
+        let line = format!(
+            "peer: node {id} hears from node {wiped} on another data directory than before (incarnation "
+        );
         cluster.log_text(id).contains(&line)
     };
     cluster.wait_for("a node says that the directory is another", || {

@@ -15,6 +15,7 @@
 //! | `play.rs` | does `rakit play` show every step, with keys and without a terminal? |
 //! | `config.rs`, `bad_configuration.rs` | which `cluster.toml` is accepted, and what do the programs say to the others? |
 //! | `snapshots.rs`, `disk_trouble.rs`, `rolling_restart.rs` | compaction, bad disks, restarts, all under load |
+//! | `slow_disk.rs` | does a slow disk cost an election? |
 //! | `memory.rs` | what does a node know after its restart, without a majority? |
 //! | `metrics.rs` | does `/metrics` please Prometheus, and do the alert rules and the dashboard name what exists? |
 //! | `contradiction.rs` | is a node found whose state differs? |
@@ -41,6 +42,7 @@ mod programs;
 mod rolling_restart;
 mod routing;
 mod secret;
+mod slow_disk;
 mod snapshots;
 mod up;
 mod version;

@@ -12,7 +12,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::clients::CLUSTER;
-use super::place::{FAILING_SYNC, Hosts, NODES, NodeId, Place};
+use super::place::{Hosts, NODES, NodeId, Place};
+use crate::programs::tracer::{Syncs, tracer};
 
 /// Servers that are asked for primes.
 pub const SERVERS: u8 = 2;
@@ -132,11 +133,10 @@ impl Cluster {
         kill_process(pid, signal).expect("our own child, not yet waited for");
     }
 
-    /// From a moment on, every fsync of a node fails: see [`FAILING_SYNC`].
+    /// From a moment on, every fsync of a node fails.
     pub fn fail_syncs(&mut self, id: NodeId) {
         let child = self.nodes.get(&id).unwrap_or_else(|| panic!("node {id} does not run"));
-        let mut strace = Command::new("strace");
-        strace.arg("-f").args(FAILING_SYNC).args(["-p", &child.id().to_string()]);
+        let strace = tracer(child.id(), Syncs::Fail, Path::new("/dev/null"));
         let tracer = self.log_to(strace, &format!("strace-{id}"));
         assert!(self.tracers.insert(id, tracer).is_none(), "node {id} is traced already");
     }

@@ -38,20 +38,6 @@ const TRIAL: &str = "set -e; mount -t tmpfs none /run; mkdir /run/netns; ip link
     ip netns add trial; ip link add v1 type veth peer name eth0 netns trial; ip netns exec trial true; \
     ip -n trial neigh replace 10.77.0.2 lladdr 02:00:00:00:00:fe dev eth0 nud permanent";
 
-/// What makes strace(1) fail every fsync of the process that it is attached to, with the error of a broken disk.
-pub const FAILING_SYNC: [&str; 7] =
-    ["-qq", "-o", "/dev/null", "-e", "trace=fdatasync,fsync", "-e", "inject=fdatasync,fsync:error=EIO"];
-
-/// Whether strace may attach itself to a process that it did not start, or why not. Tried on one that ends soon.
-pub fn traceable() -> Result<(), String> {
-    let attach = format!("exec strace {} -p $(sleep 0.2 >/dev/null & echo $!)", FAILING_SYNC.join(" "));
-    match Command::new("sh").args(["-c", &attach]).output() {
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ")),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
 /// One of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {

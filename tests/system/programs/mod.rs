@@ -11,6 +11,7 @@ pub mod impostor;
 pub mod load;
 pub mod ports;
 pub mod reports;
+pub mod tracer;
 pub mod workers;
 
 use std::time::Duration;
