@@ -313,6 +313,18 @@ fn a_thousand_idle_connections_on_each_address_disturb_nobody() {
 const JUNK: &[u8] =
     b"POST /report HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 4\r\n\r\njunk";
 
+/// So many strangers at each cluster address. Some are silent, some send junk and stay, some announce a body that never comes.
+fn strangers(cluster: &Cluster, count: usize) -> Vec<TcpStream> {
+    let mut horde: Vec<TcpStream> =
+        cluster.ids().iter().flat_map(|id| connections(cluster.cluster_address(*id), count)).collect();
+    for (stranger, stream) in horde.iter_mut().enumerate() {
+        let said = [JUNK, &JUNK[..JUNK.len() - 4], b""][stranger % 3];
+        // Whoever was cut off already cannot be written to.
+        let _ = stream.write_all(said);
+    }
+    horde
+}
+
 #[test]
 fn strangers_at_every_cluster_address_keep_no_member_out() {
     rakit::program::raise_descriptor_limit();
@@ -323,14 +335,7 @@ fn strangers_at_every_cluster_address_keep_no_member_out() {
         let worker = Worker::good(1);
         cluster.report("s1", &worker, 10.0);
         let ids = cluster.ids();
-        let mut horde: Vec<TcpStream> =
-            ids.iter().flat_map(|id| connections(cluster.cluster_address(*id), 300)).collect();
-        // Some are silent, some send junk and stay, some announce a body that never comes.
-        for (stranger, stream) in horde.iter_mut().enumerate() {
-            let said = [JUNK, &JUNK[..JUNK.len() - 4], b""][stranger % 3];
-            // Whoever was cut off already cannot be written to.
-            let _ = stream.write_all(said);
-        }
+        let horde = strangers(&cluster, 300);
         // A daemon that comes now, on a new connection, is heard by each node.
         for id in &ids {
             let report = Report::new("s2", worker.address(), 5.0);
@@ -344,6 +349,47 @@ fn strangers_at_every_cluster_address_keep_no_member_out() {
         cluster.wait_for("another leads", || cluster.agreed_leader().filter(|heir| *heir != leader));
         assert_works(&cluster, &worker);
         drop(horde);
+    }
+}
+
+/// With the limits as they are: each address takes 2,048 connections.
+#[test]
+#[ignore = "measures how soon the next leader is there, beside 2,100 strangers at each cluster address"]
+fn how_soon_the_next_leader_is_there_beside_strangers() {
+    rakit::program::raise_descriptor_limit();
+    for secret in [None, Some("the secret of the whole cluster".to_owned())] {
+        for count in [0, 2_100] {
+            let signed = if secret.is_some() { "signed" } else { "unsigned" };
+            let mut cluster =
+                Cluster::start(ClusterOptions { secret: secret.clone(), ..ClusterOptions::nodes(3) });
+            let worker = Worker::good(1);
+            cluster.report("s1", &worker, 10.0);
+            let mut times: Vec<(u128, u128)> = (0..5)
+                .map(|_| {
+                    let horde = strangers(&cluster, count);
+                    assert_works(&cluster, &worker);
+                    let leader = cluster.wait_for_leader();
+                    let killed = Instant::now();
+                    cluster.kill9(leader);
+                    let gone = killed.elapsed().as_millis();
+                    while cluster.agreed_leader().is_none_or(|heir| heir == leader) {
+                        assert!(killed.elapsed() < PATIENCE, "nobody leads\n{}", cluster.story());
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    let led = killed.elapsed().as_millis();
+                    assert_works(&cluster, &worker);
+                    drop(horde);
+                    cluster.restart(leader);
+                    cluster.wait_until_ready();
+                    (led, gone)
+                })
+                .collect();
+            times.sort_unstable();
+            println!(
+                "{signed}, {count} strangers at each address: ms from kill -9 until another leads, and until the kernel has \
+                 cleared the process away: {times:?}"
+            );
+        }
     }
 }
 
