@@ -44,7 +44,8 @@ SUITES = {
     "src/http": [["--lib", "http"], ["--test", "edge", "limits::"]],
     "node": [
         ["--lib", "node"],
-        ["--test", "system", "--", "hostile::strangers", "hostile::a_body"],
+        ["--test", "system", "--", "hostile::strangers", "hostile::a_body", "hostile::the_cluster_address", "secret::a_daemon",
+         "routing::a_request_that_comes_back", "cluster::a_bad_report"],
         ["--test", "system", "--", "cluster::", "disk_trouble::", "version::"],
     ],
 }
@@ -67,6 +68,7 @@ WIRING, SERVICE = "node/wiring.rs", "node/cluster_service.rs"
 GATE, SEAL, CALL = "src/signing/gate.rs", "src/signing/seal.rs", "src/signing/call.rs"
 SIGNING, STREAMS = "src/signing/mod.rs", "src/signing/streams.rs"
 ADMISSION, BODIES, CONNECTION = "src/http/admission.rs", "src/http/body_budget.rs", "src/http/connection.rs"
+FOREIGN, FOUNDED, PRIMES = "src/http/foreign.rs", "src/signing/founded.rs", "node/primes.rs"
 
 # (row of the list of known defects, what is planted, file, what stands there, what is put in its place)
 MUTANTS = [
@@ -225,10 +227,10 @@ MUTANTS = [
      "            && self.contradiction().is_none();", "            ;"),
     ("K1", "a node whose disk hangs is shown as it was", "node/standing.rs",
      "(doing != Doing::Waiting && time > self.patience)", "(false && doing != Doing::Waiting && time > self.patience)"),
-    ("E1", "a compaction of the own log is done at once", STORE,
+    ("C1", "a compaction of the own log is done at once", STORE,
      "self.begin_compaction(snapshot, hard_state, retained)?;\n", "self.begin_compaction(snapshot, hard_state, retained)?;\n"
      "                        while self.continue_compaction()? {}\n"),
-    ("E2", "what is appended during a compaction is missing in the new log", STORE,
+    ("C2", "what is appended during a compaction is missing in the new log", STORE,
      "        if let Some(compaction) = &mut self.compaction {\n            let added", "        if false && let Some(compaction) = &mut self.compaction {\n            let added"),
     ("T1", "a living server is evicted", TABLE,
      "self.servers.values().filter(|record| !record.alive).min_by_key", "self.servers.values().min_by_key"),
@@ -345,6 +347,20 @@ MUTANTS = [
      "                Ruling::Close(self.refused(&refusal))\n",
      "                let opened = self.gate.own_headers();\n"
      "                Ruling::Accept(Acceptance { body_bytes_max, is_proven: false, note: Some(Box::new(opened)) })\n"),
+    ("A1", "nodes with other founding members work together", FOUNDED,
+     "    if theirs == ours {\n", "    if !theirs.is_empty() {\n"),
+    ("A2", "a directory of another founding is taken", RECOVERY,
+     "if header.identity() != *identity {", "if header.identity().node != identity.node {"),
+    ("A3", "a browser may send what a page of another site wants", FOREIGN,
+     "&& !is_own(origin, request.header(\"Host\"))", "&& origin.is_empty()"),
+    ("A4", "the cluster address does not ask where a request comes from", SERVICE,
+     "route.and_then(|route| foreign::refusal(&request).map_or(Ok(route), Err));", "route;"),
+    ("A5", "a request that comes back to a node is passed on again", PRIMES,
+     "if request.header(HEADER_HOP).is_some() {", "if request.header(HEADER_HOP) == Some(\"\") {"),
+    ("A6", "a daemon may report a worker on any machine", SERVICE,
+     "self.gate.is_signed() && !self.may_report(", "!self.gate.is_signed() && !self.may_report("),
+    ("A7", "a node's own address counts as a worker's", SERVICE,
+     "if let Some(id) = self.addresses.owner(worker) {", "if let Some(id) = self.addresses.owner(worker).filter(|id| *id == 0) {"),
 ]
 
 

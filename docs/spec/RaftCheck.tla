@@ -17,7 +17,9 @@ CONSTANTS
     LogMax,        \* No log is longer.
     RestartsMax,   \* So many crashes, of all nodes together.
     WipesMax,      \* So many lost directories, of all nodes together.
-    Founded,       \* TRUE: begins when all have founded the cluster together.  FALSE: with fresh directories.
+    First,         \* Who leads at the beginning, if anybody does.
+    Begins,        \* "fresh": with fresh directories.  "founded": all have founded the cluster together.
+                   \* "led": and one leads.  "elected by all": and all have voted for it.
     Explored       \* Which of the actions that not every configuration needs: see README.md.
 
 VARIABLES
@@ -27,10 +29,23 @@ VARIABLES
 
 vars == <<node, network, together, restarts, wipes, led, committed>>
 
+\* A node as the founding leaves it.
+Founder == Started([FreshDisk(1) EXCEPT !.joining = Joins /\ Begins = "fresh"])
+
+\* Node n was elected just now, in the first term after the founding, by these voters.  Nobody has heard of it yet.
+Elected(n, voters) ==
+    LET votesFor == [p \in voters |-> Started([Founder.disk EXCEPT !.term = @ + 1, !.voted = n])]
+        leader == Leader(n, votesFor[n])
+    IN  /\ node = [p \in Server |-> IF p = n THEN leader ELSE IF p \in voters THEN votesFor[p] ELSE Founder]
+        /\ led = [t \in {leader.term} |-> [by |-> n, from |-> votesFor[n].log, rivals |-> {n}, log |-> leader.log,
+                                          commit |-> leader.commit, snap |-> leader.snap, admits |-> {}]]
+
 CheckInit ==
-    /\ node = [n \in Server |-> Started([FreshDisk(1) EXCEPT !.joining = Joins /\ ~Founded])]
-    /\ together = Moments(node)
-    /\ network = {} /\ restarts = 0 /\ wipes = 0 /\ led = <<>> /\ committed = {}
+    /\ CASE Begins = "elected by all" -> Elected(First, Server)
+         [] Begins = "led" -> \E voters \in SUBSET Server : First \in voters /\ Quorum(voters) /\ Elected(First, voters)
+         [] OTHER -> node = [n \in Server |-> Founder] /\ led = <<>>
+    /\ together = Moments([n \in Server |-> Founder])
+    /\ network = {} /\ restarts = 0 /\ wipes = 0 /\ committed = {}
 
 Others(n) == Server \ {n}
 
@@ -48,7 +63,7 @@ Note(n) ==
                               admits |-> (IF t \in DOMAIN led THEN led[t].admits ELSE {})
                                   \cup {<<p, Admits(s, p, Len(s.log))>> : p \in {p \in Server : Admits(s, p, Len(s.log)) # NotAdmitted}}]]
 
-Step(n, action) == action /\ Note(n) /\ UNCHANGED <<restarts, wipes>>
+Step(n, action) == action /\ Len(node'[n].log) <= LogMax /\ Note(n) /\ UNCHANGED <<restarts, wipes>>
 
 \* What the leaders of all terms can have sent to node n.
 FromLeaders(n) ==
@@ -60,6 +75,14 @@ FromLeaders(n) ==
            \cup {SnapshotOf(l.by, n, t, l.log, index) : index \in IF l.snap = 0 THEN {} ELSE {l.snap}}
            : t \in {t \in DOMAIN led : led[t].by # n /\ t >= node[n].term}}
 
+\* The acknowledgements of node n that the answer to this append makes superfluous: what they allow, the new one allows.
+Outdone(n, m) ==
+    LET s == node[n]
+        last == m.prev + Len(m.entries)
+    IN  IF s.joining \/ s.term # m.term \/ ~Holds(s.log, m.prev, m.prevTerm) THEN {}
+        ELSE {k \in network : /\ k.type = "match" /\ k.from = n /\ k.to = m.from /\ k.term = m.term
+                              /\ k.life = s.life /\ ~k.joining /\ k.index < last}
+
 Receive(n, m) ==
     CASE m.type = "pre-vote"     -> ReceivePreVote(n, m, TRUE, {})
       [] m.type = "request-vote" -> ReceiveRequestVote(n, m, TRUE, {})
@@ -69,7 +92,7 @@ Receive(n, m) ==
       [] m.type = "timeout-now"  -> ReceiveTimeoutNow(n, m, TRUE, Others(n), {})
       [] m.type = "match"        -> ReceiveMatch(n, m, {})
       [] m.type = "no match"     -> ReceiveNoMatch(n, m, {})
-      [] m.type = "append"       -> ReceiveAppend(n, m, TRUE, {})
+      [] m.type = "append"       -> ReceiveAppend(n, m, TRUE, Outdone(n, m))
       [] m.type = "snapshot"     -> ReceiveSnapshot(n, m, TRUE, TRUE, {})
 
 \* Without PreVote, as in the paper: who times out campaigns.
@@ -92,7 +115,8 @@ Loses(n) ==
     /\ UNCHANGED <<restarts, led, committed>>
 
 Next == \E n \in Server :
-    \/ node[n].term < TermMax /\
+    \* Nobody campaigns whose log has no room for the entry that a leader begins with.
+    \/ node[n].term < TermMax /\ Len(node[n].log) < LogMax /\
         IF "pre-vote" \in Explored
         THEN Step(n, Campaign(n, Others(n)) \/ \E keeps \in BOOLEAN : AskPreVotes(n, Others(n), keeps))
         ELSE Step(n, CampaignAtOnce(n))
@@ -111,7 +135,7 @@ Next == \E n \in Server :
 
 Spec == CheckInit /\ [][Next]_vars
 
-Symmetry == Permutations(Server)
+Symmetry == Permutations(IF Begins \in {"led", "elected by all"} THEN Server \ {First} ELSE Server)
 
 -----------------------------------------------------------------------------
 (* Figure 3 of the paper.                                                  *)
