@@ -94,7 +94,8 @@ fn then(id: NodeId, node: &Node, now: std::time::Duration) -> NodeThen {
             commit_index: raft.commit_index(),
             last_index: raft.log().last_index(),
             snapshot_index: raft.snapshot_index(),
-            consensus: raft.picture(now),
+            // What a leader knows of its followers is not drawn.
+            consensus: Picture { followers: Vec::new(), ..raft.picture(now) },
         },
         None => NodeThen {
             node: id,
