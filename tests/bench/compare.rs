@@ -9,7 +9,7 @@ use crate::consensus;
 use crate::failover::{self, Fault};
 use crate::forwarding::{self, Forwarder};
 use crate::idle;
-use crate::members::{Cluster, Site, System};
+use crate::members::{Cluster, Options, Programs, Site, System};
 use crate::part::{Figure, Layout, Part, Setup};
 use crate::results::Results;
 
@@ -51,23 +51,8 @@ fn run(setup: &Setup, results: &mut Results) -> Fallible {
     let builds = [(BEFORE, before), (AFTER, after)];
     let load_seconds = setup.quick_or(LOAD_SECONDS_QUICK, LOAD_SECONDS);
 
-    let mut clusters = Vec::new();
-    for (name, programs) in builds {
-        let directory = setup.fresh_directory(&format!("cluster-{name}"))?;
-        clusters.push((name, Cluster::start(System::rakit(programs), 5, Site::loopback(), &directory)?));
-    }
-    for fault in [Fault::Kill, Fault::Pause] {
-        let rounds = setup.rounds_asked.unwrap_or(setup.quick_or(FAILOVERS_QUICK, FAILOVERS));
-        setup.say(&format!("{}: {rounds} rounds", fault.name()));
-        for _ in 0..rounds {
-            // Nobody is always the first.
-            clusters.reverse();
-            for (name, cluster) in &mut clusters {
-                let took = failover::one_round(cluster, fault)?;
-                results.record(fault.name(), name, "ms", took.as_secs_f64() * 1e3);
-            }
-        }
-    }
+    let mut clusters = start_both(setup, builds, false)?;
+    fail_over(setup, &mut clusters, results)?;
     for round in 0..setup.rounds(ROUNDS) {
         setup.say(&format!("acknowledgements, round {}", round + 1));
         clusters.reverse();
@@ -103,9 +88,63 @@ fn run(setup: &Setup, results: &mut Results) -> Fallible {
     drop(forwarders);
     drop(worker);
 
+    fail_over(setup, &mut start_both(setup, builds, true)?, results)?;
+    for is_signed in [false, true] {
+        rest(setup, builds, is_signed, results)?;
+    }
+    Ok(())
+}
+
+/// What is set in front of the names of what a signed cluster does.
+fn prefix(is_signed: bool) -> &'static str {
+    if is_signed { "signed, " } else { "" }
+}
+
+/// A cluster of each build.
+fn start_both(
+    setup: &Setup,
+    builds: [(&'static str, &Programs); 2],
+    is_signed: bool,
+) -> Fallible<Vec<(&'static str, Cluster)>> {
+    let mut clusters = Vec::new();
+    for (name, programs) in builds {
+        let directory =
+            setup.fresh_directory(&format!("cluster-{}{name}", if is_signed { "signed-" } else { "" }))?;
+        let system = System::Rakit(Options { is_signed, ..Options::new(programs) });
+        clusters.push((name, Cluster::start(system, 5, Site::loopback(), &directory)?));
+    }
+    Ok(clusters)
+}
+
+/// Kills and pauses the leaders, in turn.
+fn fail_over(setup: &Setup, clusters: &mut [(&'static str, Cluster)], results: &mut Results) -> Fallible {
+    for fault in [Fault::Kill, Fault::Pause] {
+        let rounds = setup.rounds_asked.unwrap_or(setup.quick_or(FAILOVERS_QUICK, FAILOVERS));
+        setup.say(&format!("{}: {rounds} rounds", fault.name()));
+        for _ in 0..rounds {
+            // Nobody is always the first.
+            clusters.reverse();
+            for (name, cluster) in &mut *clusters {
+                let took = failover::one_round(cluster, fault)?;
+                let setting = format!("{}{}", prefix(cluster.is_signed()), fault.name());
+                results.record(&setting, name, "ms", took.as_secs_f64() * 1e3);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Nobody asks for anything; the daemons report.
+fn rest(
+    setup: &Setup,
+    builds: [(&'static str, &Programs); 2],
+    is_signed: bool,
+    results: &mut Results,
+) -> Fallible {
     let mut stacks = Vec::new();
     for (name, programs) in builds {
-        stacks.push((name, idle::start(setup, programs, &format!("idle-{name}"))?));
+        let system = System::Rakit(Options { is_signed, ..Options::new(programs) });
+        stacks.push((name, idle::start(setup, system, programs, &format!("idle-{is_signed}-{name}"))?));
     }
     let time = Duration::from_secs(setup.quick_or(IDLE_SECONDS_QUICK, IDLE_SECONDS));
     for round in 0..setup.rounds(ROUNDS) {
@@ -113,7 +152,7 @@ fn run(setup: &Setup, results: &mut Results) -> Fallible {
         stacks.reverse();
         for (name, stack) in &stacks {
             for (process, percent, bytes) in idle::measure(stack, time)? {
-                let setting = format!("idle: {process}");
+                let setting = format!("{}idle: {process}", prefix(is_signed));
                 results.record(&setting, name, "% of a core", percent);
                 results.record(&setting, name, "memory MB", bytes as f64 / 1e6);
             }

@@ -28,7 +28,7 @@ const SECONDS_QUICK: u64 = 10;
 const SETTLING: Duration = Duration::from_secs(5);
 
 fn run(setup: &Setup, results: &mut Results) -> Fallible {
-    let stack = start(setup, &setup.programs, "stack")?;
+    let stack = start(setup, System::rakit(&setup.programs), &setup.programs, "stack")?;
     let time = Duration::from_secs(setup.quick_or(SECONDS_QUICK, SECONDS));
     for round in 0..setup.rounds(ROUNDS) {
         setup.say(&format!("round {}", round + 1));
@@ -44,9 +44,9 @@ fn run(setup: &Setup, results: &mut Results) -> Fallible {
 ///
 /// # Errors
 /// When something does not start.
-pub fn start(setup: &Setup, programs: &Programs, name: &str) -> Fallible<Stack> {
+pub fn start(setup: &Setup, system: System, programs: &Programs, name: &str) -> Fallible<Stack> {
     let directory = setup.fresh_directory(name)?;
-    let stack = Stack::start(System::rakit(programs), programs, 5, THREE, &directory)?;
+    let stack = Stack::start(system, programs, 5, THREE, &directory)?;
     std::thread::sleep(SETTLING);
     Ok(stack)
 }

@@ -4,7 +4,9 @@
 //! network that can be cut. Here both systems have the same life, so that what is done to one is done to the other.
 
 use std::fmt::Write as _;
+use std::fs::Permissions;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -30,6 +32,9 @@ const SEQUENCES_PER_RUN: u64 = 1_000_000_000;
 
 /// The epoch of every report that the benchmark itself writes: an arbitrary moment.
 const EPOCH: u64 = 1_795_000_000_000;
+
+/// The secret of a signed cluster: any bytes, as long as those that README tells to make.
+const SECRET: &str = "a secret of the benchmark's own, which nobody has to guess";
 
 /// One build of Rakit.
 #[derive(Clone, Debug)]
@@ -76,12 +81,20 @@ pub struct Options {
     pub policy: &'static str,
     pub report_interval_ms: u64,
     pub log_level: &'static str,
+    /// The cluster has a secret. Then only its own nodes and daemons can report.
+    pub is_signed: bool,
 }
 
 impl Options {
     /// The defaults.
     pub fn new(programs: &Programs) -> Self {
-        Self { programs: programs.clone(), policy: "projected", report_interval_ms: 1_000, log_level: "info" }
+        Self {
+            programs: programs.clone(),
+            policy: "projected",
+            report_interval_ms: 1_000,
+            log_level: "info",
+            is_signed: false,
+        }
     }
 }
 
@@ -151,9 +164,18 @@ impl Cluster {
         std::fs::create_dir_all(directory)?;
         let members = (0..=size).map(|_| None).collect();
         let mut cluster = Self { system, site, directory: directory.to_owned(), members, sequence: 0 };
-        if let System::Rakit(Options { policy, report_interval_ms, .. }) = &cluster.system {
-            let mut text = format!(
-                "[cluster]\nname = \"bench\"\n[balancer]\npolicy = \"{policy}\"\nreport_interval_ms = {report_interval_ms}\n"
+        if let System::Rakit(Options { policy, report_interval_ms, is_signed, .. }) = &cluster.system {
+            let mut text = "[cluster]\nname = \"bench\"\n".to_owned();
+            if *is_signed {
+                let key = cluster.directory.join("cluster.key");
+                std::fs::write(&key, SECRET)?;
+                std::fs::set_permissions(&key, Permissions::from_mode(0o600))?;
+                text += "secret_file = \"cluster.key\"\n";
+            }
+            // Writing to a String cannot fail.
+            let _ = write!(
+                text,
+                "[balancer]\npolicy = \"{policy}\"\nreport_interval_ms = {report_interval_ms}\n"
             );
             for id in cluster.ids() {
                 let (public, inner) = (cluster.public(id), cluster.inner(id));
@@ -299,6 +321,11 @@ impl Cluster {
     }
 
     // ------------------------------------------------------------------------------------------------ questions
+
+    /// Whether a write can only come from the cluster's own programs.
+    pub fn is_signed(&self) -> bool {
+        matches!(self.system, System::Rakit(Options { is_signed: true, .. }))
+    }
 
     /// Waits until every member answers, all name the same leader, and all have applied the same. Gives the leader.
     ///
