@@ -80,7 +80,7 @@ impl Service for PublicService {
             ));
         }
         if !matches!(method, Method::Get | Method::Head) {
-            return Err(text(405, "only GET").with_header(header("Allow", "GET, HEAD")));
+            return Err(text(405, "only GET and HEAD").with_header(header("Allow", "GET, HEAD")));
         }
         Ok(0)
     }

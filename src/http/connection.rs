@@ -12,6 +12,7 @@
 //! `socket(7)` for the time-outs, `tcp(7)` for TCP_NODELAY.
 
 use super::body_budget::{BodyBudget, BodyShare};
+use super::chunked::{ChunkError, Chunks};
 use super::head::{self, Head, HeadRefusal, Scanner};
 use super::limits::Limits;
 use super::message::{Connection, DateCache, Request, Response, header, print, text};
@@ -34,6 +35,9 @@ pub const BODY_STEP_BYTES: usize = 16 * 1024;
 
 /// A buffer for answers that grew beyond this shrinks again after the answer.
 const KEPT_BUFFER_BYTES_MAX: usize = 64 * 1024;
+
+/// A body that its route does not take.
+const TOO_LONG: HeadRefusal = HeadRefusal { status: 413, line: "the body is too long for this path" };
 
 /// What a connection needs of its server.
 pub(super) struct Context<'a> {
@@ -78,16 +82,20 @@ enum ReceiveEnd {
     Gone,
 }
 
-/// Bytes received and not yet used. Its size is the limit for a head.
+/// A connection begins with a buffer of so many bytes. Nearly every request fits.
+const BUFFER_BYTES: usize = 4 * 1024;
+
+/// Bytes received and not yet used. The largest size of the buffer is the limit for a head.
 struct ReceivedBytes {
-    bytes: Box<[u8]>,
+    bytes: Vec<u8>,
+    bytes_max: usize,
     start: usize,
     end: usize,
 }
 
 impl ReceivedBytes {
-    fn new(size: usize) -> ReceivedBytes {
-        ReceivedBytes { bytes: vec![0; size].into_boxed_slice(), start: 0, end: 0 }
+    fn new(bytes_max: usize) -> ReceivedBytes {
+        ReceivedBytes { bytes: vec![0; BUFFER_BYTES.min(bytes_max)], bytes_max, start: 0, end: 0 }
     }
 
     fn held(&self) -> &[u8] {
@@ -95,7 +103,7 @@ impl ReceivedBytes {
     }
 
     fn is_full(&self) -> bool {
-        self.end - self.start == self.bytes.len()
+        self.end - self.start == self.bytes_max
     }
 
     fn consume(&mut self, count: usize) {
@@ -106,11 +114,14 @@ impl ReceivedBytes {
         }
     }
 
-    /// The room behind what is held; moves that to the front only when there is no other room.
+    /// The room behind what is held; moves that to the front, and makes the buffer larger, only when there is no other room.
     fn room(&mut self) -> &mut [u8] {
         if self.end == self.bytes.len() {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
+            if self.end == self.bytes.len() {
+                self.bytes.resize((2 * self.end).min(self.bytes_max), 0);
+            }
         }
         &mut self.bytes[self.end..]
     }
@@ -164,33 +175,37 @@ impl ServedConnection<'_> {
     fn exchange(&mut self, head: Head) -> Result<(), ConnectionEnd> {
         let tally = self.context.tally;
         tally.requests.add_one();
-        let length = head.content_length.unwrap_or(0);
         let for_head = head.method == Method::Head;
         let manner = Manner { keep_alive: head.keep_alive, of_http_10: head.is_http_10, for_head };
 
         let service = self.context.service;
         let peer = self.open.peer;
-        let ruling = self.guard(|| Ok(service.judge(&head, peer))).unwrap_or_else(Ruling::Answer);
+        let ruling = if head.target == "*" {
+            // RFC 9110 section 9.3.7: OPTIONS of the server itself only asks whether there is one.
+            Ruling::Answer(text(200, "an HTTP server is here"))
+        } else {
+            self.guard(|| Ok(service.judge(&head, peer))).unwrap_or_else(Ruling::Answer)
+        };
         let Acceptance { body_bytes_max: limit, is_proven, note } = match ruling {
             Ruling::Accept(acceptance) => acceptance,
             // A body that is not read stands where the next request would begin. Only without a body may the connection stay
             // open.
-            Ruling::Answer(answer) if length == 0 => return self.answer(answer, manner),
+            Ruling::Answer(answer) if !head.has_body() => return self.answer(answer, manner),
             Ruling::Answer(answer) | Ruling::Close(answer) => return Err(self.last_answer(answer, manner)),
         };
         self.prove_if(is_proven);
-        if limit > 0 && head.content_length.is_none() && brings_a_body(&head.method) {
-            return Err(self.refuse(HeadRefusal { status: 411, line: "send a Content-Length" }, manner));
-        }
-        let body_bytes = match usize::try_from(length) {
-            Ok(bytes) if bytes <= limit => bytes,
-            _ => {
-                let line = "the body is too long for this path";
-                return Err(self.refuse(HeadRefusal { status: 413, line }, manner));
-            }
-        };
         let mut share = self.context.bodies.share(self.is_proven);
-        let body = self.read_body(body_bytes, head.expects_continue, manner, &mut share)?;
+        let body = if head.is_chunked {
+            self.read_chunks(limit, head.expects_continue, manner, &mut share)?
+        } else {
+            if limit > 0 && head.content_length.is_none() && brings_a_body(&head.method) {
+                return Err(self.refuse(HeadRefusal { status: 411, line: "send a Content-Length" }, manner));
+            }
+            let length = usize::try_from(head.content_length.unwrap_or(0)).ok();
+            let length =
+                length.filter(|length| *length <= limit).ok_or_else(|| self.refuse(TOO_LONG, manner))?;
+            self.read_body(length, head.expects_continue, manner, &mut share)?
+        };
 
         let request = Request::new(head, body, peer, note, Arc::downgrade(self.open));
         let answer = self.guard(|| Ok(service.call(request))).unwrap_or_else(|panicked| panicked);
@@ -309,9 +324,7 @@ impl ServedConnection<'_> {
             return Ok(body);
         }
         if expects_continue && filled == 0 {
-            let go_on = &mut [IoSlice::new(b"HTTP/1.1 100 Continue\r\n\r\n")];
-            write_all(&self.open.stream, go_on, self.context.limits.write_deadline)
-                .map_err(|_| ConnectionEnd::Close)?;
+            self.tell_to_go_on()?;
         }
         let deadline = Instant::now() + self.context.limits.body_deadline;
         while filled < length {
@@ -327,6 +340,52 @@ impl ServedConnection<'_> {
                 .map_err(|stall| self.stalled(stall, manner))?;
         }
         Ok(body)
+    }
+
+    /// Reads a body in chunks, with so many bytes of content at most. Its share of the memory for bodies grows as the bytes
+    /// arrive.
+    fn read_chunks(
+        &mut self,
+        bytes_max: usize,
+        expects_continue: bool,
+        manner: Manner,
+        share: &mut BodyShare<'_>,
+    ) -> Result<Vec<u8>, ConnectionEnd> {
+        if expects_continue && self.input.held().is_empty() {
+            self.tell_to_go_on()?;
+        }
+        let deadline = Instant::now() + self.context.limits.body_deadline;
+        let (mut chunks, mut body) = (Chunks::default(), Vec::new());
+        loop {
+            let held = self.input.held();
+            if !share.grow_to(bytes_max.min(body.len() + held.len())) {
+                return Err(self.no_memory(manner));
+            }
+            let used = chunks.decode(held, &mut body, bytes_max).map_err(|error| match error {
+                ChunkError::TooLong => self.refuse(TOO_LONG, manner),
+                ChunkError::Malformed => {
+                    let line = "the body is not made of chunks";
+                    self.refuse(HeadRefusal { status: 400, line }, manner)
+                }
+            })?;
+            self.input.consume(used);
+            if chunks.is_whole() {
+                return Ok(body);
+            }
+            if self.input.is_full() {
+                let line = "a line between two chunks is too long";
+                return Err(self.refuse(HeadRefusal { status: 400, line }, manner));
+            }
+            self.input.end += receive_by(&self.open.stream, self.input.room(), deadline)
+                .map_err(|stall| self.stalled(stall, manner))?;
+        }
+    }
+
+    /// RFC 9110 section 10.1.1: a client that expects this sends the body after it.
+    fn tell_to_go_on(&mut self) -> Result<(), ConnectionEnd> {
+        let go_on = &mut [IoSlice::new(b"HTTP/1.1 100 Continue\r\n\r\n")];
+        write_all(&self.open.stream, go_on, self.context.limits.write_deadline)
+            .map_err(|_| ConnectionEnd::Close)
     }
 
     /// All bodies together are too large: this client may try again when others are done.

@@ -89,12 +89,14 @@ pub struct Head {
     /// The method, any token.
     pub method: Method,
     /// The request target in origin form: begins with `/`, may have a query. An absolute form is reduced to
-    /// this.
+    /// this. Or `*`, with the method OPTIONS only.
     pub target: String,
     /// All header fields, in their order. A byte of a value that is not ASCII reads as `?`.
     pub headers: Vec<Header>,
     /// The body's length in bytes, if there was a Content-Length. Saturates at `u64::MAX`.
     pub content_length: Option<u64>,
+    /// The body comes in chunks. Then there is no Content-Length.
+    pub is_chunked: bool,
     /// The client waits for `100 Continue` before it sends the body.
     pub expects_continue: bool,
     /// The client would like to send another request on this connection.
@@ -104,6 +106,11 @@ pub struct Head {
 }
 
 impl Head {
+    /// Whether a body follows. It may be empty.
+    pub fn has_body(&self) -> bool {
+        self.is_chunked || self.content_length.is_some_and(|length| length > 0)
+    }
+
     /// The target without its query.
     pub fn path(&self) -> &str {
         path_of(&self.target)
@@ -135,8 +142,17 @@ pub fn parse(bytes: &[u8], headers_max: usize) -> Result<Head, HeadRefusal> {
         Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
         Ok(_) => return refuse(400, "the head ends in the middle"),
         Err(httparse::Error::TooManyHeaders) => return refuse(431, "too many header fields"),
-        Err(httparse::Error::Version) if names_a_version(bytes) => {
-            return refuse(505, "this server speaks HTTP/1.0 and HTTP/1.1");
+        Err(httparse::Error::Version) => {
+            return match version_digits(bytes) {
+                // RFC 9110 section 2.5: a later minor version is served as the latest one that is known here.
+                Some((b'1', b'2'..=b'9', at)) => {
+                    let mut as_1_1 = bytes.to_vec();
+                    as_1_1[at] = b'1';
+                    parse(&as_1_1, headers_max)
+                }
+                Some(_) => refuse(505, "this server speaks HTTP/1.0 and HTTP/1.1"),
+                None => refuse(400, "the request line is not METHOD TARGET HTTP/1.1"),
+            };
         }
         Err(httparse::Error::HeaderName) => {
             return refuse(400, "a header field has no proper name (folded lines are not accepted)");
@@ -156,10 +172,13 @@ pub fn parse(bytes: &[u8], headers_max: usize) -> Result<Head, HeadRefusal> {
     let Ok(method) = Method::from_str(method) else {
         return refuse(400, "the method is not a token");
     };
+    // RFC 9112 section 3.2.4: this target is the server itself.
+    let is_asterisk = method == Method::Options && target == "*";
     Ok(Head {
         method,
-        target: origin_form(target)?,
+        target: if is_asterisk { target.to_owned() } else { origin_form(target)? },
         content_length: fields.content_length,
+        is_chunked: fields.transfer_coding.is_some(),
         // RFC 9110 section 10.1.1: ignored from an HTTP/1.0 client, which would not understand the 100.
         expects_continue: !is_http_10 && fields.expects_continue()?,
         keep_alive: !fields.close && (!is_http_10 || fields.keep_alive),
@@ -168,17 +187,22 @@ pub fn parse(bytes: &[u8], headers_max: usize) -> Result<Head, HeadRefusal> {
     })
 }
 
-/// Whether the request line ends with a version of HTTP (`HTTP/`, digit, dot, digit), as the HTTP/2 preface
-/// `PRI * HTTP/2.0` does. Any other line is not HTTP, and is answered 400.
-fn names_a_version(head: &[u8]) -> bool {
-    let line = head.split(|&byte| byte == b'\r').next();
-    let version = line.and_then(|line| line.rsplit(|&byte| byte == b' ').next());
-    matches!(version, Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor])
-        if major.is_ascii_digit() && minor.is_ascii_digit())
+/// The digits of the version of HTTP at the end of the request line (`HTTP/`, digit, dot, digit), as in the HTTP/2 preface
+/// `PRI * HTTP/2.0`, and where the second one stands. Any other line is not HTTP, and is answered 400.
+fn version_digits(head: &[u8]) -> Option<(u8, u8, usize)> {
+    let line = head.split(|&byte| byte == b'\r').next()?;
+    match line.rsplit(|&byte| byte == b' ').next()? {
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            Some((*major, *minor, line.len() - 1))
+        }
+        _ => None,
+    }
 }
 
 /// The target in origin form. A server must accept the absolute form, too (RFC 9112 section 3.2.2). The
-/// authority form (CONNECT) and `*` (OPTIONS) name nothing that is served here.
+/// authority form (CONNECT) names nothing that is served here, and neither does `*` without OPTIONS.
 fn origin_form(target: &str) -> Result<String, HeadRefusal> {
     if !target.is_ascii() {
         return refuse(400, "the target of the request must be ASCII");
@@ -204,6 +228,12 @@ fn host_is_valid(value: &[u8]) -> bool {
     value.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%:[]".contains(byte))
 }
 
+/// How a body is coded for its transfer.
+enum Coding {
+    Chunked,
+    Other,
+}
+
 /// All fields, and the values of those that this server acts upon.
 #[derive(Default)]
 struct Fields {
@@ -211,7 +241,8 @@ struct Fields {
     hosts: usize,
     host_is_bad: bool,
     content_length: Option<u64>,
-    transfer_encoding: bool,
+    /// Whether the body comes in chunks and in no other coding, if it has a Transfer-Encoding.
+    transfer_coding: Option<Coding>,
     expect: Option<bool>,
     close: bool,
     keep_alive: bool,
@@ -237,7 +268,8 @@ impl Fields {
             }
             self.content_length = Some(decimal(value)?);
         } else if name.eq_ignore_ascii_case("Transfer-Encoding") {
-            self.transfer_encoding = true;
+            let is_chunked = self.transfer_coding.is_none() && value.eq_ignore_ascii_case(b"chunked");
+            self.transfer_coding = Some(if is_chunked { Coding::Chunked } else { Coding::Other });
         } else if name.eq_ignore_ascii_case("Expect") {
             self.expect = Some(self.expect != Some(false) && value.eq_ignore_ascii_case(b"100-continue"));
         } else if name.eq_ignore_ascii_case("Connection") {
@@ -260,15 +292,17 @@ impl Fields {
         }
     }
 
-    /// RFC 9112 section 6.1: 501 for a transfer coding that is not implemented. Here that is all of them,
-    /// since every client of this project knows the length of its body. 400 for one together with
-    /// Content-Length, or from HTTP/1.0: two programs could then read two different bodies.
+    /// RFC 9112 section 6.1: 501 for a transfer coding that is not implemented, which is any but `chunked` once. 400 for
+    /// one together with Content-Length, or from HTTP/1.0: two programs could then read two different bodies.
     fn check_transfer_encoding(&self, is_http_10: bool) -> Result<(), HeadRefusal> {
-        match (self.transfer_encoding, self.content_length) {
-            (false, _) => Ok(()),
-            (true, Some(_)) => refuse(400, "Transfer-Encoding and Content-Length contradict each other"),
-            (true, None) if is_http_10 => refuse(400, "HTTP/1.0 has no Transfer-Encoding"),
-            (true, None) => refuse(501, "no Transfer-Encoding is implemented; send a Content-Length"),
+        match (&self.transfer_coding, self.content_length) {
+            (None, _) => Ok(()),
+            (Some(_), Some(_)) => refuse(400, "Transfer-Encoding and Content-Length contradict each other"),
+            (Some(_), None) if is_http_10 => refuse(400, "HTTP/1.0 has no Transfer-Encoding"),
+            (Some(Coding::Chunked), None) => Ok(()),
+            (Some(Coding::Other), None) => {
+                refuse(501, "no Transfer-Encoding but chunked is implemented; send a Content-Length")
+            }
         }
     }
 
@@ -389,8 +423,10 @@ mod tests {
             ("GET / HTTP/1.1", 200),
             ("PRI * HTTP/2.0", 505),
             ("GET / HTTP/2.0", 505),
-            ("GET / HTTP/1.2", 505),
+            ("GET / HTTP/1.2", 200),
+            ("GET / HTTP/1.9", 200),
             ("GET / HTTP/0.9", 505),
+            ("GET / HTTP/3.1", 505),
             ("GET /", 400),
             ("GET / http/1.1", 400),
             ("GET / HTTP/11", 400),
@@ -430,9 +466,31 @@ mod tests {
     }
 
     #[test]
-    fn a_transfer_coding_is_refused() {
-        assert_eq!(status(&with("Transfer-Encoding: chunked\r\n")), 501);
-        assert_eq!(status(&with("Transfer-Encoding: identity\r\n")), 501);
+    fn a_later_minor_version_is_served_as_1_1() {
+        let later = head("GET /3?x=HTTP/1.2 HTTP/1.2\r\nHost: a\r\n\r\n").expect("valid");
+        assert!(later.keep_alive && !later.is_http_10);
+        assert_eq!(later.target, "/3?x=HTTP/1.2");
+        assert_eq!(status("GET / HTTP/1.2\r\n\r\n"), 400, "it needs a Host, as 1.1 does");
+    }
+
+    #[test]
+    fn the_asterisk_is_a_target_of_options_alone() {
+        assert_eq!(head("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n").expect("valid").target, "*");
+        assert_eq!(status("OPTIONS ** HTTP/1.1\r\nHost: a\r\n\r\n"), 400);
+    }
+
+    #[test]
+    fn chunked_is_the_only_transfer_coding() {
+        for good in ["chunked", "Chunked", " CHUNKED "] {
+            let head = head(&with(&format!("Transfer-Encoding: {good}\r\n"))).expect("valid");
+            assert!(head.is_chunked && head.has_body() && head.content_length.is_none());
+        }
+        assert!(!head(&with("Content-Length: 0\r\n")).expect("valid").has_body());
+        for bad in ["identity", "gzip, chunked", "chunked, chunked", "xchunked", "chunked;q=1", ""] {
+            assert_eq!(status(&with(&format!("Transfer-Encoding: {bad}\r\n"))), 501, "{bad}");
+        }
+        assert_eq!(status(&with("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n")), 501);
+        assert_eq!(status(&with("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n")), 501);
         assert_eq!(status(&with("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n")), 400);
         assert_eq!(status(&with("Content-Length: 5\r\nTransfer-Encoding: xchunked\r\n")), 400);
         assert_eq!(status("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"), 400);

@@ -7,7 +7,9 @@ use std::time::Duration;
 /// Most connections open at once on one listener: each has a thread, so this bounds the threads too.
 pub const CONNECTIONS_MAX: usize = 2048;
 /// Most bytes of a request's head, its empty line included.
-pub const HEAD_BYTES_MAX: usize = 8 * 1024;
+///
+/// A browser sends the cookies of all ports of a host to each of them, and may send 8 KiB and more.
+pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Time for a whole head, from its first byte; and for the first byte of a fresh connection.
 pub const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// Time for a whole body, from the end of the head.

@@ -10,6 +10,7 @@
 
 mod admission;
 mod body_budget;
+mod chunked;
 pub mod client;
 mod connect;
 mod connection;

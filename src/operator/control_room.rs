@@ -123,7 +123,7 @@ impl Service for ControlService {
             (ORDER_PATH, _) => Err(text(405, "only POST").with_header(header("Allow", "POST"))),
             (path, Method::Get | Method::Head) if is_read(path) => Ok(0),
             (path, _) if is_read(path) => {
-                Err(text(405, "only GET").with_header(header("Allow", "GET, HEAD")))
+                Err(text(405, "only GET and HEAD").with_header(header("Allow", "GET, HEAD")))
             }
             _ => Err(text(404, "this is the control room of a local cluster: try `rakit ctl --help`")),
         }

@@ -142,8 +142,8 @@ fn quick() -> Limits {
 #[test]
 fn every_breach_has_its_status_and_closes_the_connection() {
     let server = start(Limits::default());
-    let long_line = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(9_000));
-    let endless = format!("GET /{}", "x".repeat(9_000));
+    let long_line = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(17_000));
+    let endless = format!("GET /{}", "x".repeat(17_000));
     let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(64));
     let post = |fields: &str| format!("POST /echo HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
     let rows: Vec<(u16, String)> = vec![
@@ -155,7 +155,7 @@ fn every_breach_has_its_status_and_closes_the_connection() {
         (400, "GET / HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n".into()),
         (400, "\u{16}\u{3}\u{1}\u{2}\0\u{1}".into()),
         (400, "GET 3 HTTP/1.1\r\nHost: a\r\n\r\n".into()),
-        (400, "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n".into()),
+        (400, "GET * HTTP/1.1\r\nHost: a\r\n\r\n".into()),
         (400, "CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n".into()),
         (400, post("Content-Length: +5\r\n")),
         (400, post("Content-Length: 5, 5\r\n")),
@@ -170,7 +170,11 @@ fn every_breach_has_its_status_and_closes_the_connection() {
         (431, long_line),
         (431, endless),
         (431, many),
-        (501, post("Transfer-Encoding: chunked\r\n") + "5\r\nhello\r\n0\r\n\r\n"),
+        (400, post("Transfer-Encoding: chunked\r\n") + "5\r\nhello!\r\n0\r\n\r\n"),
+        (400, post("Transfer-Encoding: chunked\r\n") + &"5;".repeat(10_000)),
+        (413, post("Transfer-Encoding: chunked\r\n") + "10001\r\n"),
+        (413, "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n".into()),
+        (501, post("Transfer-Encoding: gzip, chunked\r\n") + "0\r\n\r\n"),
         (505, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into()),
         (505, "GET / HTTP/2.0\r\nHost: a\r\n\r\n".into()),
     ];
@@ -261,10 +265,61 @@ fn what_follows_a_last_request_is_not_served() {
     let first = "GET /1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
     let answer = say(&server, format!("{first}GET /2 HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
     assert!(answer.ends_with("GET /1\n"), "{answer}");
-    // A chunked body is not read as the next request, either.
-    let chunked = "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let smuggled = format!("{chunked}GET /2 HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert_eq!(say(&server, smuggled.as_bytes()).matches("HTTP/1.1 ").count(), 1);
+    // What stands in place of chunks is not read as the next request, and neither is a chunked body that nobody takes.
+    for path in ["/echo", "/nothing"] {
+        let chunked = format!("POST {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let smuggled = format!("{chunked}GET /2 HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(say(&server, smuggled.as_bytes()).matches("HTTP/1.1 ").count(), 1);
+    }
+}
+
+#[test]
+fn chunked_bodies_are_decoded_and_the_next_request_follows() {
+    let server = start(Limits::default());
+    let mut stream = connect(&server);
+    stream.set_nodelay(true).expect("sets it");
+    let mut reader = BufReader::new(stream.try_clone().expect("clones"));
+    let long = "x".repeat(ECHO_BYTES_MAX);
+    let chunks =
+        format!("8000\r\n{}\r\n8000;x=y\r\n{}\r\n0\r\nX: y\r\n\r\n", &long[..32_768], &long[32_768..]);
+    for (body, decoded) in [("5\r\nhello\r\n0\r\n\r\n", "hello"), ("0\r\n\r\n", ""), (&chunks, &long)] {
+        let head = "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        for piece in format!("{head}{body}").as_bytes().chunks(3_001) {
+            stream.write_all(piece).expect("takes it");
+        }
+        let (status, _, answer) = read_answer(&mut reader);
+        assert!(status == 200 && answer == decoded, "{status}, {} bytes of {}", answer.len(), decoded.len());
+    }
+    // Some proxies send a GET with an empty body in chunks.
+    let get = "GET /1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    stream.write_all(format!("{get}GET /2 HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).expect("takes it");
+    assert_eq!(read_answer(&mut reader).2, "GET /1\n");
+    assert_eq!(read_answer(&mut reader).2, "GET /2\n");
+}
+
+#[test]
+fn heads_with_the_cookies_of_other_ports_are_served() {
+    let server = start(Limits::default());
+    let mut stream = connect(&server);
+    let mut reader = BufReader::new(stream.try_clone().expect("clones"));
+    for bytes in [100, 4_000, 8_000, 16_000, 100] {
+        let cookies = "c".repeat(bytes);
+        let request = format!("GET /1 HTTP/1.1\r\nHost: a\r\nCookie: {cookies}\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("takes it");
+        assert_eq!(read_answer(&mut reader).2, "GET /1\n", "{bytes}");
+    }
+}
+
+#[test]
+fn options_of_the_server_itself_is_answered() {
+    let server = start(Limits::default());
+    let mut stream = connect(&server);
+    let mut reader = BufReader::new(stream.try_clone().expect("clones"));
+    stream
+        .write_all(b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\nGET /1 HTTP/1.2\r\nHost: a\r\n\r\n")
+        .expect("takes it");
+    assert_eq!(read_answer(&mut reader).0, 200);
+    assert_eq!(read_answer(&mut reader).2, "GET /1\n");
 }
 
 #[test]
@@ -309,6 +364,14 @@ fn a_client_that_waits_for_100_gets_it_unless_it_is_refused() {
     // A client that did not wait gets no `100 Continue`.
     stream.write_all(format!("{head}Content-Length: 5\r\n\r\nhello").as_bytes()).expect("takes it");
     assert_eq!(read_answer(&mut reader).0, 200);
+
+    stream.write_all(format!("{head}Transfer-Encoding: chunked\r\n\r\n").as_bytes()).expect("takes it");
+    line.clear();
+    reader.read_line(&mut line).expect("a line");
+    assert_eq!(line, "HTTP/1.1 100 Continue\r\n");
+    reader.read_line(&mut line).expect("a line");
+    stream.write_all(b"5\r\nhello\r\n0\r\n\r\n").expect("takes it");
+    assert_eq!(read_answer(&mut reader).2, "hello");
 
     let refused = say(&server, format!("{head}Content-Length: 99999\r\n\r\n").as_bytes());
     assert_eq!(status_of(&refused), 413);

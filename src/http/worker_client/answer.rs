@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use httparse::{Header, Status};
 
+use super::super::chunked::{ChunkError, Chunks};
 use super::{CLIENT_ERROR_BYTES_MAX, PRIME_BYTES_MAX};
 
 /// The longest head of an answer, with all interim answers before it, in bytes.
@@ -135,17 +136,27 @@ pub(super) fn read(
             }
             (bytes[start..end].to_vec(), end)
         }
-        Framing::Chunked => loop {
-            match join_chunks(&bytes[start..], body_bytes_max)? {
-                Joined::Whole { body, length } => break (body, start + length),
-                Joined::TooLong => return Err(too_long()),
-                Joined::Part if bytes.len() - start > CHUNKS_OVERHEAD * body_bytes_max + HEAD_BYTES_MAX => {
+        Framing::Chunked => {
+            let (mut chunks, mut body, mut end) = (Chunks::default(), Vec::new(), start);
+            loop {
+                end +=
+                    chunks.decode(&bytes[end..], &mut body, body_bytes_max).map_err(|error| match error {
+                        ChunkError::TooLong => too_long(),
+                        ChunkError::Malformed => {
+                            Broken::NotHttp("not a whole HTTP answer: a bad chunk".to_owned())
+                        }
+                    })?;
+                if chunks.is_whole() {
+                    break (body, end);
+                }
+                if bytes.len() - start > CHUNKS_OVERHEAD * body_bytes_max + HEAD_BYTES_MAX {
                     return Err(too_long());
                 }
-                Joined::Part if more(&mut bytes)? => {}
-                Joined::Part => return Err(Broken::Cut),
+                if !more(&mut bytes)? {
+                    return Err(Broken::Cut);
+                }
             }
-        },
+        }
         Framing::UntilClose => {
             while more(&mut bytes)? {
                 if bytes.len() - start > body_bytes_max {
@@ -237,52 +248,6 @@ fn kept_for(headers: &[Header<'_>]) -> Option<Duration> {
         }
     }
     (!kept.is_zero()).then_some(kept)
-}
-
-/// The result of joining chunks.
-enum Joined {
-    Whole {
-        body: Vec<u8>,
-        /// The length of the chunked form, with its trailers, in bytes.
-        length: usize,
-    },
-    /// More must come.
-    Part,
-    TooLong,
-}
-
-/// Joins the chunks at the beginning of `bytes`.
-fn join_chunks(bytes: &[u8], body_bytes_max: usize) -> Result<Joined, Broken> {
-    let bad = || Broken::NotHttp("not a whole HTTP answer: a bad chunk".to_owned());
-    let mut body = Vec::new();
-    let mut at = 0;
-    loop {
-        let (head, size) = match httparse::parse_chunk_size(&bytes[at..]) {
-            Ok(Status::Complete(parsed)) => parsed,
-            Ok(Status::Partial) => return Ok(Joined::Part),
-            Err(_) => return Err(bad()),
-        };
-        at += head;
-        if size == 0 {
-            break;
-        }
-        let Some(size) = usize::try_from(size).ok().filter(|size| *size <= body_bytes_max - body.len())
-        else {
-            return Ok(Joined::TooLong);
-        };
-        let Some(chunk) = bytes.get(at..at + size + 2) else { return Ok(Joined::Part) };
-        let Some(chunk) = chunk.strip_suffix(b"\r\n") else { return Err(bad()) };
-        body.extend_from_slice(chunk);
-        at += size + 2;
-    }
-    // Trailers are ignored. They end with an empty line.
-    let rest = &bytes[at..];
-    let end = if rest.starts_with(b"\r\n") {
-        Some(2)
-    } else {
-        rest.windows(4).position(|window| window == b"\r\n\r\n").map(|place| place + 4)
-    };
-    Ok(end.map_or(Joined::Part, |end| Joined::Whole { body, length: at + end }))
 }
 
 #[cfg(test)]
