@@ -20,12 +20,12 @@ use crate::raft::NodeId;
 pub const TOLD_AFTER: Duration = Duration::from_millis(5);
 
 /// The pause after each message, unless the last request in flight ends: that is told at once. It makes about
-/// 50 messages a second to each peer, and twice as many at the most.
-pub const PAUSE: Duration = Duration::from_millis(20);
+/// 100 messages a second to each peer, and twice as many at the most.
+pub const PAUSE: Duration = Duration::from_millis(10);
 
 /// How old the counts are that two nodes choose by, taken together: what one has sent that the other has not heard of, and the
 /// other way round.
-pub const BLIND_TIME: Duration = Duration::from_millis(20);
+pub const BLIND_TIME: Duration = Duration::from_millis(15);
 
 /// Counts that do not change are repeated after this time, as long as anything is in flight. What did not arrive is sent again
 /// after this time, too.
@@ -241,7 +241,7 @@ mod tests {
             board.hear(1, said(7, sequence, &[(server, 1)]), ms(20 * sequence));
         }
         let expected = board.expected(ms(2_020));
-        assert!((0.9..1.1).contains(&expected), "50 a second make one in 20 ms: {expected}");
+        assert!((0.7..0.8).contains(&expected), "50 a second make 0.75 in 15 ms: {expected}");
         assert!(board.expected(ms(3_900)) < 0.05, "and none when they have stopped");
     }
 }
