@@ -841,48 +841,4 @@ mod tests {
         }
         assert!(chooser.memory().servers.len() <= MEMORIES_MAX + 1);
     }
-
-    /// Not a test: `cargo test --release --lib -- --ignored --nocapture cost_of_a_choice` prints the mean time of a
-    /// choice, of applying one report, of publishing a view, and of a view's digest. docs/balancing.md has the figures.
-    #[test]
-    #[ignore = "a measurement"]
-    fn cost_of_a_choice() {
-        for servers in [3, 30, SERVERS_MAX] {
-            let names: Vec<String> = (0..servers).map(|number| format!("server-{number}")).collect();
-            let loads: Vec<(&str, f64)> =
-                names.iter().enumerate().map(|(n, name)| (name.as_str(), n as f64 / 100.0)).collect();
-            let mut node = ChoosingNode::new(&loads);
-            for policy in [Policy::LowestCpu, Policy::Projected] {
-                let start = std::time::Instant::now();
-                for _ in 0..100_000 {
-                    node.choose_by(policy, ms(0), &[])
-                        .expect("a server")
-                        .ticket
-                        .end(Outcome::Answered, ms(0));
-                }
-                println!(
-                    "{servers} servers, {policy:?}: {} ns a choice",
-                    start.elapsed().as_nanos() / 100_000
-                );
-            }
-            let rounds = 10_000;
-            let (mut apply, mut publish, mut digest) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
-            for round in 0..rounds {
-                let command = ServerCommand::Report(report("server-1", 1.0, 2, round)).to_command();
-                let start = std::time::Instant::now();
-                node.log.apply(&command);
-                apply += start.elapsed();
-                let start = std::time::Instant::now();
-                node.published.publish(&node.log.0, ms(round));
-                publish += start.elapsed();
-                let view = node.published.view();
-                let start = std::time::Instant::now();
-                std::hint::black_box(view.digest());
-                digest += start.elapsed();
-            }
-            let [apply, publish, digest] =
-                [apply, publish, digest].map(|time| time.as_nanos() / u128::from(rounds));
-            println!("{servers} servers: apply {apply} ns, publish {publish} ns, digest {digest} ns");
-        }
-    }
 }

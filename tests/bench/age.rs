@@ -1,5 +1,5 @@
-//! Part `age`: a million reports, and that neither memory nor disk nor the rate depend on how many there were before. The bounds of
-//! docs/storage.md are not only measured: a node that exceeds them ends the measurement.
+//! Part `age`: a million reports. Neither memory nor disk nor the rate may depend on how many reports there were before. The part
+//! fails if a node's directory exceeds the bound of docs/storage.md.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;

@@ -12,7 +12,7 @@ use crate::results::Results;
 use crate::scale::MANY;
 use crate::worker::LOADED;
 
-/// What one aim came to: the words of the result, and whether the aim holds.
+/// The result in words, and whether the aim holds.
 type Verdict = (String, bool);
 
 /// One aim.
@@ -20,7 +20,7 @@ struct Aim {
     what: &'static str,
     aim: &'static str,
     part: &'static str,
-    /// `None`: not measured.
+    /// Gives `None` if the part was not measured.
     judge: fn(&Results) -> Option<Verdict>,
 }
 
@@ -63,6 +63,33 @@ const AIMS: &[Aim] = &[
         what: "the same with sixteen servers, mean",
         aim: "better than every peer",
         part: "balance",
+        judge: |results| beside_peers(results, SIXTEEN, "mean s", 1.0),
+    },
+    Aim {
+        what: "four servers in virtual time, over many seeds: mean",
+        aim: "0.135 s",
+        part: "simulate",
+        judge: |results| {
+            let mean = results.spread(HEADLINE, RAKIT, "mean s")?.median;
+            Some((format!("{mean:.3} s"), mean <= 0.135))
+        },
+    },
+    Aim {
+        what: "the same, p99",
+        aim: "within 10 % of the best peer",
+        part: "simulate",
+        judge: |results| beside_peers(results, HEADLINE, "p99 s", 1.1),
+    },
+    Aim {
+        what: "the same, makespan",
+        aim: "within 10 % of the best peer",
+        part: "simulate",
+        judge: |results| beside_peers(results, HEADLINE, "makespan s", 1.1),
+    },
+    Aim {
+        what: "sixteen servers in virtual time, over many seeds: mean",
+        aim: "better than every peer",
+        part: "simulate",
         judge: |results| beside_peers(results, SIXTEEN, "mean s", 1.0),
     },
     Aim {
@@ -182,7 +209,7 @@ fn idle(results: &Results, process: &str, percent: f64) -> Option<Verdict> {
     Some((format!("{} %", number(ours)), ours < percent))
 }
 
-/// Rakit's five nodes beside the best of the peers that need no hand-made weights, the smaller the better.
+/// Compares Rakit's five nodes with the best peer among those without hand-made weights. Smaller is better.
 fn beside_peers(results: &Results, setting: &str, figure: &str, factor: f64) -> Option<Verdict> {
     let ours = results.spread(setting, RAKIT, figure)?.median;
     let peers = results.systems(setting).into_iter();
@@ -193,7 +220,7 @@ fn beside_peers(results: &Results, setting: &str, figure: &str, factor: f64) -> 
     Some((format!("{} beside {} of {name}", number(ours), number(best)), ours <= best * factor))
 }
 
-/// Rakit's five nodes beside one peer, with the ratio.
+/// Compares Rakit's five nodes with one peer, and gives the ratio.
 fn beside(
     results: &Results,
     setting: &str,
@@ -209,7 +236,7 @@ fn beside(
     Some((format!("{} beside {}: {ratio:.2}", number(ours), number(theirs)), holds))
 }
 
-/// The table.
+/// The table of all aims, as Markdown.
 ///
 /// # Errors
 /// When stored results cannot be read.

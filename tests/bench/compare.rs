@@ -122,7 +122,7 @@ fn fail_over(setup: &Setup, clusters: &mut [(&'static str, Cluster)], results: &
         let rounds = setup.rounds_asked.unwrap_or(setup.quick_or(FAILOVERS_QUICK, FAILOVERS));
         setup.say(&format!("{}: {rounds} rounds", fault.name()));
         for _ in 0..rounds {
-            // Nobody is always the first.
+            // The builds take turns in being first.
             clusters.reverse();
             for (name, cluster) in &mut *clusters {
                 let took = failover::one_round(cluster, fault)?;

@@ -13,7 +13,7 @@ use crate::poll::Poll;
 use crate::random::Random;
 use crate::wire::{self, Answers, PATIENCE};
 
-/// A daemon's pause is longer or shorter by up to this part of it.
+/// The greatest difference of a daemon's pause from the interval, as a part of the interval.
 const JITTER: f64 = 0.1;
 
 /// What became of all reports.
@@ -24,13 +24,13 @@ pub struct Outcome {
     pub committed: u64,
     /// Not acknowledged, but a newer report of the same server was: what it said is no longer of interest.
     pub superseded: u64,
-    /// Neither.
+    /// Neither acknowledged nor superseded.
     pub lost: u64,
     /// From each report to its acknowledgement, sorted, in seconds.
     pub latencies: Vec<f64>,
 }
 
-/// A daemon's way to one node.
+/// A daemon's connection to one node, and what it knows of it.
 struct Way {
     stream: TcpStream,
     server: usize,
@@ -49,7 +49,8 @@ struct Daemon {
     sent: Instant,
 }
 
-/// Reports of so many servers to these nodes, each at the interval, for so long. At the end every server's last report is awaited.
+/// Lets this many servers report to these nodes, each at the interval, for this time. Then waits for the answer to every server's
+/// last report.
 ///
 /// # Errors
 /// When a node refuses a report or closes a connection.
@@ -69,7 +70,7 @@ pub fn run(nodes: &[SocketAddr], servers: usize, interval: Duration, time: Durat
         }
         let name = format!("fleet-{server:04}");
         daemons.push(Daemon { name, sequence: 0, committed: 0, acknowledged: 0, sent: begin });
-        // The daemons of a room do not report in step.
+        // Real daemons do not report at the same moment.
         turns.push(Reverse((Instant::now() + interval.mul_f64(random.uniform()), server)));
     }
     let mut outcome = Outcome::default();

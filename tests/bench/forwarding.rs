@@ -1,5 +1,5 @@
-//! Part `forwarding`: what a balancer adds to a request, how many it forwards, and what idle clients cost it. Before a worker that
-//! answers at once, so that nothing but the balancers is measured; wrk asks, on one thread.
+//! Part `forwarding`: what a balancer adds to a request, how many it forwards, and what idle clients cost it. The worker behind it
+//! answers at once, so that nothing but the balancer is measured. wrk sends the requests, on one thread.
 
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -48,9 +48,9 @@ pub const NEW_CONNECTIONS: &str = "32 clients, each request on a new connection"
 pub const IDLE: &str = "1,000 idle connections";
 const IDLE_CONNECTIONS: usize = 1_000;
 
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 /// Each run of wrk.
-const SECONDS: u64 = 4;
+const SECONDS: u64 = 3;
 const SECONDS_QUICK: u64 = 1;
 
 /// The first prime: the worker answers at once whatever N is.
@@ -69,16 +69,15 @@ pub const SETTINGS: [(&str, usize, bool); 5] = [
 pub struct Forwarder {
     pub name: String,
     pub address: SocketAddr,
-    /// Whose processor time and memory count; `None`: not measured.
+    /// The process whose processor time and memory are measured; `None`: none is.
     pid: Option<u32>,
-    /// These end when it is dropped.
+    /// They end when this is dropped.
     _processes: Vec<Process>,
     _cluster: Option<Cluster>,
 }
 
 impl Forwarder {
-    /// A cluster of Rakit with one server, whose worker this is, and a real daemon beside it. Asked is a node that does not lead, if
-    /// there is one.
+    /// A cluster of Rakit with one server and a real daemon. Clients ask a node that does not lead, if there is one.
     ///
     /// # Errors
     /// When something does not start.
@@ -113,7 +112,7 @@ impl Forwarder {
         Self { name: name.to_owned(), address, pid, _processes: vec![process], _cluster: None }
     }
 
-    /// Loads it once, and records what that gave.
+    /// Loads the forwarder once and records the figures.
     ///
     /// # Errors
     /// When wrk fails, or the forwarder is gone.
@@ -136,7 +135,7 @@ impl Forwarder {
         Ok(())
     }
 
-    /// Memory with many connections that have asked once and stay.
+    /// Records its memory while many connections, each with one answered request, stay open.
     fn measure_idle(&self, results: &mut Results) -> Fallible {
         let Some(pid) = self.pid else { return Ok(()) };
         let mut connections = Vec::new();

@@ -1,5 +1,5 @@
-//! As much of gRPC over HTTP/2 (RFC 9113, RFC 7541) as a client needs that puts keys into etcd, one call at a time. Through its
-//! JSON gateway etcd would be measured with a translator inside it that costs more than the writes.
+//! The part of gRPC over HTTP/2 (RFC 9113, RFC 7541) that a client needs to put keys into etcd, one call at a time. etcd also takes
+//! JSON, but its translation of JSON costs more than the writes.
 
 use crate::Fallible;
 use crate::closed_loop::Dialogue;

@@ -20,11 +20,11 @@ pub const PART: Part = Part {
 
 pub const SETTING: &str = "five nodes, three servers, no requests";
 
-const ROUNDS: usize = 3;
-const SECONDS: u64 = 60;
+const ROUNDS: usize = 2;
+const SECONDS: u64 = 45;
 const SECONDS_QUICK: u64 = 10;
 
-/// After the start, until what only a start costs is over.
+/// The time after a start in which the start itself still costs processor time.
 const SETTLING: Duration = Duration::from_secs(5);
 
 fn run(setup: &Setup, results: &mut Results) -> Fallible {
@@ -40,7 +40,7 @@ fn run(setup: &Setup, results: &mut Results) -> Fallible {
     Ok(())
 }
 
-/// An idle stack of a build.
+/// Starts a stack of this build and waits until it is idle.
 ///
 /// # Errors
 /// When something does not start.
@@ -51,7 +51,7 @@ pub fn start(setup: &Setup, system: System, programs: &Programs, name: &str) -> 
     Ok(stack)
 }
 
-/// Percent of a core and resident bytes of each node and daemon, for a while.
+/// The processor time of each node and daemon over this time, in percent of a core, and its resident bytes.
 ///
 /// # Errors
 /// When one of them ended.

@@ -24,7 +24,7 @@ pub fn description() -> Fallible<String> {
     ))
 }
 
-/// Of the last minute.
+/// The load average of the last minute.
 ///
 /// # Errors
 /// When /proc cannot be read.

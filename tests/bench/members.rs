@@ -1,7 +1,7 @@
 //! A cluster of Rakit or of etcd, each member a process of its own, which is killed, paused, cut off and started again.
 //!
-//! The cluster of the whole-system tests (`tests/system/programs`) fits no measurement: it knows one build of Rakit, no etcd, and no
-//! network that can be cut. Here both systems have the same life, so that what is done to one is done to the other.
+//! The cluster of the whole-system tests (`tests/system/programs`) knows one build of Rakit, no etcd, and no network that can be cut.
+//! Here both systems have the same methods, so that a part does the same to both.
 
 use std::fmt::Write as _;
 use std::fs::Permissions;
@@ -279,7 +279,7 @@ impl Cluster {
         command
     }
 
-    /// `kill -9`. The process is gone when this returns; that it was told is the moment that is given.
+    /// `kill -9`. Gives the moment before the signal; the process is gone when this returns.
     ///
     /// # Errors
     /// When it does not run.

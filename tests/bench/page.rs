@@ -1,7 +1,8 @@
 //! Makes docs/benchmarks.md and its pictures from the stored results of all parts and from the prose in `page.md`.
 //!
-//! In the template, `{{aims}}` becomes the table of the aims, and `{{part NAME}}` the part's pictures and tables with what a reader
-//! must know to repeat them. So no figure gets into the page by hand.
+//! In the template, `{{aims}}` becomes the table of the aims, `{{times}}` the list of the parts with the time that each took, and
+//! `{{part NAME}}` the part's pictures and tables with what a reader must know to repeat them. So no figure gets into the page by
+//! hand. docs/balancing.md shows the parts [`IN_BALANCING`] between two comments each, and everything else there stays as it is.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -25,21 +26,27 @@ const VERSIONS_PER_LINE: usize = 5;
 
 const TEMPLATE: &str = include_str!("page.md");
 
-/// Writes the page and all pictures.
+/// The parts that docs/balancing.md shows.
+const IN_BALANCING: [&str; 2] = ["simulate", "choice"];
+
+/// Writes the page, what other pages show, and all pictures.
 ///
 /// # Errors
-/// When results cannot be read, a file cannot be written, or the template names what is not there.
+/// When results cannot be read, a file cannot be written, or a page names what is not there.
 pub fn write(parts: &[&Part]) -> Fallible {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let find = |name: &str| -> Fallible<&Part> {
+        let part = parts.iter().find(|part| part.name == name);
+        part.copied().ok_or_else(|| format!("page.md: there is no part {name}").into())
+    };
     let mut page = String::new();
     for line in TEMPLATE.lines() {
         match line.strip_prefix("{{").and_then(|line| line.strip_suffix("}}")) {
             Some("aims") => page.push_str(&aims::table()?),
+            Some("times") => page.push_str(&times(parts)?),
             Some(what) => {
                 let name = what.strip_prefix("part ").ok_or_else(|| format!("page.md: {what}?"))?;
-                let part = parts.iter().find(|part| part.name == name);
-                let part = part.ok_or_else(|| format!("page.md: there is no part {name}"))?;
-                page.push_str(&section(part, &docs)?);
+                page.push_str(&section(find(name)?, &docs)?);
             }
             None => {
                 page.push_str(line);
@@ -48,7 +55,41 @@ pub fn write(parts: &[&Part]) -> Fallible {
         }
     }
     std::fs::write(docs.join("benchmarks.md"), page)?;
+    let path = docs.join("balancing.md");
+    let mut page = std::fs::read_to_string(&path)?;
+    for name in IN_BALANCING {
+        page = filled(&page, name, &section(find(name)?, &docs)?)
+            .ok_or_else(|| format!("{}: the comments around {name} are missing", path.display()))?;
+    }
+    std::fs::write(path, page)?;
     Ok(())
+}
+
+/// The page with this text between the two comments that name the part; `None` if they are not there.
+fn filled(page: &str, part: &str, text: &str) -> Option<String> {
+    let (begin, end) = (format!("<!-- rakit-bench {part} -->\n"), format!("<!-- end of {part} -->\n"));
+    let (before, rest) = page.split_once(&begin)?;
+    let (_, after) = rest.split_once(&end)?;
+    Some(format!("{before}{begin}{text}{end}{after}"))
+}
+
+/// What each part is about, and how long it took.
+fn times(parts: &[&Part]) -> Fallible<String> {
+    let mut text = "| part | what it measures | took |\n| --- | --- | --- |\n".to_owned();
+    for part in parts {
+        let took = match Results::load(part.name)? {
+            Some(results) => time(results.seconds) + if results.quick { ", a quick run" } else { "" },
+            None => String::new(),
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "| `{}` | {} | {took} |", part.name, part.about);
+    }
+    Ok(text)
+}
+
+fn time(seconds: f64) -> String {
+    let seconds = seconds.round() as u64;
+    format!("{} min {:02} s", seconds / 60, seconds % 60)
 }
 
 fn section(part: &Part, docs: &Path) -> Fallible<String> {
@@ -80,6 +121,7 @@ pub fn tables(part: &Part, results: &Results) -> String {
             settings.iter().map(one).collect()
         }
         Layout::BeforeAfter => before_after(part, results, &settings),
+        Layout::Own(tables) => tables(results),
     }
 }
 
@@ -171,8 +213,11 @@ pub fn thousands(number: &str) -> String {
 }
 
 fn provenance(results: &Results) -> String {
-    let Results { date, command, seconds, machine, load_average, .. } = results;
+    let Results { date, command, machine, load_average, .. } = results;
     let mut text = String::new();
+    if let Some(why) = &results.failed {
+        let _ = writeln!(text, "- **This part failed, and shows what it had measured until then:** {why}");
+    }
     for note in &results.notes {
         let _ = writeln!(text, "- {note}.");
     }
@@ -181,11 +226,10 @@ fn provenance(results: &Results) -> String {
     }
     let versions: Vec<String> =
         results.versions.iter().map(|(name, said)| format!("{name}: {said}")).collect();
+    let took = time(results.seconds);
     let _ = writeln!(
         text,
-        "- `{command}`,\n  {date}, took {} min {:02} s; {machine}; load average before {load_average:.2}.",
-        (seconds / 60.0) as u64,
-        (seconds % 60.0) as u64
+        "- `{command}`,\n  {date}, took {took}; {machine}; load average before {load_average:.2}."
     );
     let lines: Vec<String> = versions.chunks(VERSIONS_PER_LINE).map(|some| some.join("; ")).collect();
     let _ = writeln!(text, "- {}.", lines.join(";\n  "));

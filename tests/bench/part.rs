@@ -21,7 +21,7 @@ pub struct Part {
 }
 
 /// How settings become tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Layout {
     /// The settings are a column.
     OneTable,
@@ -29,6 +29,8 @@ pub enum Layout {
     TablePerSetting,
     /// Two systems, [`crate::compare::BEFORE`] and [`crate::compare::AFTER`]: each figure is a row, with the ratio.
     BeforeAfter,
+    /// The part makes its tables itself.
+    Own(fn(&Results) -> String),
 }
 
 /// One column.

@@ -1,5 +1,5 @@
 //! The programs that Rakit is measured beside, from Debian: how they are installed, configured and started, and their
-//! versions. Each is configured as its manual advises a user who wants it fast; no peer writes a log of requests, Rakit does.
+//! versions. Each is configured as its manual advises for speed. No peer writes a log of requests; Rakit does.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;

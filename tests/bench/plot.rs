@@ -1,5 +1,5 @@
-//! Pictures as SVG, written by hand: a bar is a `<rect>`, a line is a `<polyline>`. What is drawn here is too little for a plotting
-//! library. The text stays text, so that the pictures can be searched, and read aloud.
+//! Draws pictures as SVG: a bar is a `<rect>`, a line is a `<polyline>`. That is too little for a plotting library. The text stays
+//! text, so that a reader can search it. Called by `page.rs`.
 
 use std::fmt::Write as _;
 
@@ -18,7 +18,7 @@ const LINES_HEIGHT: f64 = 320.0;
 /// From here on, a power of ten is shorter as such.
 const POWER_SHOWN_FROM: f64 = 1e6;
 
-/// Distinct also for who sees no red and green (Okabe and Ito, 2008).
+/// Also distinct for readers who cannot tell red from green (Okabe and Ito, 2008).
 const COLOURS: [&str; 8] =
     ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999", "#000000"];
 

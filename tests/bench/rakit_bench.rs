@@ -7,8 +7,9 @@
 //! cargo bench --bench rakit-bench -- page               # docs/benchmarks.md again, from the stored results
 //! ```
 //!
-//! A part measures, stores its values in `tests/bench/results/`, and then docs/benchmarks.md with its pictures is made from the
-//! results of all parts. One file for each part; what they share is in [`members`] (clusters), [`peers`], [`statistics`] and [`page`].
+//! A part measures, stores its values in `tests/bench/results/`, and then docs/benchmarks.md and the tables of docs/balancing.md
+//! are made from the results of all parts, with their pictures. A part that fails says so there, and the next one runs. There is one
+//! file for each part; what they share is in [`members`] (clusters), [`peers`], [`statistics`] and [`page`].
 //!
 //! Everything runs in network, mount and process namespaces of its own (unshare(1)), if the system allows it: then no address is
 //! taken, hosts can be cut off from each other, and nothing can be left behind.
@@ -48,6 +49,7 @@ mod worker;
 mod wrk;
 
 use std::os::unix::process::CommandExt as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
@@ -61,11 +63,13 @@ use members::Programs;
 use part::{Part, Setup};
 use results::Results;
 
-/// Whatever goes wrong in a measurement ends it, with a word for a person.
+/// An error ends the part, and its text is for a person.
 pub type Fallible<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// In the order of the page.
-const PARTS: [&Part; 11] = [
+const PARTS: [&Part; 13] = [
+    &balance::simulate::PART,
+    &balance::choice::PART,
     &balance::PART,
     &forwarding::PART,
     &consensus::PART,
@@ -82,7 +86,7 @@ const PARTS: [&Part; 11] = [
 /// Makes the page again and measures nothing.
 const PAGE: &str = "page";
 
-/// Open files: a thousand clients, and both ends of what they ask for are ours.
+/// The limit of open files: this process holds both ends of a thousand clients' connections.
 const FILES: u64 = 65_536;
 
 /// Measures Rakit beside nginx, HAProxy, etcd and primesieve, and writes docs/benchmarks.md
@@ -151,12 +155,15 @@ fn run(flags: &Flags) -> Fallible {
     let isolated = std::env::var_os(place::INSIDE).is_some();
     if !isolated {
         peers::install()?;
-        // When this returns, there are no namespaces to be had.
+        // It returns only if the system allows no namespaces.
         let reason = isolate();
         eprintln!("rakit-bench: no namespaces ({reason}): cuts are left out");
     }
-    measure(flags, &parts, isolated)?;
-    page::write(&PARTS)
+    let failed = measure(flags, &parts, isolated)?;
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(format!("failed, and said so on the page: {}", failed.join(", ")).into())
 }
 
 /// Becomes the same program inside namespaces of its own; gives the reason if that is not possible.
@@ -174,7 +181,8 @@ fn isolate() -> String {
     command.exec().to_string()
 }
 
-fn measure(flags: &Flags, parts: &[&Part], isolated: bool) -> Fallible {
+/// Runs the parts one after the other, also after one has failed. Gives the names of those that failed.
+fn measure(flags: &Flags, parts: &[&Part], isolated: bool) -> Fallible<Vec<&'static str>> {
     if isolated {
         let status = Command::new("ip").args(["link", "set", "lo", "up"]).status()?;
         if !status.success() {
@@ -201,6 +209,7 @@ fn measure(flags: &Flags, parts: &[&Part], isolated: bool) -> Fallible {
         isolated,
         directory: directory.path().to_owned(),
     };
+    let mut failed = Vec::new();
     for part in parts {
         println!("{}: {}", part.name, part.about);
         let mut results = Results {
@@ -218,12 +227,24 @@ fn measure(flags: &Flags, parts: &[&Part], isolated: bool) -> Fallible {
             results.note("**A debug build: no figure here is Rakit's**");
         }
         let started = Instant::now();
-        (part.run)(&setup, &mut results)?;
+        // A panic is a defect of the benchmark, and must not end the other parts either.
+        let ended = catch_unwind(AssertUnwindSafe(|| (part.run)(&setup, &mut results)));
+        results.failed = match ended {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("a defect of the benchmark: its output says where".to_owned()),
+        };
         results.seconds = started.elapsed().as_secs_f64();
         println!("\n{}({:.0} s)\n", page::tables(part, &results), results.seconds);
+        if let Some(why) = &results.failed {
+            eprintln!("rakit-bench: {} failed: {why}", part.name);
+            failed.push(part.name);
+        }
+        // After each part: whoever ends the run has what was measured until then.
         results.store(part.name)?;
+        page::write(&PARTS)?;
     }
-    Ok(())
+    Ok(failed)
 }
 
 /// On Ctrl-C and SIGTERM: no data stays behind, and with this process, the first of its namespace, all others end.

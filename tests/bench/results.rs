@@ -38,6 +38,9 @@ pub struct Results {
     /// The load average of the minute before: what else the machine did.
     pub load_average: f64,
     pub versions: BTreeMap<String, String>,
+    /// Why the part ended before its end, if it did.
+    #[serde(default)]
+    pub failed: Option<String>,
     /// What a reader has to know about this very run, such as what was left out and why.
     pub notes: Vec<String>,
     pub measurements: Vec<Measurement>,

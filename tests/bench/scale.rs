@@ -43,18 +43,28 @@ pub const MANY: &str = "1,000 servers, 5 nodes";
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The servers, the nodes, and the minutes.
-const SETTINGS: [(usize, u8, u64); 6] =
-    [(10, 5, 2), (100, 5, 2), (1_000, 5, 10), (100, 3, 2), (100, 7, 2), (100, 9, 2)];
+/// The servers and the nodes.
+const SETTINGS: [(usize, u8); 6] = [(10, 5), (100, 5), (1_000, 5), (100, 3), (100, 7), (100, 9)];
 
+/// How long the servers report, and how long the thousand do; the same with `--full`.
+const SECONDS: u64 = 30;
+const SECONDS_OF_MANY: u64 = 180;
+const SECONDS_FULL: u64 = 120;
+const SECONDS_OF_MANY_FULL: u64 = 600;
 const SECONDS_QUICK: u64 = 10;
 
 fn run(setup: &Setup, results: &mut Results) -> Fallible {
     for _ in 0..setup.rounds(1) {
-        for (servers, nodes, minutes) in SETTINGS {
-            let time = Duration::from_secs(setup.quick_or(SECONDS_QUICK, minutes * 60));
+        for (servers, nodes) in SETTINGS {
             let count = crate::page::thousands(&servers.to_string());
             let setting = format!("{count} servers, {nodes} nodes");
+            let usual = match (setting == MANY, setup.full) {
+                (false, false) => SECONDS,
+                (true, false) => SECONDS_OF_MANY,
+                (false, true) => SECONDS_FULL,
+                (true, true) => SECONDS_OF_MANY_FULL,
+            };
+            let time = Duration::from_secs(setup.quick_or(SECONDS_QUICK, usual));
             setup.say(&format!("{setting}, {} s", time.as_secs()));
             one_setting(setup, &setting, servers, nodes, time, results)?;
         }

@@ -22,8 +22,8 @@ pub const PART: Part = Part {
     run,
 };
 
-const ROUNDS: usize = 5;
-const SECONDS: u64 = 10;
+const ROUNDS: usize = 3;
+const SECONDS: u64 = 5;
 const SECONDS_QUICK: u64 = 3;
 
 /// The powers of ten between which log N is drawn evenly, and the clients.

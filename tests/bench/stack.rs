@@ -15,7 +15,7 @@ const WORKER_PORT: u16 = 13_000;
 /// Three servers, started as they are.
 pub const THREE: &[&[&str]] = &[&[], &[], &[]];
 
-/// All of it. When it is dropped, everything ends.
+/// The nodes, daemons and workers. When it is dropped, all of them end.
 #[derive(Debug)]
 pub struct Stack {
     pub cluster: Cluster,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-/// A system that is well answers any question of these within this time.
+/// A healthy system answers any request of the benchmark within this time.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A whole answer.

@@ -27,7 +27,7 @@ pub const PART: Part = Part {
     run,
 };
 
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 
 /// Powers of ten. primesieve needs about p(N) steps, so it stops earlier.
 const EXPONENT_MIN: u32 = 3;
@@ -39,7 +39,7 @@ const SIEVE_EXPONENT_MAX: u32 = 9;
 const SMALL: u64 = 1_000_000;
 const BIG: u64 = 100_000_000_000;
 
-/// So many big ones on three servers of one machine, and so many for each core of one worker.
+/// How many big N run on three servers of one machine, and how many for each core of one worker.
 const BIG_ON_THREE: usize = 6;
 const BIG_PER_CORE: usize = 2;
 
@@ -50,13 +50,13 @@ const QUESTIONS_QUICK: usize = 20;
 /// Questions before anything is measured.
 const WARMING_UP: usize = 10;
 
-/// After so long no further question is asked: a small N that waits for big ones would take hours otherwise.
+/// After this time no further small N is asked for: if each waited for big ones, the part would take hours.
 const ASKING_MAX: Duration = Duration::from_secs(60);
 
 /// From the moment when the big ones are sent until they are computed everywhere.
 const SETTLING: Duration = Duration::from_secs(2);
 
-/// As the aim says it.
+/// The setting, in the words of the aim.
 pub const LOADED: &str = "N = 10^6 while six N = 10^11 run on three servers";
 
 fn run(setup: &Setup, results: &mut Results) -> Fallible {

@@ -1,6 +1,6 @@
 //! Servers that only calculate how long they would compute, behind real sockets: workers that speak HTTP/1.1 and keep
 //! connections, and a daemon beside each. One thread with epoll(7) and timers runs all servers of one system, so that a hundred busy
-//! cores cost this machine almost nothing, and the balancers in front of them cannot tell.
+//! cores cost this machine almost nothing. The balancers in front of them see no difference.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::server::Server;
-use super::workload::{Event, FOREIGN_SECONDS, SLOWED, Setting, work_of};
+use super::workload::{Event, FOREIGN_SECONDS, JITTER, SLOWED, Setting, work_of};
 use crate::Fallible;
 use crate::poll::Poll;
 use crate::random::Random;
@@ -22,10 +22,7 @@ use crate::wire;
 const WORKER_PORT: u16 = 13_000;
 const AGENT_PORT: u16 = 14_000;
 
-/// A daemon's pause is longer or shorter by up to this part of it, as `rakit-daemon`'s is.
-const JITTER: f64 = 0.1;
-
-/// How long nothing may happen before the thread looks whether it shall begin or end.
+/// The thread looks at least this often whether the round has begun or ended.
 const LOOK_SECONDS: f64 = 0.02;
 
 /// The epoch of all reports: an arbitrary moment.
@@ -113,7 +110,7 @@ struct Client {
     closes: bool,
 }
 
-/// A daemon's way to one node.
+/// A daemon's connection to one node.
 #[derive(Default)]
 struct Way {
     stream: Option<(u64, TcpStream)>,
@@ -155,7 +152,7 @@ impl Work {
             next_token: 0,
             workers: Vec::new(),
             loads: vec![0.0; servers.len()],
-            // The daemons of a room do not report in step.
+            // Real daemons do not report at the same moment.
             next_reports: servers.iter().map(|_| random.uniform() * interval).collect(),
             ways: (0..servers.len()).map(ways).collect(),
             servers,

@@ -1,13 +1,18 @@
 //! Part `balance`: how well the requests are spread over unequal servers, by Rakit and by the peers, beside an oracle.
 //!
-//! In each round everybody gets the same arrivals at the same time, each with servers of its own that only calculate
-//! (`farm.rs`): so whatever else the machine does meets all alike, and a round takes no longer with many systems than with one.
+//! In each round all systems get the same arrivals at the same time. Each has servers of its own that only calculate (`farm.rs`). So
+//! other work on the machine meets all systems alike, and a round with many systems takes no longer than with one.
 
+pub mod choice;
+mod choosers;
 mod farm;
+mod least_connections;
 mod oracle;
 mod real;
 mod replay;
 mod server;
+pub mod simulate;
+mod virtual_time;
 mod workload;
 
 use std::path::Path;
@@ -56,7 +61,9 @@ const HEADLINES: &[&str] =
 /// Requests come for so long in one round.
 const SECONDS: f64 = 20.0;
 const SECONDS_QUICK: f64 = 10.0;
-const ROUNDS: usize = 5;
+/// Rounds of the headline with four and with sixteen servers, and of everything else.
+const ROUNDS: usize = 4;
+const ROUNDS_OF_OTHERS: usize = 2;
 
 /// From the moment when all is ready until the first request: the clients' threads have started by then.
 const LEAD: Duration = Duration::from_millis(300);
@@ -64,7 +71,7 @@ const LEAD: Duration = Duration::from_millis(300);
 /// The port on which a peer listens.
 const PEER_PORT: u16 = 8_000;
 
-/// Above so much use of the whole machine, the balancers wait for it and not only for their servers.
+/// If more of the machine's processors is busy, the balancers wait for a processor, and not only for their servers.
 const BUSY_PERCENT_MAX: f64 = 50.0;
 
 /// Who spreads the requests.
@@ -75,6 +82,7 @@ enum Balancer {
     Rakit { policy: &'static str, nodes: u8 },
 }
 
+/// All of them, for the headline.
 const BALANCERS: [Balancer; 11] = [
     Balancer::Nginx { weights: false },
     Balancer::Nginx { weights: true },
@@ -86,6 +94,16 @@ const BALANCERS: [Balancer; 11] = [
     Balancer::Rakit { policy: "lowest-cpu", nodes: 5 },
     Balancer::Rakit { policy: "projected", nodes: 1 },
     Balancer::Rakit { policy: "projected", nodes: 3 },
+    Balancer::Rakit { policy: "projected", nodes: 5 },
+];
+
+/// Those that need no hand-made weights, for what differs from the headline.
+const FEWER: [Balancer; 6] = [
+    Balancer::Nginx { weights: false },
+    Balancer::Haproxy { weights: false, agent: false },
+    Balancer::Haproxy { weights: false, agent: true },
+    Balancer::Rakit { policy: "lowest-cpu", nodes: 5 },
+    Balancer::Rakit { policy: "projected", nodes: 1 },
     Balancer::Rakit { policy: "projected", nodes: 5 },
 ];
 
@@ -183,9 +201,13 @@ impl Running {
 fn run(setup: &Setup, results: &mut Results) -> Fallible {
     let seconds = if setup.quick { SECONDS_QUICK } else { SECONDS };
     for setting in settings(setup) {
-        for round in 0..setup.rounds(ROUNDS) {
+        let (usual, balancers) = match HEADLINES.contains(&setting.name().as_str()) {
+            true => (ROUNDS, &BALANCERS[..]),
+            false => (ROUNDS_OF_OTHERS, &FEWER[..]),
+        };
+        for round in 0..setup.rounds(usual) {
             setup.say(&format!("{}, round {}", setting.name(), round + 1));
-            one_round(&setting, seconds, round as u64, setup, results)?;
+            one_round(&setting, balancers, seconds, round as u64, setup, results)?;
         }
     }
     real::run(setup, results)
@@ -203,7 +225,7 @@ fn settings(setup: &Setup) -> Vec<Setting> {
         for servers in [4, 16] {
             for load in [0.5, 0.8, 0.95] {
                 for report_interval_ms in [500, 1_000, 2_000] {
-                    let setting = Setting { servers, load, report_interval_ms, event: Event::Nothing };
+                    let setting = Setting { servers, load, report_interval_ms, ..headline };
                     if !all.contains(&setting) {
                         all.push(setting);
                     }
@@ -215,20 +237,25 @@ fn settings(setup: &Setup) -> Vec<Setting> {
         all.extend([500, 2_000].map(|report_interval_ms| Setting { report_interval_ms, ..headline }));
     }
     all.push(Setting { event: Event::NodeDies, ..headline });
-    // At this load, the servers that are left with less can still do the work.
-    all.push(Setting { event: Event::ServerSlows, load: 0.5, ..headline });
+    all.push(Setting::SLOWING);
     all
 }
 
-fn one_round(setting: &Setting, seconds: f64, seed: u64, setup: &Setup, results: &mut Results) -> Fallible {
+fn one_round(
+    setting: &Setting,
+    balancers: &[Balancer],
+    seconds: f64,
+    seed: u64,
+    setup: &Setup,
+    results: &mut Results,
+) -> Fallible {
     let arrivals = workload::arrivals(setting, seconds, seed);
     let mut running = Vec::new();
-    for (number, balancer) in BALANCERS.into_iter().enumerate() {
+    for (number, balancer) in balancers.iter().enumerate() {
         let place = setup.fresh_directory(&format!("{number}"))?;
-        running.push(Running::start(balancer, setting, seconds, setup, &place)?);
+        running.push(Running::start(*balancer, setting, seconds, setup, &place)?);
     }
-    // Until every server has reported that it is idle again.
-    std::thread::sleep(2 * Duration::from_millis(setting.report_interval_ms));
+    // All servers have reported, and nobody has asked them for anything yet.
     let begin = Instant::now() + LEAD;
     let (busy, all) = machine_seconds()?;
     running.iter().for_each(|system| system.farm.begin(begin));
@@ -256,7 +283,7 @@ fn one_round(setting: &Setting, seconds: f64, seed: u64, setup: &Setup, results:
         ));
     }
     let name = setting.name();
-    let oracle = oracle::replay(setting, seconds, &arrivals);
+    let oracle = virtual_time::run(setting, seconds, &arrivals, seed, &mut oracle::Oracle);
     record(results, &name, "oracle", &oracle, &work_of, SMALL);
     for (system, outcome) in running.into_iter().zip(outcomes) {
         record(results, &name, &system.name, &outcome, &work_of, SMALL);
@@ -274,6 +301,13 @@ fn record(
     work: &dyn Fn(u64) -> f64,
     small: f64,
 ) {
+    for (figure, value) in figures(outcome, work, small) {
+        results.record(setting, system, figure, value);
+    }
+}
+
+/// The columns of the tables, as far as they are known.
+fn figures(outcome: &Outcome, work: &dyn Fn(u64) -> f64, small: f64) -> Vec<(&'static str, f64)> {
     let sorted = |of: &dyn Fn(&(u64, f64)) -> Option<f64>| {
         let mut values: Vec<f64> = outcome.answered.iter().filter_map(of).collect();
         values.sort_by(f64::total_cmp);
@@ -290,9 +324,5 @@ fn record(
         ("makespan s", Some(outcome.makespan)),
         ("failed", Some(outcome.failed as f64)),
     ];
-    for (figure, value) in figures {
-        if let Some(value) = value {
-            results.record(setting, system, figure, value);
-        }
-    }
+    figures.into_iter().filter_map(|(figure, value)| Some((figure, value?))).collect()
 }

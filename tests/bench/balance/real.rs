@@ -1,8 +1,8 @@
-//! The same question with nothing simulated: three `worker.py` that really compute, on two processors of unequal company, and N
-//! of three sizes. Everything takes part in the times here, so one system is measured after the other.
+//! The same measurement with nothing simulated: three `worker.py` compute N of three sizes. One of them has a processor for itself,
+//! two share the other. All processes share these two processors, so one system is measured after the other.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::replay::{Outcome, replay};
 use super::{PEER_PORT, record, workload};
@@ -10,6 +10,7 @@ use crate::Fallible;
 use crate::members::{Options, Site, System};
 use crate::part::Setup;
 use crate::peers::{self, Size, Upstream};
+use crate::ready::await_fresh_reports;
 use crate::results::Results;
 use crate::stack::Stack;
 use crate::statistics::Spread;
@@ -25,9 +26,9 @@ const PROCESSORS: f64 = 2.0;
 /// The first server has a processor for itself, the others share one.
 const PINNED: [&[&str]; 3] = [&["taskset", "-c", "0"], &["taskset", "-c", "1"], &["taskset", "-c", "1"]];
 
-const SECONDS: f64 = 30.0;
+const SECONDS: f64 = 20.0;
 const SECONDS_QUICK: f64 = 10.0;
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 2;
 
 /// How often each N is asked alone, to know its work.
 const ALONE: usize = 3;
@@ -87,8 +88,8 @@ fn one_system(setup: &Setup, stack: &Stack, name: &str, works: &[f64], seed: u64
         _ => None,
     };
     let targets = if peer.is_some() { vec![listen] } else { stack.publics() };
-    // Until every server has reported that it is idle again.
-    std::thread::sleep(Duration::from_secs(2));
+    // What was asked before this shall not show in the servers' load.
+    await_fresh_reports(&stack.cluster)?;
     let outcome = replay(&targets, &arrivals, Instant::now())?;
     drop(peer);
     Ok(outcome)

@@ -1,5 +1,5 @@
-//! The clients: sends each request at its moment, whatever became of those before it, and notes how long each took. One thread
-//! with epoll(7), so that a request never waits for the measurement.
+//! The clients: one thread with epoll(7) sends each request at its moment, whether or not the earlier ones are answered, and notes how
+//! long each took.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};

@@ -1,5 +1,5 @@
 //! A server that computes, as a calculation: its cores are shared equally by whatever runs on it (processor sharing). No time
-//! passes here by itself: the caller says what time it is. `farm.rs` runs it behind real sockets, `oracle.rs` without any.
+//! passes here by itself: the caller says what time it is. `farm.rs` runs it behind real sockets, `virtual_time.rs` without any.
 
 /// What a server is made of.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -8,16 +8,22 @@ pub struct Spec {
     /// Work per second of a core that does nothing else.
     pub speed: f64,
     /// Processes of somebody else's that come and go, each as greedy as a request of ours.
-    pub foreign: u32,
+    pub visiting: u32,
+    /// Such processes that are always there.
+    pub lasting: u32,
 }
 
 impl Spec {
-    /// The work it can do in a second, on average: half the time the foreign load is there. That load takes the share that
-    /// processor sharing gives it, at most half of the server.
+    /// The work it can do for us in a second, on average: half the time the visiting load is there. Processor sharing leaves us half of
+    /// the server at the least.
     pub fn capacity(&self) -> f64 {
-        let all = f64::from(self.cores) * self.speed;
-        let left = f64::from(self.cores.saturating_sub(self.foreign)) * self.speed;
-        if self.foreign == 0 { all } else { (all + left.max(0.5 * all)) / 2.0 }
+        let beside = |foreign: u32| {
+            let free = f64::from(self.cores.saturating_sub(foreign));
+            free.max(0.5 * f64::from(self.cores)) * self.speed
+        };
+        let alone = f64::from(self.cores) * self.speed;
+        let without = if self.lasting == 0 { alone } else { beside(self.lasting) };
+        if self.visiting == 0 { without } else { (without + beside(self.lasting + self.visiting)) / 2.0 }
     }
 }
 
@@ -33,7 +39,7 @@ struct Job<Id> {
 #[derive(Clone, Debug)]
 pub struct Server<Id> {
     pub spec: Spec,
-    /// Whether the foreign load is there.
+    /// Whether the visiting load is there.
     pub disturbed: bool,
     jobs: Vec<Job<Id>>,
     /// Until when this is true, in seconds.
@@ -52,7 +58,8 @@ impl<Id: Copy + PartialEq> Server<Id> {
     }
 
     fn running(&self, jobs: usize) -> f64 {
-        jobs as f64 + if self.disturbed { f64::from(self.spec.foreign) } else { 0.0 }
+        let visiting = if self.disturbed { self.spec.visiting } else { 0 };
+        jobs as f64 + f64::from(self.spec.lasting + visiting)
     }
 
     /// Work per second that each of so many jobs gets.
