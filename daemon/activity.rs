@@ -20,6 +20,11 @@ pub(super) struct Activity {
 }
 
 impl Activity {
+    /// The worker's process, as the last look found it.
+    pub(super) fn worker(&self) -> Option<i32> {
+        self.root.map(|root| root.pid)
+    }
+
     /// Whether the worker was active since the last look; `None` if that cannot be known.
     pub(super) fn look(&mut self, listening: Listening) -> Option<bool> {
         let Listening::Socket { inode } = listening else {

@@ -2,8 +2,8 @@
 //!
 //! The main thread runs one loop: measure, make one report, give it to all senders, wait until the next
 //! report is due or the program has to stop. One thread per node sends the reports (`sender.rs`), so that a
-//! dead or slow node delays no other and cannot stop the loop. `machine_load.rs`, `process_load.rs` and
-//! `meter.rs` measure the load; `worker_socket.rs` finds out whether the worker listens,
+//! dead or slow node delays no other and cannot stop the loop. `machine_load.rs`, `cpu_quota.rs`,
+//! `process_load.rs` and `meter.rs` measure the load; `worker_socket.rs` finds out whether the worker listens,
 //! and `activity.rs` whether it does something.
 //!
 //! At level `info` only changes are logged, not each report. docs/protocol.md shows the report,
@@ -27,6 +27,7 @@ use crate::raft::Random;
 
 mod acknowledged;
 mod activity;
+mod cpu_quota;
 mod local_address;
 mod machine_load;
 mod meter;
@@ -83,7 +84,8 @@ struct DaemonFlags {
     /// none
     #[arg(long, value_enum, value_name = "HOW", default_value_t = WorkerCheck::Listen)]
     worker_check: WorkerCheck,
-    /// What to measure: the whole machine, or one process and its living children
+    /// What to measure: the whole machine (of a machine of which the worker may use a part, that part), or one process and
+    /// its living children
     #[arg(long, value_name = "machine|process:PID", default_value = "machine", value_parser = measure)]
     measure: Measure,
     /// With `process:PID`: a file that may name one more process whose load counts (docs/demo.md)
@@ -102,9 +104,9 @@ struct DaemonFlags {
 /// What a report's load is measured on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Measure {
-    /// All processors of the machine.
+    /// All processors that the worker may use.
     Machine,
-    /// A process and its living children, in percent of all processors, for several servers on one machine.
+    /// A process and its living children, in percent of these processors, for several servers on one machine.
     Process(i32),
 }
 
@@ -298,7 +300,8 @@ fn report_until_stopped(
                 }
             }
         }
-        let load = meter.measure(now, &listening);
+        let worker_active = activity.look(listening);
+        let load = meter.measure(now, &listening, activity.worker());
         // Asked before the sequence grows: the question is about the previous report.
         let forward = judge.forward(&acknowledged, stamps.last_sequence());
         let Stamp { epoch, sequence } = stamps.next();
@@ -311,7 +314,7 @@ fn report_until_stopped(
             epoch,
             sequence,
             worker_up,
-            worker_active: activity.look(listening),
+            worker_active,
             instance: Some(instance),
         };
         debug!(

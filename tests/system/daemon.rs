@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
@@ -179,7 +179,7 @@ impl Drop for Daemon {
 }
 
 /// A cluster.toml with nodes at these cluster addresses; their public addresses are never used by a daemon.
-fn write_config(directory: &Path, cluster: &[SocketAddr], interval_ms: u64) -> std::path::PathBuf {
+fn write_config(directory: &Path, cluster: &[SocketAddr], interval_ms: u64) -> PathBuf {
     let mut text = format!("[cluster]\nname = \"lab\"\n[balancer]\nreport_interval_ms = {interval_ms}\n");
     for (i, address) in cluster.iter().enumerate() {
         let id = i + 1;
@@ -385,6 +385,119 @@ fn a_load_that_cannot_be_measured_is_reported_as_unknown() {
         assert_eq!(times(reason), 1, "{told}");
         assert_eq!(times("the load of this server is known again: "), 1, "{told}");
     }
+}
+
+/// A control group that may use a fifth of a processor, made for a test and removed after it.
+struct FifthOfAProcessor(Vec<PathBuf>);
+
+impl FifthOfAProcessor {
+    /// Version 2 if it has the controller `cpu`, else version 1. An error: this system or this user may not.
+    fn make() -> std::io::Result<Self> {
+        let root = Path::new("/sys/fs/cgroup");
+        let name = format!("rakit-test-{}", std::process::id());
+        let has_cpu = std::fs::read_to_string(root.join("cgroup.controllers"))
+            .is_ok_and(|all| all.split_whitespace().any(|one| one == "cpu"));
+        if has_cpu {
+            std::fs::write(root.join("cgroup.subtree_control"), "+cpu")?;
+            let group = Self(vec![root.join(&name)]);
+            std::fs::create_dir(&group.0[0])?;
+            std::fs::write(group.0[0].join("cpu.max"), "20000 100000")?;
+            return Ok(group);
+        }
+        let mut group = Self(Vec::new());
+        for controller in ["cpu", "cpuacct"] {
+            let directory = root.join(controller).join(&name);
+            // Often one hierarchy has both.
+            if !directory.exists() {
+                std::fs::create_dir(&directory)?;
+                group.0.push(directory);
+            }
+        }
+        std::fs::write(group.0[0].join("cpu.cfs_quota_us"), "20000")?;
+        Ok(group)
+    }
+
+    /// A command that runs this program in the group: a shell enters it and becomes the program.
+    fn command(&self, program: &str) -> Command {
+        let groups: String =
+            self.0.iter().map(|group| format!("echo $$ > {}/cgroup.procs; ", group.display())).collect();
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("set -e; {groups}exec \"$0\" \"$@\""), program]).stdin(Stdio::null());
+        command
+    }
+}
+
+impl Drop for FifthOfAProcessor {
+    fn drop(&mut self) {
+        for group in &self.0 {
+            let deadline = Instant::now() + PATIENCE;
+            // It can be removed as soon as the last process in it is gone.
+            while std::fs::remove_dir(group).is_err() && group.exists() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+}
+
+/// On two idle processors, a worker that has used up its fifth of one would look 90 % idle.
+#[test]
+fn in_a_control_group_with_a_quota_the_load_is_in_percent_of_the_quota() {
+    let group = match FifthOfAProcessor::make() {
+        Ok(group) => group,
+        Err(error) => {
+            eprintln!("SKIPPED: no control group can be made here: {error}");
+            return;
+        }
+    };
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let node = StandIn::start(200);
+    let config = write_config(directory.path(), &[node.address], 100);
+    let log = directory.path().join("daemon.log");
+    let script = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True)\nwhile True: pass";
+    let worker = group.command("python3").args(["-c", script]).stdout(Stdio::piped()).spawn().expect("sh(1)");
+    let mut worker = Daemon(worker);
+    let mut port = String::new();
+    BufReader::new(worker.0.stdout.take().expect("piped")).read_line(&mut port).expect("its port");
+    let address = format!("127.0.0.1:{}", port.trim());
+    let mut epoch = Some(0);
+    // In the group, and outside: the worker's group counts.
+    for daemon in
+        [group.command(env!("CARGO_BIN_EXE_rakit-daemon")), Command::new(env!("CARGO_BIN_EXE_rakit-daemon"))]
+    {
+        let mut daemon = daemon;
+        daemon
+            .arg("--config")
+            .arg(&config)
+            .args(["--server", "lab-01", "--worker", &address, "--log-file"])
+            .arg(&log);
+        let mut daemon = Daemon(daemon.stdin(Stdio::null()).spawn().expect("the daemon starts"));
+        let report = node.report_with(|report| {
+            // The last report of the daemon before may still be on its way.
+            report["epoch"].as_u64() > epoch && report["cores"] == 1 && report["cpu"].as_f64() > Some(80.0)
+        });
+        epoch = report["epoch"].as_u64();
+        daemon.signal(Signal::TERM);
+        assert_eq!(daemon.wait().code(), Some(0));
+    }
+    let told = std::fs::read_to_string(&log).expect("its log");
+    assert_eq!(told.matches("the worker may use 0.20 of ").count(), 2, "{told}");
+}
+
+#[test]
+fn a_daemon_that_is_bound_to_one_processor_has_one() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let node = StandIn::start(200);
+    let config = write_config(directory.path(), &[node.address], 100);
+    let own = procfs::process::Process::myself().and_then(|me| me.status()).expect("Linux");
+    let (first, _) = own.cpus_allowed_list.expect("Linux")[0];
+    let mut command = Command::new("taskset");
+    command.args(["-c", &first.to_string(), env!("CARGO_BIN_EXE_rakit-daemon"), "--config"]).arg(&config);
+    command.args(["--server", "lab-01", "--worker", "127.0.0.1:1025"]);
+    let mut daemon = Daemon(command.stdin(Stdio::null()).spawn().expect("taskset(1)"));
+    let report = node.report_with(|_| true);
+    assert_eq!((&report["cores"], report.get("cpu_known")), (&json!(1), None), "{report}");
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(0));
 }
 
 #[test]
