@@ -2,12 +2,18 @@
 //!
 //! Every node serves it on its public address (`public_service.rs`), and `rakit up` on its control room, where it has
 //! buttons. The files are in `node/page/`: `index.html` is the frame, `page.css` the looks, `page.js` asks `/ui/state` and
-//! draws, `control.js` has the buttons, `texts.js` every sentence.
+//! draws, with `ring.js`, `logs.js` and `drawing.js`; `control.js` has the buttons, `play.js` shows recordings, `texts.js`
+//! chooses the language, `english.js` and `indonesian.js` hold every sentence. The recordings are those of `rakit::plays`.
 //!
 //! Nothing is loaded from elsewhere, and the browser is told to see to that: no script but these files, no inline script or
 //! style, no frame around the page.
 
+use std::sync::LazyLock;
+
+use serde::Serialize;
+
 use crate::http::message::{Request, Response, header, with_body};
+use crate::plays::{PLAYS, Play, Sentence};
 
 /// Everything of the page but its frame is under this path.
 pub const FILES: &str = "/ui/";
@@ -17,13 +23,34 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The path, the type and the content of each file.
-const PARTS: [(&str, &str, &str); 5] = [
+const PARTS: [(&str, &str, &str); 11] = [
     ("/ui/page.css", "text/css; charset=utf-8", include_str!("page/page.css")),
     ("/ui/page.js", "text/javascript; charset=utf-8", include_str!("page/page.js")),
     ("/ui/control.js", "text/javascript; charset=utf-8", include_str!("page/control.js")),
+    ("/ui/play.js", "text/javascript; charset=utf-8", include_str!("page/play.js")),
+    ("/ui/ring.js", "text/javascript; charset=utf-8", include_str!("page/ring.js")),
+    ("/ui/logs.js", "text/javascript; charset=utf-8", include_str!("page/logs.js")),
+    ("/ui/drawing.js", "text/javascript; charset=utf-8", include_str!("page/drawing.js")),
     ("/ui/texts.js", "text/javascript; charset=utf-8", include_str!("page/texts.js")),
+    ("/ui/english.js", "text/javascript; charset=utf-8", include_str!("page/english.js")),
+    ("/ui/indonesian.js", "text/javascript; charset=utf-8", include_str!("page/indonesian.js")),
     ("/ui/icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
 ];
+
+/// The list of recordings; each of them is one path deeper.
+const PLAY_LIST: &str = "/ui/plays";
+
+/// A line of the list of recordings.
+#[derive(Serialize)]
+struct Listed {
+    name: &'static str,
+    title: Sentence,
+}
+
+static PLAY_TITLES: LazyLock<String> = LazyLock::new(|| {
+    let titles = PLAYS.iter().filter_map(|(name, _)| Some(Listed { name, title: Play::of(name)?.title }));
+    serde_json::to_string(&titles.collect::<Vec<_>>()).expect("texts are JSON")
+});
 
 /// Whether a request for `/` comes from a browser. curl and scripts get a text instead.
 pub fn is_for_browser(request: &Request) -> bool {
@@ -35,14 +62,23 @@ pub fn frame() -> Response {
     file("text/html; charset=utf-8", include_str!("page/index.html"))
 }
 
-/// Whether this path is a file of the page.
+/// Whether this path is a file of the page, or a recording for it.
 pub fn is_part(path: &str) -> bool {
-    PARTS.iter().any(|(of_part, ..)| *of_part == path)
+    PARTS.iter().any(|(of_part, ..)| *of_part == path) || path == PLAY_LIST || recording(path).is_some()
+}
+
+fn recording(path: &str) -> Option<&'static str> {
+    let name = path.strip_prefix(PLAY_LIST)?.strip_prefix('/')?;
+    PLAYS.iter().find(|(of_play, _)| *of_play == name).map(|(_, recording)| *recording)
 }
 
 /// The file at this path, if there is one.
 pub fn part(path: &str) -> Option<Response> {
-    PARTS.iter().find(|(of_part, ..)| *of_part == path).map(|(_, kind, content)| file(kind, content))
+    let found =
+        PARTS.iter().find(|(of_part, ..)| *of_part == path).map(|(_, kind, content)| (*kind, *content));
+    let json = |content| ("application/json", content);
+    let list = || (path == PLAY_LIST).then(|| json(PLAY_TITLES.as_str()));
+    found.or_else(list).or_else(|| recording(path).map(json)).map(|(kind, content)| file(kind, content))
 }
 
 fn file(kind: &'static str, content: &str) -> Response {

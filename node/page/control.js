@@ -4,7 +4,7 @@
 // tab only, and taken out of the address bar, which a class may see on the projector.
 
 import { TEXT } from "./texts.js";
-import { html, set, sync } from "./page.js";
+import { get, html, set, sync } from "./drawing.js";
 
 const TOKEN = "rakit-token";
 const ORDERS = ["kill", "pause", "resume", "start", "restart"];
@@ -18,7 +18,6 @@ const N_DEFAULT = 100000;
 const RATE_DEFAULT = 20;
 const PERCENT_DEFAULT = 80;
 
-const get = (id) => document.getElementById(id);
 let drawn = false;
 
 export function startControl() {

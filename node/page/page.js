@@ -1,88 +1,26 @@
 // Asks /ui/state of the address that the page came from, twice a second while it is visible, and draws the answer.
 //
 // A node gives its own view only; the control room gives the views of all nodes. `read` makes one picture of the cluster
-// from either. Text of others (names, reasons, log lines) is only ever set as textContent.
+// from either. play.js takes over while a recording is shown.
 
-import { TEXT, seconds } from "./texts.js";
+import { TEXT, startLanguages } from "./texts.js";
+import { attributes, get, html, set, svg, sync } from "./drawing.js";
+import { drawRing, frame, sendDots } from "./ring.js";
+import { drawLogs } from "./logs.js";
 import { drawControl, startControl } from "./control.js";
+import { isPlaying, startPlays } from "./play.js";
 
 const INTERVAL_MS = 500;
 const ANSWER_TIMEOUT_MS = 3000;
 // A view that is older than this is not taken for the present.
 const OLD_MS = 3000;
 const FRAME_MS = 80;
-const DOT_MS = 480;
-const DOTS_MAX = 60;
 const CPU_POINTS_MAX = 60;
 const REQUESTS_SHOWN = 10;
 const STORY_SHOWN = 14;
 const LINES_SHOWN = 40;
-// White text on each has a contrast of 4.5:1 or more.
-const TERM_COLOURS = ["#1f5fbf", "#a8430f", "#14713b", "#8a2f86", "#775900", "#b0214b", "#0b6b7a", "#565c66"];
-const SVG = "http://www.w3.org/2000/svg";
 
-const get = (id) => document.getElementById(id);
-const calm = matchMedia("(prefers-reduced-motion: reduce)");
-const colourOf = (term) => TERM_COLOURS[term % TERM_COLOURS.length];
 const majorityOf = (count) => Math.floor(count / 2) + 1;
-
-// ------------------------------------------------------------------------------------------------ drawing
-
-export function set(element, text) {
-  if (element.textContent !== text) element.textContent = text;
-}
-
-function attributes(element, values) {
-  for (const [name, value] of Object.entries(values)) {
-    const text = String(value);
-    if (element.getAttribute(name) !== text) element.setAttribute(name, text);
-  }
-  return element;
-}
-
-function svg(name, values = {}) {
-  return attributes(document.createElementNS(SVG, name), values);
-}
-
-export function html(name, values = {}, ...children) {
-  const element = attributes(document.createElement(name), values);
-  element.append(...children);
-  return element;
-}
-
-// Makes the children of `parent` those of `items`, in their order; keeps the element of a key, and with it the focus.
-export function sync(parent, items, keyOf, make, update) {
-  const known = new Map([...parent.children].map((child) => [child.dataset.key, child]));
-  let place = parent.firstElementChild;
-  for (const item of items) {
-    const key = String(keyOf(item));
-    let element = known.get(key);
-    known.delete(key);
-    if (!element) {
-      element = make(item);
-      element.dataset.key = key;
-    }
-    if (element === place) place = place.nextElementSibling;
-    else parent.insertBefore(element, place);
-    update(element, item);
-  }
-  for (const gone of known.values()) gone.remove();
-}
-
-function cells(row, texts) {
-  while (row.children.length < texts.length) row.append(html("td"));
-  texts.forEach((text, i) => {
-    const [words, name] = text;
-    set(row.children[i], words);
-    attributes(row.children[i], { class: name });
-  });
-}
-
-function heads(table, texts, classes) {
-  if (table.tHead.rows.length) return;
-  const row = table.tHead.insertRow();
-  texts.forEach((text, i) => row.append(html("th", { scope: "col", class: classes[i] ?? "" }, text)));
-}
 
 // ------------------------------------------------------------------------------------------ one picture of all
 
@@ -165,7 +103,7 @@ function warnings(picture) {
     if (!view) continue;
     const { status } = view;
     for (const refusal of status.refusals) said.push(TEXT.refuses(id, refusal.node, refusal.reason));
-    if (status.contradiction) said.push(status.contradiction);
+    if (status.contradiction) said.push(TEXT.said(status.contradiction));
     if (status.joining) said.push(TEXT.joining(id));
     for (const { id: server, also_reported } of status.servers) {
       if (also_reported) said.push(TEXT.twoDaemons(server, also_reported));
@@ -188,204 +126,21 @@ function warnings(picture) {
   return said;
 }
 
-// ------------------------------------------------------------------------------------------------ the ring
+// ------------------------------------------------------------------------------------------------ tables
 
-const CENTRE = { x: 220, y: 200 };
-const RING = 135;
-const places = new Map();
-let arcs = [];
-let dots = [];
-let seenStory = null;
-
-function place(index, count) {
-  const angle = (2 * Math.PI * index) / count - Math.PI / 2;
-  return { x: CENTRE.x + RING * Math.cos(angle), y: CENTRE.y + RING * Math.sin(angle) };
-}
-
-// The role as a shape beside the number: a crown leads, a triangle asks, a cross is dead, two bars are paused.
-const SHAPES = {
-  leader: ["M-11,6 L-13,-6 L-6,0 L0,-9 L6,0 L13,-6 L11,6 Z", ""],
-  candidate: ["M-10,7 L10,7 L0,-9 Z", ""],
-  "pre-candidate": ["M-10,7 L10,7 L0,-9 Z", "hollow"],
-  follower: ["M-6,0 a6,6 0 1,0 12,0 a6,6 0 1,0 -12,0", "hollow"],
-  dead: ["M-8,-8 L8,8 M8,-8 L-8,8", ""],
-  paused: ["M-7,-8 L-3,-8 L-3,8 L-7,8 Z M3,-8 L7,-8 L7,8 L3,8 Z", ""],
-  silent: ["M-8,0 L8,0", ""],
-  unknown: ["M-8,0 L8,0", ""],
-};
-
-function makeNode() {
-  const group = svg("g");
-  group.append(
-    svg("circle", { r: 34, class: "track" }),
-    svg("circle", { r: 34, class: "arc", transform: "rotate(-90)" }),
-    svg("circle", { r: 28, class: "body" }),
-    svg("text", { y: 8, class: "number" }),
-    svg("path", { class: "shape", transform: "translate(0,-46)" }),
-    svg("text", { y: 54, class: "word" }),
-    svg("text", { y: 70, class: "small" }),
-    svg("text", { y: 84, class: "small" }),
-  );
-  return group;
-}
-
-function drawRing(picture) {
-  const ring = get("ring");
-  const { nodes, leader, room } = picture;
-  const small = nodes.length > 7 ? 7 / nodes.length + 0.15 : 1;
-  nodes.forEach((node, i) => places.set(node.id, place(i, nodes.length)));
-  let [cables, circles, moving] = ring.children;
-  if (!cables) {
-    ring.append(svg("g"), svg("g"), svg("g"));
-    [cables, circles, moving] = ring.children;
-  }
-  const cut = new Set((room?.cut ?? []).map(([from, to]) => `${from}-${to}`));
-  for (const { id, view } of nodes) for (const from of view?.status.deaf_to ?? []) cut.add(`${from}-${id}`);
-  const lines = nodes.flatMap((one, i) => nodes.slice(i + 1).map((other) => [one.id, other.id]));
-  sync(cables, lines, ([a, b]) => `${a}-${b}`, () => svg("line"), (line, [a, b]) => {
-    const [from, to] = [places.get(a), places.get(b)];
-    const isCut = cut.has(`${a}-${b}`) || cut.has(`${b}-${a}`);
-    attributes(line, { x1: from.x, y1: from.y, x2: to.x, y2: to.y, class: isCut ? "cable cut" : "cable" });
+function cells(row, texts) {
+  while (row.children.length < texts.length) row.append(html("td"));
+  texts.forEach((text, i) => {
+    const [words, name] = text;
+    set(row.children[i], words);
+    attributes(row.children[i], { class: name });
   });
-  arcs = [];
-  sync(circles, nodes, (node) => node.id, makeNode, (group, node) => {
-    const { id, view, shape, follower } = node;
-    const at = places.get(id);
-    const term = view ? view.status.term : null;
-    attributes(group, { transform: `translate(${at.x.toFixed(1)},${at.y.toFixed(1)}) scale(${small})` });
-    const [, arc, body, number, mark, word, of, more] = group.children;
-    const [path, hollow] = SHAPES[shape];
-    if (term === null) body.removeAttribute("fill");
-    else attributes(body, { fill: colourOf(term) });
-    attributes(body, { class: term === null ? "body unknown" : "body" });
-    attributes(number, { class: term === null ? "number unknown-number" : "number" });
-    set(number, String(id));
-    attributes(mark, { d: path, class: `shape ${hollow}` });
-    set(word, TEXT.role[shape]);
-    set(of, term === null ? "" : TEXT.term(term));
-    const votes = view?.consensus?.votes ?? [];
-    const asking = ["candidate", "pre-candidate"].includes(shape);
-    if (asking && votes.length) set(more, TEXT.votes(votes));
-    else if (follower && follower.acknowledged_ms !== null && shape !== "dead") set(more, TEXT.heard(follower.acknowledged_ms));
-    else set(more, "");
-    const left = view?.consensus?.election_in_ms ?? null;
-    if (left === null) attributes(arc, { visibility: "hidden" });
-    else arcs.push({ arc, left, at: performance.now(), view });
-  });
-  set(get("ring-words"), nodes.map(({ id, view, shape }) =>
-    TEXT.spoken(id, TEXT.role[shape], view ? view.status.term : null)).join(" "));
-  drawArcs();
-  sendDots(picture, moving);
 }
 
-// Between two answers the time-out runs on. Each heartbeat of a living leader starts it again.
-function drawArcs() {
-  const now = performance.now();
-  for (const { arc, left, at, view } of arcs) {
-    const { heartbeat_ms, election_timeout_ms } = view.times;
-    const refilled = view.status.leader !== null;
-    const gone = calm.matches ? 0 : refilled ? (now - at) % heartbeat_ms : now - at;
-    const part = Math.max(0, Math.min(1, (left - gone) / election_timeout_ms));
-    const length = 2 * Math.PI * 34;
-    attributes(arc, { visibility: "visible", "stroke-dasharray": `${(part * length).toFixed(1)} ${length.toFixed(1)}` });
-  }
-}
-
-function sendDots(picture, moving) {
-  const events = picture.views.flatMap((view) =>
-    view.story.filter((event) => event.kind === "vote" || event.kind === "pre-vote")
-      .map((event) => ({ from: view.status.node, to: event.other, at: event.at_us, key: `${view.status.node}-${event.at_us}` })));
-  const first = seenStory === null;
-  const seen = new Set(events.map((event) => event.key));
-  const votes = first ? [] : events.filter((event) => !seenStory.has(event.key));
-  seenStory = seen;
-  if (calm.matches) return;
-  const now = performance.now();
-  const send = (from, to, kind, delay) => {
-    if (dots.length >= DOTS_MAX || !places.has(from) || !places.has(to) || from === to) return;
-    const dot = svg("circle", { r: kind === "vote" ? 7 : 5, class: `dot ${kind}`, visibility: "hidden" });
-    moving.append(dot);
-    dots.push({ dot, from: places.get(from), to: places.get(to), at: now + delay });
-  };
-  for (const { from, to } of votes) send(from, to, "vote", 0);
-  if (picture.leader) {
-    const id = picture.leader.status.node;
-    for (const follower of picture.leader.consensus?.followers ?? []) {
-      if (follower.acknowledged_ms === null || follower.acknowledged_ms > 2 * picture.leader.times.heartbeat_ms) continue;
-      send(id, follower.node, "", 0);
-    }
-  } else {
-    for (const view of picture.views) {
-      if (view.status.leader && view.age_ms <= 2 * view.times.heartbeat_ms) send(view.status.leader, view.status.node, "", 0);
-    }
-  }
-}
-
-function frame() {
-  if (!calm.matches) {
-    const now = performance.now();
-    dots = dots.filter(({ dot, from, to, at }) => {
-      const part = (now - at) / DOT_MS;
-      if (part >= 1) {
-        dot.remove();
-        return false;
-      }
-      if (part >= 0) {
-        const x = from.x + (to.x - from.x) * part;
-        const y = from.y + (to.y - from.y) * part;
-        attributes(dot, { cx: x.toFixed(1), cy: y.toFixed(1), visibility: "visible" });
-      }
-      return true;
-    });
-    drawArcs();
-  }
-}
-
-// ------------------------------------------------------------------------------------------------ the logs
-
-function drawLogs(picture) {
-  const views = picture.nodes.map(({ view }) => view).filter((view) => view?.consensus);
-  const last = Math.max(1, ...views.map((view) => view.status.last_index));
-  const shown = Math.max(8, ...views.map((view) => view.consensus.log_terms.reduce((sum, [, count]) => sum + count, 0)));
-  const from = Math.max(1, last - shown + 1);
-  const lead = picture.leader?.consensus ? picture.leader : null;
-  sync(get("logs").tBodies[0], picture.nodes, (node) => node.id, () => {
-    const strip = svg("svg", { preserveAspectRatio: "none", role: "img" });
-    return html("tr", {}, html("th", { scope: "row" }), html("td", {}, strip, html("span", { class: "legend" })));
-  }, (row, { id, view, follower }) => {
-    set(row.children[0], TEXT.node(id));
-    const [strip, words] = row.children[1].children;
-    attributes(strip, { viewBox: `0 0 ${shown} 10` });
-    let [runs, upTo, commit] = [[], 0, 0];
-    if (view?.consensus) {
-      let at = view.consensus.log_from;
-      for (const [term, count] of view.consensus.log_terms) for (let i = 0; i < count; i++) runs.push([at++, term]);
-      [upTo, commit] = [view.status.last_index, view.status.commit_index];
-      set(words, TEXT.indexes(upTo, commit));
-      attributes(strip, { "aria-label": TEXT.logSpoken(id, upTo, commit) });
-    } else if (follower?.match_index > 0 && lead) {
-      // Equal to the leader's up to here (Log Matching): what else is in it, nobody here knows.
-      let at = lead.consensus.log_from;
-      for (const [term, count] of lead.consensus.log_terms) for (let i = 0; i < count; i++) runs.push([at++, term]);
-      upTo = follower.match_index;
-      runs = runs.filter(([index]) => index <= upTo);
-      set(words, TEXT.matched(upTo));
-      attributes(strip, { "aria-label": TEXT.matched(upTo) });
-    } else {
-      set(words, TEXT.logUnknown);
-      attributes(strip, { "aria-label": TEXT.logUnknown });
-    }
-    runs = runs.filter(([index]) => index >= from);
-    const parts = runs.map(([index, term]) => ({ index, term }));
-    if (commit >= from) parts.push({ commit });
-    sync(strip, parts, (part) => part.index ?? "commit", (part) =>
-      part.commit ? svg("line", { class: "commit", y1: 0, y2: 10 }) : svg("rect", { class: "cell", y: 1, height: 8, width: 1 }),
-    (element, part) => {
-      const x = (part.commit ?? part.index - 1) - from + 1;
-      if (part.commit) attributes(element, { x1: x, x2: x });
-      else attributes(element, { x, fill: colourOf(part.term) });
-    });
-  });
+function heads(table, texts, classes) {
+  if (table.tHead.rows.length) return;
+  const row = table.tHead.insertRow();
+  texts.forEach((text, i) => row.append(html("th", { scope: "col", class: classes[i] ?? "" }, text)));
 }
 
 // ------------------------------------------------------------------------------------------------ the servers
@@ -565,6 +320,7 @@ function draw(state) {
     : TEXT.viewOf(state.nodes[0].node));
   sync(get("warnings"), [...new Set(warnings(picture))], (said) => said, () => html("li"), set);
   drawRing(picture);
+  sendDots(picture);
   drawServers(picture);
   drawLogs(picture);
   drawRequests(picture);
@@ -574,21 +330,28 @@ function draw(state) {
 
 async function ask() {
   clearTimeout(timer);
-  if (asking || document.hidden) return;
+  if (asking || document.hidden || isPlaying()) return;
   asking = true;
-  try {
-    const answer = await fetch("/ui/state", { cache: "no-store", signal: AbortSignal.timeout(ANSWER_TIMEOUT_MS) });
-    if (!answer.ok) throw new Error(String(answer.status));
-    draw(await answer.json());
-    answeredAt = performance.now();
-    get("lost").hidden = true;
-    document.body.classList.remove("old");
-  } catch (error) {
-    if (!(error instanceof TypeError || error instanceof DOMException)) console.error(error);
-    lost();
-  }
+  const state = await answer();
   asking = false;
+  // Somebody may have chosen a recording meanwhile.
+  if (isPlaying()) return;
+  // The next question comes in any case, also if this picture can't be drawn.
   if (!document.hidden) timer = setTimeout(ask, INTERVAL_MS);
+  if (!state) return lost();
+  draw(state);
+  answeredAt = performance.now();
+  get("lost").hidden = true;
+  document.body.classList.remove("old");
+}
+
+async function answer() {
+  try {
+    const found = await fetch("/ui/state", { cache: "no-store", signal: AbortSignal.timeout(ANSWER_TIMEOUT_MS) });
+    return found.ok ? await found.json() : null;
+  } catch {
+    return null;
+  }
 }
 
 function lost() {
@@ -600,7 +363,9 @@ function lost() {
 for (const [name, title] of Object.entries(TEXT.titles)) set(get(`${name}-title`), title);
 for (const [name, legend] of Object.entries(TEXT.legends)) set(get(`${name}-legend`), legend);
 set(get("headline"), TEXT.waiting);
+startLanguages();
 startControl();
+startPlays(ask);
 document.addEventListener("visibilitychange", ask);
 setInterval(() => document.hidden || frame(), FRAME_MS);
 ask();

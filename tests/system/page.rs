@@ -5,13 +5,18 @@
 //! each test is kept in `target/page/`.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rakit::http::message::{self, Request, Response};
+use rakit::http::{Limits, Server, Service};
 use rakit::node::page;
+use rakit::plays::{NodeThen, PLAYS, Play};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tiny_http::Method;
 
 use crate::programs::browser::Browser;
 use crate::up::{Up, base_port, eventually, status, temporary};
@@ -132,6 +137,7 @@ const TOO_FAINT: &str = r"
     const numbers = colour => colour.match(/[\d.]+/g).map(Number);
     const behind = element => {
       for (let e = element; e; e = e.parentElement) {
+        if (e.matches('text.cell-term')) return getComputedStyle(e.previousElementSibling).fill;
         if (e.matches('text.number:not(.unknown-number)')) return getComputedStyle(e.parentElement.querySelector('.body')).fill;
         const colour = getComputedStyle(e).backgroundColor;
         if (colour !== 'rgba(0, 0, 0, 0)') return colour;
@@ -184,6 +190,11 @@ fn the_page_shows_what_the_nodes_say_and_names_the_next_leader() {
         (told && shown.browser.text("#ring-words") == roles.join(" ") && drawn == servers).then_some(())
     });
     shown.is_in_order("peace.png");
+    choose_play(&shown.browser, "figure-8");
+    let play = Play::of("figure-8").expect("it is in the list");
+    eventually("the control room serves the recordings", || is_drawn(&shown.browser, &play, 0).then_some(()));
+    press_key(&shown.browser, "Escape");
+    shown.await_headline("the live cluster again", |words| words.contains(" leads term "));
 
     // The leader's own page: of the others it knows how far their logs are equal to its own, and no more.
     let before = leader(&shown.headline());
@@ -196,6 +207,9 @@ fn the_page_shows_what_the_nodes_say_and_names_the_next_leader() {
     let known =
         logs.iter().filter(|text| text.starts_with("up to ") && text.ends_with(", as the leader knows"));
     assert_eq!(known.count(), 4, "{logs:?}");
+    eventually("a node serves the recordings", || {
+        (shown.browser.texts("#plays option").len() == PLAYS.len() + 1).then_some(())
+    });
     let roles = shown.browser.texts("#ring .word");
     assert_eq!(roles.iter().filter(|role| *role == "not known here").count(), 4, "{roles:?}");
     shown.browser.open(&format!("http://127.0.0.1:{}/", shown.base));
@@ -325,40 +339,45 @@ fn each_button_does_to_the_real_process_what_it_says() {
 struct StandIn {
     url: String,
     asked: Arc<AtomicUsize>,
-    server: Arc<tiny_http::Server>,
+    _server: Server,
+}
+
+struct StandInService {
+    state: Value,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Service for StandInService {
+    fn body_limit(&self, _method: &Method, _path: &str) -> Result<usize, Response> {
+        Ok(0)
+    }
+
+    fn call(&self, request: Request) -> Response {
+        match request.path() {
+            "/" => page::frame(),
+            "/ui/state" => {
+                self.asked.fetch_add(1, Ordering::SeqCst);
+                message::json(200, &self.state)
+            }
+            path => {
+                page::part(path).unwrap_or_else(|| message::text(404, "the page asks for what is not there"))
+            }
+        }
+    }
 }
 
 impl StandIn {
     fn start(state: &Value) -> StandIn {
-        let server = Arc::new(tiny_http::Server::http("127.0.0.1:0").expect("a free port"));
-        let url = format!("http://{}/", server.server_addr().to_ip().expect("an IP address"));
         let asked = Arc::new(AtomicUsize::new(0));
-        let (serving, counted, state) = (Arc::clone(&server), Arc::clone(&asked), state.to_string());
-        std::thread::spawn(move || {
-            for request in serving.incoming_requests() {
-                let answer = match request.url() {
-                    "/" => page::frame(),
-                    "/ui/state" => {
-                        counted.fetch_add(1, Ordering::SeqCst);
-                        tiny_http::Response::from_string(state.as_str())
-                    }
-                    path => page::part(path).unwrap_or_else(|| panic!("the page asks for {path}")),
-                };
-                // The browser may have gone.
-                let _ = request.respond(answer);
-            }
-        });
-        StandIn { url, asked, server }
+        let service = StandInService { state: state.clone(), asked: Arc::clone(&asked) };
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let server =
+            Server::bind("stand-in", any, Limits::default(), Arc::new(service)).expect("a free port");
+        StandIn { url: format!("http://{}/", server.local_addr()), asked, _server: server }
     }
 
     fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
-    }
-}
-
-impl Drop for StandIn {
-    fn drop(&mut self) {
-        self.server.unblock();
     }
 }
 
@@ -394,6 +413,185 @@ fn state_with(text: &str) -> Value {
     });
     let silent = json!({"node": 2, "view": null, "age_ms": 0, "silent": text});
     json!({"nodes": [{"node": 1, "view": view, "age_ms": 0, "silent": null}, silent], "room": null})
+}
+
+// ---------------------------------------------------------------------------------------------- the recordings
+
+/// What a step is on the page: the sentence, what a screen reader says of the nodes, and the terms in the logs.
+fn is_drawn(browser: &Browser, play: &Play, number: usize) -> bool {
+    let step = &play.steps[number];
+    let spoken = |node: &NodeThen| {
+        let role = node.role.map_or("dead".to_owned(), |role| role.to_string());
+        format!("Node {}: {role}, term {}.", node.node, node.term)
+    };
+    let roles: Vec<String> = step.nodes.iter().map(spoken).collect();
+    let terms: Vec<String> = step
+        .nodes
+        .iter()
+        .flat_map(|node| &node.consensus.log_terms)
+        .flat_map(|(term, count)| (0..*count).map(move |_| term.to_string()))
+        .collect();
+    let all = format!("{} · step {} of {}", play.title.en, number + 1, play.steps.len());
+    let drawn: Vec<String> =
+        browser.texts("#logs .cell-term").into_iter().filter(|term| !term.is_empty()).collect();
+    browser.text("#headline") == all
+        && browser.text("#play-says") == step.says.en
+        && browser.text("#ring-words") == roles.join(" ")
+        && drawn == terms
+}
+
+fn press_key(browser: &Browser, key: &str) {
+    browser.run(&format!(
+        "document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {{key: {}, bubbles: true}}))",
+        json!(key)
+    ));
+}
+
+fn choose_play(browser: &Browser, name: &str) {
+    eventually("the recordings are listed", || {
+        let count = browser.run("return document.querySelectorAll('#plays option').length");
+        (count.as_u64()? as usize == PLAYS.len() + 1).then_some(())
+    });
+    browser.run(&format!(
+        "const plays = document.getElementById('plays'); plays.value = {}; plays.dispatchEvent(new Event('change'))",
+        json!(name)
+    ));
+}
+
+#[test]
+fn a_recording_is_drawn_step_by_step_with_buttons_and_keys() {
+    let Some(browser) = browser() else { return };
+    let stand_in = StandIn::start(&state_with("server-1"));
+    browser.size(1280, 720);
+    for name in ["figure-7", "figure-8", "snapshot"] {
+        let play = Play::of(name).expect("it is in the list");
+        browser.open(&stand_in.url);
+        choose_play(&browser, name);
+        let shows = |number| {
+            eventually(&format!("{name}, step {number}"), || is_drawn(&browser, &play, number).then_some(()));
+        };
+        shows(0);
+        let button = "#play-buttons button:nth-of-type(2)";
+        for number in 1..play.steps.len() {
+            match number % 3 {
+                0 => press_key(&browser, "ArrowRight"),
+                1 => browser.click(button),
+                // It has the focus.
+                _ => browser.enter(button),
+            }
+            shows(number);
+        }
+        press_key(&browser, "ArrowRight");
+        shows(play.steps.len() - 1);
+        press_key(&browser, "ArrowLeft");
+        shows(play.steps.len() - 2);
+        is_in_order(&browser, &format!("play-{name}.png"));
+    }
+    // A recording asks for no state, and the live cluster is back afterwards.
+    let before = stand_in.asked();
+    browser.run_async("setTimeout(arguments[0], 1500)");
+    assert!(stand_in.asked() <= before + 1, "it asks for the state behind a recording");
+    press_key(&browser, "Escape");
+    eventually("the live cluster is back", || {
+        (browser.text("#headline").contains("node 2 leads term 4") && stand_in.asked() > before).then_some(())
+    });
+    assert!(browser.run("return document.getElementById('play-section').hidden") == true);
+    assert_eq!(browser.texts("#logs .cell-term"), [""; 0]);
+    // A link leads to a step.
+    let play = Play::of("old-leader").expect("it is in the list");
+    browser.open(&format!("{}#play=old-leader&step=5", stand_in.url));
+    eventually("the step of the link", || is_drawn(&browser, &play, 4).then_some(()));
+    // It runs by itself, and each press of the button stops it or lets it go on.
+    let run = "#play-buttons button:nth-of-type(3)";
+    browser.click(run);
+    eventually("it runs", || (browser.text(run) == "stop").then_some(()));
+    eventually("the next step by itself", || is_drawn(&browser, &play, 5).then_some(()));
+    eventually("it has stopped at the end", || (browser.text(run) == "run").then_some(()));
+}
+
+// ----------------------------------------------------------------------------------------------- the languages
+
+/// Compares the two tables of sentences, and looks for English ones on the page: `[what is wrong, what is English]`.
+const ENGLISH_SHOWN: &str = r#"
+    const done = arguments[0];
+    Promise.all([import("/ui/english.js"), import("/ui/indonesian.js")]).then(([english, indonesian]) => {
+      const [wrong, whole, parts, foreign] = [[], [], [], []];
+      const cut = (text) => text.split(/[`"]|\$\{|\}/)
+        .filter((part) => /^[A-Za-z ,.:;'·]+$/.test(part) && part.trim().split(/\s+/).length > 1).map((part) => part.trim());
+      const walk = (en, id, at) => {
+        if (typeof en !== typeof id || en?.length !== id?.length && typeof en !== "string") return wrong.push(at);
+        if (typeof en === "object") {
+          for (const key of new Set([...Object.keys(en), ...Object.keys(id)])) walk(en[key], id[key], `${at}.${key}`);
+          return;
+        }
+        if (typeof en === "string" && en !== id) whole.push(en);
+        parts.push(...cut(typeof en === "string" ? `"${en}"` : en.toString()));
+        foreign.push(id.toString());
+      };
+      walk(english.ENGLISH, indonesian.INDONESIAN, "");
+      const shown = [];
+      for (const element of document.querySelectorAll("body *:not(pre, script, noscript)")) {
+        if (!element.checkVisibility()) continue;
+        for (const text of element.childNodes) if (text.nodeType === 3) shown.push(text.data.trim());
+        shown.push(element.getAttribute("aria-label") ?? "");
+      }
+      const known = foreign.join("\n");
+      const found = [...whole.filter((sentence) => shown.includes(sentence)),
+        ...parts.filter((part) => !known.includes(part) && shown.some((text) => text.includes(part)))];
+      done([wrong, [...new Set(found)]]);
+    }, (error) => done([[String(error)], []]));
+"#;
+
+#[test]
+fn the_page_speaks_indonesian_and_remembers_it() {
+    let Some(browser) = browser() else { return };
+    let mut state = state_with("server-1");
+    state["room"] = json!({
+        "processes": {"node-1": "running", "node-3": "dead", "server-1/worker": "running", "server-1/daemon": "paused"},
+        "cut": [[1, 3]], "requests_per_second": 0,
+    });
+    state["nodes"][1]["silent"] = json!("connection refused");
+    let stand_in = StandIn::start(&state);
+    browser.size(1280, 720);
+    browser.open(&stand_in.url);
+    let drawn = || {
+        eventually("the state is drawn", || (browser.text("#servers tbody th") == "server-1").then_some(()));
+        let found = browser.run_async(ENGLISH_SHOWN);
+        assert_eq!(found[0], json!([]), "the tables of sentences differ in form");
+        found[1].as_array().expect("a list").clone()
+    };
+    let lang = || browser.run("return document.documentElement.lang");
+    assert_eq!(lang(), "en");
+    let english = drawn();
+    assert!(english.len() > 40, "the check finds too little English on the English page: {english:?}");
+
+    browser.click("#language-id");
+    eventually("the language of the page", || (lang() == "id").then_some(()));
+    assert_eq!(drawn(), [Value::Null; 0], "English sentences");
+    assert_eq!(
+        browser.run("return document.querySelector('#language-id').getAttribute('aria-pressed')"),
+        "true"
+    );
+    let warnings = browser.texts("#warnings li");
+    assert!(warnings.contains(&"node 2 tidak menjawab: koneksi ditolak".to_owned()), "{warnings:?}");
+    is_in_order(&browser, "indonesian.png");
+
+    // Another visit, and a recording.
+    browser.open("about:blank");
+    browser.open(&stand_in.url);
+    eventually("it is remembered", || (lang() == "id").then_some(()));
+    let play = Play::of("figure-8").expect("it is in the list");
+    choose_play(&browser, "figure-8");
+    eventually("the sentence of the step", || {
+        (browser.text("#play-says") == play.steps[0].says.id).then_some(())
+    });
+    let found = browser.run_async(ENGLISH_SHOWN);
+    assert_eq!(found, json!([[], []]), "English sentences at a recording");
+    is_in_order(&browser, "play-indonesian.png");
+    browser.click("#language-en");
+    eventually("English again, at the same step", || {
+        (lang() == "en" && is_drawn(&browser, &play, 0)).then_some(())
+    });
 }
 
 #[test]
