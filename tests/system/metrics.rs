@@ -210,6 +210,19 @@ fn the_names_in_a_query_are_found() {
 }
 
 #[test]
+fn every_alert_fires_on_what_it_is_for_and_none_in_peace() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/system/alerts_test.yml");
+    let expected = std::fs::read_to_string(&tests).expect("our own file");
+    let rules = text("alerts.yml");
+    for name in rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        assert!(expected.contains(&format!("alertname=\"{name}\"")), "{name} is not tested");
+    }
+    if let Some((good, said)) = promtool(&["test", "rules", &tests.to_string_lossy()], "") {
+        assert!(good, "{said}");
+    }
+}
+
+#[test]
 fn promtool_takes_the_alert_rules_and_the_queries_of_the_dashboard() {
     let rules = docs("alerts.yml");
     if let Some((good, said)) = promtool(&["check", "rules", &rules.to_string_lossy()], "") {
