@@ -22,7 +22,7 @@ use rakit::signing::Secret;
 use super::asking::ask_all;
 use super::comparison::{Asked, clean, differences};
 use super::layout::DIRECTORY_DEFAULT;
-use super::screen::Screen;
+use super::screen::say;
 use super::{Failure, load_config};
 
 mod here;
@@ -95,10 +95,9 @@ pub fn run(flags: &CheckFlags, log: &LogFlags) -> Result<ExitCode, Failure> {
     remarks.extend(here::look(&config, secret.as_ref(), &answers));
     remarks.extend(nodes::look(&config, secret.as_ref(), &answers));
     remarks.extend(workers::look(&answers));
-    let mut screen = Screen::new();
-    remarks.iter().for_each(|remark| screen.say(&remark.line()));
+    remarks.iter().for_each(|remark| say(&remark.line()));
     let findings = remarks.iter().filter(|remark| matches!(remark, Remark::Finding { .. })).count();
-    screen.say(&match findings {
+    say(&match findings {
         0 => "all is well".to_string(),
         1 => "1 finding".to_string(),
         more => format!("{more} findings"),

@@ -27,6 +27,9 @@ impl Asked {
     }
 }
 
+/// The sentence for nodes that agree to have no leader.
+pub const NO_LEADER: &str = "no node knows a leader";
+
 /// The status of the node with the highest applied index, and so with the newest server table.
 pub fn freshest(answers: &[Asked]) -> Option<&Status> {
     answers.iter().filter_map(|answer| answer.status.as_ref().ok()).max_by_key(|status| status.applied_index)
@@ -95,7 +98,7 @@ pub fn differences(answers: &[Asked]) -> Vec<String> {
     let by_leader = grouped(&statuses, |status| status.leader);
     match by_leader.len() {
         0 => {}
-        1 if by_leader.contains_key(&None) => sentences.push("no node knows a leader".to_string()),
+        1 if by_leader.contains_key(&None) => sentences.push(NO_LEADER.to_string()),
         1 => {}
         _ => {
             let whom = |leader: &Option<u64>| match leader {

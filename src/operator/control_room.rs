@@ -190,7 +190,8 @@ mod tests {
         let key = Key { address: SocketAddr::from(([127, 0, 0, 1], 8000)), token: "0123".to_string() };
         let deliver = |order: Order, outcome: Sender<Done>| outcome.send(Ok(format!("{order:?}"))).is_ok();
         let layout = Layout { dir: std::path::PathBuf::new(), nodes: 1, servers: 0, base_port: 8000 };
-        let lookout = Arc::new(Lookout::start(&layout).expect("a thread"));
+        let lookout =
+            Arc::new(Lookout::start(&layout.public_nodes(), layout.parts().collect()).expect("a thread"));
         ControlService { key, lookout, deliver: Box::new(deliver) }
     }
 

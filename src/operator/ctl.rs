@@ -13,7 +13,7 @@ use super::Failure;
 use super::control_room::{Key, ORDER_PATH, ORDER_TIMEOUT, TOKEN_HEADER};
 use super::layout::{CONTROL_FILE, DIRECTORY_DEFAULT, shown};
 use super::order::Order;
-use super::screen::Screen;
+use super::screen::say;
 
 /// The longest answer that is read, in bytes. The answer is one line.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -37,7 +37,7 @@ pub struct CtlFlags {
 /// No cluster runs in that directory, or the order can't be carried out.
 pub fn run(flags: &CtlFlags, log: &LogFlags) -> Result<ExitCode, Failure> {
     rakit::logging::start(log.log_level, log.log_file.as_deref()).map_err(Failure::usage)?;
-    Screen::new().say(&give(&flags.dir, &flags.order)?);
+    say(&give(&flags.dir, &flags.order)?);
     Ok(ExitCode::from(EXIT_OK))
 }
 

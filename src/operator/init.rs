@@ -29,7 +29,7 @@ use super::Failure;
 use super::children::shell_word;
 use super::configuration::NewConfiguration;
 use super::layout::{DIRECTORY_DEFAULT, shown};
-use super::screen::Screen;
+use super::screen::say;
 
 mod folder;
 mod hosts;
@@ -113,9 +113,8 @@ pub fn run(flags: &InitFlags, log: &LogFlags) -> Result<ExitCode, Failure> {
         let mend = format!("remove {} and try again, or give another --dir", shown(&flags.dir));
         Failure::other(format!("{}: can't be written: {error}; {mend}", shown(&path)))
     })?;
-    let mut screen = Screen::new();
-    cluster.commands().lines().for_each(|line| screen.say(line));
-    config.warnings().iter().for_each(|warning| screen.say(&format!("\nnote: {warning}")));
+    cluster.commands().lines().for_each(say);
+    config.warnings().iter().for_each(|warning| say(&format!("\nnote: {warning}")));
     Ok(ExitCode::from(EXIT_OK))
 }
 

@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use rakit::raft::NodeId;
 use serde::{Deserialize, Serialize};
 
 /// Node i's public port is the base port + i. Its cluster port is its public port + this.
@@ -124,6 +125,11 @@ impl Layout {
     /// The public address of node `id`, for clients.
     pub fn public(&self, id: u16) -> SocketAddr {
         loopback(self.base_port + id)
+    }
+
+    /// Every node with its public address.
+    pub fn public_nodes(&self) -> Vec<(NodeId, SocketAddr)> {
+        self.node_ids().map(|id| (id.into(), self.public(id))).collect()
     }
 
     /// The cluster address of node `id`, for the other nodes and the daemons.

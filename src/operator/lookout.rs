@@ -1,8 +1,8 @@
-//! What the page of the control room shows: the views of all nodes side by side, and how each process is.
+//! What the page of the control room and the live table show: the views of all nodes side by side, and how each process is.
 //!
-//! `control_room.rs` asks for it at each `GET /ui/state`; the main thread notes processes and orders here (`session.rs`,
-//! `steering.rs`). A thread for each node asks it for its view, but only while a page is open: a page that is not asked for
-//! costs nothing. A node that hangs delays no other.
+//! `control_room.rs` asks for it at each `GET /ui/state`, `session.rs` and `status.rs` for each table; the main thread notes
+//! processes and orders here (`session.rs`, `steering.rs`). A thread for each node asks it for its view, but only while a page
+//! or a table is open: what nobody looks at costs nothing. A node that hangs delays no other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -16,11 +16,11 @@ use rakit::raft::NodeId;
 
 use super::asking::reason;
 use super::comparison::clean;
-use super::layout::{Layout, Part};
+use super::layout::Part;
 
-/// How often each node is asked while a page is open: as often as the page asks.
+/// How often each node is asked while somebody looks: as often as the page asks.
 const INTERVAL: Duration = Duration::from_millis(450);
-/// For so long after its last question a page counts as open.
+/// For so long after the last question somebody counts as looking.
 const OPEN_FOR: Duration = Duration::from_secs(3);
 /// How long the first answer to a page waits for the nodes, so that it does not begin with an empty picture.
 const FIRST_WAIT: Duration = Duration::from_millis(600);
@@ -44,6 +44,7 @@ pub struct Known {
 #[derive(Debug)]
 pub struct Lookout {
     shared: Arc<Shared>,
+    /// Empty if this program runs no cluster.
     parts: Vec<Part>,
 }
 
@@ -58,13 +59,15 @@ struct State {
     /// One for each node, in the order of their ids.
     seen: Vec<Seen>,
     known: Known,
-    /// Until when a page counts as open; `None`: none was open yet.
+    /// Until when somebody counts as looking; `None`: nobody has looked yet.
     open_until: Option<Instant>,
     closed: bool,
 }
 
 #[derive(Debug, Default)]
 struct Seen {
+    /// 0 as long as it is not known.
+    id: NodeId,
     view: Option<(NodeView, Instant)>,
     /// When the newest answer, or word of its failure, came.
     asked_at: Option<Instant>,
@@ -79,19 +82,20 @@ impl Shared {
 }
 
 impl Lookout {
-    /// Starts a thread for each node. They wait until a page is open.
+    /// Starts a thread for each node: its id, 0 if that is not known, and its public address. They wait until somebody looks.
+    /// `parts` are the processes that this program runs.
     ///
     /// # Errors
     /// The system gives no thread.
-    pub fn start(layout: &Layout) -> std::io::Result<Lookout> {
-        let seen = layout.node_ids().map(|_| Seen::default()).collect();
+    pub fn start(nodes: &[(NodeId, SocketAddr)], parts: Vec<Part>) -> std::io::Result<Lookout> {
+        let seen = nodes.iter().map(|(id, _)| Seen { id: *id, ..Seen::default() }).collect();
         let state = State { seen, known: Known::default(), open_until: None, closed: false };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
-        let lookout = Lookout { shared: Arc::clone(&shared), parts: layout.parts().collect() };
-        for (position, id) in layout.node_ids().enumerate() {
-            let (shared, address) = (Arc::clone(&shared), layout.public(id));
+        let lookout = Lookout { shared: Arc::clone(&shared), parts };
+        for (position, (_, address)) in nodes.iter().copied().enumerate() {
+            let shared = Arc::clone(&shared);
             thread::Builder::new()
-                .name(format!("look-{id}"))
+                .name(format!("look-{position}"))
                 .spawn(move || watch(&shared, position, address))?;
         }
         Ok(lookout)
@@ -102,22 +106,31 @@ impl Lookout {
         self.shared.lock().known = known;
     }
 
-    /// What the page shows now. The first time after a while it waits a moment for the nodes.
+    /// What is seen now. The first time after a while it waits a moment for the nodes.
     pub fn state(&self) -> PageState {
+        let was_open = self.shared.lock().open_until.is_some_and(|until| Instant::now() < until);
+        self.look(!was_open)
+    }
+
+    /// What is seen after now: waits a moment for the nodes.
+    pub fn next_state(&self) -> PageState {
+        self.look(true)
+    }
+
+    fn look(&self, waits: bool) -> PageState {
         let now = Instant::now();
         let mut state = self.shared.lock();
-        let was_open = state.open_until.is_some_and(|until| now < until);
         state.open_until = Some(now + OPEN_FOR);
         self.shared.changed.notify_all();
-        if !was_open {
+        if waits {
             let missing = |state: &mut State| {
                 !state.closed && state.seen.iter().any(|seen| seen.asked_at.is_none_or(|at| at < now))
             };
             let waited = self.shared.changed.wait_timeout_while(state, FIRST_WAIT, missing);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        let node = |(position, seen): (usize, &Seen)| NodeOnPage {
-            node: position as NodeId + 1,
+        let node = |seen: &Seen| NodeOnPage {
+            node: seen.view.as_ref().map_or(seen.id, |(view, _)| view.status.node),
             view: seen.view.as_ref().map(|(view, _)| view.clone()),
             age_ms: seen
                 .view
@@ -125,7 +138,7 @@ impl Lookout {
                 .map_or(0, |(_, at)| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)),
             silent: seen.silent.clone(),
         };
-        let nodes = state.seen.iter().enumerate().map(node).collect();
+        let nodes = state.seen.iter().map(node).collect();
         let known = state.known.clone();
         drop(state);
         let processes = self.parts.iter().map(|part| (part.name(), process(known.pids.get(part))));
@@ -134,7 +147,7 @@ impl Lookout {
             cut: known.cut.into_iter().collect(),
             requests_per_second: known.requests_per_second,
         };
-        PageState { nodes, room: Some(room) }
+        PageState { nodes, room: (!self.parts.is_empty()).then_some(room) }
     }
 }
 
@@ -192,16 +205,23 @@ fn ask(client: &mut Client, address: SocketAddr) -> Result<NodeView, String> {
         return Err(format!("GET {} gave {}", path::PAGE_STATE, answer.status));
     }
     let state: PageState = serde_json::from_slice(&answer.body)
-        .map_err(|error| clean(&format!("its answer can't be read: {error}")))?;
+        .map_err(|error| clean(&format!("its answer can't be read, is it of another version? {error}")))?;
     state.nodes.into_iter().next().and_then(|node| node.view).ok_or_else(|| "it gives no view".to_string())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::layout::Layout;
     use super::*;
 
     fn layout() -> Layout {
         Layout { dir: std::path::PathBuf::new(), nodes: 2, servers: 1, base_port: 1 }
+    }
+
+    /// Nothing runs there.
+    fn lookout() -> Lookout {
+        let layout = layout();
+        Lookout::start(&layout.public_nodes(), layout.parts().collect()).expect("threads")
     }
 
     #[test]
@@ -214,7 +234,7 @@ mod tests {
     #[test]
     fn nodes_that_do_not_answer_are_named_with_the_reason() {
         // Ports 2 and 3 of loopback: nobody listens there.
-        let lookout = Lookout::start(&layout()).expect("threads");
+        let lookout = lookout();
         let known = Known { cut: [(1, 2)].into(), requests_per_second: 7, ..Known::default() };
         lookout.note(known);
         let state = lookout.state();

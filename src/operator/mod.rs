@@ -18,7 +18,9 @@
 //! | `demo` | `rakit demo`: a demonstration that runs itself |
 //! | `play` | `rakit play`: recorded schedules of the Raft core, step by step |
 //! | `asking`, `comparison`, `changes` | `GET /status`, how the answers differ, what has changed |
-//! | `table`, `screen` | text in columns, on a terminal or not |
+//! | `live_table`, `headline`, `sentences` | what a person who watches sees: who leads, nodes, servers, what happened |
+//! | `live_screen`, `screen` | a table redrawn in place, and lines; lines alone |
+//! | `table`, `line` | text in columns; text with a style |
 //!
 //! `rakit node` and `rakit daemon` run the other two programs of the project (see [`programs`]).
 
@@ -32,8 +34,12 @@ mod configuration;
 mod control_room;
 mod ctl;
 mod demo;
+mod headline;
 mod init;
 mod layout;
+mod line;
+mod live_screen;
+mod live_table;
 mod lookout;
 mod manual;
 mod order;
@@ -41,6 +47,7 @@ mod play;
 mod ports;
 mod programs;
 mod screen;
+mod sentences;
 mod session;
 mod status;
 mod steering;

@@ -12,7 +12,7 @@ use rakit::program::{EXIT_OK, LogFlags};
 
 use super::Failure;
 use super::demo::{Language, Words};
-use super::screen::Screen;
+use super::screen;
 use keys::{Key, Keys};
 use picture::{Picture, fitting};
 
@@ -65,7 +65,7 @@ pub fn run(flags: &PlayFlags, log: &LogFlags) -> Result<ExitCode, Failure> {
                     PLAYS.map(|(name, _)| name).join(", ")
                 ))
             })?;
-            let by_hand = !flags.run && io::stdin().is_terminal() && Screen::new().is_terminal();
+            let by_hand = !flags.run && io::stdin().is_terminal() && screen::is_terminal();
             if by_hand { step_by_hand(&play, name, flags.lang) } else { print(&all(&play, name, flags.lang)) }
         }
     };
@@ -93,15 +93,9 @@ fn list(language: Language) -> Vec<String> {
     lines
 }
 
-/// Colours only where a person looks, and wants them (no-color.org).
-fn is_coloured(screen: &Screen) -> bool {
-    screen.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-}
-
 fn all(play: &Play, name: &str, language: Language) -> Vec<String> {
-    let screen = Screen::new();
-    let (width, _) = screen.size();
-    let picture = Picture { play, name, language, width, coloured: is_coloured(&screen) };
+    let (width, _) = screen::size();
+    let picture = Picture { play, name, language, width, coloured: screen::has_colours() };
     let mut lines = Vec::new();
     for number in 0..play.steps.len() {
         lines.extend(picture.lines(number, usize::MAX));
@@ -112,12 +106,11 @@ fn all(play: &Play, name: &str, language: Language) -> Vec<String> {
 
 fn step_by_hand(play: &Play, name: &str, language: Language) -> io::Result<()> {
     let mut keys = Keys::open()?;
-    let screen = Screen::new();
     let (mut number, mut runs) = (0, false);
     let last = play.steps.len() - 1;
     loop {
-        let (width, rows) = screen.size();
-        let picture = Picture { play, name, language, width, coloured: is_coloured(&screen) };
+        let (width, rows) = screen::size();
+        let picture = Picture { play, name, language, width, coloured: screen::has_colours() };
         // The row below the last line stays free: a newline there would scroll.
         let mut lines = picture.lines(number, rows.saturating_sub(2));
         lines.push(fitting(KEYS.say(language), width));

@@ -1,8 +1,8 @@
 //! Runs a local cluster, from the start of the first process to the end of the last. `rakit up` calls it.
 //!
-//! The main thread starts, reaps and stops the processes and draws the table. It waits on one channel. A
+//! The main thread starts, reaps and stops the processes and says what the live table shows. It waits on one channel. A
 //! thread for signals and one thread per node (see [`super::asking`]) send events into it. A node that hangs
-//! cannot delay the main thread.
+//! cannot delay the main thread, and a terminal that takes nothing can't either (see [`super::live_screen`]).
 //!
 //! States: *starting*, *ready*, *stopping*. Nodes and workers start at once; each daemon starts when its
 //! worker listens, so that its first report says so. If a node ends while starting, its data may be damaged, or
@@ -19,9 +19,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use rakit::protocol::PageState;
 use rakit::raft::RoleName;
 use rakit::storage;
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGWINCH};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::asking::Poller;
@@ -29,13 +30,14 @@ use super::changes::Story;
 use super::children::{Children, how};
 use super::comparison::{Asked, clean};
 use super::control_room::{ControlRoom, Done};
+use super::headline::is_fresh;
 use super::layout::{Layout, Part, server_name, shown};
+use super::live_screen::LiveScreen;
+use super::live_table::LiveTable;
 use super::lookout::{Known, Lookout};
 use super::order::Order;
 use super::programs::Programs;
-use super::screen::Screen;
 use super::steering::Steering;
-use super::table::{self, NodeNote, ServerNote};
 use super::{Failure, NAME, ports};
 
 /// How often each node is asked and the table is redrawn: often enough to watch an election, and far below
@@ -73,7 +75,7 @@ pub struct Session {
     story: Story,
     /// `ready` was printed.
     is_ready: bool,
-    screen: Screen,
+    screen: LiveScreen,
     events: Receiver<SessionEvent>,
     /// For the poller's threads.
     sender: Sender<SessionEvent>,
@@ -82,7 +84,7 @@ pub struct Session {
     /// When each dead process died, in milliseconds since 1970.
     died_ms: BTreeMap<Part, u64>,
     steering: Steering,
-    /// What the page of the control room shows.
+    /// What the page of the control room and the live table show.
     lookout: Arc<Lookout>,
     /// Open until the cluster stops.
     control_room: Option<ControlRoom>,
@@ -108,12 +110,13 @@ impl Session {
         listen_for_signals(sender.clone())
             .map_err(|error| Failure::other(format!("can't listen for signals: {error}")))?;
         let addresses: Vec<SocketAddr> = layout.node_ids().map(|id| layout.public(id)).collect();
-        let lookout = Lookout::start(&layout)
-            .map_err(|error| Failure::other(format!("the system gives no thread: {error}")))?;
+        let no_thread = |error| Failure::other(format!("the system gives no thread: {error}"));
+        let lookout = Lookout::start(&layout.public_nodes(), layout.parts().collect()).map_err(no_thread)?;
+        let screen = LiveScreen::start().map_err(no_thread)?;
         let mut session = Session {
             story: Story::new(&addresses),
             is_ready: false,
-            screen: Screen::new(),
+            screen,
             children: Children::default(),
             began_ms: now_ms(),
             died_ms: BTreeMap::new(),
@@ -213,6 +216,7 @@ impl Session {
     /// Runs until everything is ready (`None`) or the cluster has to stop.
     fn starting(&mut self) -> Option<SessionEnd> {
         let mut remind = Instant::now() + READY_EXPECTED;
+        let mut next_draw = Instant::now();
         loop {
             if let Some(end) = self.wait(Instant::now() + STARTING_INTERVAL) {
                 return Some(end);
@@ -236,7 +240,10 @@ impl Session {
                     self.tell(&format!("  {sentence}"));
                 }
             }
-            self.draw();
+            if Instant::now() >= next_draw {
+                self.draw(Lookout::state);
+                next_draw = Instant::now() + INTERVAL;
+            }
         }
     }
 
@@ -343,10 +350,12 @@ impl Session {
         }
         self.tell("ready");
         self.is_ready = true;
-        let mut next_draw = Instant::now();
+        // The first table shows what is ready, not what was seen a moment before.
+        self.draw(Lookout::next_state);
+        let mut next_draw = Instant::now() + INTERVAL;
         loop {
             if Instant::now() >= next_draw {
-                self.draw();
+                self.draw(Lookout::state);
                 next_draw = Instant::now() + INTERVAL;
             }
             if let Some(end) = self.wait(next_draw) {
@@ -368,8 +377,6 @@ impl Session {
                 }
                 self.children.reap_orphans();
             }
-            // SIGWINCH: the caller redraws the table for the new size of the terminal.
-            Ok(SessionEvent::Signal(SIGWINCH)) => self.draw(),
             Ok(SessionEvent::Signal(signal)) => return Some(SessionEnd::Stop(signal)),
             Ok(SessionEvent::Answer(position, answer)) => {
                 for sentence in self.story.take(position, *answer) {
@@ -450,47 +457,46 @@ impl Session {
         }
     }
 
-    /// The live table, on a terminal.
-    fn draw(&mut self) {
+    /// The live table, on a terminal, of what is seen now.
+    fn draw(&self, look: impl FnOnce(&Lookout) -> PageState) {
         if !self.screen.is_terminal() {
             return;
         }
-        let (columns, _) = self.screen.size();
-        let notes: Vec<NodeNote> = self.layout.node_ids().map(|id| self.note(id)).collect();
-        let mut lines = vec![String::new()];
-        lines.extend(table::nodes(self.story.answers(), &notes, columns));
-        lines.push(String::new());
-        lines.extend(table::servers(self.story.answers(), |name| self.server_note(name), columns));
-        self.screen.draw(lines);
-    }
-
-    fn note(&self, id: u16) -> NodeNote {
-        let Some(child) = self.children.get(Part::Node(id)) else { return NodeNote::default() };
-        match child.ended {
+        let state = look(&self.lookout);
+        let node_pid = |id: u16| match self.children.get(Part::Node(id)) {
+            None => "-".to_string(),
+            Some(child) if child.ended.is_none() => child.pid.to_string(),
             // It answers although the process of this run is dead: the user has started it again.
-            Some(status) => NodeNote { pid: "by hand".to_string(), instead: how(status) },
-            None => NodeNote { pid: child.pid.to_string(), instead: String::new() },
-        }
+            Some(_) if state.nodes.get(usize::from(id) - 1).is_some_and(is_fresh) => "by hand".to_string(),
+            Some(_) => "gone".to_string(),
+        };
+        let server_pids = |j: u16| (server_name(j), self.server_pids(j));
+        let table = LiveTable {
+            addresses: self.addresses(),
+            node_pids: self.layout.node_ids().map(node_pid).collect(),
+            server_pids: self.layout.server_numbers().map(server_pids).collect(),
+            state,
+        };
+        self.screen.draw(Box::new(move |columns, rows| table.lines(columns, rows)));
     }
 
-    /// The processes of a server.
-    fn server_note(&self, name: &str) -> Option<ServerNote> {
-        let j = self.layout.server_numbers().find(|j| server_name(*j) == name)?;
+    /// The processes of a server, of its worker and its daemon.
+    fn server_pids(&self, j: u16) -> (String, String) {
         let process = |part: Part, lives_again: &dyn Fn() -> bool| match self.children.get(part) {
             Some(child) if child.ended.is_none() => child.pid.to_string(),
             Some(_) if lives_again() => "by hand".to_string(),
             Some(_) => "gone".to_string(),
             None => "-".to_string(),
         };
-        let worker_pid = process(Part::Worker(j), &|| ports::listening(&[self.layout.worker(j)]) == [true]);
+        let worker = process(Part::Worker(j), &|| ports::listening(&[self.layout.worker(j)]) == [true]);
         // The user has started a daemon after the daemon of this run died.
-        let daemon_pid = process(Part::Daemon(j), &|| {
+        let daemon = process(Part::Daemon(j), &|| {
             let reported = super::comparison::freshest(self.story.answers())
-                .and_then(|status| status.servers.iter().find(|server| server.id == name));
+                .and_then(|status| status.servers.iter().find(|server| server.id == server_name(j)));
             let died_ms = self.died_ms.get(&Part::Daemon(j));
             reported.is_some_and(|server| server.alive && Some(&server.epoch) > died_ms)
         });
-        Some(ServerNote { worker_pid, daemon_pid })
+        (worker, daemon)
     }
 
     /// Stops everything. Returns exit code 0 if the user stopped the cluster and no process remains.
@@ -537,7 +543,7 @@ impl Session {
 /// SIGHUP counts even if it was ignored at the start: `rakit up` ends with its terminal. `setsid rakit up`
 /// runs a cluster that outlives the terminal.
 fn listen_for_signals(sender: Sender<SessionEvent>) -> std::io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD, SIGWINCH])?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD])?;
     std::thread::Builder::new().name("signals".to_string()).spawn(move || {
         for signal in signals.forever() {
             if sender.send(SessionEvent::Signal(signal)).is_err() {

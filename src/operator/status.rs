@@ -3,24 +3,32 @@
 //! It asks all nodes in parallel and changes nothing. With addresses on the command line it needs no
 //! configuration.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crossbeam_channel::{bounded, select};
+use crossbeam_channel::{RecvTimeoutError, bounded, select};
 use rakit::program::{self, EXIT_FAILURE, EXIT_OK, LogFlags, ParentFlags};
+use rakit::raft::NodeId;
 
 use super::asking::{ANSWER_TIMEOUT, Poller, ask_all};
 use super::changes::Story;
 use super::comparison::{Asked, differences};
 use super::layout::DIRECTORY_DEFAULT;
-use super::screen::Screen;
+use super::line::Line;
+use super::live_screen::LiveScreen;
+use super::live_table::LiveTable;
+use super::lookout::Lookout;
+use super::screen::say;
 use super::{Failure, NAME, load_config, table};
 
-/// How often `--watch` asks.
+/// How often `--watch` draws, on a terminal.
+const DRAW_INTERVAL: Duration = Duration::from_millis(500);
+/// How often `--watch` asks, without a terminal.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
-/// The most answers that wait for the screen. A thread that finds the channel full waits.
+/// The most answers that wait. A thread that finds the channel full waits.
 const ANSWERS_MAX: usize = 256;
 
 /// Flags of `rakit status`.
@@ -35,7 +43,7 @@ pub struct StatusFlags {
     #[arg(long, value_name = "FILE", conflicts_with = "urls")]
     config: Option<PathBuf>,
 
-    /// Continue until Ctrl-C: redraw once a second; without a terminal, print a line per event
+    /// Continue until Ctrl-C: redraw twice a second; without a terminal, print a line per event
     #[arg(long)]
     watch: bool,
 }
@@ -49,26 +57,24 @@ The commit and applied indexes are shown, not compared: they differ for a moment
 /// # Errors
 /// No node's address is known, or (with `--watch`) the system refuses a thread.
 pub fn run(flags: &StatusFlags, log: &LogFlags) -> Result<ExitCode, Failure> {
-    let addresses = addresses(flags)?;
+    let nodes = nodes(flags)?;
     if flags.watch {
-        return watch(&addresses, log);
+        return watch(&nodes, log);
     }
     rakit::logging::start(log.log_level, log.log_file.as_deref()).map_err(Failure::usage)?;
-    let answers = ask_all(&addresses);
-    let mut screen = Screen::new();
+    let answers = ask_all(&nodes.iter().map(|(_, address)| *address).collect::<Vec<_>>());
     // Not cut to the terminal's width: the output may go into a file, and a terminal wraps long lines.
-    for line in lines(&answers, usize::MAX) {
-        screen.say(&line);
-    }
+    lines(&answers).iter().for_each(|line| say(line));
     let well = differences(&answers).is_empty();
     Ok(ExitCode::from(if well { EXIT_OK } else { EXIT_FAILURE }))
 }
 
 /// Both tables, and where the nodes differ.
-fn lines(answers: &[Asked], width: usize) -> Vec<String> {
-    let mut lines = table::nodes(answers, &[], width);
+fn lines(answers: &[Asked]) -> Vec<String> {
+    let texts = |lines: Vec<Line>| lines.iter().map(Line::text).collect::<Vec<_>>();
+    let mut lines = texts(table::nodes(answers));
     lines.push(String::new());
-    let servers = table::servers(answers, |_| None, width);
+    let servers = texts(table::servers(answers));
     if !servers.is_empty() {
         lines.extend(servers);
         lines.push(String::new());
@@ -85,18 +91,35 @@ fn lines(answers: &[Asked], width: usize) -> Vec<String> {
     lines
 }
 
-fn watch(addresses: &[SocketAddr], log: &LogFlags) -> Result<ExitCode, Failure> {
+fn watch(nodes: &[(NodeId, SocketAddr)], log: &LogFlags) -> Result<ExitCode, Failure> {
     let stop = match program::start(NAME, log, ParentFlags::default()) {
         Ok(stop) => stop,
         // The reason was printed on standard error.
         Err(exit) => return Ok(exit),
     };
+    let no_thread = |error| Failure::other(format!("can't start a thread: {error}"));
+    let screen = LiveScreen::start().map_err(no_thread)?;
+    let addresses: Vec<SocketAddr> = nodes.iter().map(|(_, address)| *address).collect();
+    if screen.is_terminal() {
+        let lookout = Lookout::start(nodes, Vec::new()).map_err(no_thread)?;
+        loop {
+            let table = LiveTable {
+                state: lookout.state(),
+                addresses: addresses.clone(),
+                node_pids: Vec::new(),
+                server_pids: BTreeMap::new(),
+            };
+            screen.draw(Box::new(move |columns, rows| table.lines(columns, rows)));
+            if stop.receiver().recv_timeout(DRAW_INTERVAL) != Err(RecvTimeoutError::Timeout) {
+                screen.leave();
+                return Ok(ExitCode::from(EXIT_OK));
+            }
+        }
+    }
     let (sender, answers) = bounded(ANSWERS_MAX);
     let deliver = move |position, answer| sender.send((position, answer)).is_ok();
-    let _poller = Poller::start(addresses, WATCH_INTERVAL, deliver)
-        .map_err(|error| Failure::other(format!("can't start a thread: {error}")))?;
-    let mut screen = Screen::new();
-    let mut story = Story::new(addresses);
+    let _poller = Poller::start(&addresses, WATCH_INTERVAL, deliver).map_err(no_thread)?;
+    let mut story = Story::new(&addresses);
     loop {
         let sentences = select! {
             recv(stop.receiver()) -> _ => return Ok(ExitCode::from(EXIT_OK)),
@@ -106,23 +129,14 @@ fn watch(addresses: &[SocketAddr], log: &LogFlags) -> Result<ExitCode, Failure> 
                 Err(_) => return Err(Failure::other("the threads that ask the nodes have ended".to_string())),
             },
         };
-        if screen.is_terminal() {
-            if story.complete() {
-                let (columns, _) = screen.size();
-                screen.draw(lines(story.answers(), columns));
-            }
-        } else {
-            for sentence in sentences {
-                screen.say(&sentence);
-            }
-        }
+        sentences.iter().for_each(|sentence| screen.say(sentence));
     }
 }
 
-/// The addresses of the nodes to ask.
-fn addresses(flags: &StatusFlags) -> Result<Vec<SocketAddr>, Failure> {
+/// The nodes to ask, as (id, address). The id is 0 if it is not known.
+fn nodes(flags: &StatusFlags) -> Result<Vec<(NodeId, SocketAddr)>, Failure> {
     if !flags.urls.is_empty() {
-        return flags.urls.iter().map(|url| address(url)).collect();
+        return flags.urls.iter().map(|url| Ok((0, address(url)?))).collect();
     }
     let default = Path::new(DIRECTORY_DEFAULT).join("cluster.toml");
     let file = match &flags.config {
@@ -136,7 +150,7 @@ fn addresses(flags: &StatusFlags) -> Result<Vec<SocketAddr>, Failure> {
             )));
         }
     };
-    Ok(load_config(file)?.nodes.iter().map(|node| node.public).collect())
+    Ok(load_config(file)?.nodes.iter().map(|node| (node.id, node.public)).collect())
 }
 
 /// The socket address in `http://HOST:PORT[/]` or `HOST:PORT`.
@@ -173,9 +187,9 @@ mod tests {
 
     #[test]
     fn the_verdict_stands_below_the_tables() {
-        let all = lines(&answers(vec![Ok(status(1)), Ok(status(2))]), 200);
+        let all = lines(&answers(vec![Ok(status(1)), Ok(status(2))]));
         assert_eq!(all.last().map(String::as_str), Some("all 2 nodes agree"));
-        let all = lines(&answers(vec![Ok(status(1)), Err("no answer".to_string())]), 200);
+        let all = lines(&answers(vec![Ok(status(1)), Err("no answer".to_string())]));
         assert_eq!(
             all.last().map(String::as_str),
             Some("the node at 127.0.0.1:8002 does not answer: no answer")

@@ -1,158 +1,156 @@
-//! The tables of nodes and servers as plain text, for `rakit up` and `rakit status`.
+//! Text in columns, and the tables of nodes and servers that `rakit status` prints. `live_table.rs` makes its tables of the
+//! same columns.
 //!
-//! The most important columns come first: on a narrow terminal each line is cut at the right edge. There is
-//! no colour and no box drawing, so that the tables stay readable on a projector, in a file and in a mail.
+//! The most important columns come first: those that do not fit are left out.
 
-use rakit::protocol::Status;
+use rakit::protocol::{ServerStatus, Status};
 
-use super::comparison::{Asked, clean, freshest, in_flight};
+use super::comparison::{Asked, freshest, in_flight};
+use super::line::{Line, Style};
 
 /// Between two columns.
 const GAP: &str = "  ";
+
+/// A cell of a table.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    /// How it stands out.
+    pub style: Style,
+    /// Its text.
+    pub text: String,
+}
+
+impl<T: ToString> From<T> for Cell {
+    fn from(value: T) -> Cell {
+        Cell { style: Style::Plain, text: value.to_string() }
+    }
+}
 
 /// Text in columns. Each column is as wide as its widest cell.
 #[derive(Debug, Default)]
 pub struct Table {
     /// The first is the heading.
-    rows: Vec<Vec<String>>,
+    rows: Vec<Vec<Line>>,
+    /// Whether each column is aligned to the right.
+    right: Vec<bool>,
 }
 
 impl Table {
     /// A table with these headings. A heading that starts with `>` belongs to a column that is aligned to the
     /// right.
     pub fn new(headings: &[&str]) -> Table {
-        Table { rows: vec![headings.iter().map(ToString::to_string).collect()] }
+        let heading = |text: &&str| Line::new(Style::Plain, text.trim_start_matches('>'));
+        Table {
+            rows: vec![headings.iter().map(heading).collect()],
+            right: headings.iter().map(|text| text.starts_with('>')).collect(),
+        }
     }
 
     /// Adds a row, one cell per heading.
-    pub fn row(&mut self, cells: Vec<String>) {
-        self.rows.push(cells.iter().map(|cell| clean(cell)).collect());
+    pub fn row(&mut self, cells: Vec<Cell>) {
+        self.rows.push(cells.iter().map(|cell| Line::new(cell.style, &cell.text)).collect());
     }
 
-    /// The lines, without blanks at their ends, each at most `width` characters long.
-    pub fn lines(&self, width: usize) -> Vec<String> {
-        let right = |column: usize| self.rows[0].get(column).is_some_and(|heading| heading.starts_with('>'));
-        let text = |row: usize, column: usize| -> &str {
-            let cell = self.rows[row].get(column).map_or("", String::as_str);
-            if row == 0 { cell.trim_start_matches('>') } else { cell }
-        };
-        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let width_of = |column| (0..self.rows.len()).map(|row| text(row, column).chars().count()).max();
-        let widths: Vec<usize> = (0..columns).map(|column| width_of(column).unwrap_or(0)).collect();
-        (0..self.rows.len())
+    /// The lines, without blanks at their ends, each at most `width` characters long: of the columns, as many as fit. The
+    /// first is always there, cut if need be.
+    pub fn lines(&self, width: usize) -> Vec<Line> {
+        let width_of =
+            |column: usize| self.rows.iter().filter_map(|row| row.get(column)).map(Line::width).max();
+        let widths: Vec<usize> = (0..self.right.len()).map(|column| width_of(column).unwrap_or(0)).collect();
+        let mut shown = 0;
+        let mut taken = 0;
+        for of_column in &widths {
+            taken += of_column + if shown > 0 { GAP.len() } else { 0 };
+            if shown > 0 && taken > width {
+                break;
+            }
+            shown += 1;
+        }
+        self.rows
+            .iter()
             .map(|row| {
-                let cells: Vec<String> = (0..self.rows[row].len())
-                    .map(|column| {
-                        let (cell, width) = (text(row, column), widths[column]);
-                        if right(column) { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
-                    })
-                    .collect();
-                cut(cells.join(GAP).trim_end(), width)
+                let mut line = Line::default();
+                let mut blanks = 0;
+                for (column, cell) in row.iter().take(shown).enumerate() {
+                    let padding = widths[column] - cell.width();
+                    if self.right[column] {
+                        blanks += padding;
+                    }
+                    if cell.width() > 0 {
+                        line = line.with(Style::Plain, &" ".repeat(blanks)).joined(cell);
+                        blanks = 0;
+                    }
+                    blanks += GAP.len() + if self.right[column] { 0 } else { padding };
+                }
+                line.cut(width)
             })
             .collect()
     }
 }
 
-/// The first `width` characters.
-pub fn cut(line: &str, width: usize) -> String {
-    line.chars().take(width).collect()
-}
-
-/// The process of a node, if this program has started it.
-#[derive(Clone, Debug, Default)]
-pub struct NodeNote {
-    /// Its process id, or `-`.
-    pub pid: String,
-    /// The text for a node that does not answer. If it is empty, the reason of the failed request is shown.
-    pub instead: String,
-}
-
-/// The nodes, one row each. `notes` is empty or has one entry per answer.
-pub fn nodes(answers: &[Asked], notes: &[NodeNote], width: usize) -> Vec<String> {
-    let mut headings = vec![">node", "role", ">term", ">leader", ">commit", ">applied"];
-    if !notes.is_empty() {
-        headings.push(">pid");
-    }
-    headings.extend(["digest", "address"]);
-    let mut table = Table::new(&headings);
-    for (position, answer) in answers.iter().enumerate() {
-        let note = notes.get(position);
+/// The nodes, one row each.
+pub fn nodes(answers: &[Asked]) -> Vec<Line> {
+    let mut table =
+        Table::new(&[">node", "role", ">term", ">leader", ">commit", ">applied", "digest", "address"]);
+    for answer in answers {
         let mut cells = match &answer.status {
             Ok(status) => believing(status),
-            Err(reason) => {
-                let (known_id, why) = match note {
-                    // `rakit status` gives the reason below its tables.
-                    None => ("?".to_string(), "no answer"),
-                    Some(note) if note.instead.is_empty() => ((position + 1).to_string(), reason.as_str()),
-                    Some(note) => ((position + 1).to_string(), note.instead.as_str()),
-                };
-                let mut cells = vec![known_id, why.to_string()];
-                cells.resize(6, "-".to_string());
+            Err(_) => {
+                // `rakit status` gives the reason below its tables.
+                let mut cells = vec!["?".into(), "no answer".into()];
+                cells.resize(7, "-".into());
                 cells
             }
         };
-        cells.extend(note.map(|note| note.pid.clone()));
-        cells.push(answer.status.as_ref().map_or("-".to_string(), digest));
-        cells.push(answer.address.to_string());
+        cells.push(answer.address.into());
         table.row(cells);
     }
-    table.lines(width)
+    table.lines(usize::MAX)
 }
 
 /// The first characters of the digest: enough to compare two by eye.
-fn digest(status: &Status) -> String {
+pub fn digest(status: &Status) -> String {
     const DIGEST_CHARACTERS: usize = 8;
-    cut(&status.state_digest, DIGEST_CHARACTERS)
+    status.state_digest.chars().take(DIGEST_CHARACTERS).collect()
 }
 
-fn believing(status: &Status) -> Vec<String> {
+fn believing(status: &Status) -> Vec<Cell> {
     vec![
-        status.node.to_string(),
-        status.role.to_string(),
-        status.term.to_string(),
-        status.leader.map_or("-".to_string(), |id| id.to_string()),
-        status.commit_index.to_string(),
-        status.applied_index.to_string(),
+        status.node.into(),
+        status.role.into(),
+        status.term.into(),
+        status.leader.map_or("-".to_string(), |id| id.to_string()).into(),
+        status.commit_index.into(),
+        status.applied_index.into(),
+        digest(status).into(),
     ]
 }
 
-/// The process ids of a server, or a text in place of them, if this program has started its processes.
-#[derive(Clone, Debug)]
-pub struct ServerNote {
-    /// Of the worker.
-    pub worker_pid: String,
-    /// Of the daemon.
-    pub daemon_pid: String,
+/// The agreed load of a server, in percent.
+pub fn cpu(server: &ServerStatus) -> String {
+    if server.cpu_known { format!("{:.1}", server.cpu) } else { "unknown".to_string() }
 }
 
-/// The servers, one row each, as the node with the highest applied index has them. `note` gives the processes
-/// of a server by its name. Empty if no node answers.
-pub fn servers(answers: &[Asked], note: impl Fn(&str) -> Option<ServerNote>, width: usize) -> Vec<String> {
+/// The servers, one row each, as the node with the highest applied index has them. Empty if no node answers.
+pub fn servers(answers: &[Asked]) -> Vec<Line> {
     let Some(status) = freshest(answers) else { return Vec::new() };
-    let notes: Vec<Option<ServerNote>> = status.servers.iter().map(|server| note(&server.id)).collect();
-    let mut headings = vec!["server", "state", ">cpu %", ">cores", ">in flight", "worker"];
-    if notes.iter().any(Option::is_some) {
-        headings.extend([">pid", ">daemon pid"]);
+    let mut table = Table::new(&["server", "state", ">cpu %", ">cores", ">in flight", "worker"]);
+    for server in &status.servers {
+        let state = match (server.alive, server.worker_up) {
+            (true, true) => "alive",
+            (true, false) => "alive, no worker",
+            (false, _) => "dead",
+        };
+        table.row(vec![
+            server.id.as_str().into(),
+            state.into(),
+            cpu(server).into(),
+            server.cores.into(),
+            in_flight(answers, &server.id).into(),
+            server.worker.into(),
+        ]);
     }
-    let mut table = Table::new(&headings);
-    for (server, note) in status.servers.iter().zip(notes) {
-        let mut cells = vec![
-            server.id.clone(),
-            match (server.alive, server.worker_up) {
-                (true, true) => "alive",
-                (true, false) => "alive, no worker",
-                (false, _) => "dead",
-            }
-            .to_string(),
-            if server.cpu_known { format!("{:.1}", server.cpu) } else { "unknown".to_string() },
-            server.cores.to_string(),
-            in_flight(answers, &server.id).to_string(),
-            server.worker.to_string(),
-        ];
-        cells.extend(note.into_iter().flat_map(|note| [note.worker_pid, note.daemon_pid]));
-        table.row(cells);
-    }
-    table.lines(width)
+    table.lines(usize::MAX)
 }
 
 #[cfg(test)]
@@ -160,16 +158,15 @@ mod tests {
     use super::super::comparison::tests::{answers, status};
     use super::*;
 
-    /// The widest process id of Linux (proc_sys_kernel(5), pid_max), and a daemon that has died.
-    fn note(_: &str) -> Option<ServerNote> {
-        Some(ServerNote { worker_pid: "4194303".into(), daemon_pid: "gone".into() })
+    fn texts(lines: &[Line]) -> Vec<String> {
+        lines.iter().map(Line::text).collect()
     }
 
     #[test]
     fn nodes_and_servers_stand_in_columns() {
         let all = answers(vec![Ok(status(1)), Err("connection refused".to_string())]);
         assert_eq!(
-            nodes(&all, &[], 200),
+            texts(&nodes(&all)),
             [
                 "node  role       term  leader  commit  applied  digest  address",
                 "   1  leader        2       1       9        9  abc     127.0.0.1:8001",
@@ -177,10 +174,10 @@ mod tests {
             ]
         );
         assert_eq!(
-            servers(&all, note, 200),
+            texts(&servers(&all)),
             [
-                "server    state  cpu %  cores  in flight  worker               pid  daemon pid",
-                "server-1  alive   12.5      2          1  127.0.0.1:10001  4194303        gone",
+                "server    state  cpu %  cores  in flight  worker",
+                "server-1  alive   12.5      2          1  127.0.0.1:10001",
             ]
         );
     }
@@ -189,25 +186,26 @@ mod tests {
     fn a_server_that_gets_no_request_does_not_look_like_one_that_does() {
         let mut down = status(1);
         down.servers[0].worker_up = false;
-        let row = servers(&answers(vec![Ok(down.clone())]), |_| None, 200).remove(1);
+        let row = texts(&servers(&answers(vec![Ok(down.clone())]))).remove(1);
         assert!(row.starts_with("server-1  alive, no worker  "), "{row}");
         down.servers[0].cpu_known = false;
-        let row = servers(&answers(vec![Ok(down.clone())]), |_| None, 200).remove(1);
+        let row = texts(&servers(&answers(vec![Ok(down.clone())]))).remove(1);
         assert!(row.starts_with("server-1  alive, no worker  unknown  "), "{row}");
         down.servers[0].alive = false;
-        let row = servers(&answers(vec![Ok(down)]), |_| None, 200).remove(1);
+        let row = texts(&servers(&answers(vec![Ok(down)]))).remove(1);
         assert!(row.starts_with("server-1  dead  "), "{row}");
     }
 
     #[test]
-    fn no_line_is_wider_than_the_terminal_at_any_width() {
-        let all = answers(vec![Ok(status(1)), Err("connection refused".to_string())]);
-        let notes = vec![NodeNote::default(); 2];
-        for width in 0..120 {
-            for line in nodes(&all, &notes, width).iter().chain(&servers(&all, note, width)) {
-                assert!(line.chars().count() <= width, "{width}: {line}");
-            }
-        }
+    fn columns_that_do_not_fit_are_left_out_whole() {
+        let mut table = Table::new(&["name", ">count", "place"]);
+        table.row(vec!["first".into(), 12.into(), "here".into()]);
+        let lines = |width| texts(&table.lines(width));
+        assert_eq!(lines(19), ["name   count  place", "first     12  here"]);
+        assert_eq!(lines(18), ["name   count", "first     12"]);
+        assert_eq!(lines(11), ["name", "first"]);
+        assert_eq!(lines(4), ["name", "fir…"]);
+        assert_eq!(lines(0), ["", ""]);
     }
 
     #[test]
@@ -216,7 +214,7 @@ mod tests {
         hostile.state_digest = "a\u{1b}[2J".to_string();
         hostile.servers[0].id = "\r\nserver".to_string();
         let all = answers(vec![Ok(hostile)]);
-        let lines = [nodes(&all, &[], 200), servers(&all, |_| None, 200)].concat();
+        let lines = [texts(&nodes(&all)), texts(&servers(&all))].concat();
         assert!(lines.iter().all(|line| !line.chars().any(char::is_control)), "{lines:?}");
     }
 }

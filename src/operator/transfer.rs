@@ -21,7 +21,7 @@ use rakit::signing::{Recipient, Seal, Secret};
 use super::asking::{Poller, ask_all};
 use super::comparison::Asked;
 use super::layout::DIRECTORY_DEFAULT;
-use super::screen::Screen;
+use super::screen::say;
 use super::{Failure, load_config};
 
 /// How long each phase of the request may take.
@@ -66,9 +66,8 @@ pub fn run(flags: &TransferFlags, log: &LogFlags) -> Result<ExitCode, Failure> {
     let (before, term) = leader(&config, &ask_all(&public)).ok_or_else(|| {
         Failure::other("no node that answers knows a leader; see `rakit status`".to_string())
     })?;
-    let mut screen = Screen::new();
     if flags.to == Some(before.id) {
-        screen.say(&format!("node {} leads already", before.id));
+        say(&format!("node {} leads already", before.id));
         return Ok(ExitCode::from(EXIT_OK));
     }
     order(&config, before, flags.to)?;
@@ -88,7 +87,7 @@ pub fn run(flags: &TransferFlags, log: &LogFlags) -> Result<ExitCode, Failure> {
                 after.id
             )));
         }
-        screen.say(&format!("node {} has handed over to node {}", before.id, after.id));
+        say(&format!("node {} has handed over to node {}", before.id, after.id));
         return Ok(ExitCode::from(EXIT_OK));
     }
     Err(Failure::other(format!(

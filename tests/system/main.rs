@@ -11,6 +11,7 @@
 //! | `daemon.rs`, `worker.rs` | do the two programs on a server keep their promises? |
 //! | `init.rs` | does what `rakit init` writes for several machines become a cluster? |
 //! | `up.rs` | does `rakit up` run and end a whole cluster? |
+//! | `terminal.rs` | does the live table show the truth in a real terminal of any size, and leave it as it was? |
 //! | `page.rs` | does the page show the truth in a real browser, and do its buttons work? |
 //! | `play.rs` | does `rakit play` show every step, with keys and without a terminal? |
 //! | `config.rs`, `bad_configuration.rs` | which `cluster.toml` is accepted, and what do the programs say to the others? |
@@ -44,6 +45,7 @@ mod routing;
 mod secret;
 mod slow_disk;
 mod snapshots;
+mod terminal;
 mod up;
 mod version;
 mod worker;

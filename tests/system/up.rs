@@ -18,9 +18,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// How long a condition may take to come true. Generous: a loaded machine is no failure.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// The program under test.
-const RAKIT: &str = env!("CARGO_BIN_EXE_rakit");
+pub(crate) const RAKIT: &str = env!("CARGO_BIN_EXE_rakit");
 
 /// Waits until `what` holds.
 pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -57,7 +57,7 @@ pub(crate) fn base_port(nodes: u16, servers: u16) -> u16 {
 }
 
 /// Processes that have `dir` in their command line: pid and command line.
-fn processes_of(dir: &Path) -> Vec<(i32, String)> {
+pub(crate) fn processes_of(dir: &Path) -> Vec<(i32, String)> {
     let dir = dir.display().to_string();
     let all = procfs::process::all_processes().expect("/proc can be read");
     all.flatten()
@@ -66,7 +66,7 @@ fn processes_of(dir: &Path) -> Vec<(i32, String)> {
         .collect()
 }
 
-fn signal(pid: u32, signal: Signal) {
+pub(crate) fn signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(pid as i32).expect("a process id is not zero"), signal)
         .expect("it can be signalled");
 }
@@ -550,7 +550,7 @@ fn ctl(dir: &Path, words: &str) -> Output {
 }
 
 #[track_caller]
-fn ordered(dir: &Path, words: &str) -> String {
+pub(crate) fn ordered(dir: &Path, words: &str) -> String {
     let output = ctl(dir, words);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "rakit ctl {words}: {stderr}");

@@ -138,12 +138,14 @@ class Run:
 
 
 def cluster_is_shown(lines):
-    """Whether `rakit up` says `ready`, and its table shows all five nodes with one digest."""
+    """Whether `rakit up` says `ready`, and its table shows all five nodes with one digest, and how it began."""
     if "ready" not in lines:
         return False
-    rows = [line.split() for line in lines[lines.index("ready"):] if line.endswith(tuple("12345"))]
-    digests = [row[7] for row in rows if len(row) == 9]
-    return len(digests) == 5 and len(set(digests)) == 1 and any("server-3" in line for line in lines)
+    lines = lines[lines.index("ready"):]
+    rows = [line.replace("★", " ").split() for line in lines]
+    digests = [row[7] for row in rows if len(row) == 9 and row[8].startswith("127.0.0.1:")]
+    begun = [line for line in lines if " is new (log index " in line or ", elected in " in line]
+    return len(digests) == 5 and len(set(digests)) == 1 and len(begun) == 4
 
 
 def run_pages(pages, run):

@@ -19,11 +19,12 @@ def expect(holds, what):
 
 # ------------------------------------------------------------------------------- reading what was shown
 
+# The live table has a mark before the id, as the page has, and before the state of a server.
 NODE_ROW = re.compile(
-    r" +(?P<id>\d+|\?)  (?P<role>\S.*?) +(?P<term>\d+|-) +(?P<leader>\d+|-) +(?P<commit>\d+|-)"
-    r" +(?P<applied>\d+|-)( +(?P<pid>\d+|-|by hand))?  (?P<digest>[0-9a-f]{8}|-) +127\.0\.0\.1:800\d$"
+    r" +([^\w\s?] )?(?P<id>\d+|\?)  (?P<role>\S.*?) +(?P<term>\d+|-) +(?P<leader>\d+|-) +(?P<commit>\d+|-)"
+    r" +(?P<applied>\d+|-)( +(?P<pid>\d+|-|gone|by hand))?  (?P<digest>[0-9a-f]{8}|-) +127\.0\.0\.1:800\d$"
 )
-SERVER_ROW = re.compile(r"(?P<id>server-\d+)  (?P<state>\w.*?) +(?P<cpu>\d+\.\d) +\d+ +\d+  127\.0\.0\.1:")
+SERVER_ROW = re.compile(r"(?P<id>server-\d+)  ([^\w\s] )?(?P<state>\w.*?) +(?P<cpu>\d+\.\d) +\d+ +\d+  127\.0\.0\.1:")
 LOG_LINE = re.compile(r"(?P<time>\d\d:\d\d:\d\d\.\d+) (?P<text>.*)")
 
 

@@ -17,6 +17,7 @@ MASKS = [
     (re.compile(r"\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d+ [A-Z][a-z]{2} "), "DAY "),
     (re.compile(r"\b\d+-[0-9a-f]+-\d+\b"), "REQUEST"),
     (re.compile(r"\b[0-9a-f]{8}\b"), "HEX"),
+    (re.compile(r"\b\d+(\.\d)? m?s\b"), "TIME"),
     (re.compile(r"\d+"), "#"),
     (re.compile(r"\s+"), " "),
 ]

@@ -7,7 +7,6 @@ use rakit::plays::{NodeThen, Play, Sentence, Step};
 use rakit::raft::{Index, RoleName, Term};
 
 use super::super::demo::{Language, Words};
-use super::super::table::cut;
 
 /// The backgrounds of the terms, in xterm's 256 colours: near those of the page (`node/page/drawing.js`).
 const TERM_COLOURS: [u8; 8] = [25, 130, 22, 90, 94, 125, 30, 240];
@@ -38,6 +37,11 @@ pub fn said(sentence: &Sentence, language: Language) -> &str {
         Language::En => &sentence.en,
         Language::Id => &sentence.id,
     }
+}
+
+/// The first `width` characters.
+fn cut(line: &str, width: usize) -> String {
+    line.chars().take(width).collect()
 }
 
 /// A line that is not longer than the terminal is wide.

@@ -1,0 +1,306 @@
+//! What the nodes say together, and the headline of the live table: who leads, and how many more may fail.
+//!
+//! The rules are those of the page (`read` and `headline` in `node/page/page.js`), for the same [`PageState`], and so are the
+//! words. Change both.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rakit::protocol::{NodeOnPage, NodeView, PageState, ProcessState};
+use rakit::raft::{NodeId, RoleName};
+
+use super::line::Style;
+
+/// A view that is older than this is not taken for the present.
+const OLD: Duration = Duration::from_secs(3);
+
+/// How a node is, as far as somebody outside can say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// It answers, and has this role.
+    Role(RoleName),
+    /// Its process has ended, or was not started yet.
+    Dead,
+    /// Its process is stopped (SIGSTOP).
+    Paused,
+    /// It does not answer.
+    Silent,
+}
+
+/// What the nodes say, put together.
+pub struct Picture<'a> {
+    /// Every node that was asked, in their order.
+    pub asked: &'a [NodeOnPage],
+    /// The ids of all members that anybody knows of.
+    pub members: BTreeSet<NodeId>,
+    /// The views that are of the present.
+    pub fresh: Vec<&'a NodeView>,
+    /// The view of the node that leads the newest term.
+    pub leader: Option<&'a NodeView>,
+    /// The view with the newest server table, be it old.
+    pub newest: Option<&'a NodeView>,
+    state: &'a PageState,
+}
+
+/// Whether this node has just given its view.
+pub fn is_fresh(node: &NodeOnPage) -> bool {
+    node.view.is_some() && node.silent.is_none() && Duration::from_millis(node.age_ms) < OLD
+}
+
+impl<'a> Picture<'a> {
+    /// Puts the views together.
+    pub fn new(state: &'a PageState) -> Picture<'a> {
+        let all = || state.nodes.iter().filter_map(|node| node.view.as_ref());
+        let fresh: Vec<&NodeView> =
+            state.nodes.iter().filter(|node| is_fresh(node)).filter_map(|node| node.view.as_ref()).collect();
+        let leads = fresh.iter().copied().filter(|view| view.status.role == RoleName::Leader);
+        Picture {
+            asked: &state.nodes,
+            members: all()
+                .flat_map(|view| view.members.iter().copied())
+                // 0: an address whose node has never answered.
+                .chain(state.nodes.iter().map(|node| node.node).filter(|id| *id != 0))
+                .collect(),
+            leader: leads.max_by_key(|view| view.status.term),
+            newest: all().max_by_key(|view| view.status.applied_index),
+            fresh,
+            state,
+        }
+    }
+
+    /// How a node is.
+    pub fn shape(&self, node: &NodeOnPage) -> Shape {
+        let processes = self.state.room.as_ref().map(|room| &room.processes);
+        match (processes.and_then(|all| all.get(&format!("node-{}", node.node))), &node.view) {
+            (_, Some(view)) if is_fresh(node) => Shape::Role(view.status.role),
+            (Some(ProcessState::Dead), _) => Shape::Dead,
+            (Some(ProcessState::Paused), _) => Shape::Paused,
+            _ => Shape::Silent,
+        }
+    }
+
+    /// Whether a follower that has answered the leader counts: it may have died since, or have no vote yet.
+    fn counts(&self, follower: NodeId) -> bool {
+        self.asked.iter().find(|node| node.node == follower).is_none_or(|node| {
+            let joining = node.view.as_ref().is_some_and(|view| view.status.joining);
+            matches!(self.shape(node), Shape::Role(_)) && !joining
+        })
+    }
+
+    /// How many members may still fail: those that answer the leader, beyond a majority.
+    fn spare(&self, leader: &NodeView) -> Option<usize> {
+        let followers = &leader.consensus.as_ref()?.followers;
+        let answer = followers.iter().filter(|follower| {
+            follower.acknowledged_ms.is_some_and(|ms| ms <= leader.times.election_timeout_ms)
+                && self.counts(follower.node)
+        });
+        Some((answer.count() + 1).saturating_sub(self.majority()))
+    }
+
+    fn majority(&self) -> usize {
+        self.members.len() / 2 + 1
+    }
+
+    /// The state of the cluster in one sentence.
+    pub fn headline(&self) -> (Style, String) {
+        let (of, majority) = (self.members.len(), self.majority());
+        if let Some(leader) = self.leader {
+            let elected_by = leader.consensus.as_ref().filter(|consensus| !consensus.votes.is_empty());
+            let elected_by =
+                elected_by.map(|one| format!(", elected by {}", listed(&one.votes))).unwrap_or_default();
+            let (style, may_fail) = match self.spare(leader) {
+                None => (Style::Strong, String::new()),
+                Some(0) => (Style::Warn, " · no other node may fail".to_string()),
+                Some(count) => (Style::Strong, format!(" · {count} of {of} may still fail")),
+            };
+            let status = &leader.status;
+            return (style, format!("node {} leads term {}{elected_by}{may_fail}", status.node, status.term));
+        }
+        let Some(age_ms) = self.fresh.iter().map(|view| view.age_ms).min() else {
+            return (Style::Bad, "No node answers.".to_string());
+        };
+        let all_asked = self.asked.len() >= of;
+        let follows = self.fresh.iter().find_map(|view| Some((view.status.leader?, view.status.term)));
+        if let (false, Some((leader, term))) = (all_asked, follows) {
+            return (Style::Strong, format!("node {leader} leads term {term}"));
+        }
+        let served = format!("Primes are served from a state {} old", span(age_ms));
+        let answer = self.fresh.len();
+        if all_asked && answer < majority {
+            return (Style::Bad, format!("NO MAJORITY: {answer} of {of}. {served}"));
+        }
+        let asks = |role| self.fresh.iter().find(move |view| view.status.role == role);
+        match asks(RoleName::Candidate).or_else(|| asks(RoleName::PreCandidate)) {
+            Some(asks) if age_ms < 2 * asks.times.election_timeout_ms => {
+                let votes = asks.consensus.as_ref().map_or(0, |consensus| consensus.votes.len());
+                let (node, term) = (asks.status.node, asks.status.term);
+                let sentence = format!(
+                    "ELECTION: node {node} asks for votes in term {term} and has {votes} of the {majority} it needs."
+                );
+                (Style::Warn, sentence)
+            }
+            _ => (Style::Bad, format!("NO LEADER. {served}")),
+        }
+    }
+}
+
+/// "1, 3, 5".
+pub fn listed(nodes: &[NodeId]) -> String {
+    nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// A span of time: "350 ms", "4.2 s", "12 s".
+pub fn span(ms: u64) -> String {
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        1_000..9_950 => format!("{}.{} s", (ms + 50) / 1_000, (ms + 50) % 1_000 / 100),
+        _ => format!("{} s", (ms + 500) / 1_000),
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::super::comparison::tests::status;
+    use super::*;
+    use rakit::protocol::{Room, ServerPicture, Times};
+    use rakit::raft::{FollowerPicture, Picture as Consensus};
+
+    /// The views of five nodes in term 2 under node 1, which nodes 1, 3 and 5 have elected.
+    pub fn five() -> PageState {
+        let view = |id: NodeId| {
+            let mut status = status(id);
+            status.voted_for = Some(1);
+            let follower =
+                |node| FollowerPicture { node, match_index: 9, acknowledged_ms: Some(20), contact_ms: 20 };
+            let (votes, followers) = if id == 1 {
+                (vec![1, 3, 5], (2..=5).map(follower).collect())
+            } else {
+                (Vec::new(), Vec::new())
+            };
+            NodeView {
+                status,
+                servers_hidden: 0,
+                members: (1..=5).collect(),
+                now_us: 0,
+                age_ms: 30,
+                stale_ms: None,
+                times: Times {
+                    heartbeat_ms: 100,
+                    election_timeout_ms: 1_000,
+                    report_interval_ms: 1_000,
+                    server_timeout_ms: 5_000,
+                },
+                consensus: Some(Consensus {
+                    votes,
+                    election_in_ms: None,
+                    followers,
+                    log_from: 1,
+                    log_terms: Vec::new(),
+                }),
+                servers: vec![ServerPicture {
+                    decided_at: 4,
+                    report_age_ms: 200,
+                    chosen: 10 * id,
+                    in_flight: [(id, 1)].into(),
+                }],
+                requests: Vec::new(),
+                story: Vec::new(),
+            }
+        };
+        let nodes = (1..=5)
+            .map(|id| NodeOnPage { node: id, view: Some(view(id)), age_ms: 100, silent: None })
+            .collect();
+        let runs = |id| (format!("node-{id}"), ProcessState::Running);
+        PageState { nodes, room: Some(Room { processes: (1..=5).map(runs).collect(), ..Room::default() }) }
+    }
+
+    /// These nodes die, and those that are left know of no leader for so long.
+    pub fn without(dead: &[NodeId], leaderless_ms: Option<u64>) -> PageState {
+        let mut state = five();
+        for node in &mut state.nodes {
+            if dead.contains(&node.node) {
+                node.silent = Some("connection refused".to_string());
+                let processes = &mut state.room.as_mut().expect("a room").processes;
+                processes.insert(format!("node-{}", node.node), ProcessState::Dead);
+            } else if let (Some(ms), Some(view)) = (leaderless_ms, &mut node.view) {
+                (view.status.role, view.status.leader, view.age_ms) = (RoleName::Follower, None, ms);
+            }
+        }
+        state
+    }
+
+    fn said(state: &PageState) -> String {
+        Picture::new(state).headline().1
+    }
+
+    #[test]
+    fn the_headline_says_who_leads_and_how_many_may_fail() {
+        assert_eq!(said(&five()), "node 1 leads term 2, elected by 1, 3, 5 · 2 of 5 may still fail");
+        assert_eq!(
+            said(&without(&[2], None)),
+            "node 1 leads term 2, elected by 1, 3, 5 · 1 of 5 may still fail"
+        );
+        let last = without(&[2, 3], None);
+        assert_eq!(said(&last), "node 1 leads term 2, elected by 1, 3, 5 · no other node may fail");
+        assert_eq!(Picture::new(&last).headline().0, Style::Warn);
+        // A follower without memory has no vote.
+        let mut joining = five();
+        joining.nodes[1].view.as_mut().expect("a view").status.joining = true;
+        assert!(said(&joining).ends_with("1 of 5 may still fail"));
+        // Of two leaders the one of the newer term leads: the other has not heard of it yet.
+        let mut two = five();
+        let status = &mut two.nodes[3].view.as_mut().expect("a view").status;
+        (status.role, status.term) = (RoleName::Leader, 3);
+        assert!(said(&two).starts_with("node 4 leads term 3"), "{}", said(&two));
+    }
+
+    #[test]
+    fn the_headline_says_that_there_is_no_majority_no_leader_or_nobody() {
+        assert_eq!(
+            said(&without(&[1, 2, 3], Some(12_000))),
+            "NO MAJORITY: 2 of 5. Primes are served from a state 12 s old"
+        );
+        assert_eq!(said(&without(&[1], Some(12_000))), "NO LEADER. Primes are served from a state 12 s old");
+        assert_eq!(said(&without(&[1, 2, 3, 4, 5], None)), "No node answers.");
+        let mut election = without(&[1], Some(900));
+        let view = election.nodes[3].view.as_mut().expect("a view");
+        (view.status.role, view.status.term) = (RoleName::Candidate, 3);
+        view.consensus.as_mut().expect("a picture").votes = vec![2, 4];
+        assert_eq!(said(&election), "ELECTION: node 4 asks for votes in term 3 and has 2 of the 3 it needs.");
+    }
+
+    #[test]
+    fn who_asks_only_some_nodes_is_told_what_those_say() {
+        let mut some = five();
+        some.nodes.drain(..3);
+        assert_eq!(said(&some), "node 1 leads term 2");
+        // Two of five were asked. That says nothing of a majority.
+        let mut some = without(&[1], Some(12_000));
+        some.nodes.drain(..3);
+        assert_eq!(said(&some), "NO LEADER. Primes are served from a state 12 s old");
+    }
+
+    #[test]
+    fn a_node_is_what_it_says_or_what_its_process_is() {
+        let mut state = without(&[2], None);
+        let room = state.room.as_mut().expect("a room");
+        room.processes.insert("node-3".to_string(), ProcessState::Paused);
+        state.nodes[2].silent = Some("no answer".to_string());
+        state.nodes[3].age_ms = 60_000;
+        // Started again by hand: it answers, and is no child of `rakit up`.
+        state.room.as_mut().expect("a room").processes.insert("node-5".to_string(), ProcessState::Dead);
+        let picture = Picture::new(&state);
+        let shapes: Vec<Shape> = state.nodes.iter().map(|node| picture.shape(node)).collect();
+        let role = Shape::Role;
+        assert_eq!(
+            shapes,
+            [role(RoleName::Leader), Shape::Dead, Shape::Paused, Shape::Silent, role(RoleName::Follower)]
+        );
+    }
+
+    #[test]
+    fn a_span_is_short() {
+        let spans = [0, 999, 1_000, 9_949, 9_950, 12_499].map(span);
+        assert_eq!(spans, ["0 ms", "999 ms", "1.0 s", "9.9 s", "10 s", "12 s"]);
+    }
+}
