@@ -46,10 +46,17 @@ fn look_at(server: &ServerStatus, in_flight: usize) -> Remark {
     if !server.worker_up {
         return Remark::finding(
             format!("server {} has no worker: nothing listens at {}", server.id, server.worker),
-            "start worker.py there, or give its daemon the right --worker",
+            "start worker.py there, or give its daemon the right --worker; for a worker behind address translation, \
+             --worker-check connect",
         );
     }
-    answer(server, in_flight)
+    match answer(server, in_flight) {
+        Remark::Fine(_) if !server.cpu_known => Remark::finding(
+            format!("server {}: its load is not known, so it is chosen last", server.id),
+            "see the log of its daemon, which says what it cannot read",
+        ),
+        remark => remark,
+    }
 }
 
 fn answer(server: &ServerStatus, in_flight: usize) -> Remark {
@@ -117,13 +124,15 @@ mod tests {
         one.worker = server.server_addr().to_ip().expect("an IP address");
         thread::scope(|scope| {
             scope.spawn(|| {
-                for (status, body) in [(200, "2\n"), (503, "busy"), (200, "hello")] {
+                for (status, body) in [(200, "2\n"), (200, "2\n"), (503, "busy"), (200, "hello")] {
                     let request = server.recv().expect("a request");
                     let answer = tiny_http::Response::from_string(body).with_status_code(status);
                     request.respond(answer).expect("answered");
                 }
             });
             assert!(matches!(look_at(&one, 0), Remark::Fine(_)));
+            let unknown = ServerStatus { cpu_known: false, ..one.clone() };
+            assert!(look_at(&unknown, 0).line().contains("its load is not known"));
             assert!(matches!(look_at(&one, 0), Remark::Note(_)));
             assert!(matches!(look_at(&one, 0), Remark::Finding { .. }));
         });
