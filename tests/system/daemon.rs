@@ -276,7 +276,8 @@ fn a_daemon_that_stops_gives_its_name_free_with_a_last_report() {
     // One whose reports are refused, since the name is another's, must not give that one's name free.
     node.answer(409);
     let mut second = Daemon::start(&config, &["--worker", "127.0.0.1:1025"]);
-    node.report_with(|report| report["sequence"] == 3 && report["forward"] == false);
+    // Its name is another's, as it knows once a report does not ask to be forwarded.
+    node.report_with(|report| report["sequence"].as_u64() > Some(2) && report["forward"] == false);
     second.signal(Signal::TERM);
     assert_eq!(second.wait().code(), Some(0));
     assert!(node.reports.try_iter().all(|report| report.get("instance").is_some()));

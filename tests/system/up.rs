@@ -662,7 +662,7 @@ fn requests_are_sent_at_a_rate_until_it_is_zero() {
     let answered = || {
         fs::read_to_string(dir.path().join("logs/node-1.log"))
             .expect("its log")
-            .matches("N=1000 answered")
+            .matches(": N=1000 from ")
             .count()
     };
     eventually("twenty requests are logged", || (answered() >= 20).then_some(()));
