@@ -356,7 +356,7 @@ MUTANTS = [
     ("A4", "the cluster address does not ask where a request comes from", SERVICE,
      "route.and_then(|route| foreign::refusal(&request).map_or(Ok(route), Err));", "route;"),
     ("A5", "a request that comes back to a node is passed on again", PRIMES,
-     "if request.header(HEADER_HOP).is_some() {", "if request.header(HEADER_HOP) == Some(\"\") {"),
+     "_ if request.header(HEADER_HOP).is_some() => {", "_ if request.header(HEADER_HOP) == Some(\"\") => {"),
     ("A6", "a daemon may report a worker on any machine", SERVICE,
      "self.gate.is_signed() && !self.may_report(", "!self.gate.is_signed() && !self.may_report("),
     ("A7", "a node's own address counts as a worker's", SERVICE,
