@@ -38,7 +38,7 @@ pub const SYNC: &str = "one write and fdatasync(2)";
 pub const DISK: &str = "the disk alone";
 
 const ROUNDS: usize = 3;
-const SECONDS: u64 = 4;
+const SECONDS: u64 = 3;
 const SECONDS_QUICK: u64 = 1;
 const CLIENTS: [usize; 3] = [1, 64, 256];
 

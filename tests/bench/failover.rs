@@ -42,7 +42,7 @@ pub const PART: Part = Part {
 
 /// How often each fault is done to each cluster of five, and of three.
 const ROUNDS: usize = 30;
-const ROUNDS_OF_THREE: usize = 10;
+const ROUNDS_OF_THREE: usize = 5;
 const ROUNDS_QUICK: usize = 3;
 
 /// How often all members are killed and started again.

@@ -50,7 +50,7 @@ const IDLE_CONNECTIONS: usize = 1_000;
 
 const ROUNDS: usize = 3;
 /// Each run of wrk.
-const SECONDS: u64 = 3;
+const SECONDS: u64 = 2;
 const SECONDS_QUICK: u64 = 1;
 
 /// The first prime: the worker answers at once whatever N is.

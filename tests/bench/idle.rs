@@ -21,7 +21,7 @@ pub const PART: Part = Part {
 pub const SETTING: &str = "five nodes, three servers, no requests";
 
 const ROUNDS: usize = 2;
-const SECONDS: u64 = 45;
+const SECONDS: u64 = 30;
 const SECONDS_QUICK: u64 = 10;
 
 /// The time after a start in which the start itself still costs processor time.

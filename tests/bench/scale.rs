@@ -47,8 +47,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const SETTINGS: [(usize, u8); 6] = [(10, 5), (100, 5), (1_000, 5), (100, 3), (100, 7), (100, 9)];
 
 /// How long the servers report, and how long the thousand do; the same with `--full`.
-const SECONDS: u64 = 30;
-const SECONDS_OF_MANY: u64 = 180;
+const SECONDS: u64 = 20;
+const SECONDS_OF_MANY: u64 = 120;
 const SECONDS_FULL: u64 = 120;
 const SECONDS_OF_MANY_FULL: u64 = 600;
 const SECONDS_QUICK: u64 = 10;

@@ -62,7 +62,7 @@ const HEADLINES: &[&str] =
 const SECONDS: f64 = 20.0;
 const SECONDS_QUICK: f64 = 10.0;
 /// Rounds of the headline with four and with sixteen servers, and of everything else.
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 3;
 const ROUNDS_OF_OTHERS: usize = 2;
 
 /// From the moment when all is ready until the first request: the clients' threads have started by then.

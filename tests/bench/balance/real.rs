@@ -26,7 +26,7 @@ const PROCESSORS: f64 = 2.0;
 /// The first server has a processor for itself, the others share one.
 const PINNED: [&[&str]; 3] = [&["taskset", "-c", "0"], &["taskset", "-c", "1"], &["taskset", "-c", "1"]];
 
-const SECONDS: f64 = 20.0;
+const SECONDS: f64 = 15.0;
 const SECONDS_QUICK: f64 = 10.0;
 const ROUNDS: usize = 2;
 

@@ -50,7 +50,7 @@ pub const PART: Part = Part {
 /// Requests come for so long.
 const SECONDS: f64 = 20.0;
 
-const SEEDS: usize = 40;
+const SEEDS: usize = 20;
 const SEEDS_QUICK: usize = 4;
 
 /// Who chooses.
