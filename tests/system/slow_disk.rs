@@ -9,6 +9,7 @@ use crate::programs::cluster::{Cluster, ClusterOptions, NodeId};
 use crate::programs::http;
 use crate::programs::load::{Steady, assert_kept};
 use crate::programs::tracer::{self, Syncs};
+use serde_json::Value;
 
 /// So much longer does an fsync take: four of them in a row are as long as the lower election timeout.
 const FSYNC: Duration = Duration::from_millis(400);
@@ -101,13 +102,14 @@ fn compactions_of_a_leader_with_a_slow_disk_cost_no_election() {
 }
 
 /// An installed snapshot costs four fsyncs in a row: nothing may be acknowledged between them. The follower hears nobody for
-/// longer than its election timeout. It takes no harm to the leader, which needs it for a majority.
+/// longer than its election timeout. That does no harm to the leader, also when it needs this follower for its majority afterwards.
 #[test]
 fn a_follower_that_installs_a_snapshot_on_a_slow_disk_costs_no_election() {
     if !is_possible() {
         return;
     }
-    let mut cluster = Cluster::start(options());
+    // The leader waits as long as with the default time-outs, in proportion.
+    let mut cluster = Cluster::start(ClusterOptions { election_timeout_ms: (1_600, 3_200), ..options() });
     let leader = cluster.wait_for_leader();
     let others: Vec<NodeId> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
     let (follower, third) = (others[0], others[1]);
@@ -124,9 +126,12 @@ fn a_follower_that_installs_a_snapshot_on_a_slow_disk_costs_no_election() {
     let heard =
         http::request(cluster.public(follower), "POST", "/ui/cuts", &[json], nobody).expect("an answer");
     assert_eq!(heard.status, 200, "{heard:?}");
-    let installed = |cluster: &Cluster| times(cluster, follower, "has installed the leader's snapshot");
-    cluster.wait_for("it has the snapshot", || (installed(&cluster) > 0).then_some(()));
-    // From here on, the leader needs this follower.
+    cluster.wait_for("its disk has the snapshot", || {
+        let holds = |status: Value| status["snapshot_index"].as_u64() > Some(SNAPSHOT_ENTRIES);
+        cluster.try_status(follower).is_some_and(holds).then_some(())
+    });
+    assert!(times(&cluster, follower, "has installed the leader's snapshot") > 0, "{}", cluster.story());
+    // From here on, the leader needs this follower for each commit.
     cluster.kill9(third);
     let load = Steady::start(&cluster, 16);
     load.wait_for(&cluster, 2 * SNAPSHOT_ENTRIES);
