@@ -31,7 +31,7 @@ use crate::http::message::{Request, Response, header, json, text, with_headers};
 use crate::http::{Acceptance, Ruling, Service};
 use crate::linux::is_own_address;
 use crate::protocol::{
-    HEADER_SENDER, IncomingReport, KnownLeader, Purpose, ReplyEnvelope, ReportAnswer, RequestEnvelope,
+    HEADER_SENDER, IncomingReport, KnownLeader, Lost, Purpose, ReplyEnvelope, ReportAnswer, RequestEnvelope,
     TransferBegun, TransferRequest, node_id, node_name, path,
 };
 use crate::raft::{self, NodeId};
@@ -117,7 +117,9 @@ impl Service for ClusterService {
             peer,
             self.started.elapsed(),
         ) {
-            Verdict::Accepted(opened) | Verdict::Answer { opened, .. } if self.is_cut_off(&opened) => {
+            Verdict::Accepted(opened) | Verdict::Answer { opened, .. }
+                if self.is_cut_off(&opened, head.path()) =>
+            {
                 Ruling::Close(unavailable("the cable was cut by order"))
             }
             Verdict::Accepted(opened) => {
@@ -188,10 +190,18 @@ impl ClusterService {
     }
 
     /// Whether the sender's cable was cut, in a demonstration; then the request waits in vain.
-    fn is_cut_off(&self, opened: &Opened) -> bool {
-        let Some(from) = node_id(&opened.sender).filter(|from| self.cuts.is_cut(*from)) else { return false };
-        self.cuts.hold(from, OUTCOME_TIMEOUT);
-        true
+    fn is_cut_off(&self, opened: &Opened, path: &str) -> bool {
+        if let Some(from) = node_id(&opened.sender).filter(|from| self.cuts.is_cut(*from)) {
+            self.cuts.hold(from, OUTCOME_TIMEOUT);
+            true
+        } else if [path::APPEND_ENTRIES, path::INSTALL_SNAPSHOT].contains(&path)
+            && self.cuts.loses_heartbeats()
+        {
+            self.cuts.hold_lost(&[Lost::Heartbeats], OUTCOME_TIMEOUT);
+            true
+        } else {
+            false
+        }
     }
 
     fn refused(&self, refusal: &Refusal) -> Response {

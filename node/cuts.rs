@@ -1,11 +1,13 @@
-//! Cut cables, for demonstrations on one machine: this node takes nothing from some of the other nodes.
+//! Cut cables, for demonstrations on one machine: this node takes nothing from some of the other nodes, or takes no
+//! heartbeats, or gets no votes.
 //!
 //! `rakit ctl cut` and the control room of `rakit up` set it, over `POST /ui/cuts` on the public address. A node takes such
 //! an order only if it was started for it (`--deaf-to`), with both of its addresses on loopback.
 //!
 //! A cut cable closes nothing: packets just do not arrive. So a request from the other side is held until nobody waits for
 //! its answer, and an answer from the other side is held as long as it may take, and counts as lost then. Everything is
-//! done where it would arrive, so one list at the receiving node is enough, also for a cut in one direction.
+//! done where it would arrive, so one list at the receiving node is enough, also for a cut in one direction. Messages of one
+//! kind are lost in the same way.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -18,27 +20,41 @@ use serde::Deserialize;
 
 use crate::http::foreign::is_this_machine;
 use crate::http::message::{Request, Response, text};
-use crate::raft::NodeId;
+use crate::protocol::Lost;
+use crate::raft::{NodeId, Term};
 
 /// The longest list of cut cables, in bytes.
 pub const CUTS_BYTES_MAX: usize = 4 * 1024;
 
-/// From which nodes nothing arrives.
+/// What does not arrive at this node.
 #[derive(Debug, Default)]
 pub struct Cuts {
     /// This node was started for it.
     allowed: bool,
     /// Whether the list has entries: the only thing that is read on the usual way.
     any: AtomicBool,
-    deaf_to: Mutex<BTreeSet<NodeId>>,
+    orders: Mutex<Orders>,
     changed: Condvar,
 }
 
-/// The body of `POST /ui/cuts`.
-#[derive(Debug, Deserialize)]
+/// The body of `POST /ui/cuts`: all that does not arrive from now on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct CutList {
+struct Orders {
+    /// From these nodes nothing arrives.
     deaf_to: BTreeSet<NodeId>,
+    /// This does not arrive from anybody.
+    #[serde(default)]
+    loses: BTreeSet<Lost>,
+    /// The term whose votes are lost by [`Lost::NextVote`], once it is known.
+    #[serde(skip)]
+    failing: Option<Term>,
+}
+
+impl Orders {
+    fn is_empty(&self) -> bool {
+        self.deaf_to.is_empty() && self.loses.is_empty()
+    }
 }
 
 impl Cuts {
@@ -55,7 +71,8 @@ impl Cuts {
             ));
         }
         let cuts = Cuts { allowed: deaf_to.is_some(), ..Cuts::default() };
-        cuts.set(deaf_to.unwrap_or_default().iter().copied().collect());
+        let deaf_to = deaf_to.unwrap_or_default().iter().copied().collect();
+        cuts.set(Orders { deaf_to, ..Orders::default() });
         Ok(cuts)
     }
 
@@ -66,19 +83,57 @@ impl Cuts {
 
     /// From which nodes nothing arrives now.
     pub fn list(&self) -> Vec<NodeId> {
-        self.lock().iter().copied().collect()
+        self.lock().deaf_to.iter().copied().collect()
+    }
+
+    /// What is lost on its way to this node.
+    pub fn loses(&self) -> Vec<Lost> {
+        self.lock().loses.iter().copied().collect()
     }
 
     /// Whether nothing arrives from this node. Costs one read of memory as long as nothing is cut.
     pub fn is_cut(&self, from: NodeId) -> bool {
-        self.any.load(Ordering::Relaxed) && self.lock().contains(&from)
+        self.any.load(Ordering::Relaxed) && self.lock().deaf_to.contains(&from)
+    }
+
+    /// Whether heartbeats are lost on their way to this node.
+    pub fn loses_heartbeats(&self) -> bool {
+        self.any.load(Ordering::Relaxed) && self.lock().loses.contains(&Lost::Heartbeats)
+    }
+
+    /// Whether the votes for this node in this term are lost. The first term that is asked for after an order to lose the next
+    /// vote is the one whose votes are lost; with a later one the order is done.
+    pub fn loses_votes_of(&self, term: Term) -> bool {
+        if !self.any.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut orders = self.lock();
+        if orders.loses.contains(&Lost::NextVote) {
+            let failing = *orders.failing.get_or_insert(term);
+            if term <= failing {
+                return true;
+            }
+            orders.loses.remove(&Lost::NextVote);
+            orders.failing = None;
+            info!("cut: the votes of term {failing} were lost by order; the next ones arrive");
+        }
+        orders.loses.contains(&Lost::Votes)
     }
 
     /// Waits until the cable is healed, and no longer than `limit`.
     pub fn hold(&self, from: NodeId, limit: Duration) {
+        self.hold_while(limit, |orders| orders.deaf_to.contains(&from));
+    }
+
+    /// The same for what is lost whoever sends it.
+    pub fn hold_lost(&self, what: &[Lost], limit: Duration) {
+        self.hold_while(limit, |orders| what.iter().any(|lost| orders.loses.contains(lost)));
+    }
+
+    fn hold_while(&self, limit: Duration, lost: impl Fn(&Orders) -> bool) {
         let deadline = Instant::now() + limit;
         let mut list = self.lock();
-        while list.contains(&from) {
+        while lost(&list) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
@@ -98,32 +153,41 @@ impl Cuts {
             return text(415, "send application/json");
         }
         match serde_json::from_slice(&request.body) {
-            Ok(CutList { deaf_to }) => {
-                self.set(deaf_to);
+            Ok(orders) => {
+                self.set(orders);
                 text(200, "done")
             }
-            Err(error) => text(400, &format!("not a list of nodes: {error}")),
+            Err(error) => text(400, &format!("not a list of what is cut: {error}")),
         }
     }
 
-    fn set(&self, deaf_to: BTreeSet<NodeId>) {
+    fn set(&self, orders: Orders) {
         let mut list = self.lock();
-        if *list == deaf_to {
+        if *list == orders {
             return;
         }
-        let shown: Vec<String> = deaf_to.iter().map(NodeId::to_string).collect();
-        match shown.is_empty() {
-            true => info!("cut: everything arrives again"),
-            false => info!("cut: nothing arrives from node {} by order", shown.join(", ")),
+        let shown: Vec<String> = orders.deaf_to.iter().map(NodeId::to_string).collect();
+        if !shown.is_empty() {
+            info!("cut: nothing arrives from node {} by order", shown.join(", "));
         }
-        self.any.store(!deaf_to.is_empty(), Ordering::Relaxed);
-        *list = deaf_to;
+        for lost in &orders.loses {
+            match lost {
+                Lost::Heartbeats => info!("cut: no heartbeat and no entry arrives by order"),
+                Lost::Votes => info!("cut: no vote arrives by order"),
+                Lost::NextVote => info!("cut: the votes of the next election are lost by order"),
+            }
+        }
+        if orders.is_empty() {
+            info!("cut: everything arrives again");
+        }
+        self.any.store(!orders.is_empty(), Ordering::Relaxed);
+        *list = orders;
         self.changed.notify_all();
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<NodeId>> {
-        // The list is replaced in one step, so it is whole even if a holder panicked.
-        self.deaf_to.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Orders> {
+        // The orders are replaced in one step, so they are whole even if a holder panicked.
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -165,10 +229,23 @@ mod tests {
         let cuts = Cuts::new(Some(&[2]), addresses([127, 0, 0, 1])).expect("loopback");
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| cuts.hold(2, Duration::from_secs(3600)));
-            cuts.set(BTreeSet::new());
+            cuts.set(Orders::default());
             waits.join().expect("healed");
         });
         cuts.hold(2, Duration::from_secs(3600));
+    }
+
+    #[test]
+    fn the_votes_of_one_term_are_lost_and_those_of_the_next_arrive() {
+        let cuts = Cuts::new(Some(&[]), addresses([127, 0, 0, 1])).expect("loopback");
+        let headers = [("Host", "127.0.0.1:8001"), ("Content-Type", "application/json")];
+        assert_eq!(order(&cuts, &headers, r#"{"deaf_to":[],"loses":["next-vote","heartbeats"]}"#), 200);
+        assert!(cuts.loses_heartbeats() && cuts.loses_votes_of(7) && cuts.loses_votes_of(7));
+        assert!(!cuts.loses_votes_of(8) && !cuts.loses_votes_of(9));
+        assert_eq!(cuts.loses(), [Lost::Heartbeats]);
+        assert_eq!(order(&cuts, &headers, r#"{"deaf_to":[],"loses":["votes"]}"#), 200);
+        assert!(!cuts.loses_heartbeats() && cuts.loses_votes_of(10) && cuts.loses_votes_of(11));
+        assert_eq!(order(&cuts, &headers, r#"{"deaf_to":[],"loses":["all"]}"#), 400);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::refusals::PeerRefusals;
 use super::slot::{Slot, Taker};
 use crate::http::client::{Client, ClientTimeouts};
 use crate::logging::RateLimit;
-use crate::protocol::{Purpose, ReplyEnvelope, RequestEnvelope, node_name, path, to_json};
+use crate::protocol::{Lost, Purpose, ReplyEnvelope, RequestEnvelope, node_name, path, to_json};
 use crate::raft::{NodeId, RpcId, RpcRequest};
 use crate::replica::Input;
 use crate::signing::{Recipient, Seal, SealedCallError};
@@ -156,6 +156,11 @@ impl PeerSender {
             let arrived = if self.sending.cuts.is_cut(self.id) {
                 self.sending.cuts.hold(self.id, self.sending.reply_timeout);
                 Err(NoReply::Lost("the cable was cut by order".to_string()))
+            } else if let RpcRequest::RequestVote(asked) = &request
+                && self.sending.cuts.loses_votes_of(asked.term)
+            {
+                self.sending.cuts.hold_lost(&[Lost::Votes, Lost::NextVote], self.sending.reply_timeout);
+                Err(NoReply::Lost("the vote was lost by order".to_string()))
             } else {
                 answered
             };

@@ -98,6 +98,7 @@ impl NodeStatus {
                 .map(|stuck| u64::try_from(stuck.time.as_millis()).unwrap_or(u64::MAX)),
             contradiction: standing.contradiction.map(|contradiction| contradiction.text(self.id)),
             deaf_to: self.cuts.list(),
+            loses: self.cuts.loses(),
             servers: servers.collect(),
         }
     }

@@ -98,6 +98,14 @@ function makeForms(picture) {
   const requests = (perSecond) => () => order({ order: "requests", per_second: perSecond(), n: Number(n.value) });
   get("orders").append(form(TEXT.requests, rate, TEXT.perSecond, n,
     button(TEXT.send, "", requests(() => Number(rate.value))), button(TEXT.stop, "", requests(() => 0))));
+
+  const receiver = select("receiver", TEXT.to, nodes);
+  const lose = (what) => () => order({ ...what, node: Number(receiver.value) });
+  get("orders").append(form(TEXT.messages, TEXT.to, receiver,
+    button(TEXT.dropHeartbeats, "", lose({ order: "drop", what: "heartbeats" })),
+    button(TEXT.dropVotes, "", lose({ order: "drop", what: "votes" })),
+    button(TEXT.failVote, "", lose({ order: "fail", what: "vote" })),
+    button(TEXT.letThrough, "", lose({ order: "heal", other: null, one_way: false }))));
 }
 
 export function drawControl(picture) {

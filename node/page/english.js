@@ -61,6 +61,11 @@ export const ENGLISH = {
   joining: (node) => `node ${node} began without memory: it has no vote until the leader has filled its log`,
   twoDaemons: (server, worker) => `two daemons say that they are ${server}; the one with the worker ${worker} is refused`,
   deaf: (node, others) => `cut: nothing arrives at node ${node} from node ${list(others)}`,
+  loses: {
+    heartbeats: (node) => `by order: no heartbeat arrives at node ${node}`,
+    votes: (node) => `by order: no vote arrives at node ${node}`,
+    "next-vote": (node) => `by order: the next election of node ${node} fails`,
+  },
   otherState: (one, other, index) => `nodes ${one} and ${other} have different tables at log index ${index}`,
   loopBusy: (node) => `node ${node}: its Raft loop does not answer; its disk may hang`,
 
@@ -148,6 +153,8 @@ export const ENGLISH = {
   orderSpoken: (order, name) => `${order} ${name}`,
   cables: "Cables", between: "node", and: "and", allOthers: "all others", oneWay: "only from the first",
   cut: "cut", heal: "heal", healAll: "heal all",
+  messages: "Messages", to: "to node", dropHeartbeats: "drop heartbeats", dropVotes: "drop votes", failVote: "fail the next vote",
+  letThrough: "let all through",
   requests: "Requests", perSecond: "per second, of N", send: "send", stop: "stop",
   load: "Load", onServer: "server", ofCores: "% of its processors", put: "put",
   failed: (why) => `✕ ${why}`,

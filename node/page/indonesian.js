@@ -33,6 +33,9 @@ const FORMS = [
     (way, node, far, state) =>
       `kabel ${way === "from" ? "dari" : "antara"} node ${node} ${way === "from" ? "ke" : "dan"} ` +
       `${far === "all other nodes" ? "semua node lain" : far} ${state === "cut" ? "diputus" : "disambung"}`],
+  [/^no heartbeat and no entry arrives at node (\d+)$/, (node) => `heartbeat dan entri tidak sampai di node ${node}`],
+  [/^no vote arrives at node (\d+)$/, (node) => `suara tidak sampai di node ${node}`],
+  [/^the next election of node (\d+) fails$/, (node) => `pemilihan berikutnya dari node ${node} gagal`],
   [/^the token of control\.json is missing or is another$/, () => "token dari control.json tidak ada atau salah"],
 ];
 
@@ -98,6 +101,11 @@ export const INDONESIAN = {
   joining: (node) => `node ${node} mulai tanpa ingatan: ia tidak punya suara sampai leader mengisi log-nya`,
   twoDaemons: (server, worker) => `dua daemon mengaku sebagai ${server}; yang memakai worker ${worker} ditolak`,
   deaf: (node, others) => `terputus: tidak ada yang sampai di node ${node} dari node ${list(others)}`,
+  loses: {
+    heartbeats: (node) => `atas perintah: heartbeat tidak sampai di node ${node}`,
+    votes: (node) => `atas perintah: suara tidak sampai di node ${node}`,
+    "next-vote": (node) => `atas perintah: pemilihan berikutnya dari node ${node} gagal`,
+  },
   otherState: (one, other, index) => `node ${one} dan ${other} punya tabel yang berbeda di index log ${index}`,
   loopBusy: (node) => `node ${node}: loop Raft-nya tidak menjawab; mungkin disk-nya macet`,
 
@@ -183,6 +191,8 @@ export const INDONESIAN = {
   orderSpoken: (order, name) => `${order} ${name}`,
   cables: "Kabel", between: "node", and: "dan", allOthers: "semua lainnya", oneWay: "hanya dari yang pertama",
   cut: "putus", heal: "sambung", healAll: "sambung semua",
+  messages: "Pesan", to: "ke node", dropHeartbeats: "buang heartbeat", dropVotes: "buang suara",
+  failVote: "gagalkan pemilihan berikutnya", letThrough: "loloskan semua",
   requests: "Permintaan", perSecond: "per detik, untuk N", send: "kirim", stop: "hentikan",
   load: "Beban", onServer: "server", ofCores: "% prosesornya", put: "beri",
   failed: (why) => `✕ ${said(why)}`,

@@ -109,6 +109,7 @@ function warnings(picture) {
       if (also_reported) said.push(TEXT.twoDaemons(server, also_reported));
     }
     if (status.deaf_to?.length) said.push(TEXT.deaf(id, status.deaf_to));
+    for (const lost of status.loses ?? []) said.push(TEXT.loses[lost](id));
     if (!view.consensus || status.stuck_ms) said.push(TEXT.loopBusy(id));
     if (!picture.leader) continue;
     const lead = picture.leader.status;

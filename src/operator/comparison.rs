@@ -210,6 +210,7 @@ pub mod tests {
             stuck_ms: None,
             contradiction: None,
             deaf_to: Vec::new(),
+            loses: Vec::new(),
             servers: vec![ServerStatus {
                 id: "server-1".to_string(),
                 worker: ([127, 0, 0, 1], 10_001).into(),

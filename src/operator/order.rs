@@ -45,8 +45,24 @@ pub enum Order {
     },
     /// Cut the traffic between two nodes, or between one node and all others
     Cut(Link),
-    /// Undo `cut`
+    /// Undo `cut`; with one node alone, `drop` and `fail` as well
     Heal(Link),
+    /// Lose messages of one kind on their way to a node, until `heal NODE`
+    Drop {
+        /// What is lost
+        what: Dropped,
+        /// node-2, or 2
+        #[arg(value_parser = node_number)]
+        node: u16,
+    },
+    /// Lose the votes for a node in the next election that it calls
+    Fail {
+        /// What fails
+        what: Failing,
+        /// node-2, or 2
+        #[arg(value_parser = node_number)]
+        node: u16,
+    },
     /// Keep a server busy, as another program on it would: percent of its processors, 0 to end it
     Load {
         /// server-1, or 1
@@ -82,10 +98,31 @@ impl Order {
             Order::Restart { name } => format!("restart {}", name.name()),
             Order::Cut(cables) => link("cut", cables),
             Order::Heal(cables) => link("heal", cables),
+            Order::Drop { what: Dropped::Heartbeats, node } => format!("drop heartbeats {node}"),
+            Order::Drop { what: Dropped::Votes, node } => format!("drop votes {node}"),
+            Order::Fail { what: Failing::Vote, node } => format!("fail vote {node}"),
             Order::Load { server, percent } => format!("load {server} {percent}"),
             Order::Requests { per_second, n } => format!("requests {per_second} --n {n}"),
         }
     }
+}
+
+/// What is lost on its way to a node.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dropped {
+    /// What leaders send: heartbeats are AppendEntries, so entries are lost, too. Votes arrive
+    Heartbeats,
+    /// The answers of those whom it asks for votes. Pre-votes and heartbeats arrive
+    Votes,
+}
+
+/// What fails once.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Failing {
+    /// The next election that the node calls
+    Vote,
 }
 
 /// Between whom the traffic is cut.
@@ -144,6 +181,9 @@ mod tests {
             ("cut node-1 node-2", Order::Cut(two_ways.clone())),
             ("heal 1 2", Order::Heal(two_ways)),
             ("cut 3 --one-way", Order::Cut(Link { node: 3, other: None, one_way: true })),
+            ("drop heartbeats node-3", Order::Drop { what: Dropped::Heartbeats, node: 3 }),
+            ("drop votes 3", Order::Drop { what: Dropped::Votes, node: 3 }),
+            ("fail vote 3", Order::Fail { what: Failing::Vote, node: 3 }),
             ("load server-2 80", Order::Load { server: 2, percent: 80 }),
             ("requests 20", Order::Requests { per_second: 20, n: N_DEFAULT }),
             ("requests 5 --n 1000", Order::Requests { per_second: 5, n: 1000 }),
@@ -158,8 +198,17 @@ mod tests {
 
     #[test]
     fn what_is_no_order_is_refused() {
-        for line in ["kill", "kill node", "kill server-1", "kill node-0", "cut", "load 1 101", "requests -1"]
-        {
+        for line in [
+            "kill",
+            "kill node",
+            "kill server-1",
+            "kill node-0",
+            "cut",
+            "drop 3",
+            "fail heartbeats 3",
+            "load 1 101",
+            "requests -1",
+        ] {
             assert!(order(line).is_err(), "{line}");
         }
     }

@@ -3,14 +3,14 @@
 //! An order is answered when it is done: `kill` when the process has ended and `pids.json` says so, `restart` when the next
 //! process runs. Nothing here waits for a process; what must wait for a death is kept in [`Steering`] until SIGCHLD.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use rakit::http::client::{Client, ClientTimeouts};
-use rakit::protocol::path;
+use rakit::protocol::{Lost, path};
 use rakit::storage;
 use rustix::process::Signal;
 
@@ -18,7 +18,7 @@ use super::Failure;
 use super::children::Child;
 use super::control_room::Done;
 use super::layout::{Part, server_name, shown};
-use super::order::{Link, Order};
+use super::order::{Dropped, Failing, Link, Order};
 use super::session::Session;
 use super::traffic::Traffic;
 
@@ -36,6 +36,8 @@ pub struct Steering {
     traffic: Option<Traffic>,
     /// The cut cables: what the first node sends does not arrive at the second.
     cut: BTreeSet<(u16, u16)>,
+    /// What is lost on its way to a node.
+    lost: BTreeMap<u16, BTreeSet<Lost>>,
 }
 
 #[derive(Debug)]
@@ -84,6 +86,11 @@ impl Session {
             Order::Resume { name } => self.pause(name, false),
             Order::Cut(link) => return self.cut(&link, true, outcome),
             Order::Heal(link) => return self.cut(&link, false, outcome),
+            Order::Drop { what: Dropped::Heartbeats, node } => {
+                return self.lose(node, Lost::Heartbeats, outcome);
+            }
+            Order::Drop { what: Dropped::Votes, node } => return self.lose(node, Lost::Votes, outcome),
+            Order::Fail { what: Failing::Vote, node } => return self.lose(node, Lost::NextVote, outcome),
             Order::Load { server, percent } => self.put_load(server, percent),
             Order::Requests { per_second, n } => self.send_requests(per_second, n),
         };
@@ -140,6 +147,10 @@ impl Session {
 
     fn start_again(&mut self, part: Part) -> Done {
         self.check(part)?;
+        if let Part::Node(id) = part {
+            // A process begins with the cut cables, and with nothing else that was ordered.
+            self.steering().lost.remove(&id);
+        }
         if let Ok(child) = self.running(part) {
             return Err(format!("{} runs already (pid {})", part.name(), child.pid));
         }
@@ -180,22 +191,55 @@ impl Session {
                 self.steering().cut.remove(cable)
             };
         }
+        if !cut && link.other.is_none() && !link.one_way {
+            self.steering().lost.remove(&link.node);
+        }
         self.show_room();
         let receivers: BTreeSet<u16> = cables.iter().map(|(_, to)| *to).collect();
-        let runs = |id: &u16| self.running(Part::Node(*id)).is_ok();
-        let receivers: Vec<u16> = receivers.into_iter().filter(runs).collect();
-        let mut orders: Vec<(u16, SocketAddr, Vec<u16>)> = Vec::new();
-        for id in receivers {
-            orders.push((id, self.layout().public(id), self.steering().deaf_to(Part::Node(id))));
-        }
         let far = link.other.map_or("all other nodes".to_string(), |other| format!("node {other}"));
         let (from, to) = if link.one_way { ("from", "to") } else { ("between", "and") };
         let state = if cut { "cut" } else { "healed" };
         let line = format!("the cable {from} node {} {to} {far} is {state}", link.node);
+        self.tell_nodes(receivers, line, outcome);
+    }
+
+    /// Loses what is sent to a node, until it is healed.
+    fn lose(&mut self, node: u16, lost: Lost, outcome: Sender<Done>) {
+        if let Err(why) = self.running(Part::Node(node)) {
+            return answer(&outcome, Err(why));
+        }
+        let steering = self.steering();
+        let all = steering.lost.entry(node).or_default();
+        // The order for one vote is done by itself, so it is given once, and not again with another order.
+        all.remove(&Lost::NextVote);
+        all.insert(lost);
+        let line = match lost {
+            Lost::Heartbeats => format!("no heartbeat and no entry arrives at node {node}"),
+            Lost::Votes => format!("no vote arrives at node {node}"),
+            Lost::NextVote => format!("the next election of node {node} fails"),
+        };
+        self.tell_nodes([node].into(), line, outcome);
+        if let Some(all) = self.steering().lost.get_mut(&node) {
+            all.remove(&Lost::NextVote);
+        }
+    }
+
+    /// Says it, tells these nodes what does not arrive at them now, and answers the order.
+    fn tell_nodes(&mut self, receivers: BTreeSet<u16>, line: String, outcome: Sender<Done>) {
+        let runs = |id: &u16| self.running(Part::Node(*id)).is_ok();
+        let receivers: Vec<u16> = receivers.into_iter().filter(runs).collect();
+        let mut orders: Vec<(u16, SocketAddr, String)> = Vec::new();
+        for id in receivers {
+            let address = self.layout().public(id);
+            let steering = self.steering();
+            let (deaf_to, lost) = (steering.deaf_to(Part::Node(id)), steering.lost.get(&id));
+            let lost = serde_json::to_string(&lost.cloned().unwrap_or_default()).expect("words are JSON");
+            orders.push((id, address, format!("{{\"deaf_to\":{deaf_to:?},\"loses\":{lost}}}")));
+        }
         self.tell(&line);
         let told = thread::Builder::new().name("cut".to_string()).spawn(move || {
             let failed: Vec<String> =
-                orders.into_iter().filter_map(|(id, at, list)| tell_node(id, at, &list).err()).collect();
+                orders.into_iter().filter_map(|(id, at, body)| tell_node(id, at, &body).err()).collect();
             answer(
                 &outcome,
                 if failed.is_empty() { Ok(line) } else { Err(format!("{line}, but {}", failed.join("; "))) },
@@ -242,11 +286,10 @@ impl Session {
     }
 }
 
-/// Tells a node from which nodes nothing shall arrive.
-fn tell_node(id: u16, address: SocketAddr, deaf_to: &[u16]) -> Result<(), String> {
+/// Tells a node what shall not arrive at it.
+fn tell_node(id: u16, address: SocketAddr, body: &str) -> Result<(), String> {
     let mut client =
         Client::new(ClientTimeouts { connect: CUT_TIMEOUT, send: CUT_TIMEOUT, receive: CUT_TIMEOUT });
-    let body = format!("{{\"deaf_to\":{deaf_to:?}}}");
     match client.post(address, path::CUTS, Vec::new, body.as_bytes(), ANSWER_BYTES_MAX) {
         Ok(answer) if answer.status == 200 => Ok(()),
         Ok(answer) => Err(format!("node {id} answered {}", answer.status)),

@@ -57,6 +57,9 @@ pub struct Status {
     /// In a demonstration: the nodes from which nothing arrives, since somebody ordered so.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deaf_to: Vec<NodeId>,
+    /// In a demonstration: what is lost on its way to this node, whoever sends it, since somebody ordered so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loses: Vec<Lost>,
     /// The server table, by name.
     pub servers: Vec<ServerStatus>,
 }
@@ -140,6 +143,18 @@ impl LogQuery {
     pub fn target(&self) -> String {
         format!("{}?after={}&limit={}", path::LOG, self.after, self.limit)
     }
+}
+
+/// What a demonstration may lose on its way to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lost {
+    /// AppendEntries, which are the heartbeats, and InstallSnapshot.
+    Heartbeats,
+    /// The answers to its RequestVote.
+    Votes,
+    /// The answers to its RequestVote of one term: of the next in which it is a candidate.
+    NextVote,
 }
 
 #[cfg(test)]

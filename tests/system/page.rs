@@ -302,6 +302,19 @@ fn each_button_does_to_the_real_process_what_it_says() {
     shown.press(&format!("{cables}:nth-of-type(2)"), |browser, button| browser.click(button));
     eventually("it is healed", || (deaf(1)? == Value::Null).then_some(()));
 
+    // Messages that are lost: the next election of node 3.
+    choose("receiver", "3");
+    let messages = "#orders form:nth-child(4) button";
+    let lost = || shown.status(3).map(|status| status["loses"].clone());
+    shown.press(&format!("{messages}:nth-of-type(3)"), |browser, button| browser.click(button));
+    eventually("node 3 will lose its votes", || (lost()? == json!(["next-vote"])).then_some(()));
+    eventually("the page says it", || {
+        let said = shown.browser.texts("#warnings li");
+        said.iter().any(|one| one == "by order: the next election of node 3 fails").then_some(())
+    });
+    shown.press(&format!("{messages}:nth-of-type(4)"), |browser, button| browser.click(button));
+    eventually("everything arrives", || (lost()? == Value::Null).then_some(()));
+
     // Load, and requests of a size.
     let said = shown.press("#orders form:nth-child(2) button", |browser, button| browser.click(button));
     assert!(said.contains("server-1 is kept busy with 80 %"), "{said}");
@@ -402,7 +415,7 @@ fn state_with(text: &str) -> Value {
             "cluster": text, "node": 1, "role": "follower", "term": 4, "leader": 2, "voted_for": null, "commit_index": 9,
             "applied_index": 9, "last_index": 9, "snapshot_index": 0, "state_digest": "0", "policy": "projected",
             "uptime_ms": 1, "version": "0", "protocol": 0, "refusals": [{"node": 2, "reason": text}],
-            "contradiction": text, "joining": true, "servers": [server],
+            "contradiction": text, "joining": true, "loses": ["heartbeats", "votes", "next-vote"], "servers": [server],
         },
         "servers_hidden": 0, "members": [1, 2, 3], "now_us": 1_700_000_000_000_000_u64, "age_ms": 5, "stale_ms": null,
         "times": {"heartbeat_ms": 100, "election_timeout_ms": 1000, "report_interval_ms": 1000, "server_timeout_ms": 5000},
@@ -684,7 +697,29 @@ fn pictures() {
     shown.browser.click("#story summary");
     take("page-leader-dead.png");
     shown.browser.click("#story summary");
+    // From here, a button scrolls in at the lower edge, away from the head of the page.
+    shown.browser.run("window.scrollTo(0, 0)");
     shown.order("start", &format!("node-{before}"));
+    shown.await_headline("all are back", |words| words.contains("2 of 5"));
+
+    // An election is over before anybody looks. While no vote arrives, it goes on.
+    let votes = |button: u16| {
+        for id in 1..=5 {
+            shown.browser.run(&format!("document.querySelector('select[name=receiver]').value = '{id}'"));
+            let button = format!("#orders form:nth-child(4) button:nth-of-type({button})");
+            shown.press(&button, |browser, button| browser.click(button));
+        }
+    };
+    votes(2);
+    let leads = leader(&shown.headline());
+    shown.order("kill", &format!("node-{leads}"));
+    shown.await_headline("an election", |words| words.starts_with("ELECTION: "));
+    eventually("a candidate", || {
+        shown.browser.texts("#ring .word").iter().any(|role| role == "candidate").then_some(())
+    });
+    take("page-election.png");
+    votes(4);
+    shown.order("start", &format!("node-{leads}"));
     shown.await_headline("all are back", |words| words.contains("2 of 5"));
 
     shown.order("pause", "server-3/daemon");

@@ -653,6 +653,71 @@ fn a_cut_leader_is_replaced_and_follows_when_the_cable_is_healed() {
 }
 
 #[test]
+fn lost_heartbeats_and_votes_show_the_rules_and_cost_no_more_than_an_election() {
+    let dir = temporary();
+    let base = base_port(3, 1);
+    let mut up = Up::start(dir.path(), &["--nodes", "3", "--servers", "1", "--base-port", &base.to_string()]);
+    up.ready();
+    // The node that all of these follow, and its term.
+    let led = |nodes: &[u16]| {
+        let said = |id: &u16| {
+            let status = status(base + *id)?;
+            Some((status["leader"].as_u64()? as u16, status["term"].as_u64()?))
+        };
+        let all: Vec<_> = nodes.iter().map(said).collect();
+        all[0].filter(|one| all.iter().all(|other| *other == Some(*one)))
+    };
+    let (leader, term) = eventually("a leader of all", || led(&[1, 2, 3]));
+    let follower = (1..=3).find(|id| *id != leader).expect("three nodes");
+
+    // Who hears no heartbeat asks for pre-votes, and is refused: the others hear the leader.
+    ordered(dir.path(), &format!("drop heartbeats node-{follower}"));
+    eventually("the follower misses its leader", || {
+        let status = status(base + follower)?;
+        (status["role"] == "pre-candidate" && status["loses"] == serde_json::json!(["heartbeats"]))
+            .then_some(())
+    });
+    let refused = "would not vote for node ".to_owned() + &follower.to_string();
+    eventually("the leader refuses it", || {
+        let log = fs::read_to_string(dir.path().join(format!("logs/node-{leader}.log"))).ok()?;
+        log.contains(&refused).then_some(())
+    });
+    assert_eq!(status(base + leader).expect("it answers")["term"], term);
+    ordered(dir.path(), &format!("heal node-{follower}"));
+    eventually("it follows again, in the same term", || {
+        (led(&[1, 2, 3]) == Some((leader, term))).then_some(())
+    });
+
+    // An election whose votes are lost costs a term, and the next one succeeds.
+    let others: Vec<u16> = (1..=3).filter(|id| *id != leader).collect();
+    for id in &others {
+        ordered(dir.path(), &format!("fail vote node-{id}"));
+    }
+    ordered(dir.path(), &format!("kill node-{leader}"));
+    let (next, later) = eventually("another leader", || led(&others).filter(|(next, _)| *next != leader));
+    assert!(later >= term + 2, "term {term} was followed by {later}, and no election failed");
+    assert_eq!(status(base + next).expect("it answers")["loses"], Value::Null, "the order is done");
+    ordered(dir.path(), &format!("start node-{leader}"));
+    eventually("all follow", || led(&[1, 2, 3]));
+
+    // As long as all votes are lost, candidates ask in vain.
+    let others: Vec<u16> = (1..=3).filter(|id| *id != next).collect();
+    for id in &others {
+        ordered(dir.path(), &format!("drop votes node-{id}"));
+    }
+    ordered(dir.path(), &format!("kill node-{next}"));
+    eventually("two elections fail", || {
+        let term = |id: &u16| status(base + *id).and_then(|status| status["term"].as_u64());
+        (others.iter().filter_map(term).max()? >= later + 2).then_some(())
+    });
+    for id in &others {
+        ordered(dir.path(), &format!("heal node-{id}"));
+    }
+    eventually("a leader, now that votes arrive", || led(&others).filter(|(leads, _)| *leads != next));
+    assert_eq!(up.stop(Signal::TERM).code(), Some(0));
+}
+
+#[test]
 fn requests_are_sent_at_a_rate_until_it_is_zero() {
     let dir = temporary();
     let base = base_port(1, 1);
