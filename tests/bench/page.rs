@@ -78,7 +78,11 @@ fn times(parts: &[&Part]) -> Fallible<String> {
     let mut text = "| part | what it measures | took |\n| --- | --- | --- |\n".to_owned();
     for part in parts {
         let took = match Results::load(part.name)? {
-            Some(results) => time(results.seconds) + if results.quick { ", a quick run" } else { "" },
+            Some(results) => {
+                let quick = if results.quick { ", a quick run" } else { "" };
+                let failed = if results.failed.is_some() { ", **failed**" } else { "" };
+                time(results.seconds) + quick + failed
+            }
             None => String::new(),
         };
         // Writing to a String cannot fail.
