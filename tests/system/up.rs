@@ -745,7 +745,8 @@ fn load_on_a_server_is_agreed_on_and_sends_requests_elsewhere() {
     let pids = up.pids();
     let cpu = || status(base + 1).and_then(|status| status["servers"][0]["cpu"].as_f64());
     ordered(dir.path(), "load server-1 60");
-    eventually("the load is agreed on", || cpu().filter(|cpu| *cpu > 20.0));
+    // On a busy machine it is less than asked for: whoever makes it competes with others.
+    eventually("the load is agreed on", || cpu().filter(|cpu| *cpu > 5.0));
     assert_eq!(up.pids(), pids, "what makes the load is no part of the cluster");
     for _ in 0..5 {
         get(base + 1, "/1000").expect("an answer");
@@ -753,7 +754,7 @@ fn load_on_a_server_is_agreed_on_and_sends_requests_elsewhere() {
     let log = fs::read_to_string(dir.path().join("logs/node-1.log")).expect("its log");
     assert!(!log.contains("answered by server-1"), "{log}");
     ordered(dir.path(), "load server-1 0");
-    eventually("the load is gone", || cpu().filter(|cpu| *cpu < 5.0));
+    eventually("the load is gone", || cpu().filter(|cpu| *cpu < 2.0));
     // Whatever makes the load, it ends with `rakit up`.
     ordered(dir.path(), "load server-1 10");
     up.child.kill().expect("it runs");
