@@ -250,7 +250,7 @@ fn each_refusal() {
         (
             good.with(HEADER_VERSION, "9"),
             RefusalKind::WrongVersion,
-            "speaks version 9 of the protocol, this program version 2; run",
+            &format!("speaks version 9 of the protocol, this program version {PROTOCOL_VERSION}; run"),
         ),
         (later, RefusalKind::WrongVersion, "version 9"),
     ] {
