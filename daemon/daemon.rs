@@ -88,7 +88,7 @@ struct DaemonFlags {
     /// its living children
     #[arg(long, value_name = "machine|process:PID", default_value = "machine", value_parser = measure)]
     measure: Measure,
-    /// With `process:PID`: a file that may name one more process whose load counts (docs/demo.md)
+    /// With `process:PID`: a file that may name one more process whose load counts (`rakit ctl load`)
     #[arg(long, value_name = "FILE", hide = true)]
     measure_also: Option<PathBuf>,
     /// Run without a secret although the cluster has addresses off loopback: anybody who reaches them can

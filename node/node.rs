@@ -81,7 +81,7 @@ struct NodeFlags {
     #[arg(long)]
     insecure: bool,
 
-    /// Take orders to cut cables (docs/demo.md), and begin with these: nothing arrives from these nodes
+    /// Take orders to cut cables (docs/page.md), and begin with these: nothing arrives from these nodes
     #[arg(long, value_name = "IDS", hide = true, value_delimiter = ',', num_args = 0..=1)]
     deaf_to: Option<Vec<NodeId>>,
 

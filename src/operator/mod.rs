@@ -18,6 +18,7 @@
 //! | `demo` | `rakit demo`: a demonstration that runs itself |
 //! | `play` | `rakit play`: recorded schedules of the Raft core, step by step |
 //! | `asking`, `comparison`, `changes` | `GET /status`, how the answers differ, what has changed |
+//! | `lookout` | asks the nodes for what the live table and the page of the control room show |
 //! | `live_table`, `headline`, `sentences` | what a person who watches sees: who leads, nodes, servers, what happened |
 //! | `live_screen`, `screen` | a table redrawn in place, and lines; lines alone |
 //! | `table`, `line` | text in columns; text with a style |

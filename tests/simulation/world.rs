@@ -962,8 +962,8 @@ impl World {
         self.machines.iter().filter(|machine| machine.counts()).count() as u64
     }
 
-    /// A disk may be emptied as long as a majority remembers (docs/raft.md, "Joining"). A node that does not count has nothing
-    /// to forget.
+    /// A disk may be emptied as long as a majority remembers (docs/raft.md, "The founding, and nodes without memory"). A node
+    /// that does not count has nothing to forget.
     pub fn may_wipe(&self, node: NodeId) -> bool {
         let counts = self.machines.iter().any(|machine| machine.id == node && machine.counts());
         !counts || self.counting() > self.plan.nodes / 2 + 1
