@@ -2,9 +2,9 @@
 """Plants each defect of the list below in a copy of the source, one at a time, and tells which test kills it, and after how
 many seeds the simulator alone sees it.
 
-The list follows the defects that real implementations of Raft have shipped (docs/test-results.md keeps the table of the last
-run). A defect that no test kills is a missing test. The work tree is never touched: the script works in a clone in a
-temporary directory, with a build directory of its own.
+The list follows the defects that real implementations of Raft have shipped (docs/test-results.md keeps a table of which
+test killed which). A defect that no test kills is a missing test. The work tree is never touched: the script works in a
+clone in a temporary directory, with a build directory of its own.
 
     python3 tests/mutations.py               # all of them: hours on two cores
     python3 tests/mutations.py --fast        # only whether a test kills each, not after how many seeds
