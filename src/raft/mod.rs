@@ -14,7 +14,8 @@
 //! * The *leader* of a term is the only node that adds commands to the log. The other nodes are *followers*: they copy.
 //! * A *majority* is more than half of all nodes, the dead ones included: three of five. Any two majorities have at least
 //!   one node in common. This one fact makes Raft safe.
-//! * An *entry* of the log is *committed* when a majority has it on its disks. A committed entry is never lost.
+//! * An *entry* of the log is *committed* when the leader that made it knows it to be on the disks of a majority, and all
+//!   entries before it are committed with it. A committed entry is never lost.
 //! * A *candidate* is a node that asks the others for their votes. A node gives one vote per term.
 //!
 //! # One report, told along these files
