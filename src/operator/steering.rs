@@ -147,12 +147,12 @@ impl Session {
 
     fn start_again(&mut self, part: Part) -> Done {
         self.check(part)?;
+        if let Ok(child) = self.running(part) {
+            return Err(format!("{} runs already (pid {})", part.name(), child.pid));
+        }
         if let Part::Node(id) = part {
             // A process begins with the cut cables, and with nothing else that was ordered.
             self.steering().lost.remove(&id);
-        }
-        if let Ok(child) = self.running(part) {
-            return Err(format!("{} runs already (pid {})", part.name(), child.pid));
         }
         let started = self.start_part(part).and_then(|()| self.write_pids());
         started.map_err(|Failure { line, .. }| line)?;
