@@ -180,12 +180,7 @@ impl ServedConnection<'_> {
 
         let service = self.context.service;
         let peer = self.open.peer;
-        let ruling = if head.target == "*" {
-            // RFC 9110 section 9.3.7: OPTIONS of the server itself only asks whether there is one.
-            Ruling::Answer(text(200, "an HTTP server is here"))
-        } else {
-            self.guard(|| Ok(service.judge(&head, peer))).unwrap_or_else(Ruling::Answer)
-        };
+        let ruling = self.guard(|| Ok(service.judge(&head, peer))).unwrap_or_else(Ruling::Answer);
         let Acceptance { body_bytes_max: limit, is_proven, note } = match ruling {
             Ruling::Accept(acceptance) => acceptance,
             // A body that is not read stands where the next request would begin. Only without a body may the connection stay

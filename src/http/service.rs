@@ -1,7 +1,7 @@
 //! The handler behind a listener. A node has two services, one for each address.
 
 use super::head::Head;
-use super::message::{Request, Response};
+use super::message::{Request, Response, text};
 use std::any::Any;
 use std::net::SocketAddr;
 use tiny_http::Method;
@@ -16,6 +16,10 @@ pub trait Service: Send + Sync + 'static {
     /// reserved. Unless a service says otherwise, its [`body_limit`](Self::body_limit) decides.
     fn judge(&self, head: &Head, peer: SocketAddr) -> Ruling {
         let _ = peer;
+        if head.target == "*" {
+            // RFC 9110 section 9.3.7: OPTIONS of the server itself only asks whether there is one.
+            return Ruling::Answer(text(200, "an HTTP server is here"));
+        }
         match self.body_limit(&head.method, head.path()) {
             Ok(body_bytes_max) => Ruling::Accept(Acceptance { body_bytes_max, is_proven: false, note: None }),
             Err(answer) => Ruling::Answer(answer),
