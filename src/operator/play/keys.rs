@@ -60,6 +60,10 @@ impl Keys {
     /// # Errors
     /// The terminal can't be read.
     pub fn next(&mut self, limit: Option<Duration>) -> io::Result<Option<Key>> {
+        // A signal that came while a step was drawn has interrupted no poll(2).
+        if self.ended.load(Ordering::SeqCst) {
+            return Ok(Some(Key::Quit));
+        }
         if !self.pending.is_empty() {
             return Ok(Some(take_key(&mut self.pending)));
         }
