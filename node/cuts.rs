@@ -115,6 +115,8 @@ impl Cuts {
             }
             orders.loses.remove(&Lost::NextVote);
             orders.failing = None;
+            self.any.store(!orders.is_empty(), Ordering::Relaxed);
+            self.changed.notify_all();
             info!("cut: the votes of term {failing} were lost by order; the next ones arrive");
         }
         orders.loses.contains(&Lost::Votes)
