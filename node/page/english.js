@@ -3,7 +3,7 @@
 const list = (items) => items.join(", ");
 const percent = (value) => (value === null ? "unknown" : `${value.toFixed(1)} %`);
 
-export const seconds = (ms) =>
+const seconds = (ms) =>
   ms < 1000 ? `${Math.max(0, Math.round(ms))} ms` : `${(ms / 1000).toFixed(ms < 10000 ? 1 : 0)} s`;
 
 export const ENGLISH = {

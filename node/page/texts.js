@@ -8,7 +8,16 @@ import { get, html } from "./drawing.js";
 const KEPT = "rakit-language";
 const NAMES = { en: "English", id: "Bahasa Indonesia" };
 
-export const language = localStorage.getItem(KEPT) ?? (navigator.language.startsWith("id") ? "id" : "en");
+// A browser that keeps nothing for this page throws an error.
+function kept() {
+  try {
+    return localStorage.getItem(KEPT);
+  } catch {
+    return null;
+  }
+}
+
+export const language = kept() ?? (navigator.language.startsWith("id") ? "id" : "en");
 export const TEXT = language === "id" ? INDONESIAN : ENGLISH;
 
 // Sets the language of the document, and makes the switch. A change loads the page anew: every text is made once.
