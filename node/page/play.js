@@ -19,6 +19,8 @@ const LIVE_SECTIONS = ["servers", "story", "requests"];
 let play = null;
 let step = 0;
 let timer = null;
+// Grows with each choice: an answer that comes after the next choice is not shown.
+let choices = 0;
 let goLive = () => {};
 let [back, next, run] = [];
 
@@ -56,14 +58,18 @@ function fromAddress() {
 
 async function show(name, at) {
   stop();
+  choices += 1;
+  const choice = choices;
   get("plays").value = name;
   if (!name) return leave();
   const answer = await fetch(`${LIST}/${encodeURIComponent(name)}`);
-  if (!answer.ok) {
+  const recording = answer.ok ? await answer.json() : null;
+  if (choice !== choices) return;
+  if (!recording) {
     leave();
     return set(get("headline"), TEXT.play.missing(name));
   }
-  play = { name, ...(await answer.json()) };
+  play = { name, ...recording };
   for (const section of LIVE_SECTIONS) get(`${section}-section`).hidden = true;
   get("control-section").hidden = true;
   get("notices").hidden = true;
@@ -76,6 +82,7 @@ async function show(name, at) {
 }
 
 function leave() {
+  choices += 1;
   play = null;
   stop();
   clearDots();
