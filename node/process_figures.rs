@@ -1,4 +1,4 @@
-//! What the kernel says of this process, for `/metrics`: proc_pid_stat(5), proc_pid_fd(5).
+//! What the kernel says of this process: proc_pid_stat(5), proc_pid_fd(5). `metrics.rs` asks, at each `GET /metrics`.
 
 use procfs::WithCurrentSystemInfo as _;
 use procfs::process::Process;

@@ -87,12 +87,12 @@ impl RequestCounts {
         by_server.entry(server.to_owned()).or_default().count(status);
     }
 
-    /// Each status with its count: of requests that no server answered, ...
+    /// Each status with its count, of the requests that no server answered.
     pub fn by_none(&self) -> Vec<(String, u64)> {
         self.by_none.counted(|status| ![200, 0].contains(&status))
     }
 
-    /// ... and of those that this server answered.
+    /// Each status with its count, of the requests that this server answered.
     pub fn by_server(&self, server: &str) -> Vec<(String, u64)> {
         let by_server = self.by_server.read().unwrap_or_else(PoisonError::into_inner);
         let usual = |status| status == 200;

@@ -93,9 +93,10 @@ pub struct Report {
     pub server: String,
     /// Where its worker listens.
     pub worker: SocketAddr,
-    /// Percent of the machine's processors that was busy since the last report; 0 to 100, never -0.0.
+    /// Percent of the processors that was busy since the last report; 0 to 100, never -0.0. Of those that the worker may use:
+    /// all of the machine, or what a quota or a cpuset leaves.
     pub cpu: f64,
-    /// How many processors the machine has; 1 to [`CORES_MAX`].
+    /// How many processors the worker may use, rounded; 1 to [`CORES_MAX`].
     pub cores: u32,
     /// Whether `cpu` was measured. False when the daemon cannot measure: then no node chooses the server while another one is
     /// there. Only false is written, so that the usual report stays short.

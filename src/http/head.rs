@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn only_two_versions_are_spoken() {
+    fn only_versions_1_x_are_spoken() {
         for (line, expected) in [
             ("GET / HTTP/1.0", 200),
             ("GET / HTTP/1.1", 200),

@@ -1,7 +1,10 @@
-//! What the nodes say together, and the headline of the live table: who leads, and how many more may fail.
+//! What the nodes say together, and the headline of the live table: who leads, and how many more may fail. Called by
+//! `live_table.rs`, `sentences.rs` and `session.rs`.
 //!
-//! The rules are those of the page (`read` and `headline` in `node/page/page.js`), for the same [`PageState`], and so are the
-//! words. Change both.
+//! The words are those of the page, and so are most rules (`read` and `headline` in `node/page/page.js`), for the same
+//! [`PageState`]: whoever changes one changes both. Three rules differ. A node that answers is alive here, also if the process that
+//! `rakit up` has started is dead. Whether all members were asked is counted here; the page asks whether a control room answers. And
+//! the page remembers how many votes the last election got.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,7 +1,8 @@
-//! What happened, in sentences: the event strip of the live table.
+//! What happened, in sentences: the event strip of the live table (`live_table.rs`).
 //!
 //! Each node tells its own events with its view. Here the events of all nodes become one story, in which an election is one
-//! sentence, told once. The rules are those of the page (`tell` in `node/page/page.js`), and so are the words. Change both.
+//! sentence, told once. The words are those of the page, and so are the rules (`tell` in `node/page/page.js`), but for the
+//! question whether all members were asked (see `headline.rs`). Whoever changes one changes both.
 //! `story.rs` shows the log lines themselves, all of them.
 
 use std::collections::BTreeSet;

@@ -2,7 +2,8 @@
 //!
 //! The main thread starts, reaps and stops the processes and says what the live table shows. It waits on one channel. A
 //! thread for signals and one thread per node (see [`super::asking`]) send events into it. A node that hangs
-//! cannot delay the main thread, and a terminal that takes nothing can't either (see [`super::live_screen`]).
+//! delays the main thread only at a first table, by as long as [`super::lookout`] waits for it. A terminal that takes nothing
+//! delays nobody (see [`super::live_screen`]).
 //!
 //! States: *starting*, *ready*, *stopping*. Nodes and workers start at once; each daemon starts when its
 //! worker listens, so that its first report says so. If a node ends while starting, its data may be damaged, or

@@ -83,7 +83,7 @@ pub struct ServerStatus {
     pub worker: SocketAddr,
     /// How much of its processor time was busy, in percent, by its last committed report.
     pub cpu: f64,
-    /// How many processors it has.
+    /// How many processors its worker may use.
     pub cores: u32,
     /// Whether `cpu` was measured, by its last committed report. If not, it gets a request only if no other server is there.
     #[serde(default = "yes")]

@@ -39,7 +39,8 @@ pub struct FollowerPicture {
     /// How long ago the leader sent the newest request that the follower answered, in milliseconds; `None` if it has
     /// acknowledged no entry of this leader yet.
     pub acknowledged_ms: Option<u64>,
-    /// The same, but of a follower that has answered nothing in this term: how long ago the term began.
+    /// How long ago the leader sent the newest request that the follower answered, in milliseconds. If it has answered none in
+    /// this term: how long ago this node became the leader.
     pub contact_ms: u64,
 }
 

@@ -9,6 +9,8 @@
 //! | `joining.rs` | what does a node do whose directory is new, emptied or damaged? |
 //! | `version.rs` | is every other version of the protocol refused by name, on both sides? |
 //! | `daemon.rs`, `worker.rs` | do the two programs on a server keep their promises? |
+//! | `field.rs` | does the daemon follow an address that changes, and a worker behind address translation? |
+//! | `in_flight.rs` | do nodes count each other's requests, and forget them in time? |
 //! | `init.rs` | does what `rakit init` writes for several machines become a cluster? |
 //! | `up.rs` | does `rakit up` run and end a whole cluster? |
 //! | `terminal.rs` | does the live table show the truth in a real terminal of any size, and leave it as it was? |
