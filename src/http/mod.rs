@@ -5,6 +5,7 @@
 //!   lists every limit and every refusal. [`foreign`] refuses what a web page of another site makes a browser send.
 //! - The clients: [`client`] sends requests to nodes, [`worker_client`] asks a worker for a prime. `connect`
 //!   opens their connections; `dial` moves the bytes of [`client`].
+//! - Both sides: `chunked` decodes bodies that come in chunks.
 //!
 //! Signatures are a layer above: [`crate::signing`].
 
