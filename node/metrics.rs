@@ -168,8 +168,11 @@ impl Sources {
 
     /// What a leader knows of the other nodes. Nobody else knows it, and a loop that is stuck does not tell.
     fn peers(&self, page: &mut Page) -> fmt::Result {
-        let last_index = self.status.standing.get().last_index;
-        let followers = live::picture(&self.status).map(|picture| picture.followers).unwrap_or_default();
+        let standing = self.status.standing.get();
+        let leads = standing.leader == Some(self.status.id);
+        let picture = if leads { live::picture(&self.status) } else { None };
+        let followers = picture.map(|picture| picture.followers).unwrap_or_default();
+        let last_index = standing.last_index;
         let peers: Vec<(String, _)> = followers.into_iter().map(|one| (one.node.to_string(), one)).collect();
         page.gauges(
             "rakit_raft_peer_lag_entries",
