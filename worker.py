@@ -416,7 +416,11 @@ class Places:
         with self.changed:
             if self.stopping or not self.has_place(n) and len(self.queue) >= self.queue_max:
                 return None
-            job = Job(n)
+            try:
+                job = Job(n)
+            except OSError as error:  # no descriptor is left: this server is busy, not broken
+                log.warning("n=%d finds no place: %s", n, error)
+                return None
             self.queue.append(job)
             self.queue.sort(key=lambda job: job.turn)
             self.start_jobs()
@@ -538,7 +542,7 @@ class Connection(http.server.BaseHTTPRequestHandler):
             return self.answer(200, str(nth_prime(self.n)))
         job = places.enter(self.n)
         if not job:
-            return self.answer(503, "no place is free and the queue is full; try again or elsewhere", RETRY_AFTER)
+            return self.answer(503, "no place is free; try again or elsewhere", RETRY_AFTER)
         try:
             digits = self.wait_for(job)
         finally:
