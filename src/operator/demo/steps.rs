@@ -301,7 +301,7 @@ fn worker_killed(stage: &mut Stage) -> Played {
     stage.kill(Part::Worker(number))?;
     let answer = waits.join().map_err(|_| "the thread failed".to_string())??;
     let by = answer.server.unwrap_or_default();
-    let lines = stage.lines(&["answered by", "worker of server"], |lines| !lines.is_empty());
+    let lines = stage.lines(&["answered by", "trying the next best"], |lines| !lines.is_empty());
     stage.show(&lines);
     stage.start(Part::Worker(number))?;
     let up = Words { en: "the worker did not come back", id: "worker tidak kembali" };
