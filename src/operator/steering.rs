@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
@@ -38,6 +38,9 @@ pub struct Steering {
     cut: BTreeSet<(u16, u16)>,
     /// What is lost on its way to a node.
     lost: BTreeMap<u16, BTreeSet<Lost>>,
+    /// The thread that tells the nodes of the last change of cables. The next one waits for it: an older order must not arrive
+    /// after a newer one.
+    telling: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -237,7 +240,12 @@ impl Session {
             orders.push((id, address, format!("{{\"deaf_to\":{deaf_to:?},\"loses\":{lost}}}")));
         }
         self.tell(&line);
+        let before = self.steering().telling.take();
         let told = thread::Builder::new().name("cut".to_string()).spawn(move || {
+            if let Some(before) = before {
+                // A panic of it was told; this order stands for itself.
+                let _ = before.join();
+            }
             let failed: Vec<String> =
                 orders.into_iter().filter_map(|(id, at, body)| tell_node(id, at, &body).err()).collect();
             answer(
@@ -245,8 +253,9 @@ impl Session {
                 if failed.is_empty() { Ok(line) } else { Err(format!("{line}, but {}", failed.join("; "))) },
             );
         });
-        if let Err(error) = told {
-            self.tell(&format!("the system gives no thread: {error}"));
+        match told {
+            Ok(thread) => self.steering().telling = Some(thread),
+            Err(error) => self.tell(&format!("the system gives no thread: {error}")),
         }
     }
 
