@@ -389,7 +389,11 @@ fn a_load_that_cannot_be_measured_is_reported_as_unknown() {
 }
 
 /// A control group that may use a fifth of a processor, made for a test and removed after it.
-struct FifthOfAProcessor(Vec<PathBuf>);
+struct FifthOfAProcessor {
+    directories: Vec<PathBuf>,
+    /// The controller was handed down to groups for this test.
+    gave_cpu: bool,
+}
 
 impl FifthOfAProcessor {
     /// Version 2 if it has the controller `cpu`, else version 1. An error: this system or this user may not.
@@ -399,29 +403,33 @@ impl FifthOfAProcessor {
         let has_cpu = std::fs::read_to_string(root.join("cgroup.controllers"))
             .is_ok_and(|all| all.split_whitespace().any(|one| one == "cpu"));
         if has_cpu {
-            std::fs::write(root.join("cgroup.subtree_control"), "+cpu")?;
-            let group = Self(vec![root.join(&name)]);
-            std::fs::create_dir(&group.0[0])?;
-            std::fs::write(group.0[0].join("cpu.max"), "20000 100000")?;
+            let mut group = Self { directories: vec![root.join(&name)], gave_cpu: false };
+            let control = root.join("cgroup.subtree_control");
+            if !std::fs::read_to_string(&control)?.split_whitespace().any(|one| one == "cpu") {
+                std::fs::write(&control, "+cpu")?;
+                group.gave_cpu = true;
+            }
+            std::fs::create_dir(&group.directories[0])?;
+            std::fs::write(group.directories[0].join("cpu.max"), "20000 100000")?;
             return Ok(group);
         }
-        let mut group = Self(Vec::new());
+        let mut group = Self { directories: Vec::new(), gave_cpu: false };
         for controller in ["cpu", "cpuacct"] {
             let directory = root.join(controller).join(&name);
             // Often one hierarchy has both.
             if !directory.exists() {
                 std::fs::create_dir(&directory)?;
-                group.0.push(directory);
+                group.directories.push(directory);
             }
         }
-        std::fs::write(group.0[0].join("cpu.cfs_quota_us"), "20000")?;
+        std::fs::write(group.directories[0].join("cpu.cfs_quota_us"), "20000")?;
         Ok(group)
     }
 
     /// A command that runs this program in the group: a shell enters it and becomes the program.
     fn command(&self, program: &str) -> Command {
         let groups: String =
-            self.0.iter().map(|group| format!("echo $$ > {}/cgroup.procs; ", group.display())).collect();
+            self.directories.iter().map(|group| format!("echo $$ > {}/cgroup.procs; ", group.display())).collect();
         let mut command = Command::new("sh");
         command.args(["-c", &format!("set -e; {groups}exec \"$0\" \"$@\""), program]).stdin(Stdio::null());
         command
@@ -430,12 +438,15 @@ impl FifthOfAProcessor {
 
 impl Drop for FifthOfAProcessor {
     fn drop(&mut self) {
-        for group in &self.0 {
+        for group in &self.directories {
             let deadline = Instant::now() + PATIENCE;
             // It can be removed as soon as the last process in it is gone.
             while std::fs::remove_dir(group).is_err() && group.exists() && Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(5));
             }
+        }
+        if self.gave_cpu {
+            let _ = std::fs::write("/sys/fs/cgroup/cgroup.subtree_control", "-cpu");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! strace(1) between a node and its disk: it lets every fsync of a process fail or take its time, as a bad or slow disk does.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// What becomes of each fsync and fdatasync.
@@ -27,15 +27,29 @@ pub fn tracer(process: u32, syncs: Syncs, calls: &Path) -> Command {
     strace
 }
 
-/// Whether strace may attach itself to a process that it did not start, or why not. Tried on one that ends soon.
+/// Whether strace may attach itself to a process that it did not start, or why not.
 pub fn is_possible() -> Result<(), String> {
-    let mut sleep = Command::new("sleep").arg("0.2").spawn().map_err(|error| error.to_string())?;
-    let tried = tracer(sleep.id(), Syncs::Fail, Path::new("/dev/null")).output();
-    sleep.wait().map_err(|error| error.to_string())?;
-    match tried {
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ")),
-        Err(error) => Err(error.to_string()),
+    let words = |error: std::io::Error| error.to_string();
+    let mut sleep = Command::new("sleep").arg("600").spawn().map_err(words)?;
+    let tried = attaches(&sleep);
+    sleep.kill().and_then(|()| sleep.wait()).map_err(words)?;
+    let (is_attached, strace) = tried.map_err(words)?;
+    let output = strace.wait_with_output().map_err(words)?;
+    if is_attached { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ")) }
+}
+
+/// Starts strace on a process, and waits until it is attached or has ended.
+fn attaches(process: &Child) -> std::io::Result<(bool, Child)> {
+    let mut strace = tracer(process.id(), Syncs::Fail, Path::new("/dev/null"));
+    let mut strace = strace.stderr(Stdio::piped()).spawn()?;
+    loop {
+        if is_traced(process.id()) {
+            return Ok((true, strace));
+        }
+        if strace.try_wait()?.is_some() {
+            return Ok((false, strace));
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
