@@ -428,8 +428,11 @@ impl FifthOfAProcessor {
 
     /// A command that runs this program in the group: a shell enters it and becomes the program.
     fn command(&self, program: &str) -> Command {
-        let groups: String =
-            self.directories.iter().map(|group| format!("echo $$ > {}/cgroup.procs; ", group.display())).collect();
+        let groups: String = self
+            .directories
+            .iter()
+            .map(|group| format!("echo $$ > {}/cgroup.procs; ", group.display()))
+            .collect();
         let mut command = Command::new("sh");
         command.args(["-c", &format!("set -e; {groups}exec \"$0\" \"$@\""), program]).stdin(Stdio::null());
         command
