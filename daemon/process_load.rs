@@ -56,7 +56,7 @@ pub(super) fn read(root: ProcessIdentity) -> Option<Tree> {
     let mut waiting = vec![root_stat];
     let mut parents = ParentScan::default();
     while let Some(stat) = waiting.pop() {
-        for child in children(stat.pid, &mut parents) {
+        for child in children(&stat, &mut parents) {
             if processes.len() + waiting.len() < PROCESSES_MAX {
                 // A process that ended since it was listed is skipped. Its parent's ticks include its own.
                 waiting.extend(self::stat(child).filter(|child| child.ppid == stat.pid));
@@ -132,13 +132,19 @@ struct ParentScan(Option<BTreeMap<i32, Vec<i32>>>);
 
 /// The children of a process: from `/proc/PID/task/TID/children`, or, where the kernel was built without that
 /// (CONFIG_PROC_CHILDREN), from all processes' parents.
-fn children(pid: i32, scan: &mut ParentScan) -> Vec<i32> {
+fn children(parent: &Stat, scan: &mut ParentScan) -> Vec<i32> {
     let listed = || -> procfs::ProcResult<Vec<i32>> {
+        let process = Process::new(parent.pid)?;
         let mut all = Vec::new();
-        for task in Process::new(pid)?.tasks()? {
-            all.extend(task?.children()?.into_iter().filter_map(|child| i32::try_from(child).ok()));
+        if parent.num_threads == 1 {
+            // Most processes of a worker wait with one thread: a list of their threads would cost more than all the rest.
+            all.extend(process.task_main_thread()?.children()?);
+        } else {
+            for task in process.tasks()? {
+                all.extend(task?.children()?);
+            }
         }
-        Ok(all)
+        Ok(all.into_iter().filter_map(|child| i32::try_from(child).ok()).collect())
     };
     if let Ok(children) = listed() {
         return children;
@@ -151,7 +157,7 @@ fn children(pid: i32, scan: &mut ParentScan) -> Vec<i32> {
         }
         parents
     });
-    parents.remove(&pid).unwrap_or_default()
+    parents.remove(&parent.pid).unwrap_or_default()
 }
 
 #[cfg(test)]
