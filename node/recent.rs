@@ -134,20 +134,12 @@ fn named(compared: &[Compared]) -> Vec<(String, Option<f64>)> {
 
 /// The event that a notice is; `None` for what only the log file tells.
 fn event(notice: &ReplicaNotice) -> Option<StoryEvent> {
-    let plain = |kind| StoryEvent {
-        sequence: 0,
-        at_us: 0,
-        kind,
-        term: None,
-        other: None,
-        server: None,
-        index: None,
-        reason: None,
-        line: String::new(),
+    let of_node = |kind, term, other| StoryEvent { term: Some(term), other, ..StoryEvent::new(kind) };
+    let of_server = |kind, server: &str, index| StoryEvent {
+        server: Some(server.to_owned()),
+        index,
+        ..StoryEvent::new(kind)
     };
-    let of_node = |kind, term, other| StoryEvent { term: Some(term), other, ..plain(kind) };
-    let of_server =
-        |kind, server: &str, index| StoryEvent { server: Some(server.to_owned()), index, ..plain(kind) };
     Some(match notice {
         ReplicaNotice::Raft(raft::Notice::Role { role, term, .. }) => {
             let kind = match role {
@@ -169,10 +161,10 @@ fn event(notice: &ReplicaNotice) -> Option<StoryEvent> {
             ..of_node(StoryKind::LeaderLost, *term, Some(*leader))
         },
         ReplicaNotice::Raft(raft::Notice::Truncated { from, .. }) => {
-            StoryEvent { index: Some(*from), ..plain(StoryKind::Truncated) }
+            StoryEvent { index: Some(*from), ..StoryEvent::new(StoryKind::Truncated) }
         }
         ReplicaNotice::Raft(raft::Notice::SnapshotInstalled { index }) => {
-            StoryEvent { index: Some(*index), ..plain(StoryKind::SnapshotInstalled) }
+            StoryEvent { index: Some(*index), ..StoryEvent::new(StoryKind::SnapshotInstalled) }
         }
         ReplicaNotice::Overdue(dead) => of_server(StoryKind::Overdue, &dead.server, None),
         ReplicaNotice::Applied { entry, change } => {

@@ -39,15 +39,20 @@ function read(state) {
     const view = fresh.find((node) => node.node === id)?.view ?? null;
     const process = room?.processes[`node-${id}`] ?? null;
     const follower = leader?.consensus?.followers.find((follower) => follower.node === id) ?? null;
-    let shape = view ? view.status.role : "unknown";
-    if (process === "dead") shape = "dead";
-    else if (process === "paused") shape = "paused";
-    else if (!view && given) shape = "silent";
-    return { id, view: process === "dead" ? null : view, follower, shape, silent: given?.silent ?? null };
+    // A node that answers is alive, also if it is another process than the one that the control room started.
+    let shape = "unknown";
+    if (process === "paused") shape = process;
+    else if (view) shape = view.status.role;
+    else if (process === "dead") shape = process;
+    else if (given) shape = "silent";
+    return { id, view, follower, shape, silent: given?.silent ?? null };
   });
   const newest = any.map((node) => node.view).sort((a, b) => b.status.applied_index - a.status.applied_index)[0] ?? null;
   const oldest = Math.max(0, ...fresh.map((node) => node.age_ms));
-  return { room, nodes, members, leader, leads, newest, oldest, views: fresh.map((node) => node.view), all: any };
+  // A node's own page asks that node alone: what the others are, it does not know.
+  const allAsked = state.nodes.length >= members.length;
+  const views = fresh.map((node) => node.view);
+  return { room, nodes, members, allAsked, leader, leads, newest, oldest, views, all: any };
 }
 
 // Whether a follower that has answered counts: it may have died since, or have no vote yet.
@@ -58,7 +63,7 @@ let votesOfLate = null;
 
 // The words, their colour, and the part of them that a screen reader says when it changes: an age changes all the time.
 function headline(picture) {
-  const { leader, views, members, room } = picture;
+  const { leader, views, members, allAsked } = picture;
   const majority = majorityOf(members.length);
   if (!views.length) return [TEXT.nobodyAnswers, "bad"];
   if (leader) {
@@ -77,14 +82,14 @@ function headline(picture) {
     ];
   }
   const follows = views.filter((view) => view.status.leader !== null);
-  if (!room && follows.length) return [TEXT.leads(follows[0].status.leader, follows[0].status.term), ""];
+  if (!allAsked && follows.length) return [TEXT.leads(follows[0].status.leader, follows[0].status.term), ""];
   const freshest = Math.min(...views.map((view) => view.age_ms));
   const served = TEXT.servedFrom(freshest);
   const asks = views.find((view) => view.status.role === "candidate")
     ?? views.find((view) => view.status.role === "pre-candidate");
   const votes = asks?.consensus?.votes.length ?? 0;
   if (votes > 0) votesOfLate = votes;
-  if (room && views.length < majority) {
+  if (allAsked && views.length < majority) {
     const words = TEXT.noMajority(views.length, members.length);
     return [words + served, "bad", words];
   }

@@ -1,10 +1,8 @@
 //! What the nodes say together, and the headline of the live table: who leads, and how many more may fail. Called by
 //! `live_table.rs`, `sentences.rs` and `session.rs`.
 //!
-//! The words are those of the page, and so are most rules (`read` and `headline` in `node/page/page.js`), for the same
-//! [`PageState`]: whoever changes one changes both. Three rules differ. A node that answers is alive here, also if the process that
-//! `rakit up` has started is dead. Whether all members were asked is counted here; the page asks whether a control room answers. And
-//! the page remembers how many votes the last election got.
+//! The words and the rules are those of the page (`read` and `headline` in `node/page/page.js`), for the same [`PageState`]:
+//! whoever changes one changes both. Only the page remembers how many votes the last election got.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -75,9 +73,9 @@ impl<'a> Picture<'a> {
     pub fn shape(&self, node: &NodeOnPage) -> Shape {
         let processes = self.state.room.as_ref().map(|room| &room.processes);
         match (processes.and_then(|all| all.get(&format!("node-{}", node.node))), &node.view) {
+            (Some(ProcessState::Paused), _) => Shape::Paused,
             (_, Some(view)) if is_fresh(node) => Shape::Role(view.status.role),
             (Some(ProcessState::Dead), _) => Shape::Dead,
-            (Some(ProcessState::Paused), _) => Shape::Paused,
             _ => Shape::Silent,
         }
     }
@@ -288,7 +286,6 @@ pub mod tests {
         let mut state = without(&[2], None);
         let room = state.room.as_mut().expect("a room");
         room.processes.insert("node-3".to_string(), ProcessState::Paused);
-        state.nodes[2].silent = Some("no answer".to_string());
         state.nodes[3].age_ms = 60_000;
         // Started again by hand: it answers, and is no child of `rakit up`.
         state.room.as_mut().expect("a room").processes.insert("node-5".to_string(), ProcessState::Dead);

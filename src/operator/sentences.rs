@@ -155,17 +155,7 @@ mod tests {
 
     fn happened(state: &mut PageState, node: usize, at_ms: u64, kind: StoryKind) -> &mut StoryEvent {
         let story = &mut state.nodes[node - 1].view.as_mut().expect("a view").story;
-        story.push(StoryEvent {
-            sequence: 0,
-            at_us: at_ms * 1_000,
-            kind,
-            term: None,
-            other: None,
-            server: None,
-            index: None,
-            reason: None,
-            line: String::new(),
-        });
+        story.push(StoryEvent { at_us: at_ms * 1_000, ..StoryEvent::new(kind) });
         story.last_mut().expect("just pushed")
     }
 

@@ -135,6 +135,23 @@ pub struct StoryEvent {
     pub line: String,
 }
 
+impl StoryEvent {
+    /// That this happened, and nothing else yet.
+    pub fn new(kind: StoryKind) -> Self {
+        Self {
+            sequence: 0,
+            at_us: 0,
+            kind,
+            term: None,
+            other: None,
+            server: None,
+            index: None,
+            reason: None,
+            line: String::new(),
+        }
+    }
+}
+
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
