@@ -13,6 +13,7 @@
 //! | `manual` | `rakit manual`: manual pages, completions |
 //! | `init` | `rakit init`: files and commands for several machines |
 //! | `status` | `rakit status` |
+//! | `leader` | who leads, and signed orders to it: for the commands that change a cluster |
 //! | `transfer` | `rakit transfer` |
 //! | `story` | `rakit story`: all logs as one |
 //! | `demo` | `rakit demo`: a demonstration that runs itself |
@@ -38,6 +39,7 @@ mod demo;
 mod headline;
 mod init;
 mod layout;
+mod leader;
 mod line;
 mod live_screen;
 mod live_table;

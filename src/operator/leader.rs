@@ -1,0 +1,164 @@
+//! Finds the leader of a cluster and gives it an order over its cluster address. Called by the commands that change the
+//! cluster, such as `rakit transfer`.
+//!
+//! They need cluster.toml: it names the addresses, and the secret that signs the order.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rakit::config::{Config, Node};
+use rakit::http::client::{Answer, Client, ClientTimeouts};
+use rakit::protocol::{KnownLeader, OPERATOR, Purpose, node_name};
+use rakit::raft::Term;
+use rakit::signing::{Recipient, Seal, Secret};
+
+use super::asking::ask_all;
+use super::comparison::{Asked, clean};
+use super::layout::DIRECTORY_DEFAULT;
+use super::{Failure, load_config};
+
+/// How long each phase of the request may take. A node answers an order within ten seconds, if it does at all.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// How long an order is given again, beyond an election timeout, while no node leads or the leader changes.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The pause before an order is given again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// The longest answer that is read, in bytes. The answer is one line.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// The flag of every command that gives orders to a cluster.
+#[derive(clap::Args, Debug)]
+pub struct ClusterFlag {
+    /// The cluster's configuration
+    #[arg(long, value_name = "FILE", default_value_os_t = Path::new(DIRECTORY_DEFAULT).join("cluster.toml"))]
+    pub config: PathBuf,
+}
+
+/// A cluster, and the seal for orders to it.
+#[derive(Debug)]
+pub struct Leadership {
+    /// The cluster's configuration.
+    pub config: Config,
+    seal: Seal,
+    client: Client,
+}
+
+/// The leader's answer to an order.
+#[derive(Debug)]
+#[expect(dead_code, reason = "the commands that change servers and members come next")]
+pub struct Ordered {
+    /// The HTTP status: never 409 or 503, which make [`Leadership::order`] ask on.
+    pub status: u16,
+    /// The body.
+    pub body: Vec<u8>,
+    /// An earlier try of the same order may have been carried out: its answer was lost.
+    pub repeated: bool,
+}
+
+impl Leadership {
+    /// Reads the configuration and makes the seal.
+    ///
+    /// # Errors
+    /// The configuration cannot be read, or its secret file holds no secret that may give orders.
+    pub fn new(flag: &ClusterFlag) -> Result<Self, Failure> {
+        let config = load_config(&flag.config)?;
+        let secret = config.secret.as_deref().map(Secret::parse).transpose();
+        let secret = secret
+            .and_then(|secret| secret.map(Secret::whole).transpose())
+            .map_err(|error| Failure::usage(format!("{}: secret_file: {error}", config.path.display())))?;
+        let seal = Seal::new(&config.cluster_name, OPERATOR, secret.as_ref())
+            .map_err(|error| Failure::other(format!("no randomness for signing: {error}")))?
+            .founded(&config.founding());
+        let client = Client::new(ClientTimeouts {
+            connect: REQUEST_TIMEOUT,
+            send: REQUEST_TIMEOUT,
+            receive: REQUEST_TIMEOUT,
+        });
+        Ok(Self { config, seal, client })
+    }
+
+    /// The public addresses of the nodes.
+    pub fn public(&self) -> Vec<SocketAddr> {
+        self.config.nodes.iter().map(|node| node.public).collect()
+    }
+
+    /// Asks all nodes who leads.
+    ///
+    /// # Errors
+    /// No node that answers knows a leader.
+    pub fn find(&self) -> Result<(Node, Term), Failure> {
+        let found = leader(&self.config, &ask_all(&self.public()));
+        found.map(|(node, term)| (node.clone(), term)).ok_or_else(|| {
+            Failure::other("no node that answers knows a leader; see `rakit status`".to_owned())
+        })
+    }
+
+    /// Sends an order to this node, once.
+    ///
+    /// # Errors
+    /// No answer came that can be trusted.
+    pub fn order_once(&mut self, to: &Node, path: &str, body: &[u8]) -> Result<Answer, Failure> {
+        let to = Recipient { name: node_name(to.id), address: to.cluster };
+        self.seal
+            .post(&mut self.client, &to, Purpose::Admin, path, body, ANSWER_BYTES_MAX)
+            .map_err(|error| Failure::other(error.to_string()))
+    }
+
+    /// Gives an order to whoever leads. While no node leads, or leadership changes under it, it gives the order again. So
+    /// the order must be one that may be given twice.
+    ///
+    /// # Errors
+    /// Nobody carried it out in time, or the leader refused who asks.
+    #[expect(dead_code, reason = "the commands that change servers and members come next")]
+    pub fn order(&mut self, path: &str, body: &[u8]) -> Result<Ordered, Failure> {
+        let deadline = Instant::now() + self.config.election_timeout.1 + GRACE;
+        let mut repeated = false;
+        loop {
+            let failure = match self.find() {
+                Err(failure) => failure,
+                Ok((to, _)) => match self.order_once(&to, path, body) {
+                    Ok(answer) if answer.status != 409 && answer.status != 503 => {
+                        return Ok(Ordered { status: answer.status, body: answer.body, repeated });
+                    }
+                    Ok(answer) => {
+                        repeated |= answer.status == 503;
+                        not_carried_out(&to, &answer)
+                    }
+                    Err(failure) => {
+                        repeated = true;
+                        failure
+                    }
+                },
+            };
+            if Instant::now() >= deadline {
+                return Err(failure);
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+}
+
+/// What a person reads if a node did not do what it was told.
+pub fn not_carried_out(node: &Node, answer: &Answer) -> Failure {
+    if answer.status == 409
+        && let Ok(KnownLeader { leader }) = serde_json::from_slice(&answer.body)
+    {
+        let leader = leader.map_or("nobody".to_owned(), |id| format!("node {id}"));
+        return Failure::other(format!("node {} does not lead; it follows {leader}; try again", node.id));
+    }
+    let said = clean(String::from_utf8_lossy(&answer.body).trim());
+    Failure::other(format!("node {} refused with {}: {said}", node.id, answer.status))
+}
+
+/// The newest term among the answers of the nodes, and its leader.
+pub fn leader<'a>(config: &'a Config, answers: &[Asked]) -> Option<(&'a Node, Term)> {
+    let believed = answers.iter().filter_map(|answer| answer.status.as_ref().ok());
+    let newest = believed.filter(|status| status.leader.is_some()).max_by_key(|status| status.term)?;
+    let node = config.nodes.iter().find(|node| Some(node.id) == newest.leader)?;
+    Some((node, newest.term))
+}
