@@ -16,14 +16,26 @@ use std::time::Duration;
 
 use crate::raft::{CompareState, Index, NodeId, StateVerdict, Term};
 
-/// Every node notes the digest of its state after each entry whose index is a multiple of this.
-pub(super) const CHECKPOINT_ENTRIES: Index = 16;
+/// Two checkpoints are at least so many entries apart. A power of two, see [`is_checkpoint`].
+const CHECKPOINT_ENTRIES_MIN: Index = 16;
 
-/// So many digests are kept: at a thousand entries per second, those of the last four seconds.
+/// So many entries share the cost of a digest for each server in it: less than a hundredth of what an entry costs otherwise.
+const CHECKPOINT_ENTRIES_PER_SERVER: Index = 4;
+
+/// So many digests are kept: at a thousand entries per second, those of the last four seconds or more.
 const CHECKPOINTS_MAX: usize = 256;
 
 /// A leader names a digest this often. It names one that was its newest at the last time, so that followers have reached it.
 const NAMING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Whether every node notes the digest of its state after the entry of this index, when its table has so many `servers`.
+///
+/// A digest reads the whole table, so a larger table has fewer checkpoints. The distances are powers of two: where tables
+/// differ in size, which is a contradiction too, the checkpoints of the larger one are checkpoints of the other.
+pub(super) fn is_checkpoint(index: Index, servers: usize) -> bool {
+    let distance = CHECKPOINT_ENTRIES_PER_SERVER * servers.next_power_of_two() as Index;
+    index.is_multiple_of(distance.max(CHECKPOINT_ENTRIES_MIN))
+}
 
 /// This node's state and that of others cannot both be right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,5 +201,26 @@ impl Named {
         let by_majority = self.same.len() + 1 >= majority;
         let (term, index, digest) = (self.term, self.index, self.digest.clone());
         CompareState { term, leader_id: own, index, digest, by_majority }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_larger_table_has_fewer_checkpoints_and_all_of_them_are_checkpoints_of_a_smaller_one() {
+        const ENTRIES: Index = 4_096;
+        let of =
+            |servers| (1..=ENTRIES).filter(|index| is_checkpoint(*index, servers)).collect::<BTreeSet<_>>();
+        assert_eq!(of(0), of(4));
+        assert_eq!(of(3).first(), Some(&16));
+        let mut smaller = of(0);
+        for servers in 1..=1_024 {
+            let these = of(servers);
+            assert!(4 * these.len() * servers <= ENTRIES as usize, "{servers} servers");
+            assert!(!these.is_empty() && these.is_subset(&smaller), "{servers} servers");
+            smaller = these;
+        }
     }
 }

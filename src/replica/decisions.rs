@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use super::agreement::{Agreement, CHECKPOINT_ENTRIES, Contradiction, Judged};
+use super::agreement::{Agreement, Contradiction, Judged, is_checkpoint};
 use super::batch::{Batch, Reporter};
 use super::effect::{Effect, ReportOutcome, Standing, Write};
 use super::input::{Input, Unread};
@@ -563,7 +563,7 @@ impl<P, D> Replica<P, D> {
             match step {
                 Apply::Entry(entry) => {
                     let change = self.table.apply(&entry);
-                    if entry.index.is_multiple_of(CHECKPOINT_ENTRIES) {
+                    if is_checkpoint(entry.index, self.table.servers().len()) {
                         self.agreement.note(entry.index, self.table.digest());
                     }
                     if let Some(Waiting::Reporters { server, reporters }) = proposed.remove(&entry.index) {
