@@ -670,15 +670,22 @@ class Server(http.server.ThreadingHTTPServer):
 
 LEVELS = {"off": 100, "error": 40, "warn": 30, "info": 20, "debug": 10, "trace": 5}  # as the module logging counts
 LOG_FILE_BYTES_MAX = 64 * 1024 * 1024  # then FILE becomes FILE.1, and the older FILE.1 is removed
+PRIORITIES = {40: 3, 30: 4, 20: 6}  # of the journal: syslog(3)
 PROCESSES_MAX, QUEUE_MAX = 256, 10_000
 
 
 class StandardError(logging.Handler):
+    def __init__(self):
+        super().__init__()
+        status = os.fstat(2)  # the journal of systemd wants the priority in front, and says which stream is its own
+        self.is_journal = os.environ.get("JOURNAL_STREAM") == "%d:%d" % (status.st_dev, status.st_ino)
+
     def emit(self, record):
         # If it is a pipe that is full since nobody reads it, the line is lost: no prime waits for that.
+        priority = "<%d>" % PRIORITIES.get(record.levelno, 7) if self.is_journal else ""
         with contextlib.suppress(OSError):
             if select.select((), (2,), (), 0)[1]:
-                os.write(2, (self.format(record) + "\n").encode())
+                os.write(2, (priority + self.format(record) + "\n").encode())
 
 
 def log_to(*handlers):
@@ -693,6 +700,14 @@ def open_log_file(path):
     is_standard_error = os.path.sameopenfile(2, file.stream.fileno())  # then each line is written once
     log_to(file, *() if is_standard_error else log.handlers)
     return file
+
+
+def tell_service_manager(words):
+    """Tells systemd that the worker serves, or stops, if systemd has started it: sd_notify(3)."""
+    name = os.environ.get("NOTIFY_SOCKET", "")
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.setblocking(False)
+        manager.sendto(words, "\0" + name[1:] if name.startswith("@") else name)
 
 
 def shown(address):
@@ -764,6 +779,7 @@ def main():
              VERSION, os.getpid(), address, options.processes, options.queue)
     with contextlib.suppress(OSError):  # nobody reads it
         os.write(1, b"worker listening on %s\n" % address.encode())
+    tell_service_manager(b"READY=1\nSTATUS=serves at %s\n" % address.encode())
     while (number := signal.sigwait(SIGNALS)) in (signal.SIGHUP, signal.SIGCHLD):
         if number == signal.SIGCHLD:
             if os.waitpid(places.fork_server, os.WNOHANG)[0]:  # else somebody has only stopped it for a while
@@ -774,6 +790,7 @@ def main():
             log_file.close()  # logrotate(8) has renamed it: the next line opens it by its name
         log.info("SIGHUP: the log file, if there is one, is opened again")
     log.info("stopping: %s", signal.Signals(number).name)
+    tell_service_manager(b"STOPPING=1\n")
     places.stop()
     log.info("stopped")
 

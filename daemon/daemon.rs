@@ -15,14 +15,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, never, select, tick};
 use log::{debug, info, warn};
 
 use crate::balancer::report::{COUNTER_MAX, is_worker_address};
 use crate::balancer::{IncomingReport, Report, Stamp, is_name};
 use crate::config::{Config, is_loopback};
 use crate::linux;
-use crate::program::{self, LogFlags, ParentFlags, Stop};
+use crate::program::{self, LogFlags, ParentFlags, ServiceManager, Stop};
 use crate::raft::Random;
 
 mod acknowledged;
@@ -260,9 +260,17 @@ fn report_until_stopped(
     let instance = 1 + random.below(COUNTER_MAX);
     // The first report is sent as soon as possible: a cluster that starts waits for it.
     let mut due = Instant::now() + MEASURE_MIN;
+    // This loop itself says that it goes on: a look at /proc that hangs is no sign of life.
+    let manager = ServiceManager::from_environment();
+    manager.ready(&format!("reports server {} to {} nodes", flags.server, senders.len()));
+    let signs = manager.sign_interval().map_or_else(never, tick);
     loop {
-        match wait(stop, &held, due) {
+        match wait(stop, &held, &signs, due) {
             Occasion::Due => {}
+            Occasion::SignOfLife => {
+                manager.alive();
+                continue;
+            }
             Occasion::Held(stamp) => {
                 if stamps.learn(stamp)
                     && let Some(mut incoming) = repeatable.take()
@@ -327,6 +335,7 @@ fn report_until_stopped(
         repeatable = Some(incoming);
         due = next_due(due, now, config.report_interval, random.next_u64());
     }
+    manager.stopping();
     if let Some(mut report) = last.filter(|_| acknowledged.owns_name()) {
         let forward = judge.forward(&acknowledged, stamps.last_sequence());
         report.set_stamp(stamps.next());
@@ -346,15 +355,18 @@ enum Occasion {
     Due,
     /// A leader holds a report with this stamp, and called one of this daemon's stale.
     Held(Stamp),
+    /// The service manager wants to hear that this loop goes on.
+    SignOfLife,
     /// A signal to stop.
     Stop,
 }
 
-fn wait(stop: &Stop, held: &Receiver<Stamp>, due: Instant) -> Occasion {
+fn wait(stop: &Stop, held: &Receiver<Stamp>, signs: &Receiver<Instant>, due: Instant) -> Occasion {
     select! {
         // Disconnected with the signal thread, which never ends.
         recv(stop.receiver()) -> _ => Occasion::Stop,
         recv(held) -> stamp => stamp.map_or(Occasion::Stop, Occasion::Held),
+        recv(signs) -> _ => Occasion::SignOfLife,
         default(due.saturating_duration_since(Instant::now())) => Occasion::Due,
     }
 }

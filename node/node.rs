@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use log::{error, info, warn};
 
 use crate::config::Config;
-use crate::program::{self, EXIT_OK, LogFlags, ParentFlags};
+use crate::program::{self, EXIT_OK, LogFlags, ParentFlags, ServiceManager};
 use crate::raft::NodeId;
 use crate::signing::Secret;
 
@@ -145,8 +145,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         info!("stop: node {} has stopped before its addresses were on this machine", node.id);
         return ExitCode::from(EXIT_OK);
     }
-    let ended = wiring::start(&config, &node, secret.as_ref(), flags.repair, cuts);
-    match ended.and_then(|node| node.run_until_stopped(&stop)) {
+    let manager = ServiceManager::from_environment();
+    let ended = wiring::start(&config, &node, secret.as_ref(), flags.repair, cuts).and_then(|running| {
+        manager.ready(&format!("node {} serves clients at {}", node.id, running.public.local_addr()));
+        running.run_until_stopped(&stop, &manager)
+    });
+    match ended {
         Ok(()) => {
             info!("stop: node {} has stopped cleanly", node.id);
             ExitCode::from(EXIT_OK)

@@ -33,6 +33,9 @@ use crate::storage::{CommitHint, Disk, Storage, StorageError};
 /// How much of an inbox is taken in one batch: it bounds the time between two looks at the clock.
 const BATCH_MAX: usize = 1_024;
 
+/// The loop takes a turn at least this often, also if nothing comes: who watches it can tell waiting from hanging.
+const TURN_INTERVAL_MAX: Duration = Duration::from_secs(1);
+
 /// Lines about suspicious messages: at most one in this time.
 const SUSPICIOUS_LINE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -92,7 +95,7 @@ impl<D: Disk> RaftLoop<D> {
             let until_deadline = if self.storage.is_compacting() {
                 Duration::ZERO
             } else {
-                self.replica.deadline().saturating_sub(self.now())
+                self.replica.deadline().saturating_sub(self.now()).min(TURN_INTERVAL_MAX)
             };
             self.standing.does(Doing::Waiting);
             // Wait for the first of: a message, the deadline, the end.

@@ -3,14 +3,14 @@
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, select};
-use log::{info, warn};
+use crossbeam_channel::{Receiver, Sender, never, select, tick};
+use log::{error, info, warn};
 
 use super::ending::Ending;
 use super::inbox::Inbox;
 use super::shared::Shared;
 use crate::http::Server;
-use crate::program::Stop;
+use crate::program::{ServiceManager, Stop};
 use crate::replica::Input;
 use crate::storage::StorageError;
 
@@ -22,6 +22,9 @@ const CLUSTER_DRAIN: Duration = Duration::from_secs(1);
 
 /// How long answers that are under way may take when the node must end because its disk failed.
 const FAILURE_DRAIN: Duration = Duration::from_millis(500);
+
+/// The Raft loop is not called stuck before this time has passed without a turn, however impatient the service manager is.
+const STUCK_MIN: Duration = Duration::from_secs(5);
 
 /// All threads of a node, and how to end them.
 pub struct RunningNode {
@@ -44,15 +47,31 @@ pub struct RunningNode {
 }
 
 impl RunningNode {
-    /// Waits until a signal comes or the node cannot go on, and ends it.
+    /// Waits until a signal comes or the node cannot go on, and ends it. Until then it tells the service manager that the node
+    /// lives, as long as the Raft loop does.
     ///
     /// # Errors
     /// The node could not go on.
-    pub fn run_until_stopped(self, stop: &Stop) -> Result<(), Ending> {
-        let failure = select! {
-            recv(stop.receiver()) -> _ => None,
-            recv(self.ended) -> ended => Some(loop_failure(ended.ok())),
+    pub fn run_until_stopped(self, stop: &Stop, manager: &ServiceManager) -> Result<(), Ending> {
+        let signs = manager.sign_interval().map_or_else(never, tick);
+        let patience = manager.sign_interval().unwrap_or_default().max(STUCK_MIN);
+        let mut stuck_before = false;
+        let failure = loop {
+            select! {
+                recv(stop.receiver()) -> _ => break None,
+                recv(self.ended) -> ended => break Some(loop_failure(ended.ok())),
+                recv(signs) -> _ => {
+                    let stuck = !self.shared.standing.makes_progress(patience);
+                    if !stuck {
+                        manager.alive();
+                    } else if !stuck_before {
+                        error!("the Raft loop is stuck: a bug; the service manager is told no more, and will start the node again");
+                    }
+                    stuck_before = stuck;
+                }
+            }
         };
+        manager.stopping();
         match failure {
             None => self.stop(),
             Some(reason) => Err(self.fail(reason)),

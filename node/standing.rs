@@ -104,6 +104,13 @@ impl StandingBoard {
         (doing != Doing::Waiting && time > self.patience).then_some(Stuck { doing, time })
     }
 
+    /// Whether the loop has taken a turn within this time, for the watchdog of the service manager. A loop that waits for its
+    /// disk counts as well: no restart mends a disk, and as long as this process lives, it serves primes.
+    pub fn makes_progress(&self, within: Duration) -> bool {
+        let (doing, since) = *self.doing.lock().unwrap_or_else(PoisonError::into_inner);
+        doing == Doing::Writing || since.elapsed() < within
+    }
+
     /// Shows a new one. Called by the loop alone.
     pub fn set(&self, standing: Standing) {
         let before = std::mem::replace(&mut *self.lock(), standing);
@@ -144,6 +151,16 @@ mod tests {
         assert_eq!(board.get().stale_for(Duration::from_millis(1500), patience), None);
         let stale = board.get().stale_for(Duration::from_millis(1501), patience);
         assert_eq!(stale, Some(Duration::from_millis(1001)));
+    }
+
+    #[test]
+    fn a_loop_that_takes_no_turn_makes_no_progress_unless_it_waits_for_its_disk() {
+        let board = StandingBoard::new(Duration::MAX);
+        for (doing, late) in [(Doing::Waiting, false), (Doing::Working, false), (Doing::Writing, true)] {
+            board.does(doing);
+            assert!(board.makes_progress(Duration::MAX), "{doing:?}");
+            assert_eq!(board.makes_progress(Duration::ZERO), late, "{doing:?}");
+        }
     }
 
     #[test]

@@ -20,7 +20,8 @@
 //! ```
 //!
 //! `file.rs` bounds the log file, gives way to the data when the disk gets full, and opens the file again after
-//! SIGHUP ([`reopen`]).
+//! SIGHUP ([`reopen`]). If standard error is the journal's (systemd), `priority.rs` puts the level in front as the
+//! journal reads it.
 //!
 //! - *One event is one line*, whatever text of a peer, a client or a file is in the message ([`OneLine`]).
 //!   Otherwise a request path with a line break could forge log lines, and an escape sequence could change
@@ -45,6 +46,7 @@ mod file;
 mod layout;
 mod one_line;
 mod output;
+mod priority;
 mod queue;
 mod rate_limit;
 mod writer;

@@ -16,8 +16,10 @@ use rustix::process::{Pid, Resource, Rlimit, Signal};
 
 use crate::logging;
 
+mod service_manager;
 mod stop;
 
+pub use service_manager::ServiceManager;
 pub use stop::{Stop, StopSignal};
 
 /// After a clean stop.

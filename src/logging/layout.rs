@@ -14,7 +14,9 @@ pub const LINE_BYTES_MAX: usize = 4_096;
 /// Time, level and target take less than this, in bytes; the rest of a line is the message's.
 const HEAD_BYTES_MAX: usize = 160;
 const CUT_MARK_BYTES_MAX: usize = 48;
-const _: () = assert!(HEAD_BYTES_MAX + super::MESSAGE_BYTES_MAX + CUT_MARK_BYTES_MAX <= LINE_BYTES_MAX);
+const _: () = assert!(
+    super::priority::BYTES + HEAD_BYTES_MAX + super::MESSAGE_BYTES_MAX + CUT_MARK_BYTES_MAX <= LINE_BYTES_MAX
+);
 
 /// Makes a line from each record, one at a time.
 pub(super) struct LineLayout {

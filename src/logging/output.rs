@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FileType;
 
 use super::layout::{LINE_BYTES_MAX, LineLayout};
+use super::priority;
 
 /// How long the writer waits for a pipe or a terminal that takes nothing: a busy reader catches up in this
 /// time. After one such wait, the writer does not wait again until the output takes bytes.
@@ -27,6 +28,8 @@ pub(super) struct LogOutput {
     place: Box<dyn LogTarget>,
     /// A pipe, a socket or a terminal: it may take nothing for as long as nobody reads it.
     has_reader: bool,
+    /// It is the journal's stream, where each line begins with its priority.
+    is_journal: bool,
     /// How many lines are lost and not yet reported in the output, and why.
     lost: u64,
     why: String,
@@ -34,9 +37,9 @@ pub(super) struct LogOutput {
     torn: bool,
 }
 
-/// How far a write came, in bytes, and why not further.
+/// How many lines of a write were lost, and why.
 struct Unwritten {
-    written: usize,
+    lines: u64,
     why: String,
 }
 
@@ -44,7 +47,8 @@ impl LogOutput {
     pub(super) fn new(place: impl LogTarget + 'static) -> Self {
         let kind = rustix::fs::fstat(&place).map(|status| FileType::from_raw_mode(status.st_mode));
         let has_reader = !matches!(kind, Ok(FileType::RegularFile));
-        Self { place: Box::new(place), has_reader, lost: 0, why: String::new(), torn: false }
+        let is_journal = priority::is_journal(&place);
+        Self { place: Box::new(place), has_reader, is_journal, lost: 0, why: String::new(), torn: false }
     }
 
     /// An output that is written without poll(2) first, as for a disk.
@@ -57,9 +61,9 @@ impl LogOutput {
     pub(super) fn write(&mut self, lines: &[u8], layout: &LineLayout) -> u64 {
         let missed = if self.lost > 0 && !self.tell(layout) {
             line_count(lines)
-        } else if let Err(Unwritten { written, why }) = self.put(lines, READER_PATIENCE) {
+        } else if let Err(Unwritten { lines, why }) = self.put(lines, READER_PATIENCE) {
             self.why = why;
-            line_count(&lines[written..])
+            lines
         } else {
             0
         };
@@ -89,7 +93,7 @@ impl LogOutput {
         let written = layout.line(Level::Warn, "logging", &message, |line| self.put(line, Duration::ZERO));
         match written {
             Ok(()) => self.lost = 0,
-            Err(Unwritten { why, .. }) => self.why = why,
+            Err(unwritten) => self.why = unwritten.why,
         }
         self.lost == 0
     }
@@ -98,13 +102,16 @@ impl LogOutput {
     /// program: a closed terminal is no reason to stop balancing load.
     fn put(&mut self, lines: &[u8], patience: Duration) -> Result<(), Unwritten> {
         let deadline = Instant::now() + patience;
+        let with_priorities = if self.is_journal { priority::before_each(lines) } else { Vec::new() };
+        let lines = if self.is_journal { &with_priorities } else { lines };
+        let unwritten = |written: usize| move |why| Unwritten { lines: line_count(&lines[written..]), why };
         if self.torn {
-            self.put_piece(b"\n", deadline).map_err(|why| Unwritten { written: 0, why })?;
+            self.put_piece(b"\n", deadline).map_err(unwritten(0))?;
         }
         let mut written = 0;
         while written < lines.len() {
             let piece = self.piece(&lines[written..]);
-            written += self.put_piece(piece, deadline).map_err(|why| Unwritten { written, why })?;
+            written += self.put_piece(piece, deadline).map_err(unwritten(written))?;
         }
         Ok(())
     }

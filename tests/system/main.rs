@@ -11,6 +11,7 @@
 //! | `daemon.rs`, `worker.rs` | do the two programs on a server keep their promises? |
 //! | `field.rs` | does the daemon follow an address that changes, and a worker behind address translation? |
 //! | `in_flight.rs` | do nodes count each other's requests, and forget them in time? |
+//! | `services.rs` | do the programs tell systemd when they serve, live and stop, and the journal how grave a line is? |
 //! | `init.rs` | does what `rakit init` writes for several machines become a cluster? |
 //! | `up.rs` | does `rakit up` run and end a whole cluster? |
 //! | `terminal.rs` | does the live table show the truth in a real terminal of any size, and leave it as it was? |
@@ -45,6 +46,7 @@ mod programs;
 mod rolling_restart;
 mod routing;
 mod secret;
+mod services;
 mod slow_disk;
 mod snapshots;
 mod terminal;

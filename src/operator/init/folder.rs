@@ -160,9 +160,10 @@ start() {{
         let words = |options: Vec<String>| {
             options.iter().map(|word| format!(" {}", shell_word(word))).collect::<String>()
         };
+        let name = format!("worker-{}", server.name);
         start(
-            &format!("worker-{}", server.name),
-            &format!("python3 worker.py{}", words(worker_options(server, ipv6))),
+            &name,
+            &format!("python3 worker.py{} --log-file logs/{name}.log", words(worker_options(server, ipv6))),
         );
         let name = format!("daemon-{}", server.name);
         start(
@@ -234,7 +235,8 @@ install -m 644 rakit-*.service /etc/systemd/system/
 /usr/local/bin/rakit manual /usr/local/share
 systemctl daemon-reload
 systemctl enable {services}
-systemctl restart {services}
+# A node whose address is not there yet is waited for by systemd, not here.
+systemctl restart --no-block {services}
 echo "rakit check --config /etc/rakit/cluster.toml says what is not as it should be"
 "#,
         host.name,
@@ -272,9 +274,9 @@ mod tests {
         let (start, install) = (start_script(&host(), true), install_script(&host()));
         for line in [
             "start node-1 ./rakit node --config cluster.toml --id 1 --log-file logs/node-1.log\n",
-            "start worker-lab-01-13337 python3 worker.py --bind ::\n",
+            "start worker-lab-01-13337 python3 worker.py --bind :: --log-file logs/worker-lab-01-13337.log\n",
             "start daemon-lab-01-13337 ./rakit daemon --config cluster.toml --server lab-01-13337 --log-file",
-            "start worker-lab-01-4000 python3 worker.py --bind 10.0.0.1 --port 4000\n",
+            "start worker-lab-01-4000 python3 worker.py --bind 10.0.0.1 --port 4000 --log-file logs/",
             "--server lab-01-4000 --worker 10.0.0.1:4000 --log-file",
         ] {
             assert!(start.contains(line), "{line}: {start}");
@@ -300,6 +302,6 @@ mod tests {
         {
             assert!(!DAEMON_UNIT.1.contains(blind) && !WORKER_UNIT.1.contains(blind), "{blind}");
         }
-        assert!(DAEMON_UNIT.1.contains("\nRestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK\n"));
+        assert!(DAEMON_UNIT.1.contains("\nRestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK AF_UNIX\n"));
     }
 }
