@@ -2,7 +2,7 @@
 //!
 //! Runs on the cluster listener's threads, one per open connection. They are never the public listener's
 //! threads: a flood of clients must not cost an election. A handler checks a request (first its seal, by the head alone;
-//! then its body's digest and form), hands it to the Raft loop, and waits for the outcome on a channel of its own. It
+//! then its body's digest and form), hands it to the Raft loop, and waits for the outcome at a slot of its own. It
 //! decides nothing.
 
 use std::net::{IpAddr, SocketAddr};
@@ -15,12 +15,13 @@ use tiny_http::Method;
 
 use super::cuts::Cuts;
 use super::exchange::IN_FLIGHT_BYTES_MAX;
-use super::inbox::{Inbox, Refused, ServiceInput, one_answer};
+use super::inbox::{Inbox, Refused, ServiceInput};
 use super::leader_watch::WATCH_ANSWER_AFTER;
 use super::node_addresses::NodeAddresses;
 use super::refusals::PeerRefusals;
 use super::relays::Relays;
 use super::rivals::Rivals;
+use super::slot::Slot;
 use super::standing::StandingBoard;
 use crate::balancer::report::REPORT_BODY_BYTES_MAX;
 use crate::balancer::{Chooser, Published, Report, SERVERS_MAX, ServerCommand};
@@ -34,7 +35,7 @@ use crate::protocol::{
     HEADER_SENDER, IncomingReport, KnownLeader, Lost, Purpose, ReplyEnvelope, ReportAnswer, RequestEnvelope,
     TransferBegun, TransferRequest, node_id, node_name, path,
 };
-use crate::raft::{self, NodeId};
+use crate::raft::NodeId;
 use crate::replica::{Input, ReportOutcome};
 use crate::signing::{Gate, Opened, REFUSED_STATUS, Recipient, Refusal, RefusalKind, Verdict};
 
@@ -247,7 +248,7 @@ impl ClusterService {
         let IncomingReport { report, forward } = incoming;
         self.rivals.hear(&report, &self.published.view(), self.started.elapsed());
         let command = ServerCommand::Report(report.clone()).to_command();
-        let (caller, waits) = one_answer();
+        let (caller, waits) = Slot::new();
         let to_hand_on = forward.then(|| report.clone());
         match self.inbox.offer(ServiceInput::Report(Input::Report { report, command, caller })) {
             Ok(()) => {}
@@ -336,7 +337,7 @@ impl ClusterService {
         if path::of_rpc(&request) != path {
             return text(400, &format!("this request belongs to {}", path::of_rpc(&request)));
         }
-        let (caller, waits) = one_answer::<raft::RpcReply>();
+        let (caller, waits) = Slot::new();
         let input = Input::Request { from, incarnation, request, caller };
         if self.inbox.deliver_within(OUTCOME_TIMEOUT, input).is_err() {
             return unavailable("this node is stopping, or its disk hangs");

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
+use super::slot::Slot;
 use crate::raft::{Entry, Index, Picture, RpcReply};
 use crate::replica::{Input, ReportOutcome};
 
@@ -20,24 +21,23 @@ pub const CONSENSUS_INBOX_MAX: usize = 1_024;
 /// How many reports and questions may wait. When it is full, a daemon gets a 503 and reports again a second later.
 pub const REPORT_INBOX_MAX: usize = 4_096;
 
-/// What the replica is told, with the channels by which this node answers. Each has one place and is used once, so that
-/// sending never blocks.
-pub type NodeInput = Input<Sender<RpcReply>, Sender<ReportOutcome>>;
+/// What the replica is told, with the slots by which this node answers. Each is used once.
+pub type NodeInput = Input<Slot<RpcReply>, Slot<ReportOutcome>>;
 
 /// What daemons and readers wait for.
 pub enum ServiceInput {
     /// A daemon's report.
     Report(NodeInput),
-    /// `GET /ui/state`: the consensus as a picture. A channel of one place that is used once.
-    Picture(Sender<Picture>),
+    /// `GET /ui/state`: the consensus as a picture.
+    Picture(Slot<Picture>),
     /// `GET /log`.
     ReadLog {
         /// Entries after this index.
         after: Index,
         /// At most so many.
         limit: usize,
-        /// Where they go. A channel of one place that is used once.
-        entries: Sender<Vec<Entry>>,
+        /// Where they go.
+        entries: Slot<Vec<Entry>>,
     },
 }
 
@@ -103,11 +103,6 @@ impl Inbox {
     }
 }
 
-/// A pair of channels for one answer.
-pub fn one_answer<T>() -> (Sender<T>, Receiver<T>) {
-    bounded(1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,7 +112,7 @@ mod tests {
     }
 
     fn question() -> ServiceInput {
-        ServiceInput::ReadLog { after: 0, limit: 1, entries: one_answer().0 }
+        ServiceInput::ReadLog { after: 0, limit: 1, entries: Slot::new().0 }
     }
 
     #[test]

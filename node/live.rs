@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::inbox::{ServiceInput, one_answer};
+use super::inbox::ServiceInput;
 use super::recent::{Recent, now_us};
+use super::slot::Slot;
 use super::status::NodeStatus;
 use crate::http::message::{Response, json};
 use crate::protocol::{NodeOnPage, NodeView, PageState, SERVERS_SHOWN_MAX, ServerPicture, Times};
@@ -80,7 +81,7 @@ impl Live {
 
 /// The consensus of this node, as its Raft loop sees it; `None` if the loop does not answer at once.
 pub fn picture(node: &NodeStatus) -> Option<Picture> {
-    let (page, waits) = one_answer();
+    let (page, waits) = Slot::new();
     node.inbox.offer(ServiceInput::Picture(page)).ok()?;
     waits.recv_timeout(PICTURE_TIMEOUT).ok()
 }

@@ -14,7 +14,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, select};
+use crossbeam_channel::{Receiver, select};
 use log::{debug, error, info, warn};
 
 use super::consensus_counts::ConsensusCounts;
@@ -22,6 +22,7 @@ use super::inbox::{Inboxes, ServiceInput};
 use super::leader_watch::LeaderNews;
 use super::peers::Peers;
 use super::recent::Recent;
+use super::slot::Slot;
 use super::standing::{Doing, StandingBoard};
 use crate::balancer::{Change, Published};
 use crate::linux::BootClock;
@@ -43,7 +44,7 @@ const SUSPICIOUS_LINE_INTERVAL: Duration = Duration::from_secs(5);
 const VOTE_LINES_MAX: u64 = 100;
 
 /// The replica, answering through this node's channels.
-pub type NodeReplica = Replica<Sender<RpcReply>, Sender<ReportOutcome>>;
+pub type NodeReplica = Replica<Slot<RpcReply>, Slot<ReportOutcome>>;
 
 /// Everything the loop owns.
 pub struct RaftLoop<D: Disk> {
@@ -136,12 +137,10 @@ impl<D: Disk> RaftLoop<D> {
     fn serve(&mut self, input: ServiceInput) {
         match input {
             ServiceInput::Report(report) => self.replica.receive(self.now(), report),
-            // The page may be gone.
-            ServiceInput::Picture(page) => drop(page.send(self.replica.raft().picture(self.now()))),
+            ServiceInput::Picture(page) => page.put(self.replica.raft().picture(self.now())),
             ServiceInput::ReadLog { after, limit, entries } => {
                 let log = self.replica.raft().log();
-                // The reader may be gone. Then nobody needs the answer.
-                let _ = entries.send(log.slice(after.saturating_add(1), limit, usize::MAX));
+                entries.put(log.slice(after.saturating_add(1), limit, usize::MAX));
             }
         }
     }
@@ -158,10 +157,7 @@ impl<D: Disk> RaftLoop<D> {
         Ok(())
     }
 
-    fn do_one(
-        &mut self,
-        effect: Effect<Sender<RpcReply>, Sender<ReportOutcome>>,
-    ) -> Result<(), StorageError> {
+    fn do_one(&mut self, effect: Effect<Slot<RpcReply>, Slot<ReportOutcome>>) -> Result<(), StorageError> {
         match effect {
             Effect::Send { to, rpc, request } => self.peers.send(to, rpc, request),
             Effect::Write(write) => {
@@ -177,9 +173,8 @@ impl<D: Disk> RaftLoop<D> {
                 self.standing.set(self.replica.standing());
             }
             Effect::Watch(leader) => self.leaders.tell(leader),
-            // Whoever waited may have hung up.
-            Effect::Reply { caller, reply } => drop(caller.send(reply)),
-            Effect::Answer { caller, outcome } => drop(caller.send(outcome)),
+            Effect::Reply { caller, reply } => caller.put(reply),
+            Effect::Answer { caller, outcome } => caller.put(outcome),
             Effect::ProposalEnded { took, committed } => self.counts.proposal_ended(took, committed),
             Effect::Remember { index, term } => self.remember(index, term)?,
             Effect::Notice(notice) => {
@@ -261,11 +256,14 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicBool, Ordering};
 
+    use crossbeam_channel::Sender;
+
     use super::*;
     use crate::balancer::{Report, SERVERS_MAX, ServerCommand};
-    use crate::node::inbox::{Inbox, inbox, one_answer};
+    use crate::node::inbox::{Inbox, inbox};
     use crate::node::leader_watch::leader_news;
     use crate::node::peers::Sending;
+    use crate::node::slot::Taker;
     use crate::raft::{Founding, RoleName};
     use crate::replica::{Input, ReplicaSettings};
     use crate::signing::Seal;
@@ -380,7 +378,7 @@ mod tests {
         }
 
         /// Hands a report in. The channel ends without an answer if the loop does.
-        fn report(&self, sequence: u64) -> Receiver<ReportOutcome> {
+        fn report(&self, sequence: u64) -> Taker<ReportOutcome> {
             let worker = "10.0.0.11:13337".parse().expect("an address");
             let report = Report {
                 server: "a".into(),
@@ -395,7 +393,7 @@ mod tests {
                 instance: None,
             };
             let command = ServerCommand::Report(report.clone()).to_command();
-            let (caller, outcome) = one_answer();
+            let (caller, outcome) = Slot::new();
             let input = ServiceInput::Report(Input::Report { report, command, caller });
             self.inbox.offer(input).expect("the inbox is empty");
             outcome

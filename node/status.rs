@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::cuts::Cuts;
-use super::inbox::{Inbox, ServiceInput, one_answer};
+use super::inbox::{Inbox, ServiceInput};
 use super::refusals::PeerRefusals;
 use super::rivals::Rivals;
+use super::slot::Slot;
 use super::standing::StandingBoard;
 use crate::balancer::{Chooser, Policy, Published, View};
 use crate::http::message::{Response, header, json, text};
@@ -134,7 +135,7 @@ impl NodeStatus {
                 ),
             );
         };
-        let (entries, waits) = one_answer();
+        let (entries, waits) = Slot::new();
         let asked = self.inbox.offer(ServiceInput::ReadLog { after, limit, entries });
         match asked.ok().and_then(|()| waits.recv_timeout(LOOP_TIMEOUT).ok()) {
             Some(entries) => json(200, &entries),
