@@ -17,11 +17,11 @@ import signal
 
 SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD}
 if __name__ == "__main__":
-    # Blocked from the first instant: the kernel keeps them until main() waits for them. Threads and children
-    # inherit the block: a Ctrl-C in a terminal reaches all of them, and main() alone decides.
+    # The kernel keeps them until main() waits for them. Threads and children inherit this: main() alone decides.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 import argparse
+import concurrent.futures
 import contextlib
 import fcntl
 import gc
@@ -29,12 +29,10 @@ import http.server
 import logging.handlers
 import math
 import os
-import queue
 import re
 import resource
 import select
 import socket
-import socketserver
 import sys
 import threading
 import time
@@ -45,14 +43,12 @@ from itertools import accumulate, compress, repeat
 VERSION = "0.1.0"
 log = logging.getLogger("worker")
 
-# ---------------------------------------------------------------------------------------------------
-# 1. The mathematics
-# ---------------------------------------------------------------------------------------------------
+# ---- 1. The mathematics ----------------------------------------------------------------------------------------------
 #
 # To find the billionth prime one could list all primes up to 22,801,763,489. But to *count* the primes below a point
 # close to it is enough, and far cheaper:
 #
-#   a. guess:  x, close to p(N), from Riemann's formula for the density of primes;
+#   a. guess:  x, close to p(N), from the density of the primes;
 #   b. count:  pi(x), the number of primes up to x, exactly, in about x^(3/4) cheap steps;
 #   c. walk:   from x to the right prime with an ordinary sieve over a short stretch.
 #
@@ -61,9 +57,7 @@ log = logging.getLogger("worker")
 #
 # Odd numbers only: in every array of flags, index i stands for the odd number 2i+1 (plus an even start).
 
-# The greatest N costs about half a minute of one core and 30 MB. Beyond it an answer would outlast the balancer's own
-# deadline (300 s) on a busy machine.
-N_MAX = 10**12
+N_MAX = 10**12  # half a minute of a core, and 30 MB. On a busy machine, more would outlast the balancer's deadline
 TABLE_PRIMES = 100_000  # so many primes are kept in a table (400 KB); up to here an answer is a look-up
 TABLE_LIMIT = 1_299_709  # p(100,000), the last prime of the table
 
@@ -96,32 +90,15 @@ def strike_multiples(flags, p, start):
     strike(flags, (((start // p + 1) | 1) * p - start) // 2, p)
 
 
-# The wheel: what is left when the multiples of the first six primes are struck out repeats with the period
-# 2*3*5*7*11*13 = 30030, that is 15015 odd numbers. So those six primes never need a pass of their own.
-WHEEL_PRIMES = (2, 3, 5, 7, 11, 13)
-WHEEL_ODDS = 15015
-WHEEL = bytearray(b"\1") * WHEEL_ODDS
-for wheel_prime in WHEEL_PRIMES[1:]:
-    strike(WHEEL, wheel_prime // 2, wheel_prime)
-WHEEL_SUMS = array("i", accumulate(WHEEL, initial=0))
-
-# Flags sieved at a time: 960,960 bytes stay in the processor's cache, and are a multiple of the wheel's period.
-SEGMENT_PATTERN = WHEEL * 64
-SEGMENT_ODDS = len(SEGMENT_PATTERN)
+SEGMENT_ODDS = 400_000  # flags sieved at a time: they stay in the processor's cache
 
 # Where the split point y = sqrt(x / LEAF_BALANCE) lies. A greater y means more leaves, a smaller y a longer stretch to
-# sieve. Measured best between 60 and 240 for N from 10^8 to 10^11; any value gives the same answer.
-LEAF_BALANCE = 120
-
-
-def phi_wheel(v):
-    """phi(v, 6): how many of 1..v are divisible by none of the first six primes."""
-    turns, rest = divmod((v + 1) // 2, WHEEL_ODDS)
-    return turns * WHEEL_SUMS[WHEEL_ODDS] + WHEEL_SUMS[rest]
+# sieve. Measured best between 60 and 120 for N from 10^8 to 10^10; any value gives the same answer.
+LEAF_BALANCE = 80
 
 
 def prime_count(x):
-    """pi(x), the number of primes up to x, exactly, for x >= 30,000.
+    """pi(x), the number of primes up to x, exactly.
 
     Write phi(v, b) for the count of numbers in 1..v that none of the first b primes p_1..p_b divides. Choose y between
     the cube root and the square root of x, and let a = pi(y). Then phi(x, a) counts 1, the primes above y, and the
@@ -129,21 +106,18 @@ def prime_count(x):
 
         pi(x) = phi(x, a) + a - 1 - P2,     P2 = sum over primes y < q <= sqrt(x) of (pi(x/q) - pi(q) + 1)
 
-    For phi there is the recurrence "strike the multiples of p_b": phi(v, b) = phi(v, b-1) - phi(v/p_b, b-1). Unfolded,
-    it is a tree of nodes +-phi(x/m, b). Lagarias, Miller and Odlyzko stop at two kinds of leaves:
+    To strike the multiples of p_b means phi(v, b) = phi(v, b-1) - phi(v/p_b, b-1). Unfolded again and again, this is a
+    tree of nodes mu(m) * phi(x/m, b), where m is a product of different primes; mu(m) is +1 if their number is even,
+    else -1. Lagarias, Miller and Odlyzko stop at two kinds of leaves:
 
-      ordinary:  m <= y, and b is down to 6, where the wheel knows phi at once;
-      special:   m <= y but m * p_b > y, the node  -mu(m) * phi(x/(m*p_b), b-1),  with all primes of m
-                 greater than p_b. Since x/(m*p_b) < x/y, a sieve of that length sees every one of them.
+      ordinary:  m <= y, and b is down to 1: phi counts the odd numbers;
+      special:   -mu(m) * phi(x/(m*p_b), b-1),  where m <= y but m * p_b > y, and all primes of m are greater than p_b.
 
-    (mu is Moebius' function: 0 if a square divides m, else +1 or -1 for an even or odd number of primes.) The special
-    leaves with p_b above the fourth root of x are easy: m must be one prime q then, and x/(p_b*q) is less than p_b
-    squared, so that phi counts 1 and the primes from p_b on. For the hard ones the sieve runs prime after prime, and
-    phi(v, b-1) is the number of flags that stand up to v just before the multiples of p_b are struck out.
+    Special leaves with p_b above the fourth root of x are easy: m must be one prime q then, and x/(p_b*q) is less than
+    p_b squared, so that phi counts 1 and the primes from p_b on. For the hard ones a sieve up to x/y strikes one prime
+    after the other: phi(v, b-1) is the number of flags that stand up to v just before it strikes the multiples of p_b.
     """
     root = math.isqrt(x)
-    fourth_root = math.isqrt(root)
-    assert fourth_root >= WHEEL_PRIMES[-1]
     # The cube root in floating point may be one off; y need not be exact but must not lie below it.
     y = min(max(math.isqrt(x // LEAF_BALANCE), int(x ** (1 / 3)) + 2), root)
 
@@ -152,28 +126,27 @@ def prime_count(x):
     pi_table = array("i", accumulate(flags))
     primes = primes_of(flags)
     a = pi_table[(y - 1) // 2]
-    hard = pi_table[(fourth_root - 1) // 2]  # p_b is at most the fourth root for b <= hard
+    hard = pi_table[(math.isqrt(root) - 1) // 2]  # p_b is at most the fourth root for b <= hard
 
     composites, signs = leaf_numbers(y, primes)
-    phi = sum(phi_wheel(x // m) if sign > 0 else -phi_wheel(x // m) for m, sign in zip(composites, signs))
+    phi = sum([(x // m + 1) // 2 if sign > 0 else -((x // m + 1) // 2) for m, sign in zip(composites, signs)])
     phi += easy_leaves(x, y, primes, pi_table, a, hard)
     phi_hard, p2 = hard_leaves_and_p2(x, y, root, primes, pi_table, a, hard, composites, signs)
     return phi + phi_hard + a - 1 - p2
 
 
 def leaf_numbers(y, primes):
-    """The odd numbers m <= y that can stand in a leaf: free of squares and of the wheel's primes, ascending.
-    Beside each stands a number that holds two facts: its sign is mu(m), its size the least prime that divides m."""
-    # least[i] belongs to m = 2i+1. The greatest prime writes first, so that the least has the last word.
-    least = array("i", range(1, y + 1, 2))
-    for p in reversed(primes[1 : bisect_right(primes, math.isqrt(y))]):
-        least[p * p // 2 :: p] = array("i", [p]) * len(range(p * p // 2, len(least), p))
-    facts = array("i", [1])
-    for m, p in zip(range(3, y + 1, 2), least[1:]):
-        rest = facts[m // p // 2]  # m has one prime more, or one prime twice
-        facts.append(0 if abs(rest) in (0, p) else -p if rest > 0 else p)
-    keep = [fact == 1 or abs(fact) > WHEEL_PRIMES[-1] for fact in facts]
-    return array("i", compress(range(1, y + 1, 2), keep)), array("i", compress(facts, keep))
+    """The numbers m <= y that can stand in a leaf: products of different odd primes, ascending. Beside each stands
+    a number that holds two facts: its sign is mu(m), its size the least prime that divides m."""
+    primes = primes[1 : bisect_right(primes, y)]
+    facts = array("i", bytes(4 * (y + 1)))  # of each m; 0 if it can stand in no leaf
+    facts[1] = y + 1  # no prime divides 1, so each of them may follow
+    for m, fact in enumerate(facts):  # from each m on to the products with one prime more, less than those of m
+        for p in primes:
+            if p >= abs(fact) or m * p > y:
+                break
+            facts[m * p] = -p if fact > 0 else p
+    return array("i", compress(range(y + 1), facts)), array("i", filter(None, facts))
 
 
 def easy_leaves(x, y, primes, pi_table, a, hard):
@@ -199,14 +172,14 @@ def hard_leaves_and_p2(x, y, root, primes, pi_table, a, hard, composites, signs)
     y_root = math.isqrt(y)
     carried = [0] * hard  # phi(start of the segment, b-1) for each b
     pi_carried = pi_table[(root - 1) // 2]  # pi(x/q) is wanted from sqrt(x) on
-    q_next = len(primes) - 1  # the index of the greatest q that P2 has not had yet
+    q_index = len(primes) - 1  # of the greatest q that P2 has not had yet
     for start in range(0, x // y + 1, 2 * SEGMENT_ODDS):
         length = min(SEGMENT_ODDS, (x // y - start) // 2 + 1)
         end = start + 2 * length  # the segment holds the numbers v with start <= v < end
-        segment = bytearray(SEGMENT_PATTERN[:length])
+        segment = bytearray(b"\1") * length
         count = segment.count
 
-        struck = len(WHEEL_PRIMES)
+        struck = 1  # how many primes: an even number has no flag
         while struck < hard:
             p = primes[struck]
             quotient = x // p
@@ -216,19 +189,18 @@ def hard_leaves_and_p2(x, y, root, primes, pi_table, a, hard, composites, signs)
             m_above = max(y // p, quotient // end, p)
             m_last = min(y, quotient // start) if start else y
             standing, position = carried[struck], 0
-            if m_above < m_last:
-                # From the greatest m down, so that v rises, and each flag is counted once.
-                # Above y_root, m is a prime: it has no room for two primes above p.
-                numbers = primes if p > y_root else composites
-                first, last = bisect_right(numbers, m_above), bisect_right(numbers, m_last)
-                facts = repeat(-y) if p > y_root else reversed(signs[first:last])
-                for m, sign in zip(reversed(numbers[first:last]), facts):
-                    if -p <= sign <= p:
-                        continue  # p, or a lesser prime, divides m
-                    place = (quotient // m - start + 1) // 2
-                    standing += count(1, position, place)
-                    position = place
-                    phi += standing if sign < 0 else -standing
+            # If p > y_root, m is a prime: it has no room for two primes above p.
+            numbers = primes if p > y_root else composites
+            first, last = bisect_right(numbers, m_above), bisect_right(numbers, m_last)
+            facts = repeat(-y) if p > y_root else reversed(signs[first:last])
+            # From the greatest m down, so that v rises, and each flag is counted once.
+            for m, sign in zip(reversed(numbers[first:last]), facts):
+                if -p <= sign <= p:
+                    continue  # p, or a lesser prime, divides m
+                place = (quotient // m - start + 1) // 2
+                standing += count(1, position, place)
+                position = place
+                phi += standing if sign < 0 else -standing
             carried[struck] = standing + count(1, position)
             strike_multiples(segment, p, start)
             struck += 1
@@ -238,35 +210,27 @@ def hard_leaves_and_p2(x, y, root, primes, pi_table, a, hard, composites, signs)
             for p in primes[struck : bisect_right(primes, min(y, math.isqrt(end)))]:
                 strike_multiples(segment, p, start)
             position = max(0, (root - start + 1) // 2)
-            q_stop = bisect_right(primes, max(y, x // end))
-            for q_index in range(q_next, q_stop - 1, -1):
+            while q_index >= a and x // primes[q_index] < end:
                 place = (x // primes[q_index] - start + 1) // 2
                 pi_carried += count(1, position, place)
                 position = place
                 p2 += pi_carried - q_index  # pi(q) - 1 is the index of q
-            q_next = q_stop - 1
+                q_index -= 1
             pi_carried += count(1, position)
     return phi, p2
 
 
-# Riemann's zeta(2), zeta(3), ...: 99 terms, and an integral in place of the rest.
-ZETA = [sum(k**-s for k in range(1, 100)) + 99.5 ** (1 - s) / (s - 1) for s in range(2, 200)]
-
-
-def riemann_r(x):
-    """Riemann's R(x), the smooth curve nearest to pi(x), by Gram's series: 1 + sum (ln x)^k / (k k! zeta(k+1))."""
-    total, power = 1.0, 1.0
-    for k, zeta in enumerate(ZETA, 1):
-        power *= math.log(x) / k
-        total += power / (k * zeta)
-    return total
-
-
 def estimate(n):
-    """A number close to p(n): the x with R(x) = n, by Newton's method. The slope of R is about 1 / ln x."""
+    """A number close to p(n): the x where n = li(x) - sqrt(x) / ln x, the beginning of Riemann's formula, by Newton's
+    method with the slope 1 / ln x. Here li(x) is the integral of 1 / ln t, the density of the primes, as a series."""
     x = n * math.log(n)
     for _ in range(3):
-        x -= (riemann_r(x) - n) * math.log(x)
+        ln_x = math.log(x)
+        li, term = 0.5772156649 + math.log(ln_x), 1.0  # Euler's constant
+        for k in range(1, 100):
+            term *= ln_x / k
+            li += term / k
+        x -= (li - math.sqrt(x) / ln_x - n) * ln_x
     return int(x)
 
 
@@ -297,22 +261,19 @@ def nth_prime(n):
     return primes[n - below - 1]
 
 
-# ---------------------------------------------------------------------------------------------------
-# 2. The computations
-# ---------------------------------------------------------------------------------------------------
+# ---- 2. The computations ---------------------------------------------------------------------------------------------
 #
 # The threads of one Python program take turns on one core. So each N is computed by a process of its own, and the
-# kernel shares the cores: a small N does not wait for big ones. fork(2) takes a millisecond, so the processes are
-# forked before they are needed. In a program with threads fork is dangerous, too: a lock that another thread holds
-# stays locked in the copy for ever. Hence the *fork server*, a process without threads: it forks the computing
-# processes, and replaces each that ends.
+# kernel shares the cores: a small N does not wait for big ones. To fork(2) takes a millisecond, and with threads it is
+# dangerous: a lock that another thread holds stays locked in the copy for ever. Hence the *fork server*, a process
+# without threads: it forks the computing processes before they are needed, and replaces each that ends.
 #
 #     HTTP server -- order: N, and one end of a channel --> whichever computing process is free
 #          ^                                                                |
 #          +--------------------- p(N), through the channel ----------------+
 #
-# The channel is a pair of connected sockets. It is also a leash: when the HTTP server closes its end, or dies in
-# whatever way, the kernel tells the computing process, and that process ends.
+# The channel is a pair of sockets, and a leash: when the HTTP server closes its end, or dies in whatever way, the
+# kernel ends the computing process.
 
 SMALL_N_MAX = 10**8  # up to here N is small: below a tenth of a second. Some places are kept for small N
 NICE_SMALL, NICE_BIG = 5, 10  # nice(2): the HTTP server goes before a small N, and a small N before a big one
@@ -326,34 +287,30 @@ def fork(function, *arguments):
     """Run function(*arguments) in a copy of this process, which ends with what it returns. The copy's pid."""
     child = os.fork()
     if child == 0:
-        code = 1
         try:
-            code = function(*arguments)
+            os._exit(function(*arguments))
         except Exception as error:  # MemoryError, above all
             log.error("process %d failed: %r", os.getpid(), error)
         finally:
-            os._exit(code)  # whatever happened: it must not go on with what its parent was doing
+            os._exit(1)  # whatever happened: it must not go on with what its parent was doing
     return child
 
 
 def keep_processes(processes, orders, http_server_end):
     """The fork server: keep so many computing processes alive, until the HTTP server has gone."""
     http_server_end.close()
-    missing, code = processes, 0
-    while code != NO_MORE_ORDERS:
+    alive, over = 0, False
+    while alive or not over:
         try:
-            if missing:
+            if alive < processes and not over:
                 fork(take_orders, orders)
-                missing -= 1
+                alive += 1
             else:
-                code = os.waitstatus_to_exitcode(os.wait()[1])
-                missing += 1
+                over |= os.waitstatus_to_exitcode(os.wait()[1]) == NO_MORE_ORDERS
+                alive -= 1
         except OSError as error:  # the system has no memory, or no process left
             log.error("fork: %s; trying again", error.strerror)
             time.sleep(FORK_PAUSE_SECONDS)
-    with contextlib.suppress(ChildProcessError):  # no child is left
-        while True:
-            os.wait()
     return 0
 
 
@@ -371,8 +328,7 @@ def take_orders(orders):
 
 def compute(n, channel):
     """Send p(n) through the channel."""
-    # The leash, see fcntl(2): when the other end is closed, the kernel sends SIGIO, which ends this process at any
-    # point of its work. A thread that watches would have to wait for its turn.
+    # The leash, see fcntl(2): when the other end is closed, the kernel sends SIGIO, which ends this process at once.
     fcntl.fcntl(channel, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(channel, fcntl.F_SETFL, os.O_ASYNC)
     if select.select((channel,), (), (), 0)[0]:
@@ -457,12 +413,10 @@ class Places:
         os.waitpid(self.fork_server, 0)
 
 
-# ---------------------------------------------------------------------------------------------------
-# 3. The HTTP server
-# ---------------------------------------------------------------------------------------------------
+# ---- 3. The HTTP server ----------------------------------------------------------------------------------------------
 #
-# http.server reads the requests, in one thread for each connection. Added here is what a program needs that runs for
-# months (a bound on the connections and on every wait), and what HTTP demands beyond it.
+# http.server reads the requests, in one thread for each connection. Added here are a bound on the connections and on
+# every wait, and what HTTP demands beyond it.
 
 CONNECTIONS_MAX = 512  # each has a thread. Beyond it, the one that has waited longest for a request gives way
 DESCRIPTORS_PER_CONNECTION, DESCRIPTORS_SPARE = 3, 16  # its socket and a channel; the log, the fork server, ...
@@ -471,8 +425,8 @@ REQUESTS_MAX = 1000  # on one connection; then the client opens another
 IDLE_SECONDS = 60  # how long a connection may wait for its first or next request
 IO_SECONDS = 10  # how long it may pause in the middle of a request head, or of an answer
 LINGER_SECONDS, PAUSE_SECONDS = 1, 0.1
-# From the client's end of file to giving up its N. TCP cannot tell a client that has gone from one that only ends its
-# sending side, as `printf 'GET /N ...' | nc` does. So what is nearly done is done, and a long computation is abandoned.
+# From the client's end of file to giving up its N. Not at once, for a client may only have ended its sending side, as
+# `printf 'GET /N ...' | nc` does. TCP cannot tell the two apart.
 GONE_SECONDS = 0.5
 
 N_RULE = "N must be a whole number from 1 to %d, in decimal digits" % N_MAX
@@ -585,8 +539,7 @@ class Connection(http.server.BaseHTTPRequestHandler):
             return self.answer(405, USAGE, ALLOW)
         self.close_connection = True  # where the next request would begin is not known
         self.answer(code, message or self.responses[code][0])
-        # Throw away what still comes, briefly: to close a socket with unread bytes resets the connection, and the
-        # reset may overtake the answer.
+        # Throw away what still comes, briefly: else closing resets the connection, and that may overtake the answer.
         self.connection.shutdown(socket.SHUT_WR)
         self.connection.settimeout(LINGER_SECONDS)
         while time.monotonic() < self.began + LINGER_SECONDS and self.rfile.read1():
@@ -605,26 +558,17 @@ class Connection(http.server.BaseHTTPRequestHandler):
 class Server(http.server.ThreadingHTTPServer):
     """The listening socket and the connections."""
 
-    request_queue_size = 1024  # connections that the kernel keeps until they are accepted
-    allow_reuse_port = False  # else two workers could share one port, and nobody would be told
-
-    def __init__(self, family, address, places):
-        self.address_family, self.places = family, places
-        # As many connections as the limit of descriptors allows, which is raised as far as it may be.
+    def __init__(self, listener, places):
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))  # raised as far as it may be
         connections_max = min(CONNECTIONS_MAX, max(1, (limit - DESCRIPTORS_SPARE) // DESCRIPTORS_PER_CONNECTION))
         if connections_max < CONNECTIONS_MAX:
             log.warning("only %d descriptors (ulimit -n): at most %d connections at a time", limit, connections_max)
         self.room = threading.BoundedSemaphore(connections_max)
         self.waiting = {}  # the sockets on which no whole request has come, the longest waiting first
-        self.accepted, self.idle_threads = queue.SimpleQueue(), threading.Semaphore(0)
-        super().__init__(address, Connection)
-
-    def server_bind(self):
-        if self.address_family == socket.AF_INET6:
-            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        socketserver.TCPServer.server_bind(self)  # http.server's own would ask the DNS for this machine's name
+        self.threads = concurrent.futures.ThreadPoolExecutor(connections_max)
+        super().__init__(listener.getsockname(), Connection, bind_and_activate=False)
+        self.socket, self.places = listener, places
 
     def get_request(self):
         """Accept one connection as soon as there is room for it. OSError tells serve_forever() that there is none."""
@@ -645,28 +589,20 @@ class Server(http.server.ThreadingHTTPServer):
 
     def process_request(self, request, client_address):
         """Give the connection to a thread that has none, for to start one takes longer than a short connection."""
-        if not self.idle_threads.acquire(blocking=False):
-            threading.Thread(target=self.serve_connections, daemon=True).start()
-        self.accepted.put((request, client_address))
-
-    def serve_connections(self):
-        while True:
-            self.process_request_thread(*self.accepted.get())
-            self.idle_threads.release()
+        self.threads.submit(self.process_request_thread, request, client_address)
 
     def close_request(self, request):
         self.waiting.pop(request, None)
-        super().close_request(request)
-        self.room.release()
+        if request.fileno() >= 0:  # else it is closed already: the system had no thread for it when it came
+            super().close_request(request)
+            self.room.release()
 
     def handle_error(self, request, client_address):
         if not isinstance(sys.exc_info()[1], OSError):
             log.error("client=%s: %r", shown(client_address), sys.exc_info()[1])
 
 
-# ---------------------------------------------------------------------------------------------------
-# 4. The program
-# ---------------------------------------------------------------------------------------------------
+# ---- 4. The program --------------------------------------------------------------------------------------------------
 
 LEVELS = {"off": 100, "error": 40, "warn": 30, "info": 20, "debug": 10, "trace": 5}  # as the module logging counts
 LOG_FILE_BYTES_MAX = 64 * 1024 * 1024  # then FILE becomes FILE.1, and the older FILE.1 is removed
@@ -689,16 +625,15 @@ class StandardError(logging.Handler):
 
 
 def log_to(*handlers):
-    for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)-5s %(message)s", "%FT%T"))
-    log.handlers[:] = handlers
+    line = "%(asctime)s.%(msecs)03dZ %(levelname)-5s %(message)s"
+    logging.basicConfig(handlers=handlers, format=line, datefmt="%FT%T", force=True)
 
 
 def open_log_file(path):
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     file = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_FILE_BYTES_MAX, backupCount=1)
     is_standard_error = os.path.sameopenfile(2, file.stream.fileno())  # then each line is written once
-    log_to(file, *() if is_standard_error else log.handlers)
+    log_to(file, *() if is_standard_error else (StandardError(),))
     return file
 
 
@@ -766,13 +701,14 @@ def main():
     try:
         family, _, _, _, address = socket.getaddrinfo(
             options.bind, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        server = Server(family, address, places)
-    except (socket.gaierror, UnicodeError) as error:
+        listener = socket.create_server(address, family=family, backlog=1024, dualstack_ipv6=family == socket.AF_INET6)
+    except (socket.gaierror, ValueError) as error:
         parser.error("argument --bind: %r is no address of this machine (%s)" % (options.bind, error))
     except OSError as error:
         parser.exit(1, "worker.py: cannot listen on %s: %s; choose another --port or --bind (`ss -ltnp` shows who "
                     "listens, `ip address` what can be bound)\n" % (shown(address), os.strerror(error.errno).lower()))
     threading.stack_size(THREAD_STACK_BYTES)
+    server = Server(listener, places)
     threading.Thread(target=server.serve_forever, args=(None,), daemon=True).start()
     address = shown(server.server_address)
     log.info("started: version=%s pid=%d address=%s processes=%d queue=%d",
@@ -781,18 +717,18 @@ def main():
         os.write(1, b"worker listening on %s\n" % address.encode())
     tell_service_manager(b"READY=1\nSTATUS=serves at %s\n" % address.encode())
     while (number := signal.sigwait(SIGNALS)) in (signal.SIGHUP, signal.SIGCHLD):
-        if number == signal.SIGCHLD:
-            if os.waitpid(places.fork_server, os.WNOHANG)[0]:  # else somebody has only stopped it for a while
-                log.error("the fork server was killed; without it nothing can be computed: start the worker again")
-                sys.exit(1)
-            continue
-        if log_file:
-            log_file.close()  # logrotate(8) has renamed it: the next line opens it by its name
-        log.info("SIGHUP: the log file, if there is one, is opened again")
+        if number == signal.SIGHUP:
+            if log_file:
+                log_file.close()  # logrotate(8) has renamed it: the next line opens it by its name
+            log.info("SIGHUP: the log file, if there is one, is opened again")
+        elif os.waitpid(places.fork_server, os.WNOHANG)[0]:  # else somebody has only stopped it for a while
+            log.error("the fork server was killed; without it nothing can be computed: start the worker again")
+            os._exit(1)
     log.info("stopping: %s", signal.Signals(number).name)
     tell_service_manager(b"STOPPING=1\n")
     places.stop()
     log.info("stopped")
+    os._exit(0)  # without the threads: they may wait for clients
 
 
 if __name__ == "__main__":
