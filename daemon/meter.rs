@@ -106,8 +106,11 @@ impl Meter {
             }
         };
         let (cores, all) = (usage.cores(), usage.machine.cores(&[]));
-        if std::mem::replace(&mut self.cores, cores) != cores && cores < f64::from(all) {
+        let before = std::mem::replace(&mut self.cores, cores);
+        if before != cores && cores < f64::from(all) {
             info!("the worker may use {cores:.2} of {all} processors: its load is in percent of that");
+        } else if before != cores && before > 0.0 {
+            info!("the worker may use all {all} processors: its load is in percent of these");
         }
         let load = self.machine.load(now, usage, |elapsed, before, after| after.load_since(before, elapsed));
         if let Some(process) = &mut self.process {

@@ -337,8 +337,8 @@ impl ServedConnection<'_> {
         Ok(body)
     }
 
-    /// Reads a body in chunks, with so many bytes of content at most. Its share of the memory for bodies grows as the bytes
-    /// arrive.
+    /// Reads a body in chunks, with so many bytes of content at most. Its buffer, and with it its share of the memory for
+    /// bodies, doubles as the bytes arrive.
     fn read_chunks(
         &mut self,
         bytes_max: usize,
@@ -353,8 +353,13 @@ impl ServedConnection<'_> {
         let (mut chunks, mut body) = (Chunks::default(), Vec::new());
         loop {
             let held = self.input.held();
-            if !share.grow_to(bytes_max.min(body.len() + held.len())) {
-                return Err(self.no_memory(manner));
+            let needed = bytes_max.min(body.len() + held.len());
+            if needed > body.capacity() {
+                let room = needed.max(bytes_max.min(2 * body.capacity()));
+                if !share.grow_to(room) {
+                    return Err(self.no_memory(manner));
+                }
+                body.reserve_exact(room - body.len());
             }
             let used = chunks.decode(held, &mut body, bytes_max).map_err(|error| match error {
                 ChunkError::TooLong => self.refuse(TOO_LONG, manner),
