@@ -24,7 +24,7 @@ use super::rivals::Rivals;
 use super::slot::Slot;
 use super::standing::StandingBoard;
 use crate::balancer::report::REPORT_BODY_BYTES_MAX;
-use crate::balancer::{Chooser, Published, Report, SERVERS_MAX, ServerCommand};
+use crate::balancer::{Chooser, Published, Report, SERVERS_MAX, ServerCommand, ServerOrder};
 use crate::config::Server;
 use crate::http::foreign;
 use crate::http::head::Head;
@@ -32,8 +32,8 @@ use crate::http::message::{Request, Response, header, json, text, with_headers};
 use crate::http::{Acceptance, Ruling, Service};
 use crate::linux::is_own_address;
 use crate::protocol::{
-    HEADER_SENDER, IncomingReport, KnownLeader, Lost, Purpose, ReplyEnvelope, ReportAnswer, RequestEnvelope,
-    TransferBegun, TransferRequest, node_id, node_name, path,
+    HEADER_SENDER, IncomingReport, KnownLeader, Lost, OrderAnswer, Purpose, ReplyEnvelope, ReportAnswer,
+    RequestEnvelope, TransferBegun, TransferRequest, node_id, node_name, path,
 };
 use crate::raft::NodeId;
 use crate::replica::{Input, ReportOutcome};
@@ -151,6 +151,7 @@ impl Service for ClusterService {
             (Err(answer), _) => answer,
             (Ok(_), path::REPORT) => self.report(&opened, request.peer, &request.body),
             (Ok(_), path::TRANSFER) => self.transfer(&request.body),
+            (Ok(_), path::SERVERS) => self.order(&request.body),
             (Ok(_), path::WATCH) => self.watch(),
             (Ok(_), path::IN_FLIGHT) => self.in_flight(&opened, &request.body),
             (Ok(_), path::STREAM) => text(200, "ready"),
@@ -163,7 +164,10 @@ impl Service for ClusterService {
 /// How long a body may be there, and what it may be for; or the answer, if nothing is there.
 fn route(method: &Method, path: &str) -> Result<(usize, &'static [Purpose]), Response> {
     let Some(purposes) = path::purposes(path) else {
-        return Err(text(404, "there is POST /report here, and what nodes say to each other under /raft/"));
+        return Err(text(
+            404,
+            "there are POST /report and POST /servers here, and what nodes say to each other under /raft/",
+        ));
     };
     if *method != Method::Post {
         return Err(text(405, "only POST").with_header(header("Allow", "POST")));
@@ -272,6 +276,7 @@ impl ClusterService {
                 None => answered(&ReportAnswer::NotLeader { leader }),
             },
             Ok(ReportOutcome::Busy) => unavailable("leadership is being handed over; try again"),
+            Ok(ReportOutcome::Ordered { .. }) => unavailable("a report is no order"),
             Ok(ReportOutcome::TableFull) => {
                 unavailable(&format!("the table holds {SERVERS_MAX} living servers, and no more fit"))
             }
@@ -388,6 +393,36 @@ impl ClusterService {
         match self.inbox.deliver_within(OUTCOME_TIMEOUT, Input::Transfer { to: wish.to }) {
             Ok(()) => json(202, &TransferBegun { from: self.id, to: wish.to }),
             Err(_) => unavailable("this node is stopping, or its disk hangs"),
+        }
+    }
+
+    /// An operator's order about a server: answered once it is committed and applied here.
+    fn order(&self, body: &[u8]) -> Response {
+        let order = match ServerOrder::parse(body) {
+            Ok(order) => order,
+            Err(error) => return text(400, &format!("not an order about a server: {error}")),
+        };
+        let leader = self.standing.get().leader;
+        if leader != Some(self.id) {
+            return json(409, &KnownLeader { leader });
+        }
+        let (caller, waits) = Slot::new();
+        if self.inbox.deliver_within(OUTCOME_TIMEOUT, Input::Order { order, caller }).is_err() {
+            return unavailable("this node is stopping, or its disk hangs");
+        }
+        match waits.recv_timeout(OUTCOME_TIMEOUT) {
+            Ok(ReportOutcome::Ordered { index, term, effect }) => {
+                let answer = OrderAnswer { committed: index, term, effect };
+                json(answer.status(), &answer)
+            }
+            Ok(ReportOutcome::NotLeader { leader }) => json(409, &KnownLeader { leader }),
+            Ok(ReportOutcome::Busy) => {
+                unavailable("leadership is being handed over, or too much waits; order again")
+            }
+            // It may still be committed. Ordering again is safe: an order that is carried out already changes nothing.
+            Ok(_) | Err(_) => {
+                unavailable("unknown: leadership was lost before the commit; the order may or may not count")
+            }
         }
     }
 }

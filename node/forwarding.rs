@@ -263,6 +263,17 @@ impl Forwarder {
         }
     }
 
+    /// Why no server can be chosen now, and when to try again.
+    pub fn why_no_server(&self) -> (&'static str, &'static str) {
+        let view = self.published.view();
+        let works = |server: &&Arc<ServerView>| server.record.alive && server.report().worker_up;
+        if view.servers().iter().any(|server| works(&server)) {
+            ("every server that works is drained by an operator", "try again when one is undrained")
+        } else {
+            ("no server is alive with its worker up", "try again when one reports")
+        }
+    }
+
     /// Starts a helper for this race; `false` if there is no other server that it could ask.
     fn hedge(self: &Arc<Self>, race: &Arc<Race>) -> bool {
         let tried = {

@@ -193,13 +193,20 @@ impl Sources {
             view.servers().iter().zip(local).map(|(one, local)| (&one.report().server, one, local)).collect();
         page.gauge(
             "rakit_servers_eligible",
-            "Servers that may be chosen: alive, and their worker is up",
+            "Servers that may be chosen: alive, not drained, and their worker is up",
             view.servers().iter().filter(|server| server.is_eligible()).count(),
         )?;
         page.gauges(
             "rakit_server_alive",
             "1 if the server is agreed to be alive",
             servers.iter().map(|(name, one, _)| ([("server", *name)], u64::from(one.record.alive))),
+        )?;
+        page.gauges(
+            "rakit_server_drained",
+            "1 if an operator drained the server: it gets no new requests",
+            servers
+                .iter()
+                .map(|(name, one, _)| ([("server", *name)], u64::from(one.record.drained_at.is_some()))),
         )?;
         page.gauges(
             "rakit_server_worker_up",

@@ -148,8 +148,8 @@ impl Primes {
         let status = failure.status();
         match failure {
             ForwardFailure::NoServer => {
-                let why = "no server is alive with its worker up";
-                let answer = text(status, &format!("{why}; try again when one reports"));
+                let (why, mend) = self.forwarder.why_no_server();
+                let answer = text(status, &format!("{why}; {mend}"));
                 (answer.with_header(header("Retry-After", &self.retry_after())), why.into())
             }
             ForwardFailure::AllBusy { retry_after_s } => {

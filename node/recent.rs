@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::forwarding::Delivered;
-use crate::balancer::{Change, Compared, ServerCommand};
+use crate::balancer::{Change, Compared, OrderEffect, ServerCommand, ServerOrder};
 use crate::protocol::{RequestPicture, StoryEvent, StoryKind};
 use crate::raft::{self, NodeId, RoleName};
 use crate::replica::ReplicaNotice;
@@ -174,11 +174,23 @@ fn event(notice: &ReplicaNotice) -> Option<StoryEvent> {
                 Change::Revived => StoryKind::ServerBack,
                 Change::WorkerUp => StoryKind::WorkerUp,
                 Change::WorkerDown => StoryKind::WorkerDown,
+                Change::Ordered(OrderEffect::Done) => {
+                    let ServerCommand::Order(order) = ServerCommand::parse(&entry.command).ok()? else {
+                        return None;
+                    };
+                    let kind = match order {
+                        ServerOrder::Drain(_) => StoryKind::ServerDrained,
+                        ServerOrder::Undrain(_) => StoryKind::ServerUndrained,
+                        ServerOrder::Forget(_) => StoryKind::ServerForgotten,
+                    };
+                    return Some(of_server(kind, order.server(), Some(entry.index)));
+                }
                 _ => return None,
             };
             match ServerCommand::parse(&entry.command).ok()? {
                 ServerCommand::Report(report) => of_server(kind, &report.server, Some(entry.index)),
                 ServerCommand::Dead(dead) => of_server(kind, &dead.server, Some(entry.index)),
+                ServerCommand::Order(_) => return None,
             }
         }
         _ => return None,

@@ -66,6 +66,7 @@ impl NodeStatus {
                 cores: report.cores,
                 cpu_known: report.cpu_known,
                 alive: server.record.alive,
+                drained: server.record.drained_at.is_some(),
                 worker_up: report.worker_up,
                 epoch: report.epoch,
                 sequence: report.sequence,

@@ -61,7 +61,7 @@ TRANSITIONS, PACE = "src/raft/transitions.rs", "src/raft/pace.rs"
 JOINING, FOUNDING, PROGRESS = "src/raft/joining.rs", "src/raft/founding.rs", "src/raft/progress.rs"
 STORE, RECOVERY, HINT = "src/storage/store.rs", "src/storage/recovery.rs", "src/storage/hint.rs"
 REPORT, TABLE, SILENCE = "src/balancer/report.rs", "src/balancer/table.rs", "src/balancer/silence.rs"
-CHOICE, AGREEMENT = "src/balancer/choice.rs", "src/replica/agreement.rs"
+CHOICE, AGREEMENT, VIEW = "src/balancer/choice.rs", "src/replica/agreement.rs", "src/balancer/view.rs"
 DECISIONS, BATCH, MAIL_FIRST = "src/replica/decisions.rs", "src/replica/batch.rs", "src/replica/mail_first.rs"
 RAFT_LOOP, INBOX, PEERS = "node/raft_loop.rs", "node/inbox.rs", "node/peers.rs"
 WIRING, SERVICE = "node/wiring.rs", "node/cluster_service.rs"
@@ -185,6 +185,17 @@ MUTANTS = [
     ("S9", "a load that nobody knows wins", CHOICE, "load_unknown: !report.cpu_known,", "load_unknown: false,"),
     ("S10", "the digest says not whether a load is known", TABLE, "u64::from(*cpu_known) << 4", "u64::from(*cpu_known && false) << 4"),
     ("S8", "a name belongs to a dead daemon", TABLE, "if self.alive && of_another {", "if of_another {"),
+    ("O1", "a drained server is chosen", VIEW,
+     " && self.record.drained_at.is_none()", ""),
+    ("O2", "a living server is forgotten", TABLE,
+     "ServerOrder::Forget(_) if slot.alive => return", "ServerOrder::Forget(_) if slot.alive && false => return"),
+    ("O3", "a report undrains its server", TABLE, "drained_at: slot.drained_at,", "drained_at: None,"),
+    ("O4", "a snapshot forgets who is drained", TABLE,
+     "drained_at.is_some_and(|index| !(1..=saved.applied_index).contains(&index))", "drained_at.is_some()"),
+    ("O5", "the digest says not who is drained", TABLE, "drained_at.unwrap_or(0)]", "0 * drained_at.unwrap_or(0)]"),
+    ("O6", "an order that was lost is never answered", DECISIONS,
+     "            Waiting::Operator(caller) => {\n                self.answers.push_back(Effect::Answer { caller, outcome: without_commit(resolution) });\n",
+     "            Waiting::Operator(caller) => {\n                let _ = caller;\n"),
     ("P1", "appends begin as large as they may be", PACE,
      "const BYTES_MIN: usize = 4 << 10;", "const BYTES_MIN: usize = 1 << 20;"),
     ("P2", "what took too long is sent as large as before", PACE,

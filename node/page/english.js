@@ -110,6 +110,7 @@ export const ENGLISH = {
   undecided: (ms) => `◐ no report agreed for ${seconds(ms)}: that needs a leader`,
   dead: (index) => `✕ dead by log index ${index}`,
   noWorker: "○ no worker",
+  drained: "○ drained by order",
   stalled: (nodes) => `⏸ stalled for node ${list(nodes)}`,
   avoided: (nodes) => `▽ avoided by node ${list(nodes)}`,
   cpu: percent,
@@ -143,6 +144,9 @@ export const ENGLISH = {
     "server-dead": (server, index) => `${server} is dead: so the nodes agreed at log index ${index}.`,
     "server-back": (server, index) => `${server} is alive again (log index ${index}).`,
     "worker-up": (server, index) => `${server} gets requests again: its worker listens (log index ${index}).`,
+    "server-drained": (server, index) => `${server} is drained by order: it gets no new requests (log index ${index}).`,
+    "server-undrained": (server, index) => `${server} is undrained by order: it may get requests again (log index ${index}).`,
+    "server-forgotten": (server, index) => `${server} is forgotten by order (log index ${index}).`,
     "worker-down": (server, index) => `${server} gets no requests: its worker does not listen (log index ${index}).`,
   },
 

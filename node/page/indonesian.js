@@ -149,6 +149,7 @@ export const INDONESIAN = {
   undecided: (ms) => `◐ tidak ada laporan yang disepakati selama ${lasting(ms)}: itu perlu leader`,
   dead: (index) => `✕ mati menurut index log ${index}`,
   noWorker: "○ tanpa worker",
+  drained: "○ dikosongkan atas perintah",
   stalled: (nodes) => `⏸ macet bagi node ${list(nodes)}`,
   avoided: (nodes) => `▽ dihindari oleh node ${list(nodes)}`,
   cpu: percent,
@@ -181,6 +182,9 @@ export const INDONESIAN = {
     "server-dead": (server, index) => `${server} mati: begitu kesepakatan node-node di index log ${index}.`,
     "server-back": (server, index) => `${server} hidup lagi (index log ${index}).`,
     "worker-up": (server, index) => `${server} mendapat permintaan lagi: worker-nya siap (index log ${index}).`,
+    "server-drained": (server, index) => `${server} dikosongkan atas perintah: tidak mendapat permintaan baru (index log ${index}).`,
+    "server-undrained": (server, index) => `${server} dibuka lagi atas perintah: boleh mendapat permintaan (index log ${index}).`,
+    "server-forgotten": (server, index) => `${server} dilupakan atas perintah (index log ${index}).`,
     "worker-down": (server, index) => `${server} tidak mendapat permintaan: worker-nya tidak siap (index log ${index}).`,
   },
 

@@ -204,6 +204,7 @@ function drawServers(picture) {
     if (!server.alive) state = [TEXT.dead(more.decided_at), "state bad"];
     else if (late && !led) state = [TEXT.undecided(more.report_age_ms), "state warn"];
     else if (late) state = [TEXT.silent(more.report_age_ms, server_timeout_ms), "state warn"];
+    else if (server.drained) state = [TEXT.drained, "state warn"];
     else if (!server.worker_up) state = [TEXT.noWorker, "state warn"];
     else if (stalled.length) state = [TEXT.stalled(stalled), "state warn"];
     else if (avoided.length) state = [TEXT.avoided(avoided), "state warn"];

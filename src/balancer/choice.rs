@@ -447,7 +447,7 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::balancer::command::{Dead, ServerCommand};
+    use crate::balancer::command::{Dead, ServerCommand, ServerOrder};
     use crate::balancer::report::Report;
     use crate::balancer::table::tests::{Log, report};
     use crate::balancer::view::Published;
@@ -545,6 +545,24 @@ mod tests {
         assert_eq!(node.ask(ms(1)), "c");
         assert!(node.choose_by(LOWEST, ms(1), &["c"]).is_none());
         node.report(&[("a", 1.0)], ms(2));
+        assert_eq!(node.ask(ms(2)), "a");
+    }
+
+    #[test]
+    fn a_drained_server_is_not_chosen_and_what_runs_there_stays_counted() {
+        let mut node = ChoosingNode::new(&[("a", 1.0), ("b", 50.0)]);
+        let running = node.choose(ms(0));
+        assert_eq!(running.name(), "a");
+        let order = |order: ServerOrder| ServerCommand::Order(order).to_command();
+        node.log.apply(&order(ServerOrder::Drain("a".into())));
+        node.published.publish(&node.log.0, ms(1));
+        for _ in 0..10 {
+            assert_eq!(node.ask(ms(1)), "b");
+        }
+        assert!(node.choose_by(LOWEST, ms(1), &["b"]).is_none(), "not even as the last resort");
+        assert_eq!(node.local("a", ms(1)).in_flight, 1);
+        node.log.apply(&order(ServerOrder::Undrain("a".into())));
+        node.published.publish(&node.log.0, ms(2));
         assert_eq!(node.ask(ms(2)), "a");
     }
 

@@ -4,9 +4,10 @@
 //! ```json
 //! {"report":{"server":"lab-01","worker":"10.0.0.11:13337","cpu":37.5,"cores":4,"epoch":1795000000000,"sequence":7,"worker_up":true}}
 //! {"dead":{"server":"lab-01","epoch":1795000000000,"sequence":7,"silent_ms":5003}}
+//! {"order":{"drain":"lab-01"}}
 //! ```
 //!
-//! The leader makes a command from a report or from a verdict of its silence detector. Every node reads it in
+//! The leader makes a command from a report, from a verdict of its silence detector, or from an operator's order. Every node reads it in
 //! [`ServerTable::apply`](super::ServerTable::apply). The JSON form is exact, also for floating-point
 //! numbers: a follower reads the same bits that the leader wrote.
 
@@ -38,6 +39,55 @@ impl Dead {
     }
 }
 
+/// What an operator orders about a server: `rakit servers`. Also the body of the request that carries it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServerOrder {
+    /// No node shall choose this server any more. It stays in the table, and its reports count.
+    Drain(String),
+    /// It may be chosen again.
+    Undrain(String),
+    /// It shall leave the table. Only a dead one does.
+    Forget(String),
+}
+
+impl ServerOrder {
+    /// The server that it is about.
+    pub fn server(&self) -> &str {
+        match self {
+            Self::Drain(server) | Self::Undrain(server) | Self::Forget(server) => server,
+        }
+    }
+
+    /// Reads an order, and checks the name in it.
+    ///
+    /// # Errors
+    /// One line.
+    pub fn parse(body: &[u8]) -> Result<Self, String> {
+        let order: Self = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        order.check()
+    }
+
+    fn check(self) -> Result<Self, String> {
+        let is_fit = is_name(self.server());
+        is_fit.then_some(self).ok_or_else(|| "the order names no server".to_owned())
+    }
+}
+
+/// What an order came to when it was applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OrderEffect {
+    /// The table is as ordered.
+    Done,
+    /// It was so already: nothing changed.
+    AlreadySo,
+    /// There is no such server: nothing changed.
+    NoSuchServer,
+    /// The server lives, so it is not forgotten: its next report would only bring it back.
+    StillAlive,
+}
+
 /// One replicated command of the server table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -46,6 +96,8 @@ pub enum ServerCommand {
     Report(Report),
     /// A server is dead.
     Dead(Dead),
+    /// An operator ordered something.
+    Order(ServerOrder),
 }
 
 impl ServerCommand {
@@ -72,6 +124,7 @@ impl ServerCommand {
                     .then_some(Self::Dead(dead))
                     .ok_or_else(|| "the verdict names no server and report".to_owned())
             }
+            Self::Order(order) => Ok(Self::Order(order.check()?)),
         }
     }
 }
@@ -94,6 +147,8 @@ mod tests {
             ServerCommand::Dead(dead).to_command().as_json(),
             r#"{"dead":{"server":"lab-01","epoch":1,"sequence":7,"silent_ms":5003}}"#
         );
+        let order = ServerOrder::parse(br#"{"forget":"lab-01"}"#).expect("an order");
+        assert_eq!(ServerCommand::Order(order).to_command().as_json(), r#"{"order":{"forget":"lab-01"}}"#);
     }
 
     #[test]
@@ -103,6 +158,12 @@ mod tests {
             "7",
             "\"report\"",
             r#"{"reborn":{}}"#,
+            r#"{"order":{}}"#,
+            r#"{"order":"drain"}"#,
+            r#"{"order":{"drain":""}}"#,
+            r#"{"order":{"drain":"a b"}}"#,
+            r#"{"order":{"drain":"a","forget":"a"}}"#,
+            r#"{"order":{"kill":"a"}}"#,
             r#"{"report":{}}"#,
             r#"{"dead":{"server":"a","epoch":1,"sequence":1}}"#,
             r#"{"dead":{"server":"","epoch":1,"sequence":1,"silent_ms":1}}"#,

@@ -27,7 +27,7 @@ pub mod table;
 pub mod view;
 
 pub use choice::{Chooser, Chosen, Compared, LocalState, Outcome, Ticket, TicketId};
-pub use command::{Dead, ServerCommand};
+pub use command::{Dead, OrderEffect, ServerCommand, ServerOrder};
 pub use in_flight::{Announcer, InFlight};
 pub use name::{NAME_BYTES_MAX, is_name};
 pub use policy::Policy;

@@ -79,8 +79,14 @@ mod tests {
     /// A server with four cores whose report was applied at this moment.
     fn server(cpu: f64, epoch: u64, applied_ms: u64) -> ServerView {
         let report = report("a", cpu, epoch, applied_ms);
-        let record =
-            Arc::new(ServerRecord { report, alive: true, reported_at: 1, reported_term: 1, decided_at: 1 });
+        let record = Arc::new(ServerRecord {
+            report,
+            alive: true,
+            reported_at: 1,
+            reported_term: 1,
+            decided_at: 1,
+            drained_at: None,
+        });
         ServerView { record, applied_at: ms(applied_ms) }
     }
 

@@ -210,8 +210,14 @@ mod tests {
 
     fn view(applied_ms: u64, cpu: f64, worker_active: Option<bool>) -> ServerView {
         let report = Report { worker_active, ..report("a", cpu, 1, applied_ms) };
-        let record =
-            Arc::new(ServerRecord { report, alive: true, reported_at: 1, reported_term: 1, decided_at: 1 });
+        let record = Arc::new(ServerRecord {
+            report,
+            alive: true,
+            reported_at: 1,
+            reported_term: 1,
+            decided_at: 1,
+            drained_at: None,
+        });
         ServerView { record, applied_at: ms(applied_ms) }
     }
 

@@ -17,7 +17,10 @@
 //! 4. The table holds at most `servers_max` servers. If it is full, a new server replaces the one that has
 //!    been dead the longest. If all are alive, the new server is refused: a living server is never removed.
 //!    The bound is replicated: it is part of the snapshot and of the digest.
-//! 5. An unknown command is ignored and counted, on all nodes alike.
+//! 5. An operator's order: a drained server is in no node's choice, until it is undrained or leaves the table; its reports and
+//!    verdicts count as before, and it stays drained through them. Only a dead server is forgotten. After that, a
+//!    report of its name is that of a new server.
+//! 6. An unknown command is ignored and counted, on all nodes alike.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -26,7 +29,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::command::{Dead, ServerCommand};
+use super::command::{Dead, OrderEffect, ServerCommand, ServerOrder};
 use super::report::Report;
 use crate::raft::{Command, Entry, FOUNDING_INDEX, Founding, Index, Term};
 
@@ -53,6 +56,9 @@ pub struct ServerRecord {
     /// The log index of the entry that last changed `alive`: the first report, a verdict, or a report after
     /// one.
     pub decided_at: Index,
+    /// The log index of the order that drained it; `None` if it may be chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained_at: Option<Index>,
 }
 
 /// What the table would do with a report.
@@ -110,6 +116,8 @@ pub enum Change {
     Stale,
     /// The first report of a server, while the table is full of living servers: nothing changed.
     NoRoom,
+    /// An operator's order, and what it came to.
+    Ordered(OrderEffect),
     /// Not a command: only the counter grew. The reason, one line.
     Ignored(String),
 }
@@ -119,9 +127,13 @@ impl Change {
     pub fn took_report(&self) -> bool {
         match self {
             Self::New { .. } | Self::Updated | Self::WorkerUp | Self::WorkerDown | Self::Revived => true,
-            Self::Noop | Self::Died | Self::OtherDaemon | Self::Stale | Self::NoRoom | Self::Ignored(_) => {
-                false
-            }
+            Self::Noop
+            | Self::Died
+            | Self::OtherDaemon
+            | Self::Stale
+            | Self::NoRoom
+            | Self::Ordered(_)
+            | Self::Ignored(_) => false,
         }
     }
 }
@@ -170,6 +182,7 @@ impl ServerTable {
         let change = match ServerCommand::parse(command) {
             Ok(ServerCommand::Report(report)) => self.apply_report(*index, *term, report),
             Ok(ServerCommand::Dead(dead)) => self.apply_dead(*index, &dead),
+            Ok(ServerCommand::Order(order)) => Change::Ordered(self.apply_order(*index, &order)),
             Err(reason) => {
                 self.ignored += 1;
                 Change::Ignored(reason)
@@ -203,6 +216,7 @@ impl ServerTable {
             reported_at: index,
             reported_term: term,
             decided_at,
+            drained_at: slot.drained_at,
         });
         change
     }
@@ -219,8 +233,14 @@ impl ServerTable {
             evicted = Some(name);
         }
         let name = report.server.clone();
-        let record =
-            ServerRecord { report, alive: true, reported_at: index, reported_term: term, decided_at: index };
+        let record = ServerRecord {
+            report,
+            alive: true,
+            reported_at: index,
+            reported_term: term,
+            decided_at: index,
+            drained_at: None,
+        };
         self.servers.insert(name, Arc::new(record));
         Change::New { evicted }
     }
@@ -236,6 +256,22 @@ impl ServerTable {
         }
         *slot = Arc::new(ServerRecord { alive: false, decided_at: index, ..(**slot).clone() });
         Change::Died
+    }
+
+    fn apply_order(&mut self, index: Index, order: &ServerOrder) -> OrderEffect {
+        let Some(slot) = self.servers.get_mut(order.server()) else { return OrderEffect::NoSuchServer };
+        let drained_at = match order {
+            ServerOrder::Drain(_) if slot.drained_at.is_none() => Some(index),
+            ServerOrder::Undrain(_) if slot.drained_at.is_some() => None,
+            ServerOrder::Drain(_) | ServerOrder::Undrain(_) => return OrderEffect::AlreadySo,
+            ServerOrder::Forget(_) if slot.alive => return OrderEffect::StillAlive,
+            ServerOrder::Forget(server) => {
+                self.servers.remove(server);
+                return OrderEffect::Done;
+            }
+        };
+        *slot = Arc::new(ServerRecord { drained_at, ..(**slot).clone() });
+        OrderEffect::Done
     }
 
     /// The index of the last applied entry.
@@ -316,16 +352,19 @@ impl ServerTable {
         }
         let mut servers = BTreeMap::new();
         for record in saved.servers {
-            let ServerRecord { report, alive, reported_at, reported_term, decided_at } = record.into_owned();
+            let ServerRecord { report, alive, reported_at, reported_term, decided_at, drained_at } =
+                record.into_owned();
             let report = report.check().map_err(|error| format!("not a server table: {error}"))?;
             let name = report.server.clone();
             if !(1..=saved.applied_index).contains(&reported_at)
                 || !(1..=saved.applied_index).contains(&decided_at)
+                || drained_at.is_some_and(|index| !(1..=saved.applied_index).contains(&index))
                 || reported_term == 0
             {
                 return Err(format!("not a server table: {name} was decided by no applied entry"));
             }
-            let record = Arc::new(ServerRecord { report, alive, reported_at, reported_term, decided_at });
+            let record =
+                Arc::new(ServerRecord { report, alive, reported_at, reported_term, decided_at, drained_at });
             if servers.insert(name, record).is_some() {
                 return Err("not a server table: a server stands in it twice".to_owned());
             }
@@ -357,7 +396,7 @@ pub(super) fn digest<'a>(
     number(&mut hash, servers_max as u64);
     number(&mut hash, ignored);
     number(&mut hash, servers.len() as u64);
-    for ServerRecord { report, alive, reported_at, reported_term, decided_at } in servers {
+    for ServerRecord { report, alive, reported_at, reported_term, decided_at, drained_at } in servers {
         // Without `..`, so that the compiler reports a new field that is missing here.
         let Report {
             server,
@@ -375,7 +414,8 @@ pub(super) fn digest<'a>(
         text(&mut hash, &worker.to_string());
         let active = worker_active.map_or(0, |active| 1 + u64::from(active));
         let flags = u64::from(*worker_up) | u64::from(*alive) << 1 | active << 2 | u64::from(*cpu_known) << 4;
-        let decided = [*reported_at, *reported_term, *decided_at];
+        // No entry that drains a server has index 0: there the founding is, or a no-op.
+        let decided = [*reported_at, *reported_term, *decided_at, drained_at.unwrap_or(0)];
         for value in [cpu.to_bits(), u64::from(*cores), *epoch, *sequence, flags, instance.unwrap_or(0)]
             .into_iter()
             .chain(decided)
@@ -411,6 +451,10 @@ pub(super) mod tests {
             worker_active: None,
             instance: None,
         }
+    }
+
+    fn order(order: ServerOrder) -> Command {
+        ServerCommand::Order(order).to_command()
     }
 
     fn dead(server: &str, epoch: u64, sequence: u64) -> Command {
@@ -564,6 +608,46 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_drained_server_stays_drained_until_it_is_undrained() {
+        let mut log = Log::default();
+        let drain = || order(ServerOrder::Drain("a".into()));
+        assert_eq!(log.apply(&drain()), Change::Ordered(OrderEffect::NoSuchServer));
+        log.report(report("a", 1.0, 1, 1));
+        assert_eq!(log.apply(&drain()), Change::Ordered(OrderEffect::Done));
+        assert_eq!(log.apply(&drain()), Change::Ordered(OrderEffect::AlreadySo));
+        // Through reports, death, another process of its daemon, and a snapshot.
+        assert_eq!(log.report(report("a", 1.0, 1, 2)), Change::Updated);
+        assert_eq!(log.apply(&dead("a", 1, 2)), Change::Died);
+        assert_eq!(log.report(report("a", 1.0, 2, 1)), Change::Revived);
+        log.0 = ServerTable::from_snapshot(&log.0.to_snapshot()).expect("our own words");
+        let record = log.0.get("a").expect("there");
+        assert_eq!((record.alive, record.drained_at), (true, Some(3)));
+        let undrain = || order(ServerOrder::Undrain("a".into()));
+        assert_eq!(log.apply(&undrain()), Change::Ordered(OrderEffect::Done));
+        assert_eq!(log.apply(&undrain()), Change::Ordered(OrderEffect::AlreadySo));
+        assert_eq!(log.0.get("a").expect("there").drained_at, None);
+    }
+
+    #[test]
+    fn a_dead_server_is_forgotten_and_a_living_one_is_not() {
+        let mut log = Log::default();
+        log.report(report("a", 1.0, 5, 5));
+        log.apply(&order(ServerOrder::Drain("a".into())));
+        let forget = || order(ServerOrder::Forget("a".into()));
+        let digest = log.0.digest();
+        assert_eq!(log.apply(&forget()), Change::Ordered(OrderEffect::StillAlive));
+        assert_eq!(log.0.digest(), digest);
+        log.apply(&dead("a", 5, 5));
+        assert_eq!(log.apply(&forget()), Change::Ordered(OrderEffect::Done));
+        assert!(log.0.get("a").is_none());
+        assert_eq!(log.apply(&forget()), Change::Ordered(OrderEffect::NoSuchServer));
+        // A verdict that was under way finds nobody. A report with any stamp is that of a new server.
+        assert_eq!(log.apply(&dead("a", 5, 5)), Change::Stale);
+        assert_eq!(log.report(report("a", 1.0, 1, 1)), Change::New { evicted: None });
+        assert_eq!(log.0.get("a").expect("there").drained_at, None);
+    }
+
+    #[test]
     fn a_record_remembers_the_term_of_its_report() {
         let mut table = ServerTable::new(SERVERS_MAX);
         let command = ServerCommand::Report(report("a", 1.0, 1, 1)).to_command();
@@ -582,6 +666,7 @@ pub(super) mod tests {
             reported_at: 4,
             reported_term: 2,
             decided_at: 3,
+            drained_at: None,
         };
         let of = |record: &ServerRecord| digest(10, 0, std::iter::once(record));
         let mut seen = std::collections::BTreeSet::from([
@@ -590,7 +675,7 @@ pub(super) mod tests {
             digest(10, 1, std::iter::once(&base)),
             digest(10, 0, [].iter()),
         ]);
-        let changes: [fn(&mut ServerRecord); 13] = [
+        let changes: [fn(&mut ServerRecord); 15] = [
             |r| r.report.server = "b".into(),
             |r| r.report.worker.set_port(1),
             |r| r.report.cpu = 1.0 + f64::EPSILON,
@@ -604,6 +689,8 @@ pub(super) mod tests {
             |r| r.reported_at = 5,
             |r| r.reported_term = 3,
             |r| r.decided_at = 4,
+            |r| r.drained_at = Some(3),
+            |r| r.drained_at = Some(4),
         ];
         let all = seen.len() + changes.len();
         for change in changes {
@@ -630,6 +717,11 @@ pub(super) mod tests {
             ("unknown", good.replace("\"ignored\"", "\"more\":1,\"ignored\"")),
             ("no room", good.replace("\"servers_max\":1024", "\"servers_max\":0")),
             ("too much room", good.replace("\"servers_max\":1024", "\"servers_max\":1025")),
+            (
+                "drained by an entry to come",
+                good.replace("\"decided_at\":1", "\"decided_at\":1,\"drained_at\":2"),
+            ),
+            ("drained by none", good.replace("\"decided_at\":1", "\"decided_at\":1,\"drained_at\":0")),
             ("of no term", good.replace("\"reported_term\":1", "\"reported_term\":0")),
         ] {
             assert_ne!(bad, good);
@@ -658,6 +750,11 @@ pub(super) mod tests {
                 }
             ),
             2 => stamp().prop_map(|(server, epoch, sequence)| dead(&server, epoch, sequence)),
+            2 => ("[abc]", 0..3u8).prop_map(|(server, kind)| order(match kind {
+                0 => ServerOrder::Drain(server),
+                1 => ServerOrder::Undrain(server),
+                _ => ServerOrder::Forget(server),
+            })),
             1 => Just(Command::noop()),
             1 => Just(Command::from_value(&7).expect("JSON")),
         ];
@@ -683,6 +780,7 @@ pub(super) mod tests {
             }
             for server in ["a", "b", "c"] {
                 let mut expected: Option<(Stamp, bool)> = None;
+                let mut drained = false;
                 for command in log.iter().filter_map(|command| ServerCommand::parse(command).ok()) {
                     expected = match (command, expected) {
                         (ServerCommand::Report(r), held) if r.server == server => {
@@ -694,11 +792,26 @@ pub(super) mod tests {
                         (ServerCommand::Dead(d), Some((stamp, _))) if d.server == server && d.stamp() == stamp => {
                             Some((stamp, false))
                         }
+                        (ServerCommand::Order(order), Some(held)) if order.server() == server => {
+                            match order {
+                                ServerOrder::Drain(_) => drained = true,
+                                ServerOrder::Undrain(_) => drained = false,
+                                ServerOrder::Forget(_) if held.1 => {}
+                                ServerOrder::Forget(_) => {
+                                    drained = false;
+                                    expected = None;
+                                    continue;
+                                }
+                            }
+                            Some(held)
+                        }
                         (_, held) => held,
                     };
                 }
                 let got = table.0.get(server).map(|record| (record.report.stamp(), record.alive));
                 prop_assert_eq!(got, expected);
+                let got = table.0.get(server).is_some_and(|record| record.drained_at.is_some());
+                prop_assert_eq!(got, drained);
             }
         }
 

@@ -31,9 +31,9 @@ impl ServerView {
         &self.record.report
     }
 
-    /// Whether the server may be chosen: alive, and its worker is up.
+    /// Whether the server may be chosen: alive, its worker is up, and no operator drained it.
     pub fn is_eligible(&self) -> bool {
-        self.record.alive && self.record.report.worker_up
+        self.record.alive && self.record.report.worker_up && self.record.drained_at.is_none()
     }
 }
 

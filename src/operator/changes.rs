@@ -1,7 +1,7 @@
 //! Finds what changed between two answers of a node, and gives one sentence per change. `rakit up` and `rakit
 //! status --watch` print the sentences where no table can be drawn; `rakit up` also logs them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use rakit::protocol::Status;
@@ -16,6 +16,8 @@ pub struct Story {
     answers: Vec<Asked>,
     /// Whether each server is alive, as reported last.
     reported_alive: BTreeMap<String, bool>,
+    /// The servers that were drained, as reported last.
+    reported_drained: BTreeSet<String>,
     /// The highest applied index of the tables that were reported. An older table, of a node that lags, is
     /// ignored.
     reported_index: u64,
@@ -31,7 +33,12 @@ impl Story {
             .iter()
             .map(|address| Asked { address: *address, status: Err(NOT_ASKED.to_string()) })
             .collect();
-        Story { answers, reported_alive: BTreeMap::new(), reported_index: 0 }
+        Story {
+            answers,
+            reported_alive: BTreeMap::new(),
+            reported_drained: BTreeSet::new(),
+            reported_index: 0,
+        }
     }
 
     /// The latest answers.
@@ -67,10 +74,23 @@ impl Story {
             return;
         }
         self.reported_index = status.applied_index;
+        self.reported_alive.retain(|name, _| {
+            let is_there = status.servers.iter().any(|server| server.id == *name);
+            if !is_there {
+                self.reported_drained.remove(name);
+                sentences.push(format!("{} is forgotten: it left the table", clean(name)));
+            }
+            is_there
+        });
         for server in &status.servers {
             if self.reported_alive.insert(server.id.clone(), server.alive) != Some(server.alive) {
                 let state = if server.alive { "alive" } else { "dead" };
                 sentences.push(format!("{} is {state}", clean(&server.id)));
+            }
+            if server.drained && self.reported_drained.insert(server.id.clone()) {
+                sentences.push(format!("{} is drained: it gets no new requests", clean(&server.id)));
+            } else if !server.drained && self.reported_drained.remove(&server.id) {
+                sentences.push(format!("{} is undrained: it may get requests again", clean(&server.id)));
             }
         }
     }
@@ -121,6 +141,25 @@ mod tests {
         let mut back = all[0].clone();
         back.status.as_mut().expect("it answers").role = RoleName::Follower;
         assert_eq!(story.take(0, back), ["node 1 answers"]);
+    }
+
+    #[test]
+    fn an_operator_s_orders_are_told_once() {
+        let (mut story, all) = story();
+        let with = |index: u64, change: &dyn Fn(&mut Status)| {
+            let mut answer = all[0].clone();
+            let status = answer.status.as_mut().expect("it answers");
+            status.applied_index += index;
+            change(status);
+            answer
+        };
+        let drained = with(1, &|status| status.servers[0].drained = true);
+        assert_eq!(story.take(0, drained.clone()), ["server-1 is drained: it gets no new requests"]);
+        assert!(story.take(0, drained).is_empty());
+        assert_eq!(story.take(0, with(2, &|_| ())), ["server-1 is undrained: it may get requests again"]);
+        let gone = with(3, &|status| status.servers.clear());
+        assert_eq!(story.take(0, gone.clone()), ["server-1 is forgotten: it left the table"]);
+        assert!(story.take(0, gone).is_empty());
     }
 
     /// A node that lags still believes in the server; that is not a resurrection.

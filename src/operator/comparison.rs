@@ -218,6 +218,7 @@ pub mod tests {
                 cpu_known: true,
                 cores: 2,
                 alive: true,
+                drained: false,
                 worker_up: true,
                 epoch: 1,
                 sequence: 1,

@@ -1,5 +1,5 @@
 //! Finds the leader of a cluster and gives it an order over its cluster address. Called by the commands that change the
-//! cluster, such as `rakit transfer`.
+//! cluster: `rakit transfer`, `rakit servers`.
 //!
 //! They need cluster.toml: it names the addresses, and the secret that signs the order.
 
@@ -50,7 +50,6 @@ pub struct Leadership {
 
 /// The leader's answer to an order.
 #[derive(Debug)]
-#[expect(dead_code, reason = "the commands that change servers and members come next")]
 pub struct Ordered {
     /// The HTTP status: never 409 or 503, which make [`Leadership::order`] ask on.
     pub status: u16,
@@ -114,7 +113,6 @@ impl Leadership {
     ///
     /// # Errors
     /// Nobody carried it out in time, or the leader refused who asks.
-    #[expect(dead_code, reason = "the commands that change servers and members come next")]
     pub fn order(&mut self, path: &str, body: &[u8]) -> Result<Ordered, Failure> {
         let deadline = Instant::now() + self.config.election_timeout.1 + GRACE;
         let mut repeated = false;

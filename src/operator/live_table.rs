@@ -246,6 +246,8 @@ fn state(picture: &Picture<'_>, newest: &NodeView, server: &ServerStatus, more: 
         (Style::Warn, format!("◐ no report agreed for {age}"))
     } else if late {
         (Style::Warn, format!("◐ silent for {age}; dead at {}", span(times.server_timeout_ms)))
+    } else if server.drained {
+        (Style::Warn, "○ drained by order".to_string())
     } else if !server.worker_up {
         (Style::Warn, "○ no worker".to_string())
     } else if !stalled.is_empty() {
@@ -367,7 +369,7 @@ mod tests {
             let lines = texts(&table(state), 100, 24);
             lines.into_iter().find(|line| line.starts_with("server-1")).expect("its row")
         };
-        let cases: [(Change<'_>, &str); 6] = [
+        let cases: [(Change<'_>, &str); 7] = [
             (&|view| view.status.servers[0].alive = false, "✕ dead by log index 4"),
             (&|view| view.servers[0].report_age_ms = 3_000, "◐ silent for 3.0 s; dead at 5.0 s"),
             (
@@ -375,6 +377,7 @@ mod tests {
                 "◐ no report agreed for 3.0 s",
             ),
             (&|view| view.status.servers[0].worker_up = false, "○ no worker"),
+            (&|view| view.status.servers[0].drained = true, "○ drained by order"),
             (&|view| view.status.servers[0].stalled = view.status.node < 3, "⏸ stalled for node 1, 2"),
             (&|view| view.status.servers[0].avoided = view.status.node == 5, "▽ avoided by node 5"),
         ];

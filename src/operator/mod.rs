@@ -15,6 +15,7 @@
 //! | `status` | `rakit status` |
 //! | `leader` | who leads, and signed orders to it: for the commands that change a cluster |
 //! | `transfer` | `rakit transfer` |
+//! | `servers` | `rakit servers`: the servers, and orders about them |
 //! | `story` | `rakit story`: all logs as one |
 //! | `demo` | `rakit demo`: a demonstration that runs itself |
 //! | `play` | `rakit play`: recorded schedules of the Raft core, step by step |
@@ -51,6 +52,7 @@ mod ports;
 mod programs;
 mod screen;
 mod sentences;
+mod servers;
 mod session;
 mod status;
 mod steering;
@@ -80,6 +82,7 @@ Examples:
   rakit story --follow              all its logs as one, as it happens
   rakit play figure-8               Figure 8 of the Raft paper, step by step; rakit play lists all
   rakit transfer --to 2             have the leader hand over to node 2
+  rakit servers drain server-2      send it no new requests; see rakit servers --help
   rakit up --nodes 3 --base-port 8100 --dir /tmp/second
   rakit status --watch http://10.0.0.1:8001 http://10.0.0.2:8001
   rakit init --nodes 10.0.0.1,10.0.0.2,10.0.0.3 --servers 10.0.0.4,10.0.0.5   a cluster of several machines
@@ -118,6 +121,8 @@ enum CliCommand {
     Play(play::PlayFlags),
     /// Have the leader hand leadership over to another node
     Transfer(transfer::TransferFlags),
+    /// Show the servers; drain, undrain or forget one
+    Servers(servers::ServersFlags),
     /// Write manual pages and completions
     #[command(hide = true)]
     Manual(manual::ManualFlags),
@@ -208,6 +213,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         CliCommand::Demo(flags) => demo::run(&flags, &cli.log),
         CliCommand::Play(flags) => play::run(&flags, &cli.log),
         CliCommand::Manual(flags) => manual::run(&flags),
+        CliCommand::Servers(flags) => servers::run(&flags, &cli.log),
         CliCommand::Transfer(flags) => transfer::run(&flags, &cli.log),
         CliCommand::Node(_) | CliCommand::Daemon(_) => Err(Failure::usage(
             "the flags of `rakit node` and `rakit daemon` come after that word, not before it".to_string(),

@@ -84,7 +84,10 @@ pub fn tell(picture: &Picture<'_>) -> Vec<Sentence> {
             | StoryKind::ServerDead
             | StoryKind::ServerBack
             | StoryKind::WorkerUp
-            | StoryKind::WorkerDown => {
+            | StoryKind::WorkerDown
+            | StoryKind::ServerDrained
+            | StoryKind::ServerUndrained
+            | StoryKind::ServerForgotten => {
                 let text = alone(node, event);
                 told.add(event, 0, event.index.unwrap_or_default(), text);
             }
@@ -124,6 +127,13 @@ fn alone(node: NodeId, event: &StoryEvent) -> String {
         StoryKind::WorkerDown => {
             format!("{server} gets no requests: its worker does not listen (log index {index}).")
         }
+        StoryKind::ServerDrained => {
+            format!("{server} is drained by order: it gets no new requests (log index {index}).")
+        }
+        StoryKind::ServerUndrained => {
+            format!("{server} is undrained by order: it may get requests again (log index {index}).")
+        }
+        StoryKind::ServerForgotten => format!("{server} is forgotten by order (log index {index})."),
         _ => event.line.clone(),
     }
 }

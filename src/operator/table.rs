@@ -136,10 +136,12 @@ pub fn servers(answers: &[Asked]) -> Vec<Line> {
     let Some(status) = freshest(answers) else { return Vec::new() };
     let mut table = Table::new(&["server", "state", ">cpu %", ">cores", ">in flight", "worker"]);
     for server in &status.servers {
-        let state = match (server.alive, server.worker_up) {
-            (true, true) => "alive",
-            (true, false) => "alive, no worker",
-            (false, _) => "dead",
+        let state = match (server.alive, server.drained, server.worker_up) {
+            (true, true, _) => "alive, drained",
+            (true, false, true) => "alive",
+            (true, false, false) => "alive, no worker",
+            (false, true, _) => "dead, drained",
+            (false, false, _) => "dead",
         };
         table.row(vec![
             server.id.as_str().into(),

@@ -22,6 +22,7 @@
 //! RPCs, since these are also replicated or written to disk.
 
 mod envelope;
+mod order;
 mod page;
 pub mod path;
 mod report;
@@ -32,6 +33,7 @@ mod transfer;
 pub use crate::balancer::InFlight;
 pub use crate::raft::PROTOCOL_VERSION;
 pub use envelope::*;
+pub use order::*;
 pub use page::*;
 pub use report::*;
 pub use rpc::*;

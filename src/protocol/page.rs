@@ -188,6 +188,12 @@ pub enum StoryKind {
     WorkerUp,
     /// A server's worker does not listen.
     WorkerDown,
+    /// An operator drained a server.
+    ServerDrained,
+    /// An operator undrained a server.
+    ServerUndrained,
+    /// An operator had a dead server forgotten.
+    ServerForgotten,
 }
 
 /// What only `rakit up` knows: its processes, and what was ordered.

@@ -27,6 +27,8 @@ pub const WATCH: &str = "/raft/watch";
 pub const IN_FLIGHT: &str = "/raft/in-flight";
 /// Cluster address: the operator asks the leader to hand leadership over.
 pub const TRANSFER: &str = "/raft/transfer";
+/// Cluster address: the operator orders something about a server.
+pub const SERVERS: &str = "/servers";
 
 /// Public address: a short usage text.
 pub const USAGE: &str = "/";
@@ -67,7 +69,7 @@ pub fn purposes(path: &str) -> Option<&'static [Purpose]> {
         STREAM => Some(&Purpose::ALL),
         // A node that hands a report on has checked it, and proves with the key of the nodes that it is one.
         REPORT => Some(&[Purpose::Report, Purpose::Raft]),
-        TRANSFER => Some(&[Purpose::Admin]),
+        TRANSFER | SERVERS => Some(&[Purpose::Admin]),
         PRE_VOTE | REQUEST_VOTE | APPEND_ENTRIES | INSTALL_SNAPSHOT | TIMEOUT_NOW | COMPARE_STATE
         | FOUNDING | WATCH | IN_FLIGHT => Some(&[Purpose::Raft]),
         _ => None,

@@ -90,6 +90,9 @@ pub struct ServerStatus {
     pub cpu_known: bool,
     /// Whether it is alive, as agreed by the nodes.
     pub alive: bool,
+    /// Whether an operator drained it: no node sends it new requests.
+    #[serde(default)]
+    pub drained: bool,
     /// Whether its worker listened, by its last committed report. If not, no node sends it requests.
     pub worker_up: bool,
     /// When its daemon started, in milliseconds since 1970.

@@ -23,7 +23,7 @@ use serde_json::value::RawValue;
 /// change of a path, a key or its meaning, a header, the frame of a signature, the form of a record, the check of a
 /// report, or a rule of the server table. Not for what only one node decides for itself, such as time-outs, log lines or
 /// the choice of a server.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// Names a node: the `id` of its `[[node]]` in cluster.toml. At least 1.
 pub type NodeId = u64;

@@ -61,6 +61,8 @@ pub struct Replica<P, D> {
     next_proposal: ProposalId,
     /// The reports of the batch that is being read.
     batch: Batch<D>,
+    /// The operators' orders of the same batch.
+    orders: Vec<(Command, D)>,
 
     // What is known of the others.
     /// The incarnation of each peer's data directory, as last heard.
@@ -107,6 +109,8 @@ enum Waiting<D> {
     Reporters { server: String, reporters: Vec<Reporter<D>> },
     /// The silence detector, with this verdict.
     Verdict(Dead),
+    /// An operator, with his order.
+    Operator(D),
 }
 
 /// What one output of the core says is committed, and what became of proposals.
@@ -160,6 +164,7 @@ impl<P, D> Replica<P, D> {
             proposals: BTreeMap::new(),
             next_proposal: 1,
             batch: Batch::default(),
+            orders: Vec::new(),
             incarnations: BTreeMap::new(),
             leading: None,
             watched: None,
@@ -223,6 +228,10 @@ impl<P, D> Replica<P, D> {
             Input::Lost { to, rpc } => Event::Lost { to, rpc },
             Input::Refused { from, rpc } => Event::Refused { from, rpc },
             Input::LeaderGone { leader } => Event::LeaderGone { leader },
+            Input::Order { order, caller } => {
+                self.tick.read_one();
+                return self.orders.push((ServerCommand::Order(order).to_command(), caller));
+            }
             Input::Transfer { to } => Event::Transfer { to },
         };
         self.tick.read_one();
@@ -353,12 +362,16 @@ impl<P, D> Replica<P, D> {
 
     // ------------------------------------------------------------------------------------------- the batch ends
 
-    /// The batch is read: its reports are proposed, then the clock is looked at. `now` was read before `unread` was counted.
+    /// The batch is read: its reports and orders are proposed, then the clock is looked at. `now` was read before `unread` was counted.
     pub fn end_batch(&mut self, now: Duration, unread: Unread) {
         self.now = self.now.max(now);
         self.unpublished = true;
         for (server, proposal) in std::mem::take(&mut self.batch).into_proposals() {
             self.propose(proposal.command, Waiting::Reporters { server, reporters: proposal.reporters });
+        }
+        // Also at a follower: its core answers that it does not lead.
+        for (command, caller) in std::mem::take(&mut self.orders) {
+            self.propose(command, Waiting::Operator(caller));
         }
         self.judge_silence(unread.reports);
         self.name_if_due();
@@ -566,8 +579,12 @@ impl<P, D> Replica<P, D> {
                     if is_checkpoint(entry.index, self.table.servers().len()) {
                         self.agreement.note(entry.index, self.table.digest());
                     }
-                    if let Some(Waiting::Reporters { server, reporters }) = proposed.remove(&entry.index) {
-                        self.answer_applied(&entry, &change, &server, reporters);
+                    match proposed.remove(&entry.index) {
+                        Some(Waiting::Reporters { server, reporters }) => {
+                            self.answer_applied(&entry, &change, &server, reporters);
+                        }
+                        Some(Waiting::Operator(caller)) => self.answer_order(&entry, &change, caller),
+                        Some(Waiting::Verdict(_)) | None => {}
                     }
                     let is_worth_a_line = !matches!(
                         change,
@@ -608,6 +625,14 @@ impl<P, D> Replica<P, D> {
         }
     }
 
+    fn answer_order(&mut self, entry: &Entry, change: &Change, caller: D) {
+        let Change::Ordered(effect) = *change else {
+            panic!("entry {} is an order, and applying it came to {change:?}", entry.index);
+        };
+        let outcome = ReportOutcome::Ordered { index: entry.index, term: entry.term, effect };
+        self.answers.push_back(Effect::Answer { caller, outcome });
+    }
+
     /// A proposal was not committed, as far as this node can know.
     fn not_committed(&mut self, waiting: Waiting<D>, resolution: Resolution) {
         match waiting {
@@ -616,14 +641,12 @@ impl<P, D> Replica<P, D> {
                 self.notice(ReplicaNotice::VerdictLost { dead, resolution });
             }
             Waiting::Reporters { reporters, .. } => {
-                let outcome = match resolution {
-                    Resolution::NotLeader { leader } => ReportOutcome::NotLeader { leader },
-                    Resolution::Busy => ReportOutcome::Busy,
-                    Resolution::Unknown | Resolution::Committed { .. } => ReportOutcome::Unknown,
-                };
                 for Reporter { caller, .. } in reporters {
-                    self.answers.push_back(Effect::Answer { caller, outcome });
+                    self.answers.push_back(Effect::Answer { caller, outcome: without_commit(resolution) });
                 }
+            }
+            Waiting::Operator(caller) => {
+                self.answers.push_back(Effect::Answer { caller, outcome: without_commit(resolution) });
             }
         }
     }
@@ -664,5 +687,14 @@ impl<P, D> Replica<P, D> {
             last_contact: self.last_contact,
             age_at_start: self.age_at_start,
         }
+    }
+}
+
+/// What whoever waits is told of a proposal that was not committed.
+fn without_commit(resolution: Resolution) -> ReportOutcome {
+    match resolution {
+        Resolution::NotLeader { leader } => ReportOutcome::NotLeader { leader },
+        Resolution::Busy => ReportOutcome::Busy,
+        Resolution::Unknown | Resolution::Committed { .. } => ReportOutcome::Unknown,
     }
 }

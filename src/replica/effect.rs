@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::agreement::Contradiction;
 use super::notice::ReplicaNotice;
-use crate::balancer::Stamp;
+use crate::balancer::{OrderEffect, Stamp};
 use crate::raft::{Durable, Index, NodeId, RoleName, RpcId, RpcReply, RpcRequest, Term};
 
 /// One thing to do. `P` and `D` are the callers' tokens: see [`replica`](super).
@@ -40,7 +40,7 @@ pub enum Effect<P, D> {
     },
     /// Watch the process of this leader from now on; `None`: nobody's.
     Watch(Option<NodeId>),
-    /// Tell a daemon what became of its report.
+    /// Tell a daemon what became of its report, or an operator what became of his order.
     Answer {
         /// Who waits.
         caller: D,
@@ -67,7 +67,7 @@ pub struct Write {
     pub steps: Vec<Durable>,
 }
 
-/// What became of a report.
+/// What became of a report, or of an operator's order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReportOutcome {
     /// The report is committed, and the server table took it.
@@ -85,6 +85,15 @@ pub enum ReportOutcome {
         term: Term,
         /// The epoch and sequence of that report.
         newest: Stamp,
+    },
+    /// The order is committed and applied.
+    Ordered {
+        /// Its index in the log.
+        index: Index,
+        /// The term of the entry at that index.
+        term: Term,
+        /// What it came to.
+        effect: OrderEffect,
     },
     /// The name belongs to another daemon, which runs: the report changed nothing.
     OtherDaemon {

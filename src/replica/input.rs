@@ -1,9 +1,9 @@
 //! What a replica is told. The driver makes these of its messages.
 
-use crate::balancer::Report;
+use crate::balancer::{Report, ServerOrder};
 use crate::raft::{Command, NodeId, RpcId, RpcReply, RpcRequest};
 
-/// One message for the replica. `P` answers a peer, `D` answers a daemon: see [`replica`](super).
+/// One message for the replica. `P` answers a peer, `D` answers a daemon or an operator: see [`replica`](super).
 #[derive(Clone, Debug)]
 pub enum Input<P, D> {
     /// A peer's request. It gets exactly one [`Effect::Reply`](super::Effect::Reply).
@@ -51,6 +51,13 @@ pub enum Input<P, D> {
     Transfer {
         /// The wished successor; the node that is furthest along if there is no wish.
         to: Option<NodeId>,
+    },
+    /// An operator's order about a server. It gets exactly one [`Effect::Answer`](super::Effect::Answer).
+    Order {
+        /// The order.
+        order: ServerOrder,
+        /// Who waits for the outcome.
+        caller: D,
     },
     /// A daemon's report. It gets exactly one [`Effect::Answer`](super::Effect::Answer).
     Report {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::agreement::Contradiction;
-use crate::balancer::{Change, Dead, ServerCommand, ServerTable};
+use crate::balancer::{Change, Dead, OrderEffect, ServerCommand, ServerOrder, ServerTable};
 use crate::raft::{self, Entry, Index, NodeId, Resolution};
 
 /// How many dead servers the line `recovered: …` names; of the rest it gives the number.
@@ -147,11 +147,26 @@ fn applied(entry: &Entry, change: &Change) -> String {
         (Change::Died, Ok(ServerCommand::Dead(dead))) => {
             format!("server {} is dead: no report for {} ms (log index {index})", dead.server, dead.silent_ms)
         }
+        (Change::Ordered(effect), Ok(ServerCommand::Order(order))) => ordered(&order, *effect, index),
         (Change::Ignored(reason), _) => {
             format!("log entry {index} is no command of the server table, ignored: {reason}")
         }
         (change, _) => format!("log entry {index} applied: {change:?}"),
     }
+}
+
+fn ordered(order: &ServerOrder, effect: OrderEffect, index: Index) -> String {
+    let server = order.server();
+    let what = match (effect, order) {
+        (OrderEffect::Done, ServerOrder::Drain(_)) => "is drained by order: it gets no new requests",
+        (OrderEffect::Done, ServerOrder::Undrain(_)) => "is undrained by order: it may get requests again",
+        (OrderEffect::Done, ServerOrder::Forget(_)) => "is forgotten by order: it was dead",
+        (OrderEffect::AlreadySo, ServerOrder::Drain(_)) => "was drained already: the order changed nothing",
+        (OrderEffect::AlreadySo, _) => "was not drained: the order changed nothing",
+        (OrderEffect::NoSuchServer, _) => "is not in the table: the order changed nothing",
+        (OrderEffect::StillAlive, _) => "lives: the order to forget it changed nothing",
+    };
+    format!("server {server} {what} (log index {index})")
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{Effect, Input, Replica, ReplicaNotice, ReplicaSettings, ReportOutcome, Unread, Write};
-use crate::balancer::{Change, Dead, Report, ServerCommand, Stamp};
+use crate::balancer::{Change, Dead, OrderEffect, Report, ServerCommand, ServerOrder, Stamp};
 use crate::raft::{
     self, AppendEntries, AppendReply, AppendResult, Durable, Entry, HardState, Index, Life, NodeId, Record,
     RpcId, RpcReply, RpcRequest, VoteReply,
@@ -224,6 +224,49 @@ fn of_each_server_the_newest_report_of_a_batch_is_proposed_and_everybody_is_answ
     let of_a = stale(first, 1, 3);
     let expected = [(1, of_a), (3, committed(first, 1)), (4, of_a), (5, of_a), (2, committed(first + 1, 1))];
     assert_eq!(answers(&effects), expected);
+}
+
+fn drained(server: &str, caller: Who) -> Input<Who, Who> {
+    Input::Order { order: ServerOrder::Drain(server.to_owned()), caller }
+}
+
+#[test]
+fn an_order_is_answered_with_what_applying_it_changed_and_after_it_is_published() {
+    let mut node = TestNode::alone(10);
+    node.batch([reported("a", 1, 1)]);
+    let first = node.replica.raft().log().last_index() + 1;
+    let effects = node.batch([drained("a", 2), drained("a", 3), drained("b", 4)]);
+    let ordered = |index, effect| ReportOutcome::Ordered { index, term: 1, effect };
+    let expected = [
+        (2, ordered(first, OrderEffect::Done)),
+        (3, ordered(first + 1, OrderEffect::AlreadySo)),
+        (4, ordered(first + 2, OrderEffect::NoSuchServer)),
+    ];
+    assert_eq!(answers(&effects), expected);
+    let place = |wanted: fn(&Effect<Who, Who>) -> bool| effects.iter().position(wanted).expect("it is there");
+    assert!(
+        place(|effect| matches!(effect, Effect::Publish))
+            < place(|effect| matches!(effect, Effect::Answer { .. }))
+    );
+}
+
+#[test]
+fn an_order_at_a_follower_is_answered_with_who_leads() {
+    let mut node = TestNode::new(3, 10);
+    let effects = node.batch([drained("a", 2)]);
+    assert_eq!(answers(&effects), [(2, ReportOutcome::NotLeader { leader: None })]);
+}
+
+#[test]
+fn an_order_is_not_answered_before_a_majority_has_it_and_not_forgotten_when_leadership_is_lost() {
+    let mut node = TestNode::leader_of_three();
+    node.batch([reported("a", 1, 1)]);
+    node.batch([node.acknowledged()]);
+    assert_eq!(answers(&node.batch([drained("a", 2)])), []);
+    // Nobody answers: the leader steps down.
+    let effects = node.sleep(Duration::from_secs(10));
+    assert_eq!(answers(&effects), [(2, ReportOutcome::Unknown)]);
+    assert_eq!(node.replica.table().get("a").expect("there").drained_at, None);
 }
 
 #[test]

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use rakit::balancer::ServerOrder;
 use rakit::balancer::report::COUNTER_MAX;
 use rakit::raft::{NodeId, Random};
 
 use super::coverage::Seen;
 use super::plan::{MS, Strike, Time};
-use super::process::{Mail, ReportMail, spurious_reset};
+use super::process::{Caller, Mail, ReportMail, spurious_reset};
 use super::world::{Happening, World};
 use crate::disk::Failure;
 
@@ -129,6 +130,12 @@ pub fn strike(world: &mut World, strike: Strike) {
             world.oracle.count(Seen::DaemonSilent);
             let length = world.random.below(3 * world.server_timeout());
             daemon_stops(world, server, length, None);
+            if world.random.below(2) == 0 {
+                // Somebody cleans up, perhaps after the chaos, perhaps too early.
+                let later = world.random.below(3 * world.server_timeout());
+                let order = ServerOrder::Forget(world.daemon(server).name.clone());
+                world.after(later, Happening::Order { order });
+            }
         }
         Strike::DaemonRestart => {
             world.oracle.count(Seen::DaemonRestart);
@@ -160,6 +167,20 @@ pub fn strike(world: &mut World, strike: Strike) {
                 world.after(MS, Happening::Report { to, mail });
             }
         }
+        Strike::Order => {
+            // Mostly an order that changes something.
+            let dead = world.oracle.a_dead_server().filter(|_| world.random.below(4) > 0);
+            let name = world.daemon(server).name.clone();
+            match world.random.below(5) {
+                0 | 1 => {
+                    order(world, &ServerOrder::Drain(name.clone()));
+                    let later = world.random.below(2 * patience);
+                    world.after(later, Happening::Order { order: ServerOrder::Undrain(name) });
+                }
+                2 => order(world, &ServerOrder::Undrain(name)),
+                _ => order(world, &ServerOrder::Forget(dead.unwrap_or(name))),
+            }
+        }
         Strike::DaemonCut => {
             world.oracle.count(Seen::DaemonCut);
             let length = world.random.below(2 * world.server_timeout());
@@ -170,6 +191,16 @@ pub fn strike(world: &mut World, strike: Strike) {
                 }
             }
         }
+    }
+}
+
+/// An operator orders something at every node, one after the other, until one leads. Those that do not lead say so.
+pub fn order(world: &mut World, order: &ServerOrder) {
+    world.trace.line(world.now, || format!("an operator orders {order:?}"));
+    for to in 1..=world.plan.nodes {
+        let Some(life) = world.process(to).map(|process| process.life) else { continue };
+        let caller = Caller::Operator(order.clone());
+        world.deliver(to, life, Mail::Order { order: order.clone(), caller });
     }
 }
 

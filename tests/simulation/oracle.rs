@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use rakit::balancer::{Change, Report, ServerCommand, ServerTable, View};
+use rakit::balancer::{Change, OrderEffect, Report, ServerCommand, ServerOrder, ServerTable, View};
 use rakit::raft::{
     Command, Durable, Entry, Index, NodeId, Notice, Raft, Record, RoleName, RpcReply, RpcRequest, Term,
 };
@@ -52,7 +52,9 @@ pub struct Oracle {
     pre_votes: BTreeMap<(NodeId, Term), BTreeSet<NodeId>>,
     handed_over: BTreeSet<(NodeId, Term)>,
     acknowledged: BTreeMap<String, Index>,
-    /// The last entry that evicted each server. Earlier promises about that server are void, because it was dead.
+    /// The servers that are drained, by the orders alone.
+    drained: BTreeSet<String>,
+    /// The last entry that evicted each server, or had it forgotten. Earlier promises about that server are void, because it was dead.
     evicted: BTreeMap<String, Index>,
     /// Nodes whose state was changed behind their back.
     pub flipped: BTreeSet<NodeId>,
@@ -75,6 +77,7 @@ impl Oracle {
             pre_votes: BTreeMap::new(),
             handed_over: BTreeSet::new(),
             acknowledged: BTreeMap::new(),
+            drained: BTreeSet::new(),
             evicted: BTreeMap::new(),
             flipped: BTreeSet::new(),
             coverage: Coverage::default(),
@@ -281,14 +284,99 @@ impl Oracle {
             Change::New { evicted: Some(evicted) } => {
                 self.coverage.count(Seen::Evicted);
                 assert!(!alive.contains(evicted), "entry {} evicts {evicted}, which lives", entry.index);
-                self.evicted.insert(evicted.clone(), entry.index);
-                self.acknowledged.remove(evicted);
+                self.gone(evicted.clone(), entry.index);
             }
             _ => {}
         }
+        if let Ok(ServerCommand::Order(order)) = ServerCommand::parse(&entry.command) {
+            self.order_applied(entry, &order, &change, &alive);
+        }
+        let drained = self.table.servers().filter(|record| record.drained_at.is_some());
+        let drained: BTreeSet<String> = drained.map(|record| record.report.server.clone()).collect();
+        assert_eq!(
+            drained, self.drained,
+            "after entry {}, other servers are drained than ordered",
+            entry.index
+        );
         self.digests.push(self.table.digest());
         let (term, command, committed_in) = (entry.term, entry.command.clone(), raft.hard_state().term);
         self.committed.push(Committed { term, committed_in, command, change });
+    }
+
+    /// A server that is dead by all that is committed.
+    pub fn a_dead_server(&self) -> Option<String> {
+        let dead = self.table.servers().find(|record| !record.alive);
+        dead.map(|record| record.report.server.clone())
+    }
+
+    /// A server left the table: what was promised of it is void.
+    fn gone(&mut self, server: String, index: Index) {
+        self.drained.remove(&server);
+        self.acknowledged.remove(&server);
+        self.evicted.insert(server, index);
+    }
+
+    /// An order was applied. `alive` are the servers that lived before it.
+    fn order_applied(
+        &mut self,
+        entry: &Entry,
+        order: &ServerOrder,
+        change: &Change,
+        alive: &BTreeSet<String>,
+    ) {
+        let (index, server) = (entry.index, order.server());
+        let Change::Ordered(effect) = change else { panic!("order {index} came to {change:?}") };
+        match (effect, order) {
+            (OrderEffect::Done, ServerOrder::Drain(_)) => {
+                assert!(self.drained.insert(server.to_owned()), "entry {index} drains {server} again");
+                self.coverage.count(Seen::Drained);
+            }
+            (OrderEffect::Done, ServerOrder::Undrain(_)) => {
+                assert!(
+                    self.drained.remove(server),
+                    "entry {index} undrains {server}, which was not drained"
+                );
+                self.coverage.count(Seen::Undrained);
+            }
+            (OrderEffect::Done, ServerOrder::Forget(_)) => {
+                assert!(!alive.contains(server), "entry {index} forgets {server}, which lives");
+                assert!(self.table.get(server).is_none(), "entry {index} forgets {server}, which stays");
+                self.gone(server.to_owned(), index);
+                self.coverage.count(Seen::Forgotten);
+            }
+            (OrderEffect::StillAlive, _) => {
+                assert!(alive.contains(server), "entry {index} takes the dead {server} for alive");
+                self.coverage.count(Seen::ForgetRefused);
+            }
+            (OrderEffect::AlreadySo | OrderEffect::NoSuchServer, _) => self.coverage.count(Seen::OrderVoid),
+        }
+    }
+
+    /// An operator gets the answer to his order: it must be true, and what he is told is published.
+    pub fn ordered(&mut self, id: NodeId, order: &ServerOrder, outcome: ReportOutcome, view: &View) {
+        let (index, term, effect) = match outcome {
+            ReportOutcome::Ordered { index, term, effect } => (index, term, effect),
+            ReportOutcome::NotLeader { .. } | ReportOutcome::Unknown | ReportOutcome::Busy => {
+                return self.coverage.count(Seen::OrderLost);
+            }
+            other => panic!("{order:?} was answered with {other:?}"),
+        };
+        self.coverage.count(Seen::OrderAcknowledged);
+        let position = usize::try_from(index - 1).expect("a short log");
+        let entry = self.committed.get(position).expect("what is acknowledged is committed");
+        assert_eq!(term, entry.term, "{order:?} was told that entry {index} is of another term");
+        let in_log = ServerCommand::parse(&entry.command);
+        assert_eq!(in_log, Ok(ServerCommand::Order(order.clone())), "another command is at {index}");
+        assert_eq!(
+            entry.change,
+            Change::Ordered(effect),
+            "{order:?} was told something else than came to be"
+        );
+        assert!(
+            view.applied_index() >= index,
+            "node {id} tells that {order:?} at {index} is done, and shows {}",
+            view.applied_index()
+        );
     }
 
     /// A snapshot holds committed entries alone.
@@ -412,6 +500,7 @@ impl Oracle {
             ReportOutcome::Unknown => return self.coverage.count(Seen::Unknown),
             ReportOutcome::Busy => return self.coverage.count(Seen::Busy),
             ReportOutcome::TableFull => return self.coverage.count(Seen::TurnedAwayFull),
+            ReportOutcome::Ordered { .. } => panic!("a report of {server} is answered as an order"),
         };
         let position = usize::try_from(index - 1).expect("a short log");
         let entry = self.committed.get(position).expect("what is acknowledged is committed");

@@ -61,9 +61,10 @@ pub enum Strike {
     DaemonCut,
     DaemonClock,
     FalseReport,
+    Order,
 }
 
-const STRIKES: [(Strike, u64); 23] = [
+const STRIKES: [(Strike, u64); 24] = [
     (Strike::Partition, 8),
     (Strike::Kill, 4),
     (Strike::PowerCut, 3),
@@ -87,6 +88,7 @@ const STRIKES: [(Strike, u64); 23] = [
     (Strike::DaemonCut, 3),
     (Strike::DaemonClock, 2),
     (Strike::FalseReport, 3),
+    (Strike::Order, 8),
 ];
 
 /// The draw of one seed.

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use rakit::balancer::{Dead, Fit, Published, Report, ServerCommand, Stamp};
+use rakit::balancer::{Dead, Fit, Published, Report, ServerCommand, ServerOrder, Stamp};
 use rakit::linux::BootMoment;
 use rakit::raft::{
     self, Command, Durable, Founding, Index, NodeId, Record, RpcId, RpcReply, RpcRequest, Term,
@@ -39,8 +39,15 @@ pub struct ReportMail {
     pub forward: bool,
 }
 
+/// Who waits for an outcome.
+#[derive(Clone, Debug)]
+pub enum Caller {
+    Daemon(ReportMail),
+    Operator(ServerOrder),
+}
+
 /// What consensus waits for.
-pub type Mail = Input<Back, ReportMail>;
+pub type Mail = Input<Back, Caller>;
 
 /// A false report that a peer runs on another data directory.
 pub fn spurious_reset(peer: NodeId) -> Mail {
@@ -75,7 +82,7 @@ pub struct Process {
     pub wipes: u64,
     /// The disk says that the node counts: it is not joining (any more).
     pub counts: bool,
-    pub replica: Replica<Back, ReportMail>,
+    pub replica: Replica<Back, Caller>,
     pub storage: Storage<SimDisk>,
     boot: String,
     /// What it remembered last to be committed; 0 if that write failed, and `None` if there was none.
@@ -285,7 +292,10 @@ impl Process {
             let Some((_, mail)) = self.reports.pop_front() else { break };
             self.note_sign(&mail, now);
             let command = ServerCommand::Report(mail.report.clone()).to_command();
-            self.receive(Input::Report { report: mail.report.clone(), command, caller: mail }, context);
+            self.receive(
+                Input::Report { report: mail.report.clone(), command, caller: Caller::Daemon(mail) },
+                context,
+            );
         }
         let unread = Unread { messages: self.consensus.len(), reports: self.reports.len() };
         self.replica.end_batch(now, unread);
@@ -367,7 +377,7 @@ impl Process {
 
     fn do_one(
         &mut self,
-        effect: Effect<Back, ReportMail>,
+        effect: Effect<Back, Caller>,
         context: &mut Context<'_>,
     ) -> Result<(), StorageError> {
         match effect {
@@ -401,10 +411,13 @@ impl Process {
             Effect::Watch(leader) => {
                 context.trace.line(context.now, || format!("node {}: watches {leader:?}", self.id));
             }
-            Effect::Answer { caller, outcome } => {
+            Effect::Answer { caller: Caller::Daemon(mail), outcome } => {
                 self.waiting_daemons -= 1;
-                context.oracle.answered(self.id, &caller.report, outcome, &self.published.view());
-                context.deeds.push(Deed::Answer { mail: caller, outcome });
+                context.oracle.answered(self.id, &mail.report, outcome, &self.published.view());
+                context.deeds.push(Deed::Answer { mail, outcome });
+            }
+            Effect::Answer { caller: Caller::Operator(order), outcome } => {
+                context.oracle.ordered(self.id, &order, outcome, &self.published.view());
             }
             // For the metrics of a real node.
             Effect::ProposalEnded { .. } => {}

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rakit::balancer::ServerOrder;
 use rakit::raft::{Index, NodeId, RpcId, RpcReply, RpcRequest, Term};
 use rakit::replica::{Input, ReportOutcome};
 use rakit::storage::StorageError;
@@ -89,6 +90,10 @@ pub enum Happening {
     DaemonMended {
         number: u64,
         node: NodeId,
+    },
+    /// An operator orders something.
+    Order {
+        order: ServerOrder,
     },
     /// A node is started.
     Start {
@@ -288,6 +293,7 @@ impl World {
             Happening::DaemonMended { number, node } => {
                 self.network.daemon_cuts.remove(&(number, node));
             }
+            Happening::Order { order } => super::faults::order(self, &order),
             Happening::Start { node, life } => self.start(node, life),
             Happening::Strike if self.chaos => {
                 if let Some(strike) = self.plan.clone().strike(&mut self.random) {

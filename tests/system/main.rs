@@ -15,6 +15,7 @@
 //! | `init.rs` | does what `rakit init` writes for several machines become a cluster? |
 //! | `up.rs` | does `rakit up` run and end a whole cluster? |
 //! | `terminal.rs` | does the live table show the truth in a real terminal of any size, and leave it as it was? |
+//! | `orders.rs` | does the cluster follow an operator's orders about servers? |
 //! | `page.rs` | does the page show the truth in a real browser, and do its buttons work? |
 //! | `play.rs` | does `rakit play` show every step, with keys and without a terminal? |
 //! | `config.rs`, `bad_configuration.rs` | which `cluster.toml` is accepted, and what do the programs say to the others? |
@@ -40,6 +41,7 @@ mod init;
 mod joining;
 mod memory;
 mod metrics;
+mod orders;
 mod page;
 mod play;
 mod programs;

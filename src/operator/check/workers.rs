@@ -43,6 +43,12 @@ fn look_at(server: &ServerStatus, in_flight: usize) -> Remark {
             "start its daemon; if it runs, see its log",
         );
     }
+    if server.drained {
+        return Remark::finding(
+            format!("server {} is drained by order: it gets no requests", server.id),
+            format!("when it may work again: rakit servers undrain {}", server.id),
+        );
+    }
     if !server.worker_up {
         return Remark::finding(
             format!("server {} has no worker: nothing listens at {}", server.id, server.worker),

@@ -1,0 +1,175 @@
+//! Does the cluster follow an operator's orders about servers: drain, undrain, forget? With `rakit servers`, real nodes, and
+//! a secret.
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use super::programs::cluster::{Cluster, ClusterOptions};
+use super::programs::http;
+use super::programs::workers::{Behaviour, Worker};
+
+const SECRET: &str = "0rdersfeedf00dfeedf00dfeedf00dfeedf00d";
+
+/// `rakit servers ORDER [NAME]`.
+fn servers(cluster: &Cluster, words: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rakit"));
+    command.arg("servers").args(words).arg("--config").arg(cluster.config());
+    command.output().expect("rakit starts")
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[track_caller]
+fn obeyed(cluster: &Cluster, words: &[&str], wanted: &str) {
+    let output = servers(cluster, words);
+    assert!(output.status.success(), "{words:?}: {}\n{}", said(&output), cluster.story());
+    assert!(said(&output).contains(wanted), "{words:?}: {}", said(&output));
+}
+
+#[track_caller]
+fn refused(cluster: &Cluster, words: &[&str], wanted: &str) {
+    let output = servers(cluster, words);
+    assert_eq!(output.status.code(), Some(1), "{words:?}: {}\n{}", said(&output), cluster.story());
+    assert!(said(&output).contains(wanted), "{words:?}: {}", said(&output));
+}
+
+fn is_drained(server: &Value) -> bool {
+    server["drained"] == true
+}
+
+#[test]
+fn a_drained_server_gets_no_new_request_from_any_node_and_stays_alive_through_restarts() {
+    let mut cluster = Cluster::start(ClusterOptions {
+        secret: Some(SECRET.into()),
+        // So few that the order is soon in a snapshot alone.
+        snapshot_entries: 8,
+        ..ClusterOptions::nodes(3)
+    });
+    let (one, two) = (Worker::start(1, Behaviour::Holds), Worker::good(2));
+    cluster.report("s1", &one, 5.0);
+    cluster.report("s2", &two, 50.0);
+
+    // A request is under way at the server that is drained.
+    let (address, waiting) = (cluster.public(1), "/7");
+    let running = std::thread::spawn(move || http::get(address, waiting));
+    one.wait_for_held(1);
+    obeyed(&cluster, &["drain", "s1"], "s1 is drained");
+    for id in cluster.ids() {
+        cluster.wait_for("the order shows", || cluster.server(id, "s1").filter(is_drained));
+        let server = cluster.server(id, "s1").expect("known");
+        assert_eq!(server["alive"], true, "{server}");
+        for n in 1..=3 {
+            let answer = cluster.get(id, &format!("/{n}"));
+            assert_eq!(answer.header("x-rakit-server"), Some("s2"), "node {id}: {answer:?}");
+        }
+        let metrics = cluster.get(id, "/metrics").body;
+        assert!(metrics.contains("rakit_server_drained{server=\"s1\"} 1"), "{metrics}");
+        assert!(metrics.contains("rakit_servers_eligible 1"), "{metrics}");
+    }
+    assert_eq!(one.requests(), 1, "only the one from before");
+    // What runs ends by itself.
+    assert_eq!(one.release(), 1);
+    let answer = running.join().expect("no panic").expect("an answer");
+    assert_eq!((answer.status, answer.header("x-rakit-server")), (200, Some("s1")));
+
+    // It is still reported, and the order outlives compaction and restarts.
+    for _ in 0..12 {
+        cluster.report("s1", &one, 5.0);
+    }
+    cluster.wait_for_equal_digests();
+    for id in cluster.ids() {
+        assert!(cluster.status(id)["snapshot_index"].as_u64() > Some(0), "nothing was compacted");
+        cluster.kill9(id);
+    }
+    for id in cluster.ids() {
+        cluster.restart(id);
+    }
+    cluster.wait_until_ready();
+    let digests = cluster.wait_for_equal_digests();
+    for id in cluster.ids() {
+        assert!(cluster.server(id, "s1").is_some_and(|server| is_drained(&server)), "{digests:?}");
+        assert_eq!(cluster.get(id, "/5").header("x-rakit-server"), Some("s2"));
+    }
+    let list = said(&servers(&cluster, &["list"]));
+    assert!(list.contains("alive, drained"), "{list}");
+
+    // All drained.
+    obeyed(&cluster, &["drain", "s2"], "s2 is drained");
+    cluster.wait_for_equal_digests();
+    for id in cluster.ids() {
+        let none = cluster.get(id, "/5");
+        assert_eq!(none.status, 503, "{none:?}");
+        assert!(none.header("retry-after").is_some(), "{none:?}");
+        assert!(none.body.contains("drained by an operator"), "{none:?}");
+    }
+    obeyed(&cluster, &["undrain", "s1"], "may get requests again");
+    obeyed(&cluster, &["undrain", "s1"], "s1 is not drained");
+    cluster.wait_for_equal_digests();
+    one.behave(Behaviour::Good);
+    for id in cluster.ids() {
+        assert_eq!(cluster.get(id, "/5").header("x-rakit-server"), Some("s1"));
+    }
+    refused(&cluster, &["drain", "s9"], "there is no server s9");
+}
+
+#[test]
+fn a_dead_server_is_forgotten_and_its_daemon_makes_it_new() {
+    let mut cluster = Cluster::start(ClusterOptions {
+        secret: Some(SECRET.into()),
+        server_timeout_ms: 1_000,
+        ..ClusterOptions::nodes(3)
+    });
+    let worker = Worker::good(1);
+    cluster.report("s1", &worker, 5.0);
+    obeyed(&cluster, &["drain", "s1"], "s1 is drained");
+    cluster.wait_for_server("s1", "dead", |server| server["alive"] == false);
+    obeyed(&cluster, &["forget", "s1"], "s1 is forgotten");
+    cluster.wait_for_equal_digests();
+    for id in cluster.ids() {
+        assert_eq!(cluster.server(id, "s1"), None);
+    }
+    refused(&cluster, &["forget", "s1"], "there is no server s1");
+    // A follower does not decide: it names the leader, and the program goes there. So does another leader.
+    let leader = cluster.wait_for_leader();
+    cluster.kill9(leader);
+    cluster.report("s1", &worker, 5.0);
+    cluster.wait_for_server("s1", "new and not drained", |server| {
+        server["alive"] == true && server["drained"] == false
+    });
+    refused(&cluster, &["forget", "s1"], "s1 is alive");
+    cluster.restart(leader);
+    cluster.wait_until_ready();
+    cluster.wait_for_equal_digests();
+}
+
+#[test]
+fn an_order_needs_the_secret_and_goes_to_the_leader() {
+    let cluster = Cluster::start(ClusterOptions::nodes(3));
+    let worker = Worker::good(1);
+    cluster.report("s1", &worker, 5.0);
+    let leader = cluster.wait_for_leader();
+    let follower = cluster.ids().into_iter().find(|id| *id != leader).expect("three nodes");
+    let post = |id: u64, body: &str| {
+        http::post(cluster.cluster_address(id), "/servers", body.as_bytes()).expect("an answer")
+    };
+    // Without a purpose it is no operator's request.
+    assert_ne!(post(leader, "{\"drain\":\"s1\"}").status, 200);
+    assert_ne!(post(follower, "{\"drain\":\"s1\"}").status, 200);
+    cluster.wait_for_server("s1", "not drained", |server| server["drained"] == false);
+
+    let signed = Cluster::start(ClusterOptions { secret: Some(SECRET.into()), ..ClusterOptions::nodes(3) });
+    signed.report("s1", &worker, 5.0);
+    let open = signed.path("open.toml");
+    let text =
+        std::fs::read_to_string(signed.config()).expect("our own").replace("secret_file", "# secret_file");
+    std::fs::write(&open, text).expect("our own directory");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rakit"));
+    let output =
+        command.args(["servers", "drain", "s1", "--config"]).arg(&open).output().expect("rakit starts");
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("401"), "{}", said(&output));
+    signed.wait_for_equal_digests();
+    assert!(!is_drained(&signed.server(leader, "s1").expect("known")));
+}
