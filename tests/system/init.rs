@@ -302,8 +302,7 @@ fn systemd_takes_the_units() {
         let unit = root.join(unit);
         let text = fs::read_to_string(&unit).expect("a unit of this repository");
         let here = directory.path().join(unit.file_name().expect("a file"));
-        let text =
-            text.replace("/usr/local/bin/rakit", RAKIT).replace("/usr/local/lib/rakit/worker.py", &worker);
+        let text = text.replace("/usr/bin/rakit", RAKIT).replace("/usr/lib/rakit/worker.py", &worker);
         fs::write(&here, text).expect("our own directory");
         units.push(here);
     }

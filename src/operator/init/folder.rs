@@ -29,6 +29,11 @@ const DAEMON_UNIT: (&str, &str) =
 const WORKER_UNIT: (&str, &str) =
     ("rakit-worker@.service", include_str!("../../../daemon/rakit-worker@.service"));
 
+/// A unit as Debian's package has it, with the places of what was installed by hand.
+fn installed_by_hand(unit: &str) -> String {
+    unit.replace("/usr/bin/rakit", "/usr/local/bin/rakit").replace("/usr/lib/rakit", "/usr/local/lib/rakit")
+}
+
 /// What all folders share.
 pub struct Shared<'a> {
     /// The text of cluster.toml.
@@ -58,12 +63,12 @@ pub fn write(folder: &Path, host: &Host, shared: &Shared<'_>) -> io::Result<()> 
         if host.nodes.is_empty() { shared.report_key } else { shared.secret.unwrap_or(shared.report_key) };
     new("cluster.key", key, SECRET)?;
     if !host.nodes.is_empty() {
-        new(NODE_UNIT.0, NODE_UNIT.1, PUBLIC)?;
+        new(NODE_UNIT.0, &installed_by_hand(NODE_UNIT.1), PUBLIC)?;
     }
     if !host.servers.is_empty() {
         new("worker.py", WORKER_SOURCE, PUBLIC)?;
         for unit in [DAEMON_UNIT, WORKER_UNIT] {
-            new(unit.0, unit.1, PUBLIC)?;
+            new(unit.0, &installed_by_hand(unit.1), PUBLIC)?;
         }
     }
     for server in &host.servers {
@@ -301,6 +306,12 @@ mod tests {
             ["\nProcSubset=", "\nProtectProc=", "\nPrivateNetwork=", "\nPrivateUsers=", "\nDynamicUser="]
         {
             assert!(!DAEMON_UNIT.1.contains(blind) && !WORKER_UNIT.1.contains(blind), "{blind}");
+        }
+        for unit in [NODE_UNIT, DAEMON_UNIT, WORKER_UNIT] {
+            let unit = installed_by_hand(unit.1);
+            let starts =
+                unit.lines().find(|line| line.starts_with("ExecStart=")).expect("it starts something");
+            assert!(starts.contains("/usr/local/") && !starts.contains("/usr/bin/rakit"), "{starts}");
         }
         assert!(DAEMON_UNIT.1.contains("\nRestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK AF_UNIX\n"));
     }
