@@ -20,7 +20,7 @@ use log::{debug, info, warn};
 
 use crate::balancer::report::{COUNTER_MAX, is_worker_address};
 use crate::balancer::{IncomingReport, Report, Stamp, is_name};
-use crate::config::{Config, is_loopback};
+use crate::config::{Config, follow_secret, is_loopback};
 use crate::linux;
 use crate::program::{self, LogFlags, ParentFlags, ServiceManager, Stop};
 use crate::raft::Random;
@@ -238,11 +238,16 @@ fn report_until_stopped(
 ) -> std::io::Result<()> {
     let (acknowledged, held) = Acknowledged::new();
     let acknowledged = Arc::new(acknowledged);
+    let seal = sender::seal(config, &flags.server)?;
     let senders: Vec<Sender> = config
         .nodes
         .iter()
-        .map(|node| Sender::start(node, config, &flags.server, Arc::clone(&acknowledged)))
+        .map(|node| Sender::start(node, config, seal.clone(), Arc::clone(&acknowledged)))
         .collect::<Result<_, _>>()?;
+    follow_secret(config, stop.hangups(), move |secret| {
+        seal.replace_secret(secret);
+        Ok(())
+    })?;
 
     let connect_max = config.report_interval.mul_f64(CONNECT_SHARE).clamp(CONNECT_MIN, CONNECT_MAX);
     let watch = |worker| WorkerSocket::new(worker, flags.worker_check, connect_max);

@@ -53,15 +53,25 @@ pub(super) struct Sender {
     slot: Arc<Newest<Outgoing>>,
 }
 
+/// The seal of the daemon of `server`: each [`Sender`] gets a clone.
+///
+/// # Errors
+/// When the secret is none, or the system gives no random numbers.
+pub(super) fn seal(config: &Config, server: &str) -> io::Result<Seal> {
+    let secret = config.secret.as_deref().map(Secret::parse).transpose().map_err(io::Error::other)?;
+    let seal = Seal::new(&config.cluster_name, &daemon_name(server), secret.as_ref())?;
+    Ok(seal.founded(&config.founding()))
+}
+
 impl Sender {
     /// Starts the thread.
     ///
     /// # Errors
-    /// When the system gives no thread, or no random numbers for the seal.
+    /// When the system gives no thread.
     pub(super) fn start(
         node: &Node,
         config: &Config,
-        server: &str,
+        seal: Seal,
         acknowledged: Arc<Acknowledged>,
     ) -> io::Result<Self> {
         let slot = Arc::new(Newest::default());
@@ -69,7 +79,7 @@ impl Sender {
         let mut link = Link {
             id: node.id,
             address: node.cluster,
-            line: Line::new(node, config, server)?,
+            line: Line::new(node, config, seal),
             attitude: None,
             acknowledged,
         };
@@ -221,15 +231,12 @@ struct Line {
 }
 
 impl Line {
-    fn new(node: &Node, config: &Config, server: &str) -> io::Result<Self> {
-        let secret = config.secret.as_deref().map(Secret::parse).transpose().map_err(io::Error::other)?;
-        // Each thread has its own seal and so its own stream. A node detects repetitions by the order
-        // within a stream, which two threads with one stream would break.
-        let seal = Seal::new(&config.cluster_name, &daemon_name(server), secret.as_ref())?;
-        let seal = seal.founded(&config.founding());
+    /// Each thread has its own clone of the seal, and so its own stream. A node detects repetitions by the order
+    /// within a stream, which two threads with one stream would break.
+    fn new(node: &Node, config: &Config, seal: Seal) -> Self {
         let to = Recipient { name: node_name(node.id), address: node.cluster };
         let timeouts = timeouts(config.server_timeout, config.report_interval);
-        Ok(Self { client: Client::new(timeouts), timeouts, source: None, seal, to })
+        Self { client: Client::new(timeouts), timeouts, source: None, seal, to }
     }
 
     /// Posts a report. If the node had closed the kept connection, the client repeats the request. A request

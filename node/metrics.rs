@@ -309,6 +309,11 @@ impl Sources {
             self.gate.refusals().map(|(kind, n)| ([("reason", kind.name())], n)),
         )?;
         page.counters(
+            "rakit_requests_with_second_key",
+            "Requests signed with the second key of the secret file: while a secret is changed, who still has the other one first",
+            [([("", ""); 0], self.gate.signed_with_second_key())],
+        )?;
+        page.counters(
             "rakit_log_lines_dropped",
             "Lines that are missing in the log",
             [([("", ""); 0], lines_dropped())],

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use log::{error, info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, follow_secret};
 use crate::program::{self, EXIT_OK, LogFlags, ParentFlags, ServiceManager};
 use crate::raft::NodeId;
 use crate::signing::Secret;
@@ -148,6 +148,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let manager = ServiceManager::from_environment();
     let ended = wiring::start(&config, &node, secret.as_ref(), flags.repair, cuts).and_then(|running| {
         manager.ready(&format!("node {} serves clients at {}", node.id, running.public.local_addr()));
+        follow_secret(&config, stop.hangups(), running.shared.secret_taker())
+            .map_err(|error| Ending::Failed(format!("no thread to read the secret again: {error}")))?;
         running.run_until_stopped(&stop, &manager)
     });
     match ended {

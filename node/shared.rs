@@ -129,6 +129,16 @@ impl Shared {
         })
     }
 
+    /// Takes other keys while the node runs: first they are accepted, then they sign.
+    pub fn secret_taker(&self) -> impl Fn(&Secret) -> Result<(), String> + Send + 'static {
+        let (gate, seal) = (Arc::clone(&self.gate), self.seal.clone());
+        move |secret| {
+            gate.replace_secret(secret)?;
+            seal.replace_secret(secret);
+            Ok(())
+        }
+    }
+
     /// What passes requests on to workers. It wakes the `exchange` whenever a request begins or ends.
     pub fn forwarder(&self, exchange: Exchange) -> Arc<Forwarder> {
         Forwarder::new(

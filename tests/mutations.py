@@ -66,7 +66,7 @@ DECISIONS, BATCH, MAIL_FIRST = "src/replica/decisions.rs", "src/replica/batch.rs
 RAFT_LOOP, INBOX, PEERS = "node/raft_loop.rs", "node/inbox.rs", "node/peers.rs"
 WIRING, SERVICE = "node/wiring.rs", "node/cluster_service.rs"
 GATE, SEAL, CALL = "src/signing/gate.rs", "src/signing/seal.rs", "src/signing/call.rs"
-SIGNING, STREAMS = "src/signing/mod.rs", "src/signing/streams.rs"
+SIGNING, STREAMS, KEYS = "src/signing/mod.rs", "src/signing/streams.rs", "src/signing/keys.rs"
 ADMISSION, BODIES, CONNECTION = "src/http/admission.rs", "src/http/body_budget.rs", "src/http/connection.rs"
 FOREIGN, FOUNDED, PRIMES = "src/http/foreign.rs", "src/signing/founded.rs", "node/primes.rs"
 
@@ -339,6 +339,15 @@ MUTANTS = [
     ("G10", "a stream goes on after a request without an answer", CALL,
      "answer_bytes_max, seal_anew)?;\n        self.streams.extend(stream);\n        Ok(answer)\n",
      "answer_bytes_max, seal_anew);\n        self.streams.extend(stream);\n        answer\n"),
+    ("Y1", "only the first key is accepted", GATE,
+     "accepted.find(|key| verify(key).is_ok())", "accepted.find(|_| false)"),
+    ("Y2", "an answer is signed with the first key, whatever signed the request", GATE,
+     "        if let Some(UsedKey(key)) = &request.key {\n",
+     "        if let (Some(signed), Some(_)) = (&self.signed, &request.key)\n            && let Some(key) = &signed.keys.signing(request.purpose)\n        {\n"),
+    ("Y3", "a key that was dropped is accepted", KEYS,
+     "        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;\n", "        let _ = keys;\n"),
+    ("Y4", "an answer is checked with the key of the moment", SEAL,
+     "let key = request.key.as_ref().ok_or_else(|| {", "let key = &self.key(purpose).ok_or_else(|| {"),
     ("E1", "strangers keep their places", ADMISSION,
      "MakesRoom::Strangers => self.strangers.first().copied(),", "MakesRoom::Strangers => None,"),
     ("E2", "the newest stranger makes room", ADMISSION,

@@ -14,9 +14,11 @@ use crate::raft::{Founding, NodeId};
 
 mod check;
 mod file;
+mod rotation;
 mod secret;
 
 pub use check::{ELECTION_TIMEOUT_MS_MAX, NODE_ID_MAX, NODES_MAX, SNAPSHOT_ENTRIES_MAX};
+pub use rotation::follow_secret;
 pub use secret::{SECRET_BYTES_MAX, SECRET_BYTES_MIN};
 
 /// The longest file that is read, in bytes. 31 nodes and many comments take a few kilobytes.
@@ -30,7 +32,8 @@ pub struct Config {
     pub path: PathBuf,
     /// `[cluster] name`: nodes of another cluster are refused.
     pub cluster_name: String,
-    /// The contents of `[cluster] secret_file`: the shared secret that signs requests on the cluster address.
+    /// The contents of `[cluster] secret_file`: the shared secret that signs requests on the cluster address, in a line of its
+    /// own; perhaps, in a second one, another that is accepted, too.
     pub secret: Option<Vec<u8>>,
     /// `[raft] heartbeat_ms`.
     pub heartbeat: Duration,

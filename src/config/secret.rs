@@ -1,9 +1,10 @@
 //! Reads the shared secret of a cluster for `check.rs`.
 //!
-//! A file that other users of the machine can read is refused, as ssh does with its keys.
+//! A file that other users of the machine can read is refused, as ssh does with its keys. One exception: a file of root's that
+//! the service's own group may read, so that the service can use its key and not change it.
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::signing::Secret;
@@ -28,9 +29,13 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
         return Err(format!("{shown} is no regular file; name the file that holds the secret"));
     }
     let file = File::open(path).map_err(cannot)?;
-    let mode = file.metadata().map_err(cannot)?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(format!("{shown} has mode {mode:04o}, others may read it; run: chmod 600 {shown}"));
+    let metadata = file.metadata().map_err(cannot)?;
+    let mode = metadata.mode() & 0o777;
+    if mode & 0o077 != 0 && !is_for_own_group(&metadata) {
+        return Err(format!(
+            "{shown} has mode {mode:04o}, others may read it; run: chmod 600 {shown} (0640 is accepted if it belongs to root \
+             and to the group of this program, which is not root's)"
+        ));
     }
     let mut bytes = Vec::new();
     file.take(SECRET_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(cannot)?;
@@ -52,4 +57,15 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
         return Err(format!("{shown}: {wrong}"));
     }
     Ok(secret.to_vec())
+}
+
+/// Whether the file belongs to root, and nobody else but a group of this process may read it. Root itself needs no group.
+fn is_for_own_group(metadata: &std::fs::Metadata) -> bool {
+    let groups = rustix::process::getgroups().unwrap_or_default();
+    let own =
+        |gid| rustix::process::getegid().as_raw() == gid || groups.iter().any(|own| own.as_raw() == gid);
+    metadata.uid() == 0
+        && metadata.mode() & 0o077 == 0o040
+        && !rustix::process::geteuid().is_root()
+        && own(metadata.gid())
 }

@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// The longest answer that is read, in bytes. The answer is one line.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-/// The flag of every command that gives orders to a cluster.
+/// The flag of every command that needs the cluster's configuration and nothing else.
 #[derive(clap::Args, Debug)]
 pub struct ClusterFlag {
     /// The cluster's configuration

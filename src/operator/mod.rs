@@ -10,6 +10,7 @@
 //! | `order`, `ctl` | what a person may do to the running cluster; `rakit ctl` |
 //! | `control_room`, `steering`, `traffic`, `burner` | the same at `rakit up`: taking orders, carrying them out; requests at a rate; load |
 //! | `check` | `rakit check`: what is not as it should be, and the mend |
+//! | `report_key` | `rakit report-key`: the key for reports |
 //! | `manual` | `rakit manual`: manual pages, completions |
 //! | `init` | `rakit init`: files and commands for several machines |
 //! | `status` | `rakit status` |
@@ -50,6 +51,7 @@ mod order;
 mod play;
 mod ports;
 mod programs;
+mod report_key;
 mod screen;
 mod sentences;
 mod servers;
@@ -123,6 +125,8 @@ enum CliCommand {
     Transfer(transfer::TransferFlags),
     /// Show the servers; drain, undrain or forget one
     Servers(servers::ServersFlags),
+    /// Print the key for reports: what the secret file of a machine holds that may only report
+    ReportKey(report_key::ReportKeyFlags),
     /// Write manual pages and completions
     #[command(hide = true)]
     Manual(manual::ManualFlags),
@@ -212,6 +216,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         CliCommand::Story(flags) => story::run(&flags, &cli.log),
         CliCommand::Demo(flags) => demo::run(&flags, &cli.log),
         CliCommand::Play(flags) => play::run(&flags, &cli.log),
+        CliCommand::ReportKey(flags) => report_key::run(&flags),
         CliCommand::Manual(flags) => manual::run(&flags),
         CliCommand::Servers(flags) => servers::run(&flags, &cli.log),
         CliCommand::Transfer(flags) => transfer::run(&flags, &cli.log),

@@ -1,5 +1,5 @@
 //! Receives the signals that stop a program, SIGTERM and SIGINT (Ctrl-C), and the one that has it open its log
-//! file again, SIGHUP (logrotate(8) sends it after it has renamed the file).
+//! file and read its secret again, SIGHUP (logrotate(8) sends it after it has renamed the log file).
 //!
 //! A signal handler may do very little (signal-safety(7)). So a thread waits for signals and sends a message
 //! for the first one that stops the program. The program's main loop receives the message in its `select!`.
@@ -24,6 +24,7 @@ pub struct StopSignal(pub &'static str);
 #[derive(Clone, Debug)]
 pub struct Stop {
     receiver: Receiver<StopSignal>,
+    hangups: Receiver<()>,
 }
 
 impl Stop {
@@ -39,6 +40,8 @@ impl Stop {
     pub fn on_signals() -> io::Result<Self> {
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
         let (sender, receiver) = bounded(1);
+        // One place: several hang-ups in a row are one.
+        let (hang_up, hangups) = bounded(1);
         std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
             let mut first: Option<Instant> = None;
             for signal in signals.forever() {
@@ -46,6 +49,8 @@ impl Stop {
                 if signal == SIGHUP {
                     crate::logging::reopen();
                     info!("{name}: the log file, if there is one, is opened again");
+                    // Full: it will be read again anyway. Closed: nobody reads anything again.
+                    let _ = hang_up.try_send(());
                     continue;
                 }
                 match first {
@@ -64,7 +69,12 @@ impl Stop {
                 }
             }
         })?;
-        Ok(Self { receiver })
+        Ok(Self { receiver, hangups })
+    }
+
+    /// A message after SIGHUP, for one receiver.
+    pub fn hangups(&self) -> &Receiver<()> {
+        &self.hangups
     }
 
     /// The channel of the message, for `select!` and for waiting with a deadline.

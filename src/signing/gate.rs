@@ -2,6 +2,7 @@
 //! listener, in two steps: [`Gate::judge`] before the body is read, [`Gate::check_body`] after that.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use log::warn;
 use sha2::{Digest, Sha256};
 
 use super::founded::{check_founding, founding_form};
-use super::keys::{Keys, Secret};
+use super::keys::{Key, Keyring, Secret};
 use super::streams::{Rejected, StreamName, Streams};
 use super::{
     KINDS, REFUSED_STATUS, Refusal, RefusalKind, answer_mac, check_version, header_form, hex, is_name_byte,
@@ -37,13 +38,15 @@ pub struct Gate {
     /// The founding, as it stands in the header; `None` if nothing is known of it.
     founding: Option<String>,
     signed: Option<Signed>,
+    /// Requests that the first key did not sign, and the second one did.
+    by_second_key: AtomicU64,
     /// One per kind, in the order of `KINDS`.
     refused: [RefusalCount; KINDS.len()],
 }
 
 /// What a gate with a secret has.
 struct Signed {
-    keys: Keys,
+    keys: Keyring,
     streams: Streams,
 }
 
@@ -66,7 +69,27 @@ pub struct Opened {
     pub signature: String,
     /// The digest that its body must have; empty without a secret.
     digest: String,
+    /// The key that signed it, which signs the answer, too; `None` without a secret.
+    key: Option<UsedKey>,
 }
+
+/// The key that a request was signed with.
+#[derive(Clone)]
+struct UsedKey(Key);
+
+impl std::fmt::Debug for UsedKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("UsedKey")
+    }
+}
+
+impl PartialEq for UsedKey {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for UsedKey {}
 
 /// What the gate says to the head of a request.
 #[derive(Debug)]
@@ -105,12 +128,13 @@ impl Gate {
         }
         Ok(Self {
             signed: secret.map(|secret| Signed {
-                keys: Keys::new(&cluster, secret),
+                keys: Keyring::new(&cluster, secret),
                 streams: Streams::new(&ticket_key),
             }),
             cluster,
             me: header_form(me),
             founding: None,
+            by_second_key: AtomicU64::new(0),
             refused: KINDS.map(|_| RefusalCount {
                 count: AtomicU64::new(0),
                 lines: RateLimit::new(REFUSAL_LINE_PAUSE),
@@ -122,6 +146,24 @@ impl Gate {
     #[must_use]
     pub fn founded(self, founding: &Founding) -> Self {
         Self { founding: Some(founding_form(founding)), ..self }
+    }
+
+    /// From now on the keys of `secret` are accepted, and no others. Does nothing if the gate was made without a secret.
+    /// Streams stay open, and what was accepted before is answered with the key that signed it.
+    ///
+    /// # Errors
+    /// One line, if the secret is a report key alone: then the gate keeps its keys.
+    pub fn replace_secret(&self, secret: &Secret) -> Result<(), String> {
+        if let Some(signed) = &self.signed {
+            signed.keys.replace(&secret.clone().whole()?);
+        }
+        Ok(())
+    }
+
+    /// How many requests were signed with the second key of the secret file: while a secret is being changed, who still signs
+    /// with the other one.
+    pub fn signed_with_second_key(&self) -> u64 {
+        self.by_second_key.load(Ordering::Relaxed)
     }
 
     /// Whether requests must be signed.
@@ -200,6 +242,7 @@ impl Gate {
             purpose,
             signature: String::new(),
             digest: String::new(),
+            key: None,
         };
         if !self.is_signed() && purpose == Purpose::Report {
             return Ok(Verdict::Accepted(opened));
@@ -216,14 +259,16 @@ impl Gate {
         let (Some(Signed { keys, streams }), Some(signature)) = (&self.signed, signature) else {
             return Ok(Verdict::Accepted(opened));
         };
-        let key = keys.of(purpose).expect("a gate has the whole secret, and with it all keys");
         let stream = header(HEADER_STREAM).ok_or_else(|| missing(HEADER_STREAM))?;
         let number = header(HEADER_NUMBER).ok_or_else(|| missing(HEADER_NUMBER))?;
         let digest = header(HEADER_DIGEST).ok_or_else(|| missing(HEADER_DIGEST))?;
         let stream = StreamName::parse(stream)
             .ok_or_else(|| malformed(HEADER_STREAM, "must be 32 or 80 hexadecimal digits"))?;
         let number = decimal(number).ok_or_else(|| malformed(HEADER_NUMBER, "must be a decimal number"))?;
-        verify(request_mac(key, method, target, &header), signature)?;
+        opened.key =
+            Some(UsedKey(self.signer(keys, purpose, |key| {
+                verify(request_mac(key, method, target, &header), signature)
+            })?));
         // The seal is genuine. Now find out whether this request was accepted before.
         signature.clone_into(&mut opened.signature);
         digest.clone_into(&mut opened.digest);
@@ -249,6 +294,21 @@ impl Gate {
                 Ok(Verdict::Answer { opened, status: REFUSED_STATUS, line: refusal.to_string() })
             }
         }
+    }
+
+    /// The key that `verify` accepts. The refusal is that of the first key.
+    fn signer(
+        &self,
+        keys: &Keyring,
+        purpose: Purpose,
+        verify: impl Fn(&Key) -> Result<(), Refusal>,
+    ) -> Result<Key, Refusal> {
+        let mut accepted = keys.accepted(purpose);
+        let first = accepted.next().expect("a gate has the whole secret, and with it all keys");
+        let Err(refusal) = verify(&first) else { return Ok(first) };
+        let second = accepted.find(|key| verify(key).is_ok()).ok_or(refusal)?;
+        self.by_second_key.fetch_add(1, Ordering::Relaxed);
+        Ok(second)
     }
 
     /// Checks that the body of an accepted request is the one that was sealed.
@@ -278,7 +338,7 @@ impl Gate {
     /// signature.
     pub fn seal_answer(&self, request: &Opened, status: u16, body: &[u8]) -> Vec<(&'static str, String)> {
         let mut headers = self.own_headers();
-        if let Some(key) = self.signed.as_ref().and_then(|signed| signed.keys.of(request.purpose)) {
+        if let Some(UsedKey(key)) = &request.key {
             let value = |wanted| headers.iter().find(|(name, _)| *name == wanted).map(|(_, v)| v.as_str());
             let signature = signature(answer_mac(key, &request.signature, status, body, value));
             headers.push((HEADER_ANSWER_SIGNATURE, signature));

@@ -61,7 +61,7 @@ mod streams;
 
 pub use call::{Recipient, SealedCallError};
 pub use gate::{Gate, Opened, Verdict};
-pub use keys::Secret;
+pub use keys::{KEYS_MAX, Secret};
 pub use seal::{Seal, SealedRequest};
 pub use streams::{SENDERS_MAX, STREAMS_PER_SENDER_MAX, TICKET_VALID};
 

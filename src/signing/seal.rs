@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sha2::{Digest, Sha256};
 
 use super::founded::{check_founding, founding_form};
-use super::keys::{Keys, Secret};
+use super::keys::{Key, Keyring, Secret};
 use super::{
-    HmacSha256, REFUSED_STATUS, Refusal, RefusalKind, answer_mac, check_version, header_form, hex,
-    request_mac, signature, verify, version,
+    REFUSED_STATUS, Refusal, RefusalKind, answer_mac, check_version, header_form, hex, request_mac,
+    signature, verify, version,
 };
 use crate::linux::random_u64;
 use crate::protocol::{
@@ -31,7 +31,8 @@ pub struct Seal {
     me: Arc<str>,
     /// The founding, as it stands in the header; `None` if the sender does not know it.
     founding: Option<Arc<str>>,
-    pub(super) keys: Option<Arc<Keys>>,
+    /// Shared with all clones.
+    pub(super) keys: Option<Arc<Keyring>>,
     nonces: Arc<Nonces>,
     /// The streams that are open, one per recipient and purpose.
     pub(super) streams: Vec<SendingStream>,
@@ -56,7 +57,6 @@ pub(super) struct SendingStream {
 }
 
 /// A sealed request: its headers, and what is needed to check its answer.
-#[derive(Debug)]
 pub struct SealedRequest {
     /// All of them must be sent with the request.
     pub headers: Vec<(&'static str, String)>,
@@ -64,6 +64,14 @@ pub struct SealedRequest {
     signature: String,
     recipient: String,
     purpose: Purpose,
+    /// The key that signed it. The answer is signed with the same, also if this side has another one by then.
+    key: Option<Key>,
+}
+
+impl std::fmt::Debug for SealedRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SealedRequest").field("headers", &self.headers).finish_non_exhaustive()
+    }
 }
 
 impl Seal {
@@ -76,7 +84,7 @@ impl Seal {
         let random = || random_u64().map_err(io::Error::other);
         let base = u128::from(random()?) << 64 | u128::from(random()?);
         Ok(Self {
-            keys: secret.map(|secret| Arc::new(Keys::new(&cluster, secret))),
+            keys: secret.map(|secret| Arc::new(Keyring::new(&cluster, secret))),
             cluster: cluster.into(),
             me: header_form(me).into(),
             founding: None,
@@ -91,11 +99,19 @@ impl Seal {
         Self { founding: Some(founding_form(founding).into()), ..self }
     }
 
+    /// From now on this seal and all its clones sign with the first key of `secret`. Does nothing if the seal was made
+    /// without a secret. A stream that is open stays open.
+    pub fn replace_secret(&self, secret: &Secret) {
+        if let Some(keys) = &self.keys {
+            keys.replace(secret);
+        }
+    }
+
     /// The key for this purpose. A machine that has only the report key cannot sign for another purpose. It sends the
     /// request unsigned, and the node refuses it with a line that says so. (The programs refuse such a file when they
     /// start.)
-    pub(super) fn key(&self, purpose: Purpose) -> Option<&HmacSha256> {
-        self.keys.as_ref()?.of(purpose)
+    pub(super) fn key(&self, purpose: Purpose) -> Option<Key> {
+        self.keys.as_ref()?.signing(purpose)
     }
 
     /// The name of a new stream, without a ticket: 32 hexadecimal digits that were never used before.
@@ -131,7 +147,8 @@ impl Seal {
         headers.push((HEADER_PURPOSE, purpose.name().to_owned()));
         headers.extend(self.founding.as_ref().map(|founding| (HEADER_FOUNDING, founding.to_string())));
         let mut signed = String::new();
-        if let Some(key) = self.key(purpose) {
+        let key = self.key(purpose);
+        if let Some(key) = &key {
             headers.push((HEADER_STREAM, stream.to_owned()));
             headers.push((HEADER_NUMBER, number.to_string()));
             headers.push((HEADER_DIGEST, hex(&Sha256::digest(body))));
@@ -139,7 +156,7 @@ impl Seal {
             signed = signature(request_mac(key, method, target, value));
             headers.push((HEADER_SIGNATURE, signed.clone()));
         }
-        SealedRequest { headers, signature: signed, recipient, purpose }
+        SealedRequest { headers, signature: signed, recipient, purpose, key }
     }
 
     /// Checks that the recipient gave this answer to this request. `header` looks up a header of the answer.
@@ -165,7 +182,7 @@ impl Seal {
         if self.keys.is_none() {
             return Ok(());
         }
-        let key = self.key(purpose).ok_or_else(|| {
+        let key = request.key.as_ref().ok_or_else(|| {
             let why = format!("this machine's secret file holds no key for purpose {}", purpose.name());
             Refusal::new(RefusalKind::WrongPurpose, why)
         })?;

@@ -439,8 +439,10 @@ fn answers() {
     assert_eq!(check(&request, 200, &swapped, granted), RefusalKind::Altered);
     // Forged: by nobody, by a holder of another purpose's key, by the request's own signature.
     assert_eq!(check(&request, 200, &[], granted), RefusalKind::Unsigned);
-    let mut of_report = opened.clone();
-    of_report.purpose = Purpose::Report;
+    let reports = stream(&gate, &node_2, Purpose::Report);
+    let (_, report) = sealed(&node_2, Purpose::Report, &reports, 1);
+    let mut of_report = open_for(&gate, &report, &[Purpose::Report], NOW).unwrap().unwrap();
+    of_report.signature.clone_from(&opened.signature);
     let by_daemon = gate.seal_answer(&of_report, 200, granted);
     assert_eq!(check(&request, 200, &by_daemon, granted), RefusalKind::Altered);
     let own_signature = lookup(&request.headers)(HEADER_SIGNATURE).unwrap().to_owned();
@@ -537,7 +539,94 @@ fn secrets_that_are_none() {
     assert!(Secret::parse(b"  fifteen bytes..  \n").unwrap_err().contains("15 bytes"));
     assert!(Secret::parse(b"sixteen bytes...").is_ok());
     assert!(Secret::parse(b"report-key:abc").unwrap_err().contains("64"));
-    assert_eq!(format!("{:?} {:?}", secret(), seal("node-1").keys), "Secret(whole) Some(Keys)");
+    assert_eq!(format!("{:?} {:?}", secret(), seal("node-1").keys), "Secret(whole, 1) Some(Keyring)");
+}
+
+const OLD: &[u8] = b"the old secret of this cluster";
+const NEW: &[u8] = b"the new secret of this cluster";
+
+fn of_lines(lines: &[&[u8]]) -> Secret {
+    Secret::parse(&lines.join(&b'\n')).unwrap()
+}
+
+#[test]
+fn a_file_holds_two_keys_at_most_and_of_one_kind() {
+    assert!(
+        Secret::parse(b"\r\n  the old secret of this cluster \r\n\n the new secret of this cluster\n\n")
+            .is_ok()
+    );
+    let wrong = |lines: &[&[u8]]| Secret::parse(&lines.join(&b'\n')).unwrap_err();
+    assert!(wrong(&[OLD, NEW, b"a third secret of this cluster"]).contains("3 keys"));
+    assert!(wrong(&[OLD, b"short"]).contains("5 bytes"));
+    assert!(wrong(&[OLD, OLD]).contains("the same key"));
+    let report_key = of_lines(&[OLD]).report_key_line("lab").unwrap();
+    assert!(wrong(&[report_key.as_bytes(), NEW]).contains("report key"));
+    let both = of_lines(&[OLD, NEW]).report_key_lines("lab").unwrap();
+    assert_eq!((both.len(), &both[0]), (2, &report_key));
+}
+
+#[test]
+fn nicknames_are_the_same_for_a_secret_and_its_report_key_and_differ_otherwise() {
+    let (old, new) = (of_lines(&[OLD]).nicknames("lab"), of_lines(&[NEW]).nicknames("lab"));
+    assert_ne!(old, new);
+    assert_ne!(old, of_lines(&[OLD]).nicknames("lab2"));
+    let report_key = of_lines(&[OLD]).report_key_line("lab").unwrap();
+    assert_eq!(old, Secret::parse(report_key.as_bytes()).unwrap().nicknames("lab"));
+}
+
+/// Each step of a change, at every moment of which some have taken it and others have not: every request is accepted, and
+/// every answer believed, on one stream.
+#[test]
+fn a_secret_is_changed_without_a_refusal() {
+    let steps = [of_lines(&[OLD]), of_lines(&[OLD, NEW]), of_lines(&[NEW, OLD]), of_lines(&[NEW])];
+    let gate = Gate::new("lab", "node-1", Some(&steps[0])).unwrap();
+    let sender = Seal::new("lab", "node-2", Some(&steps[0])).unwrap();
+    let clone = sender.clone();
+    let name = stream(&gate, &sender, Purpose::Raft);
+    let mut number = 0;
+    let mut exchange = |between: &dyn Fn()| {
+        number += 1;
+        let (request, message) = sealed(&clone, Purpose::Raft, &name, number);
+        let opened = open(&gate, &message).unwrap();
+        // While the request is being answered, both may take the next step.
+        between();
+        clone.open_answer(&request, 200, lookup(&gate.seal_answer(&opened, 200, b"ok")), b"ok").unwrap();
+    };
+    for step in &steps[1..] {
+        exchange(&|| gate.replace_secret(step).unwrap());
+        exchange(&|| sender.replace_secret(step));
+        exchange(&|| ());
+    }
+    assert_eq!(gate.signed_with_second_key(), 1, "between the node's swap and the sender's");
+    // The same the other way round.
+    for step in steps.iter().rev().skip(1) {
+        exchange(&|| sender.replace_secret(step));
+        exchange(&|| gate.replace_secret(step).unwrap());
+        exchange(&|| ());
+    }
+}
+
+#[test]
+fn a_key_that_was_dropped_is_refused_and_one_that_is_not_there_yet_as_well() {
+    let gate = Gate::new("lab", "node-1", Some(&of_lines(&[OLD, NEW]))).unwrap();
+    let (old, new) = (of_lines(&[OLD]), of_lines(&[NEW]));
+    let old = Seal::new("lab", "node-2", Some(&old)).unwrap();
+    let new = Seal::new("lab", "node-3", Some(&new)).unwrap();
+    let (of_old, of_new) = (stream(&gate, &old, Purpose::Raft), stream(&gate, &new, Purpose::Raft));
+    open(&gate, &sealed(&old, Purpose::Raft, &of_old, 1).1).unwrap();
+    open(&gate, &sealed(&new, Purpose::Raft, &of_new, 1).1).unwrap();
+    gate.replace_secret(&of_lines(&[NEW])).unwrap();
+    assert_eq!(kind(open(&gate, &sealed(&old, Purpose::Raft, &of_old, 2).1)), RefusalKind::Altered);
+    open(&gate, &sealed(&new, Purpose::Raft, &of_new, 2).1).unwrap();
+    // A report key does not make a node; its keys stay.
+    let report_key = of_lines(&[OLD]).report_key_line("lab").unwrap();
+    assert!(gate.replace_secret(&Secret::parse(report_key.as_bytes()).unwrap()).is_err());
+    open(&gate, &sealed(&new, Purpose::Raft, &of_new, 3).1).unwrap();
+    // A gate with one key does not know the next one.
+    let early = Gate::new("lab", "node-1", Some(&of_lines(&[OLD]))).unwrap();
+    let opening = new.opening("node-1", Purpose::Raft, &new.nonce());
+    let refused = open(&early, &Message::new(&opening, path::STREAM, b""));
+    assert_eq!(kind(refused), RefusalKind::Altered);
 }
 
 #[test]

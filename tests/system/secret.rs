@@ -4,8 +4,12 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::{Command, Output, Stdio};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::Ordering;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::programs::cluster::{CLUSTER_NAME, Cluster, ClusterOptions, NodeId};
 use crate::programs::reports::Report;
@@ -22,7 +26,7 @@ const SECRET: &str = "the secret of the whole cluster, 32 bytes or more";
 const REPORT: &str = r#"{"server":"evil","worker":"127.0.0.1:6666","cpu":0.0,"cores":64,"epoch":1,"sequence":1,"worker_up":true,"forward":false}"#;
 
 /// Every route of the cluster address, its purpose, and a body that would change something if it were taken.
-const ROUTES: [(&str, Purpose, &str); 9] = [
+const ROUTES: [(&str, Purpose, &str); 10] = [
     ("/report", Purpose::Report, REPORT),
     ("/raft/pre-vote", Purpose::Raft, r#"{"incarnation":9,"request":{"pre_vote":VOTE}}"#),
     ("/raft/request-vote", Purpose::Raft, r#"{"incarnation":9,"request":{"request_vote":VOTE}}"#),
@@ -43,6 +47,7 @@ const ROUTES: [(&str, Purpose, &str); 9] = [
     ),
     ("/raft/watch", Purpose::Raft, "{}"),
     ("/raft/transfer", Purpose::Admin, "{}"),
+    ("/servers", Purpose::Admin, r#"{"drain":"lab-01"}"#),
     (
         "/raft/compare-state",
         Purpose::Raft,
@@ -276,6 +281,180 @@ fn the_signed_cluster_elects_hears_daemons_and_routes() {
     daemon.wait().expect("our own child");
 }
 
+// ------------------------------------------------------------------------------------------------- another secret
+
+const NEXT: &str = "the next secret of the whole cluster, as long";
+
+/// A secret file is replaced as an editor does it.
+fn write_key(file: &Path, lines: &[&str]) {
+    let new = file.with_extension("new");
+    std::fs::write(&new, lines.join("\n") + "\n").expect("our own directory");
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).expect("our own file");
+    std::fs::rename(&new, file).expect("our own directory");
+}
+
+/// A daemon whose log is read.
+struct Logged {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Logged {
+    fn start(cluster: &Cluster, config: &Path, server: &str) -> Self {
+        let log = cluster.path(&format!("{server}.log"));
+        let child = Command::new(env!("CARGO_BIN_EXE_rakit-daemon"))
+            .arg("--config")
+            .arg(config)
+            .args(["--server", server, "--worker", "127.0.0.1:13337", "--stop-with-parent", "--log-file"])
+            .arg(&log)
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("rakit-daemon starts");
+        Self { child, log }
+    }
+
+    fn text(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Logged {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn hang_up(pid: u32) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
+    kill_process(pid, Signal::HUP).expect("our own child");
+}
+
+/// The steps of docs/operations.md, "Changing the secret", on a running cluster under reports: nobody is refused, and nobody
+/// is elected.
+#[test]
+fn the_secret_is_changed_under_reports_without_a_refusal_or_an_election() {
+    let mut cluster = Cluster::start(ClusterOptions {
+        secret: Some(SECRET.to_owned()),
+        report_interval_ms: 50,
+        ..ClusterOptions::nodes(3)
+    });
+    // One daemon with the secret, one with the key for reports alone.
+    let (key, report_key) = (cluster.path("cluster.key"), cluster.path("report.key"));
+    let only_reports = cluster.path("reports.toml");
+    let text = std::fs::read_to_string(cluster.config()).expect("its configuration");
+    std::fs::write(&only_reports, text.replace("cluster.key", "report.key")).expect("our own directory");
+    let write_report_key = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rakit"));
+        let output =
+            command.args(["report-key", "--config"]).arg(cluster.config()).output().expect("rakit starts");
+        assert!(output.status.success(), "{output:?}");
+        write_key(&report_key, &String::from_utf8_lossy(&output.stdout).lines().collect::<Vec<_>>());
+    };
+    write_report_key();
+    let daemons = [
+        Logged::start(&cluster, &cluster.config(), "whole"),
+        Logged::start(&cluster, &only_reports, "reports"),
+    ];
+    let (leader, term) = (cluster.wait_for_leader(), cluster.status(1)["term"].clone());
+    let reported = |cluster: &Cluster| {
+        for name in ["whole", "reports"] {
+            let sequence = cluster.server(leader, name).and_then(|server| server["sequence"].as_u64());
+            cluster.wait_for_server(name, "reported again", |server| {
+                server["sequence"].as_u64() > sequence.map(|n| n + 2)
+            });
+        }
+    };
+    reported(&cluster);
+
+    for (number, lines) in [&[SECRET, NEXT][..], &[NEXT, SECRET], &[NEXT]].into_iter().enumerate() {
+        write_key(&key, lines);
+        write_report_key();
+        // One after the other, so that the step is half done for a while.
+        for id in cluster.ids() {
+            hang_up(cluster.pid(id).expect("it runs"));
+            cluster.wait_for("the node has read it", || {
+                (cluster.log_text(id).matches("secret: read again: ").count() > number).then_some(())
+            });
+            reported(&cluster);
+        }
+        for daemon in &daemons {
+            hang_up(daemon.child.id());
+            cluster.wait_for("the daemon has read it", || {
+                (daemon.text().matches("secret: read again: ").count() > number).then_some(())
+            });
+            reported(&cluster);
+        }
+    }
+
+    for id in cluster.ids() {
+        assert_eq!(cluster.status(id)["term"], term, "an election\n{}", cluster.story());
+        for reason in ["unsigned", "altered", "replayed", "wrong-purpose", "malformed", "unknown-stream"] {
+            assert_eq!(refused(&cluster, id, reason), 0, "node {id}: {reason}\n{}", cluster.story());
+        }
+        assert!(cluster.metric(id, "rakit_requests_with_second_key_total") > 0.0);
+    }
+    for daemon in &daemons {
+        assert!(!daemon.text().contains("refuses reports"), "{}", daemon.text());
+        assert!(!daemon.text().contains("does not take reports"), "{}", daemon.text());
+    }
+    // The old secret is worth nothing any more, and the new one all.
+    let worker = "127.0.0.1:13337".parse().expect("an address");
+    let refusal = cluster.post_report(leader, &Report::new("late", worker, 1.0)).expect_err("the old secret");
+    assert!(refusal.contains("altered"), "{refusal}");
+    cluster.options.secret = Some(NEXT.to_owned());
+    assert_eq!(cluster.post_report(leader, &Report::new("late", worker, 1.0)).expect("an answer").0, 200);
+    // What is no secret changes nothing.
+    write_key(&key, &["short"]);
+    hang_up(cluster.pid(leader).expect("it runs"));
+    cluster.wait_for("the node says that it keeps its keys", || {
+        cluster.log_text(leader).contains("secret: the keys stay as they are: ").then_some(())
+    });
+    reported(&cluster);
+}
+
+/// A file of root's that the service's group may read: the service uses its key, and cannot change it.
+#[test]
+fn a_secret_of_root_s_may_be_readable_by_the_service_s_own_group() {
+    // Ids that nobody has.
+    const SERVICE: u32 = 64_001;
+    const OTHERS: u32 = 64_002;
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("SKIPPED: only root can give files away");
+    }
+    let cluster =
+        Cluster::prepare(ClusterOptions { secret: Some(SECRET.to_owned()), ..ClusterOptions::nodes(1) });
+    let (key, config) = (cluster.path("cluster.key"), cluster.config());
+    let directory = config.parent().expect("in its directory");
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755)).expect("our own directory");
+    // In a place that everybody can reach.
+    let program = directory.join("rakit");
+    std::fs::copy(env!("CARGO_BIN_EXE_rakit"), &program).expect("our own directory");
+    // Nobody answers there: exit code 1. A secret that is not used: 2.
+    let exit_code = |owner: u32, group: u32, mode: u32| {
+        std::os::unix::fs::chown(&key, Some(owner), Some(group)).expect("root may");
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).expect("our own file");
+        let mut command = Command::new(&program);
+        command.args(["status", "--config"]).arg(&config).uid(SERVICE).gid(SERVICE);
+        let output = command.output().expect("rakit starts");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(exit_code(0, SERVICE, 0o640).0, Some(1));
+    assert_eq!(exit_code(0, SERVICE, 0o440).0, Some(1));
+    assert_eq!(exit_code(SERVICE, SERVICE, 0o600).0, Some(1));
+    for (owner, group, mode) in [
+        (0, SERVICE, 0o660),
+        (0, SERVICE, 0o644),
+        (0, OTHERS, 0o644),
+        (SERVICE, SERVICE, 0o640),
+        (OTHERS, SERVICE, 0o640),
+    ] {
+        let (code, said) = exit_code(owner, group, mode);
+        assert_eq!(code, Some(2), "{owner}:{group} {mode:o}: {said}");
+        assert!(said.contains("chmod 600"), "{said}");
+    }
+}
+
 // ------------------------------------------------------------------------------------------------- forged answers
 
 #[test]
@@ -316,7 +495,7 @@ fn a_vote_that_is_forged_is_not_counted() {
 
 /// Runs a program that must refuse to start; gives its one line.
 #[track_caller]
-fn refusal(program: &str, arguments: &[&str], config: &std::path::Path) -> String {
+fn refusal(program: &str, arguments: &[&str], config: &Path) -> String {
     let Output { status, stderr, .. } =
         Command::new(program).arg("--config").arg(config).args(arguments).output().expect("it starts");
     let said = String::from_utf8_lossy(&stderr).into_owned();
