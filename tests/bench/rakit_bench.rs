@@ -28,6 +28,9 @@ mod grpc;
 mod idle;
 mod machine;
 mod members;
+#[allow(dead_code, reason = "the tests use the rest of it")]
+#[path = "../system/network.rs"]
+mod network;
 mod page;
 mod part;
 mod peers;
@@ -152,7 +155,7 @@ fn run(flags: &Flags) -> Fallible {
     if parts.is_empty() {
         return page::write(&PARTS);
     }
-    let isolated = std::env::var_os(place::INSIDE).is_some();
+    let isolated = std::env::var_os(network::INSIDE).is_some();
     if !isolated {
         peers::install()?;
         // It returns only if the system allows no namespaces.
@@ -168,7 +171,7 @@ fn run(flags: &Flags) -> Fallible {
 
 /// Becomes the same program inside namespaces of its own; gives the reason if that is not possible.
 fn isolate() -> String {
-    let inside = place::unshared().and_then(|way| {
+    let inside = network::unshared().and_then(|way| {
         let this = std::env::current_exe().map_err(|error| error.to_string())?;
         Ok((way, this))
     });
@@ -177,7 +180,7 @@ fn isolate() -> String {
         Err(reason) => return reason,
     };
     let mut command = Command::new(way[0]);
-    command.args(&way[1..]).arg(this).args(std::env::args_os().skip(1)).env(place::INSIDE, "1");
+    command.args(&way[1..]).arg(this).args(std::env::args_os().skip(1)).env(network::INSIDE, "1");
     command.exec().to_string()
 }
 

@@ -41,6 +41,7 @@ use faults::{Fault, Kind};
 use place::{NODES, NodeId, Place};
 use verdict::Witness;
 
+use crate::network::{self, Entered};
 use crate::programs::tracer;
 
 /// How long faults go on, unless RAKIT_CHAOS_SECONDS says otherwise. Start and end come on top.
@@ -122,23 +123,10 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn nothing_acknowledged_is_lost_whatever_happens() {
-    if std::env::var_os(place::INSIDE).is_some() {
-        return run(Place::Namespaces);
-    }
-    match place::unshared() {
-        Ok(way) => {
-            // Runs this test again, inside fresh namespaces.
-            let test = std::env::current_exe().expect("this program is a file");
-            let status = Command::new(way[0])
-                .args(&way[1..])
-                .arg(test)
-                .args(["--exact", "chaos::nothing_acknowledged_is_lost_whatever_happens", "--nocapture"])
-                .env(place::INSIDE, "1")
-                .status()
-                .expect("it was possible a moment ago");
-            assert!(status.success(), "chaos in namespaces failed ({status}); what it said is above");
-        }
-        Err(why) => {
+    match network::enter("chaos::nothing_acknowledged_is_lost_whatever_happens") {
+        Entered::Inside => run(Place::Namespaces),
+        Entered::Passed => {}
+        Entered::Refused(why) => {
             say(&format!("SKIPPED: cuts between hosts and full disks: no namespaces here: {why}"));
             say("kills and pauses go on, on loopback");
             run(Place::Loopback);

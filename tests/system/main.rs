@@ -9,6 +9,7 @@
 //! | `joining.rs` | what does a node do whose directory is new, emptied or damaged? |
 //! | `version.rs` | is every other version of the protocol refused by name, on both sides? |
 //! | `daemon.rs`, `worker.rs` | do the two programs on a server keep their promises? |
+//! | `hosts.rs` | does a class's network of real machines work, and how does it bear cables, links, clocks and strangers? |
 //! | `field.rs` | does the daemon follow an address that changes, and a worker behind address translation? |
 //! | `in_flight.rs` | do nodes count each other's requests, and forget them in time? |
 //! | `services.rs` | do the programs tell systemd when they serve, live and stop, and the journal how grave a line is? |
@@ -36,11 +37,13 @@ mod disk_trouble;
 mod field;
 mod founding;
 mod hostile;
+mod hosts;
 mod in_flight;
 mod init;
 mod joining;
 mod memory;
 mod metrics;
+mod network;
 mod orders;
 mod page;
 mod play;
