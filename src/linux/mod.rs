@@ -13,6 +13,5 @@ pub use boot_clock::{BootClock, BootMoment};
 pub use entropy::random_u64;
 pub use lock::{FileLock, LockError};
 pub use own_address::is_own_address;
-pub use sockets::{
-    Holder, ListeningSocket, all_sockets, holder, listening_on, listening_on_port, listening_sockets,
-};
+pub use sock_diag::ListeningSocket;
+pub use sockets::{Holder, all_sockets, holder, listening_on, listening_on_port, listening_sockets};

@@ -10,8 +10,6 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
 };
 
-use super::sockets::ListeningSocket;
-
 /// The length of `struct nlmsghdr`, which begins every message: netlink(7).
 const HEADER_BYTES: usize = 16;
 /// The same with `struct inet_diag_req_v2`, our request.
@@ -31,6 +29,15 @@ const DUMP_REQUEST: u16 = 0x1 | 0x300;
 const IPPROTO_TCP: u8 = 6;
 /// The states of sockets are bits; this one is TCP_LISTEN.
 const LISTENING: u32 = 1 << 10;
+
+/// A socket that takes connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListeningSocket {
+    /// Where it takes them; the wildcard address if everywhere.
+    pub address: SocketAddr,
+    /// Its name in `/proc/PID/fd`.
+    pub inode: u64,
+}
 
 /// The sockets that listen on this port, for IPv4 and for IPv6.
 ///

@@ -14,7 +14,7 @@ use procfs::net::{TcpNetEntries, TcpNetEntry};
 use procfs::prelude::*;
 use procfs::process::{FDTarget, all_processes};
 
-use super::sock_diag;
+use super::sock_diag::{self, ListeningSocket};
 
 /// One table for each family of addresses. tcp6 is not there where IPv6 is turned off.
 const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
@@ -24,15 +24,6 @@ const LISTEN: &str = "0A";
 
 /// No machine listens on more sockets; the bound ends a reading that does not.
 const LINES_MAX: usize = 65_536;
-
-/// A socket that takes connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ListeningSocket {
-    /// Where it takes them; the wildcard address if everywhere.
-    pub address: SocketAddr,
-    /// Its name in `/proc/PID/fd`.
-    pub inode: u64,
-}
 
 /// The process that has a socket open.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@
 //! | `layout`, `programs`, `configuration` | ports and files, command lines, `cluster.toml` |
 //! | `children`, `ports` | processes; whether a port is free |
 //! | `order`, `ctl` | what a person may do to the running cluster; `rakit ctl` |
-//! | `control_room`, `steering`, `traffic`, `burner` | the same at `rakit up`: taking orders, carrying them out; requests at a rate; load |
+//! | `control_room`, `steering`, `under_way`, `traffic`, `burner` | the same at `rakit up`: taking orders, carrying them out; requests at a rate; load |
 //! | `check` | `rakit check`: what is not as it should be, and the mend |
 //! | `report_key` | `rakit report-key`: the key for reports |
 //! | `manual` | `rakit manual`: manual pages, completions |
@@ -62,6 +62,7 @@ mod story;
 mod table;
 mod traffic;
 mod transfer;
+mod under_way;
 mod up;
 
 use std::ffi::{OsStr, OsString};

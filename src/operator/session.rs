@@ -38,7 +38,7 @@ use super::live_table::LiveTable;
 use super::lookout::{Known, Lookout};
 use super::order::Order;
 use super::programs::Programs;
-use super::steering::Steering;
+use super::under_way::UnderWay;
 use super::{Failure, NAME, ports};
 
 /// How often each node is asked and the table is redrawn: often enough to watch an election, and far below
@@ -84,7 +84,7 @@ pub struct Session {
     began_ms: u64,
     /// When each dead process died, in milliseconds since 1970.
     died_ms: BTreeMap<Part, u64>,
-    steering: Steering,
+    under_way: UnderWay,
     /// What the page of the control room and the live table show.
     lookout: Arc<Lookout>,
     /// Open until the cluster stops.
@@ -121,7 +121,7 @@ impl Session {
             children: Children::default(),
             began_ms: now_ms(),
             died_ms: BTreeMap::new(),
-            steering: Steering::default(),
+            under_way: UnderWay::default(),
             lookout: Arc::new(lookout),
             control_room: None,
             layout,
@@ -168,13 +168,17 @@ impl Session {
         &mut self.children
     }
 
-    pub(super) fn steering(&mut self) -> &mut Steering {
-        &mut self.steering
+    pub(super) fn under_way(&mut self) -> &mut UnderWay {
+        &mut self.under_way
     }
 
     pub(super) fn start_part(&mut self, part: Part) -> Result<(), Failure> {
-        let invocation =
-            self.programs.invocation(&self.layout, part, self.worker_pid(part), &self.steering.deaf_to(part));
+        let invocation = self.programs.invocation(
+            &self.layout,
+            part,
+            self.worker_pid(part),
+            &self.under_way.deaf_to(part),
+        );
         let started = self.children.start(part, &invocation, &self.layout.log_file(part));
         let pid =
             started.map_err(|error| Failure::other(format!("{} can't be started: {error}", part.name())))?;
@@ -282,7 +286,7 @@ impl Session {
     pub(super) fn show_room(&self) {
         let running = self.children.iter().filter(|child| child.ended.is_none());
         let pids = running.map(|child| (child.part, child.pid)).collect();
-        let (cut, requests_per_second) = (self.steering.cut().clone(), self.steering.requests_per_second());
+        let (cut, requests_per_second) = (self.under_way.cut().clone(), self.under_way.requests_per_second());
         self.lookout.note(Known { pids, cut, requests_per_second });
     }
 
@@ -412,7 +416,7 @@ impl Session {
         {
             line.push_str(&format!(": {reason}"));
         }
-        if self.can_do_without(part) && !self.steering.expects_end_of(part) {
+        if self.can_do_without(part) && !self.under_way.expects_end_of(part) {
             let command = self.programs.ctl(&self.layout, &format!("start {}", part.name()));
             line.push_str(&format!("; {}; to start it again: {command}", self.what_goes_on(part)));
         }

@@ -1,11 +1,11 @@
 //! Carries out the orders of the control room on the main thread of `rakit up`. `session.rs` calls it.
 //!
 //! An order is answered when it is done: `kill` when the process has ended and `pids.json` says so, `restart` when the next
-//! process runs. Nothing here waits for a process; what must wait for a death is kept in [`Steering`] until SIGCHLD.
+//! process runs. Nothing here waits for a process; what must wait for a death is kept in [`UnderWay`](super::under_way::UnderWay) until SIGCHLD.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
@@ -21,58 +21,12 @@ use super::layout::{Part, server_name, shown};
 use super::order::{Dropped, Failing, Link, Order};
 use super::session::Session;
 use super::traffic::Traffic;
+use super::under_way::Waiting;
 
 /// How long a node may take to take an order about its cables. A paused or cut off node answers its public address, or never.
 const CUT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest answer of a node that is read, in bytes. It is one line.
 const ANSWER_BYTES_MAX: usize = 4 * 1024;
-
-/// What was ordered and is still going on.
-#[derive(Debug, Default)]
-pub struct Steering {
-    /// Orders that wait for the death of a process.
-    waiting: Vec<Waiting>,
-    /// The requests that are sent at present.
-    traffic: Option<Traffic>,
-    /// The cut cables: what the first node sends does not arrive at the second.
-    cut: BTreeSet<(u16, u16)>,
-    /// What is lost on its way to a node.
-    lost: BTreeMap<u16, BTreeSet<Lost>>,
-    /// The thread that tells the nodes of the last change of cables. The next one waits for it: an older order must not arrive
-    /// after a newer one.
-    telling: Option<JoinHandle<()>>,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    part: Part,
-    /// It is started again when it has ended.
-    starts_again: bool,
-    outcome: Sender<Done>,
-}
-
-impl Steering {
-    /// Whether the death of this part was ordered.
-    pub fn expects_end_of(&self, part: Part) -> bool {
-        self.waiting.iter().any(|waiting| waiting.part == part)
-    }
-
-    /// The cut cables.
-    pub fn cut(&self) -> &BTreeSet<(u16, u16)> {
-        &self.cut
-    }
-
-    /// Requests per second that are being sent.
-    pub fn requests_per_second(&self) -> u32 {
-        self.traffic.as_ref().map_or(0, Traffic::per_second)
-    }
-
-    /// From which nodes nothing arrives at this one.
-    pub fn deaf_to(&self, part: Part) -> Vec<u16> {
-        let Part::Node(id) = part else { return Vec::new() };
-        self.cut.iter().filter(|(_, to)| *to == id).map(|(from, _)| *from).collect()
-    }
-}
 
 impl Session {
     /// Carries out an order, and sends the outcome now or when the process has ended.
@@ -126,7 +80,7 @@ impl Session {
                 child.signal_group(with);
                 // A paused process handles SIGTERM only after SIGCONT.
                 child.signal_group(Signal::CONT);
-                self.steering().waiting.push(Waiting { part, starts_again, outcome });
+                self.under_way().waiting.push(Waiting { part, starts_again, outcome });
             }
             Err(why) if starts_again && self.check(part).is_ok() => {
                 let done = self.start_again(part).map_err(|error| format!("{why}; {error}"));
@@ -138,9 +92,9 @@ impl Session {
 
     /// Answers the orders that waited for the end of this part.
     pub fn has_ended(&mut self, part: Part) {
-        let waiting = std::mem::take(&mut self.steering().waiting);
+        let waiting = std::mem::take(&mut self.under_way().waiting);
         let (done, still) = waiting.into_iter().partition(|waiting| waiting.part == part);
-        self.steering().waiting = still;
+        self.under_way().waiting = still;
         for Waiting { part, starts_again, outcome } in done {
             let done =
                 if starts_again { self.start_again(part) } else { Ok(format!("{} is dead", part.name())) };
@@ -155,7 +109,7 @@ impl Session {
         }
         if let Part::Node(id) = part {
             // A process begins with the cut cables, and with nothing else that was ordered.
-            self.steering().lost.remove(&id);
+            self.under_way().lost.remove(&id);
         }
         let started = self.start_part(part).and_then(|()| self.write_pids());
         started.map_err(|Failure { line, .. }| line)?;
@@ -189,13 +143,13 @@ impl Session {
         let cables: Vec<(u16, u16)> = one_way.chain(back).collect();
         for cable in &cables {
             if cut {
-                self.steering().cut.insert(*cable)
+                self.under_way().cut.insert(*cable)
             } else {
-                self.steering().cut.remove(cable)
+                self.under_way().cut.remove(cable)
             };
         }
         if !cut && link.other.is_none() && !link.one_way {
-            self.steering().lost.remove(&link.node);
+            self.under_way().lost.remove(&link.node);
         }
         self.show_room();
         let receivers: BTreeSet<u16> = cables.iter().map(|(_, to)| *to).collect();
@@ -211,8 +165,8 @@ impl Session {
         if let Err(why) = self.running(Part::Node(node)) {
             return answer(&outcome, Err(why));
         }
-        let steering = self.steering();
-        let all = steering.lost.entry(node).or_default();
+        let under_way = self.under_way();
+        let all = under_way.lost.entry(node).or_default();
         // The order for one vote is done by itself, so it is given once, and not again with another order.
         all.remove(&Lost::NextVote);
         all.insert(lost);
@@ -222,7 +176,7 @@ impl Session {
             Lost::NextVote => format!("the next election of node {node} fails"),
         };
         self.tell_nodes([node].into(), line, outcome);
-        if let Some(all) = self.steering().lost.get_mut(&node) {
+        if let Some(all) = self.under_way().lost.get_mut(&node) {
             all.remove(&Lost::NextVote);
         }
     }
@@ -234,13 +188,13 @@ impl Session {
         let mut orders: Vec<(u16, SocketAddr, String)> = Vec::new();
         for id in receivers {
             let address = self.layout().public(id);
-            let steering = self.steering();
-            let (deaf_to, lost) = (steering.deaf_to(Part::Node(id)), steering.lost.get(&id));
+            let under_way = self.under_way();
+            let (deaf_to, lost) = (under_way.deaf_to(Part::Node(id)), under_way.lost.get(&id));
             let lost = serde_json::to_string(&lost.cloned().unwrap_or_default()).expect("words are JSON");
             orders.push((id, address, format!("{{\"deaf_to\":{deaf_to:?},\"loses\":{lost}}}")));
         }
         self.tell(&line);
-        let before = self.steering().telling.take();
+        let before = self.under_way().telling.take();
         let told = thread::Builder::new().name("cut".to_string()).spawn(move || {
             if let Some(before) = before {
                 // A panic of it was told; this order stands for itself.
@@ -254,7 +208,7 @@ impl Session {
             );
         });
         match told {
-            Ok(thread) => self.steering().telling = Some(thread),
+            Ok(thread) => self.under_way().telling = Some(thread),
             Err(error) => self.tell(&format!("the system gives no thread: {error}")),
         }
     }
@@ -279,14 +233,14 @@ impl Session {
     }
 
     fn send_requests(&mut self, per_second: u32, n: u64) -> Done {
-        self.steering().traffic = None;
+        self.under_way().traffic = None;
         let line = if per_second == 0 {
             "no more requests are sent".to_string()
         } else {
             let nodes = self.layout().node_ids().map(|id| self.layout().public(id)).collect();
             let traffic = Traffic::start(nodes, per_second, n)
                 .map_err(|error| format!("the system gives no thread: {error}"))?;
-            self.steering().traffic = Some(traffic);
+            self.under_way().traffic = Some(traffic);
             format!("{per_second} requests per second ask for /{n}, each node in turn")
         };
         self.show_room();
