@@ -13,7 +13,7 @@ const SIZE_DIGITS_MAX: usize = 16;
 
 /// Why a body cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ChunkError {
+pub enum ChunkError {
     /// It is not made of chunks.
     Malformed,
     /// Its content is longer than it may be.
@@ -38,13 +38,13 @@ enum Place {
 
 /// A body that arrives.
 #[derive(Debug, Default)]
-pub(super) struct Chunks {
+pub struct Chunks {
     place: Place,
 }
 
 impl Chunks {
     /// Whether the body is whole.
-    pub(super) fn is_whole(&self) -> bool {
+    pub fn is_whole(&self) -> bool {
         self.place == Place::End
     }
 
@@ -53,7 +53,7 @@ impl Chunks {
     ///
     /// # Errors
     /// When this is no chunked body, or its content is too long. A size counts as soon as it is read.
-    pub(super) fn decode(
+    pub fn decode(
         &mut self,
         input: &[u8],
         body: &mut Vec<u8>,

@@ -11,7 +11,7 @@
 
 mod admission;
 mod body_budget;
-mod chunked;
+pub mod chunked;
 pub mod client;
 mod connect;
 mod connection;
