@@ -25,13 +25,14 @@ const PAUSE_AFTER_SILENCE: Duration = Duration::from_secs(2);
 /// The reason for a node that did not answer in time: paused, hung, or overloaded.
 const SILENT: &str = "no answer";
 
-fn client() -> Client {
+/// A client for questions.
+pub fn client() -> Client {
     Client::new(ClientTimeouts { connect: ANSWER_TIMEOUT, send: ANSWER_TIMEOUT, receive: ANSWER_TIMEOUT })
 }
 
 /// Asks one node once.
 pub fn ask(address: SocketAddr) -> Asked {
-    Asked { address, status: question(&mut client(), address) }
+    Asked { address, id: None, status: question(&mut client(), address) }
 }
 
 fn question(client: &mut Client, address: SocketAddr) -> Result<Status, String> {
@@ -66,6 +67,7 @@ pub fn ask_all(addresses: &[SocketAddr]) -> Vec<Asked> {
             .map(|(address, thread)| {
                 thread.join().unwrap_or_else(|_| Asked {
                     address: *address,
+                    id: None,
                     status: Err("asking it failed".to_string()),
                 })
             })
@@ -110,7 +112,7 @@ fn poll(
     loop {
         let status = question(&mut client, address);
         let silent = status.as_ref().is_err_and(|reason| reason == SILENT);
-        if !deliver(position, Asked { address, status }) {
+        if !deliver(position, Asked { address, id: None, status }) {
             return;
         }
         let pause = if silent { PAUSE_AFTER_SILENCE.max(interval) } else { interval };

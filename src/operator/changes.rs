@@ -31,7 +31,7 @@ impl Story {
     pub fn new(addresses: &[SocketAddr]) -> Story {
         let answers = addresses
             .iter()
-            .map(|address| Asked { address: *address, status: Err(NOT_ASKED.to_string()) })
+            .map(|address| Asked { address: *address, id: None, status: Err(NOT_ASKED.to_string()) })
             .collect();
         Story {
             answers,

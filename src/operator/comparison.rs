@@ -6,23 +6,31 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use rakit::protocol::Status;
-use rakit::raft::RoleName;
+use rakit::raft::{NodeId, RoleName};
 
 /// One node that was asked for its status, and its answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Asked {
     /// The node's public address.
     pub address: SocketAddr,
+    /// Which node is there by the configuration, or by what the others say; `None` if that is not known.
+    pub id: Option<NodeId>,
     /// Its answer, or the reason why there is none, for a person: "connection refused".
     pub status: Result<Status, String>,
 }
 
 impl Asked {
-    /// How a sentence names the node: by its id if it answered, otherwise by its address.
+    /// Its id: as it says itself, or as others know it.
+    pub fn known_id(&self) -> Option<NodeId> {
+        self.status.as_ref().map(|status| status.node).ok().or(self.id)
+    }
+
+    /// How a sentence names the node: by its id, and by its address if it did not answer.
     fn name(&self) -> String {
-        match &self.status {
-            Ok(status) => format!("node {}", status.node),
-            Err(_) => format!("the node at {}", self.address),
+        match (&self.status, self.id) {
+            (Ok(status), _) => format!("node {}", status.node),
+            (Err(_), Some(id)) => format!("node {id} at {}", self.address),
+            (Err(_), None) => format!("the node at {}", self.address),
         }
     }
 }
@@ -53,6 +61,16 @@ pub fn differences(answers: &[Asked]) -> Vec<String> {
     for answer in answers {
         if let Err(reason) = &answer.status {
             sentences.push(format!("{} does not answer: {reason}", answer.name()));
+        }
+    }
+    for answer in answers {
+        if let (Ok(status), Some(id)) = (&answer.status, answer.id)
+            && status.node != id
+        {
+            sentences.push(format!(
+                "node {} answers at {}, the address of node {id}; check the addresses in cluster.toml",
+                status.node, answer.address
+            ));
         }
     }
     let statuses: Vec<&Status> = answers.iter().filter_map(|answer| answer.status.as_ref().ok()).collect();
@@ -233,7 +251,9 @@ pub mod tests {
     /// These statuses as the answers of nodes at 127.0.0.1:8001 and so on.
     pub fn answers(statuses: Vec<Result<Status, String>>) -> Vec<Asked> {
         let addressed = statuses.into_iter().zip(8001..);
-        addressed.map(|(status, port)| Asked { address: ([127, 0, 0, 1], port).into(), status }).collect()
+        addressed
+            .map(|(status, port)| Asked { address: ([127, 0, 0, 1], port).into(), id: None, status })
+            .collect()
     }
 
     fn changed(node: u64, change: impl FnOnce(&mut Status)) -> Result<Status, String> {
@@ -311,6 +331,19 @@ pub mod tests {
             let said = differences(&answers(vec![Ok(status(1)), Ok(status(2)), third]));
             assert_eq!(said, [sentence.replace("OWN", &PROTOCOL_VERSION.to_string())]);
         }
+    }
+
+    #[test]
+    fn a_silent_node_and_one_in_the_wrong_place_are_named_by_the_configuration() {
+        let mut all = answers(vec![Ok(status(1)), Err("connection refused".into()), Ok(status(2))]);
+        (all[1].id, all[2].id) = (Some(2), Some(3));
+        assert_eq!(
+            differences(&all),
+            [
+                "node 2 at 127.0.0.1:8002 does not answer: connection refused",
+                "node 2 answers at 127.0.0.1:8003, the address of node 3; check the addresses in cluster.toml",
+            ]
+        );
     }
 
     #[test]

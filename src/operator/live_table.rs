@@ -89,7 +89,7 @@ impl LiveTable {
                     (Some(view), None) => Ok(view.status.clone()),
                     (None, None) => Err("not asked yet".to_string()),
                 };
-                Asked { address: *address, status }
+                Asked { address: *address, id: (node.node != 0).then_some(node.node), status }
             })
             .collect();
         let mut all = differences(&answers);

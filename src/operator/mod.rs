@@ -21,6 +21,7 @@
 //! | `demo` | `rakit demo`: a demonstration that runs itself |
 //! | `play` | `rakit play`: recorded schedules of the Raft core, step by step |
 //! | `asking`, `comparison`, `changes` | `GET /status`, how the answers differ, what has changed |
+//! | `contact` | members, and how long ago which node was heard, for `rakit status` |
 //! | `lookout` | asks the nodes for what the live table and the page of the control room show |
 //! | `live_table`, `headline`, `sentences` | what a person who watches sees: who leads, nodes, servers, what happened |
 //! | `live_screen`, `screen` | a table redrawn in place, and lines; lines alone |
@@ -35,6 +36,7 @@ mod check;
 mod children;
 mod comparison;
 mod configuration;
+mod contact;
 mod control_room;
 mod ctl;
 mod demo;

@@ -16,6 +16,7 @@ use rakit::raft::NodeId;
 use super::asking::{ANSWER_TIMEOUT, Poller, ask_all};
 use super::changes::Story;
 use super::comparison::{Asked, differences};
+use super::contact::{Contact, contacts, name, rows};
 use super::layout::DIRECTORY_DEFAULT;
 use super::line::Line;
 use super::live_screen::LiveScreen;
@@ -62,15 +63,17 @@ pub fn run(flags: &StatusFlags, log: &LogFlags) -> Result<ExitCode, Failure> {
         return watch(&nodes, log);
     }
     rakit::logging::start(log.log_level, log.log_file.as_deref()).map_err(Failure::usage)?;
-    let answers = ask_all(&nodes.iter().map(|(_, address)| *address).collect::<Vec<_>>());
+    let mut answers = ask_all(&nodes.iter().map(|(_, address)| *address).collect::<Vec<_>>());
     // Not cut to the terminal's width: the output may go into a file, and a terminal wraps long lines.
-    lines(&answers).iter().for_each(|line| say(line));
+    let contacts = contacts(&answers);
+    name(&mut answers, &nodes, &contacts);
+    lines(&answers, &contacts).iter().for_each(|line| say(line));
     let well = differences(&answers).is_empty();
     Ok(ExitCode::from(if well { EXIT_OK } else { EXIT_FAILURE }))
 }
 
-/// Both tables, and where the nodes differ.
-fn lines(answers: &[Asked]) -> Vec<String> {
+/// The tables, and where the nodes differ.
+fn lines(answers: &[Asked], contacts: &BTreeMap<SocketAddr, Contact>) -> Vec<String> {
     let texts = |lines: Vec<Line>| lines.iter().map(Line::text).collect::<Vec<_>>();
     let mut lines = texts(table::nodes(answers));
     lines.push(String::new());
@@ -79,6 +82,8 @@ fn lines(answers: &[Asked]) -> Vec<String> {
         lines.extend(servers);
         lines.push(String::new());
     }
+    lines.extend(texts(rows(answers, contacts)));
+    lines.push(String::new());
     let differences = differences(answers);
     if differences.is_empty() {
         lines.push(match answers.len() {
@@ -153,7 +158,7 @@ fn nodes(flags: &StatusFlags) -> Result<Vec<(NodeId, SocketAddr)>, Failure> {
     Ok(load_config(file)?.nodes.iter().map(|node| (node.id, node.public)).collect())
 }
 
-/// The socket address in `http://HOST:PORT[/]` or `HOST:PORT`.
+/// The socket address in `http://HOST:PORT[/]` or `HOST:PORT`. Of several addresses of a name, the first where a node answers.
 fn address(url: &str) -> Result<SocketAddr, Failure> {
     let bare = url.strip_prefix("http://").unwrap_or(url);
     let bare = bare.strip_suffix('/').unwrap_or(bare);
@@ -161,10 +166,18 @@ fn address(url: &str) -> Result<SocketAddr, Failure> {
         Failure::usage(format!("{url}: {why}; give a node's public address, like http://127.0.0.1:8001"))
     };
     let found: Vec<SocketAddr> = bare.to_socket_addrs().map_err(|error| wrong(error.to_string()))?.collect();
-    // A name may have several addresses, as localhost has ::1 and 127.0.0.1, and a node listens on one of them.
-    let answers = |address: &&SocketAddr| TcpStream::connect_timeout(address, ANSWER_TIMEOUT).is_ok();
-    let reached = if found.len() > 1 { found.iter().find(answers) } else { None };
-    reached.or(found.first()).copied().ok_or_else(|| wrong("the name has no address".to_string()))
+    // A name may have several addresses, as localhost has ::1 and 127.0.0.1, and a node listens on one of them. Something else
+    // may listen on another.
+    let connects = |address: &&SocketAddr| TcpStream::connect_timeout(address, ANSWER_TIMEOUT).is_ok();
+    let reached = match &found[..] {
+        [] | [_] => None,
+        several => {
+            let answers = ask_all(several);
+            let answers = answers.iter().find(|answer| answer.status.is_ok()).map(|answer| answer.address);
+            answers.or_else(|| several.iter().find(connects).copied())
+        }
+    };
+    reached.or(found.first().copied()).ok_or_else(|| wrong("the name has no address".to_string()))
 }
 
 #[cfg(test)]
@@ -187,9 +200,9 @@ mod tests {
 
     #[test]
     fn the_verdict_stands_below_the_tables() {
-        let all = lines(&answers(vec![Ok(status(1)), Ok(status(2))]));
+        let all = lines(&answers(vec![Ok(status(1)), Ok(status(2))]), &BTreeMap::new());
         assert_eq!(all.last().map(String::as_str), Some("all 2 nodes agree"));
-        let all = lines(&answers(vec![Ok(status(1)), Err("no answer".to_string())]));
+        let all = lines(&answers(vec![Ok(status(1)), Err("no answer".to_string())]), &BTreeMap::new());
         assert_eq!(
             all.last().map(String::as_str),
             Some("the node at 127.0.0.1:8002 does not answer: no answer")

@@ -97,7 +97,8 @@ pub fn nodes(answers: &[Asked]) -> Vec<Line> {
             Ok(status) => believing(status),
             Err(_) => {
                 // `rakit status` gives the reason below its tables.
-                let mut cells = vec!["?".into(), "no answer".into()];
+                let id = answer.id.map_or("?".to_string(), |id| id.to_string());
+                let mut cells = vec![id.into(), "no answer".into()];
                 cells.resize(7, "-".into());
                 cells
             }
