@@ -20,7 +20,7 @@ use log::{debug, info, warn};
 
 use crate::balancer::report::{COUNTER_MAX, is_worker_address};
 use crate::balancer::{IncomingReport, Report, Stamp, is_name};
-use crate::config::{Config, follow_secret, is_loopback};
+use crate::config::{Config, Node, follow_secret, is_loopback};
 use crate::linux;
 use crate::program::{self, LogFlags, ParentFlags, ServiceManager, Stop};
 use crate::raft::Random;
@@ -31,6 +31,7 @@ mod cpu_quota;
 mod local_address;
 mod machine_load;
 mod meter;
+mod node_list;
 mod process_load;
 mod sender;
 mod stamps;
@@ -39,6 +40,7 @@ mod worker_socket;
 use acknowledged::Acknowledged;
 use activity::Activity;
 use meter::{MEASURE_MIN, Meter};
+use node_list::NodeList;
 use sender::Sender;
 use stamps::Stamps;
 use worker_socket::{WorkerCheck, WorkerSocket};
@@ -239,13 +241,13 @@ fn report_until_stopped(
     let (acknowledged, held) = Acknowledged::new();
     let acknowledged = Arc::new(acknowledged);
     let seal = sender::seal(config, &flags.server)?;
-    let senders: Vec<Sender> = config
-        .nodes
-        .iter()
-        .map(|node| Sender::start(node, config, seal.clone(), Arc::clone(&acknowledged)))
-        .collect::<Result<_, _>>()?;
+    let list: Arc<NodeList> = Arc::default();
+    let start =
+        |node: &Node| Sender::start(node, config, seal.clone(), Arc::clone(&acknowledged), Arc::clone(&list));
+    let mut senders: Vec<Sender> = config.nodes.iter().map(start).collect::<Result<_, _>>()?;
+    let followed = seal.clone();
     follow_secret(config, stop.hangups(), move |secret| {
-        seal.replace_secret(secret);
+        followed.replace_secret(secret);
         Ok(())
     })?;
 
@@ -286,6 +288,17 @@ fn report_until_stopped(
                 continue;
             }
             Occasion::Stop => break,
+        }
+        // The members are others now.
+        if let Some(nodes) = list.take() {
+            let ids: Vec<String> = nodes.iter().map(|node| node.id.to_string()).collect();
+            info!("the nodes of the cluster are now {}: reporting to those", ids.join(", "));
+            senders.retain(|sender| nodes.iter().any(|node| sender.is_to(node)));
+            for node in &nodes {
+                if !senders.iter().any(|sender| sender.is_to(node)) {
+                    senders.push(start(node)?);
+                }
+            }
         }
         // Without a route, as between two leases of DHCP, the old address stands: nobody would hear of another.
         if flags.worker.is_none()

@@ -108,7 +108,12 @@ mod tests {
 
     #[test]
     fn nodes_on_loopback_are_reached_from_loopback() {
-        let node = Node { id: 1, public: address("127.0.0.1:8001"), cluster: address("127.0.0.1:9001") };
+        let node = Node {
+            id: 1,
+            public: address("127.0.0.1:8001"),
+            cluster: address("127.0.0.1:9001"),
+            founder: true,
+        };
         assert_eq!(towards(&[node]).expect("loopback is up"), IpAddr::from(Ipv4Addr::LOCALHOST));
         let source = Source::towards(address("127.0.0.1:9001")).expect("loopback is up");
         assert_eq!(source.to_bind(), None, "the kernel's choice is right");

@@ -5,19 +5,20 @@
 //! by that, because each report is complete.
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use log::{debug, info, warn};
 
 use super::acknowledged::Acknowledged;
 use super::local_address::Source;
+use super::node_list::NodeList;
 use crate::balancer::Stamp;
 use crate::config::{Config, Node};
 use crate::http::client::{Client, ClientTimeouts};
 use crate::logging::OneLine;
-use crate::protocol::{Purpose, ReportAnswer, daemon_name, node_name, path};
-use crate::raft::NodeId;
+use crate::protocol::{MembersAnswer, Purpose, ReportAnswer, daemon_name, node_name, path};
+use crate::raft::{Index, NodeId};
 use crate::signing::{Recipient, Seal, SealedCallError, Secret};
 
 /// The part of the server timeout that each phase of a request (connect, send, answer) may take. A slow link needs that
@@ -39,6 +40,8 @@ fn timeouts(server_timeout: Duration, report_interval: Duration) -> ClientTimeou
 
 /// The longest answer that is read, in bytes. An answer is one line of JSON.
 const ANSWER_BYTES_MAX: usize = 4_096;
+/// The longest list of members that is read, in bytes. A member takes about 100.
+const MEMBERS_BYTES_MAX: usize = 64 * 1024;
 /// The longest part of a node's refusal in the log, in bytes.
 const REASON_BYTES_MAX: usize = 300;
 
@@ -50,6 +53,7 @@ struct Outgoing {
 
 /// The sending side for one node.
 pub(super) struct Sender {
+    node: Node,
     slot: Arc<Newest<Outgoing>>,
 }
 
@@ -73,6 +77,7 @@ impl Sender {
         config: &Config,
         seal: Seal,
         acknowledged: Arc<Acknowledged>,
+        list: Arc<NodeList>,
     ) -> io::Result<Self> {
         let slot = Arc::new(Newest::default());
         let waiting = Arc::clone(&slot);
@@ -82,11 +87,19 @@ impl Sender {
             line: Line::new(node, config, seal),
             attitude: None,
             acknowledged,
+            list,
         };
-        std::thread::Builder::new()
-            .name(format!("to-node-{}", node.id))
-            .spawn(move || while link.serve(waiting.take()) {})?;
-        Ok(Self { slot })
+        std::thread::Builder::new().name(format!("to-node-{}", node.id)).spawn(move || {
+            while let Some(report) = waiting.take() {
+                link.serve(&report);
+            }
+        })?;
+        Ok(Self { node: node.clone(), slot })
+    }
+
+    /// Whether it sends to this node, at this address.
+    pub(super) fn is_to(&self, node: &Node) -> bool {
+        (self.node.id, self.node.cluster) == (node.id, node.cluster)
     }
 
     /// Puts a report into the slot, in place of one that was not taken yet.
@@ -95,30 +108,56 @@ impl Sender {
     }
 }
 
+/// The thread ends after the report that is under way.
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.slot.close();
+    }
+}
+
+/// What is in the slot.
+enum Waiting<T> {
+    Nothing,
+    Value(T),
+    /// Nothing will come any more.
+    Closed,
+}
+
 /// A channel with room for one value. A newer value replaces an older one.
 struct Newest<T> {
-    value: Mutex<Option<T>>,
+    value: Mutex<Waiting<T>>,
     filled: Condvar,
 }
 
 impl<T> Default for Newest<T> {
     fn default() -> Self {
-        Self { value: Mutex::new(None), filled: Condvar::new() }
+        Self { value: Mutex::new(Waiting::Nothing), filled: Condvar::new() }
     }
 }
 
 impl<T> Newest<T> {
     fn put(&self, value: T) {
-        *self.value.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+        *self.lock() = Waiting::Value(value);
         self.filled.notify_one();
     }
 
-    /// Waits for a value.
-    fn take(&self) -> T {
-        let mut value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
+    fn close(&self) {
+        *self.lock() = Waiting::Closed;
+        self.filled.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting<T>> {
+        self.value.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a value; `None` if none will come any more.
+    fn take(&self) -> Option<T> {
+        let mut value = self.lock();
         loop {
-            if let Some(value) = value.take() {
-                return value;
+            match std::mem::replace(&mut *value, Waiting::Nothing) {
+                Waiting::Value(value) => return Some(value),
+                Waiting::Closed => return None,
+                Waiting::Nothing => {}
             }
             value = self.filled.wait(value).unwrap_or_else(PoisonError::into_inner);
         }
@@ -190,12 +229,19 @@ struct Link {
     line: Line,
     attitude: Option<Attitude>,
     acknowledged: Arc<Acknowledged>,
+    list: Arc<NodeList>,
 }
 
 impl Link {
-    /// Posts one report and records the result. Always returns true: another report follows.
-    fn serve(&mut self, report: Outgoing) -> bool {
-        let delivery = self.line.post(&report.body);
+    /// Posts one report and records the result.
+    fn serve(&mut self, report: &Outgoing) {
+        let (delivery, members) = self.line.post(&report.body);
+        if self.list.is_news(members) {
+            match self.line.ask_members() {
+                Ok(list) => self.list.put(&list),
+                Err(why) => debug!("node {} did not tell its members: {why}", self.id),
+            }
+        }
         match delivery {
             Delivery::Committed => self.acknowledged.committed(report.sequence),
             Delivery::NotOurs(_) => self.acknowledged.not_ours(report.sequence),
@@ -216,7 +262,6 @@ impl Link {
                 _ => info!("node {id} ({address}) takes reports"),
             }
         }
-        true
     }
 }
 
@@ -240,16 +285,30 @@ impl Line {
     }
 
     /// Posts a report. If the node had closed the kept connection, the client repeats the request. A request
-    /// without an answer is not repeated: the next report is newer.
-    fn post(&mut self, body: &[u8]) -> Delivery {
+    /// without an answer is not repeated: the next report is newer. Also returns the index of the node's list of members; 0 if it
+    /// told none.
+    fn post(&mut self, body: &[u8]) -> (Delivery, Index) {
         self.follow_address();
         let answer =
             self.seal.post(&mut self.client, &self.to, Purpose::Report, path::REPORT, body, ANSWER_BYTES_MAX);
         match answer {
-            Ok(answer) => Delivery::of(answer.status, &answer.body),
-            Err(SealedCallError::Refused(_, refusal)) => Delivery::Refused(refusal.to_string()),
-            Err(error) => Delivery::Unreachable(error.to_string()),
+            Ok(answer) => {
+                let members =
+                    ReportAnswer::parse(answer.status, &answer.body).map_or(0, |answer| answer.members());
+                (Delivery::of(answer.status, &answer.body), members)
+            }
+            Err(SealedCallError::Refused(_, refusal)) => (Delivery::Refused(refusal.to_string()), 0),
+            Err(error) => (Delivery::Unreachable(error.to_string()), 0),
         }
+    }
+
+    /// Asks the node who the members are.
+    fn ask_members(&mut self) -> Result<MembersAnswer, String> {
+        let answer = self
+            .seal
+            .post(&mut self.client, &self.to, Purpose::Report, path::MEMBERS, b"{}", MEMBERS_BYTES_MAX)
+            .map_err(|error| error.to_string())?;
+        serde_json::from_slice(&answer.body).map_err(|error| error.to_string())
     }
 
     /// After a change of this machine's address, leaves the kept connection, which comes from the old one: it may lead
@@ -272,9 +331,11 @@ mod tests {
         let slot = Newest::default();
         slot.put(1);
         slot.put(2);
-        assert_eq!(slot.take(), 2);
+        assert_eq!(slot.take(), Some(2));
         slot.put(3);
-        assert_eq!(slot.take(), 3);
+        assert_eq!(slot.take(), Some(3));
+        slot.close();
+        assert_eq!(slot.take(), None);
     }
 
     #[test]
@@ -291,7 +352,7 @@ mod tests {
         std::thread::scope(|scope| {
             let taker = scope.spawn(|| slot.take());
             slot.put(7);
-            assert_eq!(taker.join().expect("no panic"), 7);
+            assert_eq!(taker.join().expect("no panic"), Some(7));
         });
     }
 

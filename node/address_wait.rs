@@ -53,7 +53,7 @@ mod tests {
 
     fn node(ip: &str) -> Node {
         let at = |port| SocketAddr::new(ip.parse().expect("an address"), port);
-        Node { id: 1, public: at(8001), cluster: at(9001) }
+        Node { id: 1, public: at(8001), cluster: at(9001), founder: true }
     }
 
     #[test]

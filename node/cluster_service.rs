@@ -21,21 +21,23 @@ use super::node_addresses::NodeAddresses;
 use super::refusals::PeerRefusals;
 use super::relays::Relays;
 use super::rivals::Rivals;
+use super::roster::Roster;
 use super::slot::Slot;
 use super::standing::StandingBoard;
 use crate::balancer::report::REPORT_BODY_BYTES_MAX;
 use crate::balancer::{Chooser, Published, Report, SERVERS_MAX, ServerCommand, ServerOrder};
-use crate::config::Server;
+use crate::config::{NODE_ID_MAX, Server};
 use crate::http::foreign;
 use crate::http::head::Head;
 use crate::http::message::{Request, Response, header, json, text, with_headers};
 use crate::http::{Acceptance, Ruling, Service};
 use crate::linux::is_own_address;
 use crate::protocol::{
-    HEADER_SENDER, IncomingReport, KnownLeader, Lost, OrderAnswer, Purpose, ReplyEnvelope, ReportAnswer,
-    RequestEnvelope, TransferBegun, TransferRequest, node_id, node_name, path,
+    HEADER_SENDER, IncomingReport, KnownLeader, Lost, MembersChanged, OrderAnswer, Purpose, ReplyEnvelope,
+    ReportAnswer, RequestEnvelope, TransferBegun, TransferRequest, node_id, node_name, parse_member_change,
+    path,
 };
-use crate::raft::NodeId;
+use crate::raft::{ChangeRefused, MEMBERS_MAX, MemberChange, NodeId};
 use crate::replica::{Input, ReportOutcome};
 use crate::signing::{Gate, Opened, REFUSED_STATUS, Recipient, Refusal, RefusalKind, Verdict};
 
@@ -62,16 +64,14 @@ pub struct ClusterCounters {
 pub struct ClusterService {
     /// This node.
     pub id: NodeId,
-    /// Where each other node's cluster address is.
-    pub peers: Vec<(NodeId, SocketAddr)>,
+    /// Who the members are and where. A worker cannot be there.
+    pub roster: Arc<Roster>,
     /// Workers that are allowed at another address than their daemon's.
     pub servers: Vec<Server>,
     /// Second daemons of one name are remembered here, ...
     pub rivals: Arc<Rivals>,
     /// ... by this, the agreed table.
     pub published: Arc<Published>,
-    /// Where all nodes are, this one included. A worker cannot be there.
-    pub addresses: NodeAddresses,
     /// The incarnation of this node's data directory.
     pub incarnation: u64,
     /// Checks what comes in and signs the answers.
@@ -152,6 +152,8 @@ impl Service for ClusterService {
             (Ok(_), path::REPORT) => self.report(&opened, request.peer, &request.body),
             (Ok(_), path::TRANSFER) => self.transfer(&request.body),
             (Ok(_), path::SERVERS) => self.order(&request.body),
+            (Ok(_), path::MEMBERS) => json(200, &self.roster.answer()),
+            (Ok(_), path::CHANGE_MEMBERS) => self.change_members(&request.body),
             (Ok(_), path::WATCH) => self.watch(),
             (Ok(_), path::IN_FLIGHT) => self.in_flight(&opened, &request.body),
             (Ok(_), path::STREAM) => text(200, "ready"),
@@ -188,7 +190,7 @@ impl ClusterService {
     fn note_stranger(&self, sender: Option<&str>, refusal: &Refusal) {
         let of_another = [RefusalKind::WrongVersion, RefusalKind::WrongCluster, RefusalKind::WrongFounding]
             .contains(&refusal.kind);
-        let member = sender.and_then(node_id).filter(|from| self.peers.iter().any(|(id, _)| id == from));
+        let member = sender.and_then(node_id).filter(|from| self.roster.is_peer(*from));
         if let Some(member) = member.filter(|_| of_another) {
             self.refusals.refused(member, &refusal.to_string());
         }
@@ -233,7 +235,7 @@ impl ClusterService {
             Err(error) => return text(400, &error.to_string()),
         };
         let worker = incoming.report.worker;
-        if let Some(id) = self.addresses.owner(worker) {
+        if let Some(id) = NodeAddresses::new(self.id, &self.roster.nodes()).owner(worker) {
             return text(400, &format!("worker: {worker} is an address of node {id}; give the worker's own"));
         }
         let from_its_daemon = opened.purpose == Purpose::Report;
@@ -264,16 +266,16 @@ impl ClusterService {
         }
         match waits.recv_timeout(OUTCOME_TIMEOUT) {
             Ok(ReportOutcome::Committed { index, term }) => {
-                answered(&ReportAnswer::Committed { committed: index, term })
+                answered(&ReportAnswer::Committed { committed: index, term, members: self.roster.index() })
             }
             Ok(ReportOutcome::Stale { index, term, newest }) => {
-                answered(&ReportAnswer::stale(index, term, newest))
+                answered(&ReportAnswer::stale(index, term, newest, self.roster.index()))
             }
             Ok(ReportOutcome::OtherDaemon { worker }) => text(409, &other_daemon(worker)),
             Ok(ReportOutcome::NotLeader { leader: None }) => unavailable("no leader is known; try again"),
             Ok(ReportOutcome::NotLeader { leader: Some(leader) }) => match to_hand_on {
                 Some(report) => self.hand_on(leader, report),
-                None => answered(&ReportAnswer::NotLeader { leader }),
+                None => answered(&ReportAnswer::NotLeader { leader, members: self.roster.index() }),
             },
             Ok(ReportOutcome::Busy) => unavailable("leadership is being handed over; try again"),
             Ok(ReportOutcome::Ordered { .. }) => unavailable("a report is no order"),
@@ -281,7 +283,7 @@ impl ClusterService {
                 unavailable(&format!("the table holds {SERVERS_MAX} living servers, and no more fit"))
             }
             // This is not a failure: the report may still be committed. Reporting again is safe: what is not newer changes nothing.
-            Ok(ReportOutcome::Unknown) | Err(_) => {
+            Ok(ReportOutcome::Unknown | ReportOutcome::Refused(_)) | Err(_) => {
                 unavailable("unknown: leadership was lost before the commit; the report may or may not count")
             }
         }
@@ -300,11 +302,11 @@ impl ClusterService {
     /// Hands a report on to the leader and its answer back. The report goes without `forward`: otherwise two
     /// nodes that take each other for the leader would hand it to and fro.
     fn hand_on(&self, leader: NodeId, report: Report) -> Response {
-        let Some((_, address)) = self.peers.iter().find(|(id, _)| *id == leader) else {
-            return unavailable("the leader is unknown to this node's configuration");
+        let Some(address) = self.roster.address_of(leader) else {
+            return unavailable("the address of the leader is unknown to this node");
         };
         let body = IncomingReport { report, forward: false }.to_json();
-        let to = Recipient { name: node_name(leader), address: *address };
+        let to = Recipient { name: node_name(leader), address };
         let Some(answer) = self.relays.post(&to, path::REPORT, &body) else {
             return unavailable("too many reports are being handed on; report again in a second");
         };
@@ -322,9 +324,10 @@ impl ClusterService {
 
     // ------------------------------------------------------------------------------------------------ RPCs
 
-    /// Which other node of the cluster sent this.
+    /// Which other node sent this. It need not be a member, as this node goes by them: a leader may have been added since, and a
+    /// node that was removed asks for votes until it is told (thesis 4.1).
     fn peer(&self, opened: &Opened) -> Result<NodeId, Response> {
-        node_id(&opened.sender).filter(|from| self.peers.iter().any(|(id, _)| id == from)).ok_or_else(|| {
+        node_id(&opened.sender).filter(|from| *from != self.id).ok_or_else(|| {
             text(400, &format!("'{}' is no other node of this cluster", opened.sender.escape_debug()))
         })
     }
@@ -360,6 +363,7 @@ impl ClusterService {
             Err(answer) => return answer,
         };
         match serde_json::from_slice(body) {
+            Ok(_) if !self.roster.is_peer(from) => text(400, &format!("node {from} is no member")),
             Ok(counts) => {
                 self.chooser.hear(from, counts, self.started.elapsed());
                 text(200, "noted")
@@ -376,6 +380,35 @@ impl ClusterService {
         json(200, &KnownLeader { leader: self.standing.get().leader })
     }
 
+    /// The operator wants other members. The answer comes when the change is committed.
+    fn change_members(&self, body: &[u8]) -> Response {
+        let change = match parse_member_change(body) {
+            Ok(change) => change,
+            Err(error) => return text(400, &format!("not a change of members: {error}")),
+        };
+        if let Some(why) = objection(&change, self.gate.is_signed()) {
+            return text(400, &why);
+        }
+        let (caller, waits) = Slot::new();
+        if self.inbox.deliver_within(OUTCOME_TIMEOUT, Input::ChangeMembers { change, caller }).is_err() {
+            return unavailable("this node is stopping, or its disk hangs");
+        }
+        match waits.recv_timeout(OUTCOME_TIMEOUT) {
+            Ok(ReportOutcome::Committed { index, term }) => {
+                json(200, &MembersChanged { committed: index, term })
+            }
+            Ok(ReportOutcome::NotLeader { leader }) => json(409, &KnownLeader { leader }),
+            Ok(ReportOutcome::Refused(why @ (ChangeRefused::TermNotCommitted | ChangeRefused::UnderWay))) => {
+                unavailable(&refused_change(why))
+            }
+            Ok(ReportOutcome::Refused(why)) => text(400, &refused_change(why)),
+            Ok(ReportOutcome::Busy) => unavailable("leadership is being handed over; try again"),
+            _ => unavailable(
+                "unknown: the change was not committed in time, and may still be; see `rakit members list`",
+            ),
+        }
+    }
+
     fn transfer(&self, body: &[u8]) -> Response {
         let wish = match TransferRequest::parse(body) {
             Ok(wish) => wish,
@@ -386,7 +419,7 @@ impl ClusterService {
             return json(409, &KnownLeader { leader });
         }
         if let Some(to) = wish.to
-            && !self.peers.iter().any(|(id, _)| *id == to)
+            && !self.roster.is_peer(to)
         {
             return text(400, &format!("there is no other node {to} in this cluster"));
         }
@@ -424,6 +457,55 @@ impl ClusterService {
                 unavailable("unknown: leadership was lost before the commit; the order may or may not count")
             }
         }
+    }
+}
+
+/// Why an operator's change cannot be, if its values are at fault.
+fn objection(change: &MemberChange, signed: bool) -> Option<String> {
+    let MemberChange::Add { id, cluster, public } = change else { return None };
+    if !(1..=NODE_ID_MAX).contains(id) {
+        return Some(format!("{id} is no id of a node; give 1 to {NODE_ID_MAX}"));
+    }
+    for (key, text) in [("cluster", cluster), ("public", public)] {
+        let Some(address) = text.parse::<SocketAddr>().ok().filter(|address| address.port() > 0) else {
+            return Some(format!("{key}: {text:?} is not IP:PORT; write it as 10.0.0.4:9000"));
+        };
+        if key == "cluster" && address.ip().is_unspecified() {
+            return Some(format!(
+                "cluster: {address} is a wildcard: other machines connect to themselves there; give the node's own"
+            ));
+        }
+        if !signed && !address.ip().to_canonical().is_loopback() {
+            return Some(format!(
+                "{key}: {address} is not on loopback, and this cluster has no secret; give it a secret_file first"
+            ));
+        }
+    }
+    None
+}
+
+/// Why a leader does not begin a change, with the mend.
+fn refused_change(why: ChangeRefused) -> String {
+    match why {
+        ChangeRefused::TermNotCommitted => {
+            "the leader was elected just now; try again in a second".to_owned()
+        }
+        ChangeRefused::UnderWay => {
+            "another change of members is under way; try again when `rakit members list` shows it".to_owned()
+        }
+        ChangeRefused::AlreadyMember => {
+            "there is a member with this id already; take another id, or `rakit members replace`".to_owned()
+        }
+        ChangeRefused::AddressTaken(id) => {
+            format!("node {id} has one of these addresses; give the new node its own")
+        }
+        ChangeRefused::NoMember => "there is no member with this id; see `rakit members list`".to_owned(),
+        ChangeRefused::LastVoter => "it is the last member that votes; add another one first".to_owned(),
+        ChangeRefused::TooFewLeft => {
+            "of the nodes that would be left, fewer than a majority answer; start those that are down first"
+                .to_owned()
+        }
+        ChangeRefused::TooMany => format!("there are {MEMBERS_MAX} members already; remove one first"),
     }
 }
 

@@ -12,12 +12,12 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, after, bounded, never, select};
-use log::debug;
+use log::{debug, warn};
 
 use crate::balancer::in_flight::{Announcer, PAUSE, REPEAT, TOLD_AFTER};
 use crate::balancer::{Chooser, NAME_BYTES_MAX, SERVERS_MAX};
@@ -44,25 +44,38 @@ pub struct Exchange {
     chooser: Arc<Chooser>,
     /// It has one place: that something happened is all that there is to say.
     changed: Sender<()>,
-    peers: Vec<PeerNews>,
+    peers: Arc<Mutex<Vec<PeerNews>>>,
+    starting: Arc<Starting>,
 }
 
-/// What wakes one sender when the last request has ended.
+/// What a new sender needs.
+#[derive(Debug)]
+struct Starting {
+    seal: Seal,
+    process: u64,
+    started: Instant,
+    stopping: Receiver<()>,
+}
+
+/// What wakes one sender. Dropping it ends the sender's thread.
 #[derive(Clone, Debug)]
 struct PeerNews {
+    peer: (NodeId, SocketAddr),
+    /// The counts are others.
+    wake: Sender<()>,
+    /// The last request has ended.
     quiet: Sender<()>,
     /// Whether the peer was told of requests in flight.
     holds: Arc<AtomicBool>,
 }
 
 impl Exchange {
-    /// Starts the watching thread and a sender for each of these peers. They end when `stopping` is closed. `process` is a random number that names
-    /// this process.
+    /// Starts the watching thread, and no sender yet: see [`reach`](Self::reach). All end when `stopping` is closed. `process` is a
+    /// random number that names this process.
     ///
     /// # Errors
     /// When the system gives no thread.
     pub fn start(
-        peers: &[(NodeId, SocketAddr)],
         seal: &Seal,
         chooser: &Arc<Chooser>,
         process: u64,
@@ -70,53 +83,72 @@ impl Exchange {
         stopping: &Receiver<()>,
     ) -> std::io::Result<Self> {
         let (changed, changes) = bounded(1);
-        let mut watch = CountWatch {
+        let peers = Arc::default();
+        let watch = CountWatch {
             chooser: Arc::clone(chooser),
             started,
             changes,
-            senders: Vec::new(),
+            peers: Arc::clone(&peers),
             stopping: stopping.clone(),
         };
-        let mut start = |&(id, address): &(NodeId, SocketAddr)| {
-            let (wake, changes) = bounded(1);
-            watch.senders.push(wake);
-            let (quiet, quiets) = bounded(1);
-            let holds = Arc::new(AtomicBool::new(true));
-            let sender = CountSender {
-                to: Recipient { name: node_name(id), address },
-                seal: seal.clone(),
-                client: Client::new(ClientTimeouts {
-                    connect: SEND_TIMEOUT,
-                    send: SEND_TIMEOUT,
-                    receive: SEND_TIMEOUT,
-                }),
-                chooser: Arc::clone(chooser),
-                announcer: Announcer::new(process),
-                started,
-                holds: Arc::clone(&holds),
-                changes,
-                quiets,
-                stopping: stopping.clone(),
-            };
-            std::thread::Builder::new()
-                .name(format!("peer-{id}-counts"))
-                .stack_size(STACK_BYTES)
-                .spawn(move || sender.run())?;
-            Ok(PeerNews { quiet, holds })
-        };
-        let peers = peers.iter().map(&mut start).collect::<std::io::Result<Vec<_>>>()?;
         std::thread::Builder::new()
             .name("counts-watch".to_owned())
             .stack_size(STACK_BYTES)
             .spawn(move || watch.run())?;
-        Ok(Self { chooser: Arc::clone(chooser), changed, peers })
+        let starting = Starting { seal: seal.clone(), process, started, stopping: stopping.clone() };
+        Ok(Self { chooser: Arc::clone(chooser), changed, peers, starting: Arc::new(starting) })
+    }
+
+    /// Starts and ends senders, so that there are some to these nodes at these addresses, and to no others. A thread that the
+    /// system does not give is asked for again with the next call.
+    pub fn reach(&self, nodes: &[(NodeId, SocketAddr)]) {
+        let mut peers = lock(&self.peers);
+        peers.retain(|news| nodes.contains(&news.peer));
+        for peer in nodes {
+            if peers.iter().any(|news| news.peer == *peer) {
+                continue;
+            }
+            match self.start_sender(*peer) {
+                Ok(news) => peers.push(news),
+                Err(error) => warn!("counts: the system gives no thread for node {}: {error}", peer.0),
+            }
+        }
+    }
+
+    fn start_sender(&self, peer: (NodeId, SocketAddr)) -> std::io::Result<PeerNews> {
+        let Starting { seal, process, started, stopping } = &*self.starting;
+        let (id, address) = peer;
+        let (wake, changes) = bounded(1);
+        let (quiet, quiets) = bounded(1);
+        let holds = Arc::new(AtomicBool::new(true));
+        let sender = CountSender {
+            to: Recipient { name: node_name(id), address },
+            seal: seal.clone(),
+            client: Client::new(ClientTimeouts {
+                connect: SEND_TIMEOUT,
+                send: SEND_TIMEOUT,
+                receive: SEND_TIMEOUT,
+            }),
+            chooser: Arc::clone(&self.chooser),
+            announcer: Announcer::new(*process),
+            started: *started,
+            holds: Arc::clone(&holds),
+            changes,
+            quiets,
+            stopping: stopping.clone(),
+        };
+        std::thread::Builder::new()
+            .name(format!("peer-{id}-counts"))
+            .stack_size(STACK_BYTES)
+            .spawn(move || sender.run())?;
+        Ok(PeerNews { peer, wake, quiet, holds })
     }
 
     /// A request began or ended. Never waits. It costs next to nothing while the watching thread has not looked yet.
     pub fn changed(&self) {
         // Full: they will look anyway. Disconnected: the node is stopping.
         if self.chooser.is_quiet() {
-            for peer in self.peers.iter().filter(|peer| peer.holds.load(Ordering::Relaxed)) {
+            for peer in lock(&self.peers).iter().filter(|peer| peer.holds.load(Ordering::Relaxed)) {
                 let _ = peer.quiet.try_send(());
             }
         }
@@ -124,25 +156,30 @@ impl Exchange {
     }
 }
 
+/// The list is changed by whole entries, so it is sound even if a holder panicked.
+fn lock(peers: &Mutex<Vec<PeerNews>>) -> MutexGuard<'_, Vec<PeerNews>> {
+    peers.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The watching thread.
 struct CountWatch {
     chooser: Arc<Chooser>,
     started: Instant,
     changes: Receiver<()>,
-    senders: Vec<Sender<()>>,
+    peers: Arc<Mutex<Vec<PeerNews>>>,
     stopping: Receiver<()>,
 }
 
 impl CountWatch {
     fn run(self) {
-        if self.senders.is_empty() {
-            return; // A node that is alone.
-        }
         let mut seen = BTreeMap::new();
         loop {
             select! {
                 recv(self.changes) -> change => if change.is_err() { return },
                 recv(self.stopping) -> _ => return,
+            }
+            if lock(&self.peers).is_empty() {
+                continue; // A node that is alone.
             }
             // What began just now is old enough to be told after this, if it has not ended.
             if self.stopping.recv_timeout(TOLD_AFTER) != Err(RecvTimeoutError::Timeout) {
@@ -151,8 +188,8 @@ impl CountWatch {
             let counts = self.chooser.in_flight(self.started.elapsed());
             if counts != seen {
                 seen = counts;
-                for sender in &self.senders {
-                    let _ = sender.try_send(()); // Full: it will look anyway.
+                for peer in lock(&self.peers).iter() {
+                    let _ = peer.wake.try_send(()); // Full: it will look anyway.
                 }
             }
         }
@@ -257,9 +294,16 @@ mod tests {
         };
         let (changed, changes) = bounded(1);
         let (wake, woken) = bounded(1);
+        let peer = (2, SocketAddr::from(([127, 0, 0, 1], 9)));
+        let news = PeerNews { peer, wake, quiet: bounded(1).0, holds: Arc::default() };
         let (_stop, stopping) = bounded(0);
-        let watch =
-            CountWatch { chooser: Arc::clone(&chooser), started, changes, senders: vec![wake], stopping };
+        let watch = CountWatch {
+            chooser: Arc::clone(&chooser),
+            started,
+            changes,
+            peers: Arc::new(Mutex::new(vec![news])),
+            stopping,
+        };
         let watching = std::thread::spawn(move || watch.run());
 
         let stays = choose();

@@ -30,6 +30,7 @@ use log::{debug, info};
 
 use super::cuts::Cuts;
 use super::inbox::Inbox;
+use super::roster::Roster;
 use super::slot::{Slot, Taker};
 use crate::http::client::{CallErrorKind, CancelHandle, Client, ClientTimeouts};
 use crate::protocol::{Purpose, WatchRequest, node_name, path, to_json};
@@ -115,7 +116,7 @@ fn lock(watch: &Mutex<CancelHandle>) -> MutexGuard<'_, CancelHandle> {
 /// What the watching thread needs.
 pub struct LeaderWatch {
     /// Where each other node can be reached.
-    peers: Vec<(NodeId, SocketAddr)>,
+    roster: Arc<Roster>,
     /// Signs as this node; not shared with other threads.
     seal: Seal,
     /// Opens the streams of signed requests. A watch itself has a client of its own, which another thread can end.
@@ -129,20 +130,14 @@ pub struct LeaderWatch {
 }
 
 impl LeaderWatch {
-    /// A watch of whichever of these peers leads.
-    pub fn new(
-        peers: Vec<(NodeId, SocketAddr)>,
-        seal: Seal,
-        leaders: LeaderEar,
-        inbox: Inbox,
-        cuts: Arc<Cuts>,
-    ) -> Self {
+    /// A watch of whichever node leads.
+    pub fn new(roster: Arc<Roster>, seal: Seal, leaders: LeaderEar, inbox: Inbox, cuts: Arc<Cuts>) -> Self {
         let opener = Client::new(ClientTimeouts {
             connect: CONNECT_TIMEOUT,
             send: CONNECT_TIMEOUT,
             receive: CONNECT_TIMEOUT,
         });
-        Self { peers, seal, opener, leaders, inbox, cuts }
+        Self { roster, seal, opener, leaders, inbox, cuts }
     }
 
     /// Watches until the loop has ended.
@@ -164,7 +159,8 @@ impl LeaderWatch {
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            let Some((id, address)) = self.peers.iter().find(|(id, _)| Some(*id) == leader).copied() else {
+            let address = leader.and_then(|id| Some((id, self.roster.address_of(id)?)));
+            let Some((id, address)) = address else {
                 leader = None;
                 continue;
             };

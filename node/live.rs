@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::inbox::ServiceInput;
 use super::recent::{Recent, now_us};
+use super::roster::Roster;
 use super::slot::Slot;
 use super::status::NodeStatus;
 use crate::http::message::{Response, json};
@@ -18,8 +19,8 @@ const PICTURE_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// What the page needs beside the status.
 pub struct Live {
-    /// The ids of all nodes.
-    pub members: Vec<NodeId>,
+    /// Who the members are.
+    pub roster: Arc<Roster>,
     /// After so long without a leader, answers are marked with the age of the state.
     pub patience: Duration,
     /// From cluster.toml.
@@ -66,7 +67,7 @@ impl Live {
         NodeView {
             status,
             servers_hidden,
-            members: self.members.clone(),
+            members: self.roster.ids(),
             now_us: now_us(),
             age_ms: ms(standing.age(now)),
             stale_ms: standing.stale_for(now, self.patience).map(ms),

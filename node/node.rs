@@ -49,6 +49,7 @@ mod refusals;
 mod relays;
 mod request_counts;
 mod rivals;
+mod roster;
 mod running;
 mod shared;
 mod slot;

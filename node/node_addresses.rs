@@ -55,7 +55,7 @@ mod tests {
     }
 
     fn node(id: NodeId, public: &str, cluster: &str) -> Node {
-        Node { id, public: address(public), cluster: address(cluster) }
+        Node { id, public: address(public), cluster: address(cluster), founder: true }
     }
 
     #[test]

@@ -46,12 +46,14 @@ type Job = (RpcId, RpcRequest);
 /// The senders to one peer.
 struct Peer {
     id: NodeId,
+    address: SocketAddr,
     log: Slot<Job>,
     election: Slot<Job>,
 }
 
 /// The senders to all peers. Dropping it ends their threads.
 pub struct Peers {
+    sending: Sending,
     peers: Vec<Peer>,
 }
 
@@ -76,12 +78,29 @@ pub struct Sending {
 }
 
 impl Peers {
-    /// Starts the senders.
-    ///
-    /// # Errors
-    /// When the system gives no thread.
-    pub fn start(peers: &[(NodeId, SocketAddr)], sending: &Sending) -> std::io::Result<Self> {
-        let start = |id: NodeId, address: SocketAddr, purpose: &'static str| {
+    /// Senders to nobody yet: see [`reach`](Self::reach).
+    pub fn new(sending: Sending) -> Self {
+        Self { sending, peers: Vec::new() }
+    }
+
+    /// Starts and ends senders, so that there are some to these nodes at these addresses, and to no others. A thread that the
+    /// system does not give is asked for again with the next call.
+    pub fn reach(&mut self, nodes: &[(NodeId, SocketAddr)]) {
+        self.peers.retain(|peer| nodes.contains(&(peer.id, peer.address)));
+        for &(id, address) in nodes {
+            if self.peers.iter().any(|peer| peer.id == id) {
+                continue;
+            }
+            match self.start(id, address) {
+                Ok(peer) => self.peers.push(peer),
+                Err(error) => warn!("peer: the system gives no thread for node {id}: {error}"),
+            }
+        }
+    }
+
+    fn start(&self, id: NodeId, address: SocketAddr) -> std::io::Result<Peer> {
+        let sending = &self.sending;
+        let start = |purpose: &'static str| {
             let (slot, jobs) = Slot::new();
             let worker = PeerSender {
                 id,
@@ -102,15 +121,8 @@ impl Peers {
                 .spawn(move || worker.run(&jobs))?;
             std::io::Result::Ok(slot)
         };
-        let peers = peers
-            .iter()
-            .map(|&(id, address)| {
-                let log = start(id, address, "log")?;
-                let election = start(id, address, "election")?;
-                Ok(Peer { id, log, election })
-            })
-            .collect::<std::io::Result<Vec<_>>>()?;
-        Ok(Self { peers })
+        let (log, election) = (start("log")?, start("election")?);
+        Ok(Peer { id, address, log, election })
     }
 
     /// Hands a request to the right sender; never blocks.

@@ -18,10 +18,12 @@ use crossbeam_channel::{Receiver, select};
 use log::{debug, error, info, warn};
 
 use super::consensus_counts::ConsensusCounts;
+use super::exchange::Exchange;
 use super::inbox::{Inboxes, ServiceInput};
 use super::leader_watch::LeaderNews;
 use super::peers::Peers;
 use super::recent::Recent;
+use super::roster::Roster;
 use super::slot::Slot;
 use super::standing::{Doing, StandingBoard};
 use crate::balancer::{Change, Published};
@@ -54,6 +56,10 @@ pub struct RaftLoop<D: Disk> {
     pub storage: Storage<D>,
     /// The senders to the other nodes.
     pub peers: Peers,
+    /// Tells the other nodes what this one has in flight.
+    pub exchange: Exchange,
+    /// Who the members are, for the other threads.
+    pub roster: Arc<Roster>,
     /// Where the table is shown to the threads that route.
     pub published: Arc<Published>,
     /// Where role, term and indexes are shown.
@@ -172,6 +178,11 @@ impl<D: Disk> RaftLoop<D> {
                 self.published.publish(self.replica.table(), self.now());
                 self.standing.set(self.replica.standing());
             }
+            Effect::Members { configuration, leaving } => {
+                self.roster.set(&configuration);
+                self.peers.reach(&self.roster.reached(&leaving));
+                self.exchange.reach(&self.roster.reached(&[]));
+            }
             Effect::Watch(leader) => self.leaders.tell(leader),
             Effect::Reply { caller, reply } => caller.put(reply),
             Effect::Answer { caller, outcome } => caller.put(outcome),
@@ -259,7 +270,7 @@ mod tests {
     use crossbeam_channel::Sender;
 
     use super::*;
-    use crate::balancer::{Report, SERVERS_MAX, ServerCommand};
+    use crate::balancer::{Chooser, Report, SERVERS_MAX, ServerCommand};
     use crate::node::inbox::{Inbox, inbox};
     use crate::node::leader_watch::leader_news;
     use crate::node::peers::Sending;
@@ -359,10 +370,17 @@ mod tests {
             };
             let published = Arc::new(Published::new(replica.table(), Duration::ZERO));
             let standing = Arc::new(StandingBoard::new(timeouts.1));
+            let roster = Arc::new(Roster::new(1, &[], replica.raft().configuration()));
+            let (stop, stopped) = crossbeam_channel::bounded(0);
+            let chooser = Chooser::new(Duration::MAX, 1);
+            let exchange =
+                Exchange::start(&sending.seal, &chooser, 1, Instant::now(), &stopped).expect("a thread");
             let raft_loop = RaftLoop {
                 replica,
                 storage,
-                peers: Peers::start(&[], &sending).expect("no thread is needed"),
+                peers: Peers::new(sending),
+                exchange,
+                roster,
                 published: Arc::clone(&published),
                 standing: Arc::clone(&standing),
                 leaders: leader_news().0,
@@ -371,7 +389,6 @@ mod tests {
                 boot_clock: BootClock::new(),
                 started: Instant::now(),
             };
-            let (stop, stopped) = crossbeam_channel::bounded(0);
             let thread = std::thread::spawn(move || raft_loop.run(&inboxes, &stopped));
             assert!(standing.wait_for_leader(Duration::from_secs(60), |leader| leader == Some(1)));
             Self { inbox, published, standing, fails, frozen, stop, thread, directory }

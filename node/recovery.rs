@@ -6,6 +6,7 @@ use log::{info, warn};
 
 use super::ending::Ending;
 use super::raft_loop::NodeReplica;
+use super::roster::founders;
 use crate::balancer::SERVERS_MAX;
 use crate::config::Config;
 use crate::linux::{BootClock, random_u64};
@@ -68,6 +69,7 @@ pub fn recover(
     );
     let mut raft =
         raft::Settings::new(id, founding.members, config.election_timeout, config.heartbeat, random_u64()?);
+    raft.founding = founders(&config.nodes);
     (raft.incarnation, raft.founders) = (recovered.incarnation, recovered.founders);
     raft.trailing_entries = raft.trailing_entries.min(config.snapshot_entries);
     let settings = ReplicaSettings {

@@ -108,8 +108,8 @@ impl RunningNode {
 
     /// Before a leader stops on purpose, it hands leadership over, so that nobody waits for an election timeout.
     fn hand_over(&self) {
-        let Shared { id, patience, ref standing, ref peers, .. } = self.shared;
-        if peers.is_empty() || standing.get().leader != Some(id) {
+        let Shared { id, patience, ref standing, ref roster, .. } = self.shared;
+        if !roster.has_other_voters() || standing.get().leader != Some(id) {
             return;
         }
         if self.inbox.deliver_within(patience, Input::Transfer { to: None }).is_ok()

@@ -1,7 +1,6 @@
 //! What the threads of a node share, each piece behind a lock that is held for the time of a copy; and the two services and
 //! the senders that are made of it. `wiring.rs` makes one `Shared` and starts the threads.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant, SystemTime};
@@ -16,18 +15,19 @@ use super::forwarding::Forwarder;
 use super::inbox::Inbox;
 use super::live::Live;
 use super::metrics::{Listeners, Metrics, Sources};
-use super::node_addresses::NodeAddresses;
 use super::peers::Sending;
 use super::primes::Primes;
 use super::public_service::PublicService;
+use super::raft_loop::NodeReplica;
 use super::recent::Recent;
 use super::refusals::PeerRefusals;
 use super::relays::Relays;
 use super::request_counts::RequestCounts;
 use super::rivals::Rivals;
+use super::roster::Roster;
 use super::standing::StandingBoard;
 use super::status::NodeStatus;
-use crate::balancer::{Chooser, Policy, Published, ServerTable};
+use crate::balancer::{Chooser, Policy, Published};
 use crate::config::{Config, Server};
 use crate::linux::random_u64;
 use crate::protocol::{Times, node_name};
@@ -42,8 +42,8 @@ pub struct Shared {
     pub started: Instant,
     /// The upper election timeout: how long to wait for a leader, or for a peer's reply.
     pub patience: Duration,
-    /// Where each other node's cluster address is.
-    pub peers: Vec<(NodeId, SocketAddr)>,
+    /// Who the members are and where.
+    pub roster: Arc<Roster>,
     /// Signs what this node sends.
     pub seal: Seal,
     /// The server table as it was last applied.
@@ -60,12 +60,10 @@ pub struct Shared {
     pub consensus_counts: Arc<ConsensusCounts>,
     /// The counters of the listeners, for `/metrics`; `wiring.rs` hands them in.
     pub listeners: Listeners,
-    members: Vec<NodeId>,
     times: Times,
     cluster_name: String,
     policy: Policy,
     request_timeout: Duration,
-    addresses: NodeAddresses,
     servers: Vec<Server>,
     /// This node's public port.
     port: u16,
@@ -78,7 +76,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// As it is before the first thread runs: the recovered `table`, no leader.
+    /// As it is before the first thread runs: what `replica` has recovered, no leader.
     ///
     /// # Errors
     /// When the system gives no randomness, or the secret cannot be used.
@@ -87,28 +85,28 @@ impl Shared {
         id: NodeId,
         secret: Option<&Secret>,
         incarnation: u64,
-        table: &ServerTable,
+        replica: &NodeReplica,
         cuts: Cuts,
         started: Instant,
     ) -> Result<Self, String> {
         let no_randomness = |error: std::io::Error| format!("no randomness for signing: {error}");
         let (name, founding) = (node_name(id), config.founding());
-        let others = config.nodes.iter().filter(|node| node.id != id);
+        let standing = StandingBoard::new(config.election_timeout.1);
+        standing.set(replica.standing());
         Ok(Self {
             id,
             started,
             patience: config.election_timeout.1,
-            peers: others.map(|node| (node.id, node.cluster)).collect(),
+            roster: Arc::new(Roster::new(id, &config.nodes, replica.raft().configuration())),
             seal: Seal::new(&config.cluster_name, &name, secret).map_err(no_randomness)?.founded(&founding),
             gate: Arc::new(Gate::new(&config.cluster_name, &name, secret)?.founded(&founding)),
-            published: Arc::new(Published::new(table, started.elapsed())),
-            standing: Arc::new(StandingBoard::new(config.election_timeout.1)),
+            published: Arc::new(Published::new(replica.table(), started.elapsed())),
+            standing: Arc::new(standing),
             chooser: Chooser::new(config.stall, random_u64()?),
             cuts: Arc::new(cuts),
             recent: Arc::default(),
             consensus_counts: Arc::default(),
             listeners: Arc::default(),
-            members: config.nodes.iter().map(|node| node.id).collect(),
             times: Times {
                 heartbeat_ms: ms(config.heartbeat),
                 election_timeout_ms: ms(config.election_timeout.1),
@@ -118,7 +116,6 @@ impl Shared {
             cluster_name: config.cluster_name.clone(),
             policy: config.policy,
             request_timeout: config.request_timeout,
-            addresses: NodeAddresses::new(id, &config.nodes),
             servers: config.servers.clone(),
             port: config.nodes.iter().find(|node| node.id == id).map_or(0, |node| node.public.port()),
             incarnation,
@@ -155,8 +152,7 @@ impl Shared {
     pub fn cluster_service(&self, inbox: &Inbox, stopping: &Receiver<()>) -> Arc<ClusterService> {
         Arc::new(ClusterService {
             id: self.id,
-            peers: self.peers.clone(),
-            addresses: self.addresses.clone(),
+            roster: Arc::clone(&self.roster),
             servers: self.servers.clone(),
             rivals: Arc::clone(&self.rivals),
             published: Arc::clone(&self.published),
@@ -184,6 +180,7 @@ impl Shared {
             chooser: Arc::clone(&self.chooser),
             published: Arc::clone(&self.published),
             standing: Arc::clone(&self.standing),
+            roster: Arc::clone(&self.roster),
             rivals: Arc::clone(&self.rivals),
             refusals: Arc::clone(&self.refusals),
             inbox: inbox.clone(),
@@ -204,7 +201,7 @@ impl Shared {
                 recent: Arc::clone(&self.recent),
             },
             live: Live {
-                members: self.members.clone(),
+                roster: Arc::clone(&self.roster),
                 patience: self.patience,
                 times: self.times,
                 recent: Arc::clone(&self.recent),

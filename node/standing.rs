@@ -11,7 +11,7 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::raft::{NodeId, RoleName};
+use crate::raft::{Membership, NodeId, RoleName};
 use crate::replica::Standing;
 
 /// What the loop is doing.
@@ -74,6 +74,8 @@ impl StandingBoard {
             last_index: 0,
             snapshot_index: 0,
             proposals_pending: 0,
+            membership: Membership::NotYet,
+            members_index: 0,
             joining: false,
             contradiction: None,
             last_contact: None,

@@ -8,12 +8,13 @@ use super::cuts::Cuts;
 use super::inbox::{Inbox, ServiceInput};
 use super::refusals::PeerRefusals;
 use super::rivals::Rivals;
+use super::roster::Roster;
 use super::slot::Slot;
 use super::standing::StandingBoard;
 use crate::balancer::{Chooser, Policy, Published, View};
 use crate::http::message::{Response, header, json, text};
 use crate::protocol::{LOG_LIMIT_MAX, LogQuery, PROTOCOL_VERSION, ServerStatus, Status};
-use crate::raft::NodeId;
+use crate::raft::{Membership, NodeId};
 
 /// How long `GET /log` waits for the loop.
 const LOOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,6 +35,8 @@ pub struct NodeStatus {
     pub published: Arc<Published>,
     /// How this node stands.
     pub standing: Arc<StandingBoard>,
+    /// Who the members are.
+    pub roster: Arc<Roster>,
     /// Servers that two daemons report.
     pub rivals: Arc<Rivals>,
     /// Who does not work with it.
@@ -52,7 +55,7 @@ impl NodeStatus {
 
     /// The status with the server table of `view`.
     pub fn of_view(&self, view: &View) -> Status {
-        let standing = self.standing.get();
+        let (standing, list) = (self.standing.get(), self.roster.answer());
         // The digest and the applied index come from one view, so that they always belong together; the standing may be one
         // batch older or newer.
         let applied_index = view.applied_index();
@@ -88,6 +91,9 @@ impl NodeStatus {
             last_index: standing.last_index.max(applied_index),
             snapshot_index: standing.snapshot_index,
             joining: standing.joining,
+            membership: standing.membership,
+            members_index: list.index,
+            members: list.members,
             state_digest: view.digest().to_owned(),
             policy: self.policy.name().to_owned(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -117,6 +123,8 @@ impl NodeStatus {
             Some(stuck.text())
         } else if let Some(contradiction) = standing.contradiction {
             Some(contradiction.text(self.id))
+        } else if standing.membership == Membership::Removed {
+            Some("this node was removed from the cluster; it may be stopped".to_owned())
         } else if standing.leader.is_none() {
             Some("no leader is known".to_owned())
         } else if standing.applied_index < standing.commit_index || !standing.settled {

@@ -1,4 +1,5 @@
-//! The threads and channels of a node: all of them are made here, in one screen ([`start`]).
+//! The threads and channels of a node: all of them are made here, in one screen ([`start`]), but the senders to other members:
+//! those follow the list of members, so the Raft loop starts and ends them.
 //!
 //! ```text
 //!   clients ──► public listener ──► forwarding ──► workers
@@ -66,7 +67,8 @@ pub fn start(
     let boot_clock = BootClock::new();
     let RecoveredNode { replica, storage, incarnation } =
         recover(config, node.id, repair, started, &boot_clock)?;
-    let shared = Shared::new(config, node.id, secret, incarnation, replica.table(), cuts, started)?;
+    let shared = Shared::new(config, node.id, secret, incarnation, &replica, cuts, started)?;
+    shared.roster.tell_differences(&config.nodes);
 
     // The channels: two inboxes to the Raft loop; from it, whom to watch and how it ended; to the threads, the end.
     let (inbox, inboxes) = inbox(CONSENSUS_INBOX_MAX, REPORT_INBOX_MAX);
@@ -77,9 +79,9 @@ pub fn start(
 
     // What this node has in flight at each server: a thread that watches, and a sender to each peer.
     let process = random_u64()?;
-    let exchange = Exchange::start(&shared.peers, &shared.seal, &shared.chooser, process, started, &stopping)
-        .map_err(no_thread)?;
-    let forwarder = shared.forwarder(exchange);
+    let exchange =
+        Exchange::start(&shared.seal, &shared.chooser, process, started, &stopping).map_err(no_thread)?;
+    let forwarder = shared.forwarder(exchange.clone());
 
     // The listeners, each with a thread per connection. They are bound before the loop starts, so that a node that is
     // elected can be reached.
@@ -96,11 +98,11 @@ pub fn start(
         cluster.local_addr()
     );
 
-    // Two senders to each peer.
-    let peers = Peers::start(&shared.peers, &shared.sending(&inbox)).map_err(no_thread)?;
+    // Two senders to each peer: the loop starts them, as members come and go.
+    let peers = Peers::new(shared.sending(&inbox));
 
     // The death detector.
-    let (seal, watched, cuts) = (shared.seal.clone(), shared.peers.clone(), Arc::clone(&shared.cuts));
+    let (seal, watched, cuts) = (shared.seal.clone(), Arc::clone(&shared.roster), Arc::clone(&shared.cuts));
     let watch = LeaderWatch::new(watched, seal, leader_changes, inbox.clone(), cuts);
     spawn("leader-watch", move || watch.run())?;
 
@@ -109,11 +111,14 @@ pub fn start(
 
     // The Raft loop.
     let (published, standing) = (Arc::clone(&shared.published), Arc::clone(&shared.standing));
+    let roster = Arc::clone(&shared.roster);
     let (recent, counts) = (Arc::clone(&shared.recent), Arc::clone(&shared.consensus_counts));
     let raft_loop = RaftLoop {
         replica,
         storage,
         peers,
+        exchange,
+        roster,
         published,
         standing,
         leaders,

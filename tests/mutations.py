@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # test that hangs has noticed too.
 SUITES = {
     "src/raft": [
-        ["--test", "raft", "--", "transcripts::", "paper::", "thesis::", "limits::", "joining::"],
+        ["--test", "raft", "--", "transcripts::", "paper::", "thesis::", "limits::", "joining::", "members::"],
         ["--test", "raft", "properties::"],
         ["--test", "simulation"],
         ["--test", "raft", "explore::"],
@@ -58,6 +58,7 @@ SIMULATOR_SECONDS_MAX = 300
 CORE, ELECTION, REPLICATION = "src/raft/core.rs", "src/raft/election.rs", "src/raft/replication.rs"
 SNAPSHOT, INCOMING, TRANSFER = "src/raft/snapshot.rs", "src/raft/incoming.rs", "src/raft/transfer.rs"
 TRANSITIONS, PACE = "src/raft/transitions.rs", "src/raft/pace.rs"
+MEMBERS = "src/raft/members.rs"
 JOINING, FOUNDING, PROGRESS = "src/raft/joining.rs", "src/raft/founding.rs", "src/raft/progress.rs"
 STORE, RECOVERY, HINT = "src/storage/store.rs", "src/storage/recovery.rs", "src/storage/hint.rs"
 REPORT, TABLE, SILENCE = "src/balancer/report.rs", "src/balancer/table.rs", "src/balancer/silence.rs"
@@ -121,8 +122,8 @@ MUTANTS = [
     ("14", "a follower acknowledges its own last index", REPLICATION,
      "let result = AppendResult::Success { match_index: last_verified };",
      "let result = AppendResult::Success { match_index: self.log.last_index() };"),
-    ("15a", "half of the nodes are a majority", CORE,
-     "self.settings.voters.len() / 2 + 1", "self.settings.voters.len().div_ceil(2)"),
+    ("15a", "half of the nodes are a majority", MEMBERS,
+     "        self.voters().count() / 2 + 1", "        self.voters().count().div_ceil(2)"),
     ("15b", "the leader counts before its own disk", REPLICATION,
      "matches.push(self.durable_index());", "matches.push(self.log.last_index());"),
     ("16", "word of the disk is believed for a rewritten entry", CORE,
@@ -278,6 +279,31 @@ MUTANTS = [
      "for Reporter { caller, superseded } in reporters.into_iter().take(1) {"),
     ("R12", "a new leader is not watched", DECISIONS,
      "if watched != self.watched {", "if false && watched != self.watched {"),
+    ("C1", "a list counts only from its commit", MEMBERS,
+     "        self.later.last().unwrap_or(&self.base)", "        self.former().unwrap_or(&self.base)"),
+    ("C2", "a second change before the first is committed", MEMBERS,
+     "        if !self.is_change_committed() {\n            return Err(ChangeRefused::UnderWay);", "        if false {\n            return Err(ChangeRefused::UnderWay);"),
+    ("C3", "a change before an entry of the own term is committed (the correction of 2015)", MEMBERS,
+     "        if self.log.term_at(self.commit_index) != Some(self.hard_state.term) {", "        if false {"),
+    ("C4", "a learner counts", MEMBERS,
+     "        self.0.iter().filter(|member| member.voter).map(|member| member.id)", "        self.0.iter().map(|member| member.id)"),
+    ("C5", "a removed leader counts its own disk", REPLICATION,
+     "        if self.members().is_voter(self.settings.id) {\n            matches.push(self.durable_index());\n        }",
+     "        matches.push(self.durable_index());"),
+    ("C6", "a truncated list goes on counting", CORE,
+     "if self.configurations.truncated(from) {", "if false {"),
+    ("C7", "a snapshot carries no list", CORE,
+     "let members = self.configurations.compacted(at);", "let members = self.configurations.compacted(at).filter(|_| false);"),
+    ("C8", "a removed node campaigns", ELECTION,
+     "        if !self.may_campaign() {\n            return self.wait_outside();", "        if false {\n            return self.wait_outside();"),
+    ("C9", "the votes of others than voters count", MEMBERS,
+     "nodes.iter().filter(|node| self.members().is_voter(**node)).count()", "nodes.len()"),
+    ("C10", "a removed node is not told", MEMBERS,
+     "        for (_, progress) in leader.progress.iter_mut().filter(|(peer, _)| !members.contains(**peer)) {",
+     "        leader.progress.retain(|peer, _| members.contains(*peer));\n"
+     "        for (_, progress) in leader.progress.iter_mut().filter(|(peer, _)| !members.contains(**peer)) {"),
+    ("C11", "a learner votes before it has caught up", MEMBERS,
+     "Some((target, _)) if progress.match_index < target => return,", "Some((target, _)) if false && progress.match_index < target => return,"),
     ("J1", "a joining node votes", ELECTION,
      "        if self.is_joining() {\n            return Some(", "        if false {\n            return Some("),
     ("J2", "the acknowledgements of a joining node count", PROGRESS,
@@ -380,7 +406,8 @@ MUTANTS = [
     ("A6", "a daemon may report a worker on any machine", SERVICE,
      "self.gate.is_signed() && !self.may_report(", "!self.gate.is_signed() && !self.may_report("),
     ("A7", "a node's own address counts as a worker's", SERVICE,
-     "if let Some(id) = self.addresses.owner(worker) {", "if let Some(id) = self.addresses.owner(worker).filter(|id| *id == 0) {"),
+     "if let Some(id) = NodeAddresses::new(self.id, &self.roster.nodes()).owner(worker) {",
+     "if let Some(id) = NodeAddresses::new(self.id, &self.roster.nodes()).owner(worker).filter(|id| *id == 0) {"),
 ]
 
 

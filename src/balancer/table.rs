@@ -31,7 +31,7 @@ use sha2::{Digest, Sha256};
 
 use super::command::{Dead, OrderEffect, ServerCommand, ServerOrder};
 use super::report::Report;
-use crate::raft::{Command, Entry, FOUNDING_INDEX, Founding, Index, Term};
+use crate::raft::{Command, Entry, FOUNDING_INDEX, Founding, Index, Members, Term};
 
 /// The most servers of any table; a node uses this value. It bounds memory, the snapshot (some 300 KiB), and
 /// the time of a choice.
@@ -91,7 +91,7 @@ impl ServerRecord {
 /// What one applied entry changed. The answer to a report, log lines and counters follow from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A leader's no-op, or the founding of the cluster: nothing.
+    /// A leader's no-op, the founding of the cluster, or a list of its members: nothing.
     Noop,
     /// The first report of a server.
     New {
@@ -176,7 +176,8 @@ impl ServerTable {
         assert!(*index > self.applied_index, "entry {index} applied after {}", self.applied_index);
         self.applied_index = *index;
         let is_founding = *index == FOUNDING_INDEX && Founding::of_command(command).is_some();
-        if command.is_noop() || is_founding {
+        // Who is a member is the consensus' own business.
+        if command.is_noop() || is_founding || Members::of_command(command).is_some() {
             return Change::Noop;
         }
         let change = match ServerCommand::parse(command) {

@@ -247,7 +247,11 @@ fn nodes(given: Vec<Spanned<super::file::NodeSection>>, place: &Place<'_>) -> Re
         };
         let public = address("public", entry.public, "\"127.0.0.1:8001\"")?;
         let cluster = address("cluster", entry.cluster, "\"127.0.0.1:9001\"")?;
-        nodes.push(Node { id, public, cluster });
+        nodes.push(Node { id, public, cluster, founder: entry.founder.unwrap_or(true) });
+    }
+    if !nodes.iter().any(|node| node.founder) {
+        let complaint = "false for every node; leave it out for those that founded the cluster";
+        return Err(place.error(None, "[[node]] founder", complaint));
     }
     nodes.sort_by_key(|node| node.id);
     Ok(nodes)

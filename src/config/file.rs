@@ -57,6 +57,7 @@ pub(super) struct NodeSection {
     pub(super) id: Option<Spanned<i64>>,
     pub(super) public: Option<Spanned<String>>,
     pub(super) cluster: Option<Spanned<String>>,
+    pub(super) founder: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -77,6 +77,8 @@ pub struct Node {
     pub public: SocketAddr,
     /// The address for the other nodes and the daemons.
     pub cluster: SocketAddr,
+    /// Whether it is a member since the founding. A node that was added later (`rakit members add`) is not.
+    pub founder: bool,
 }
 
 /// What is wrong with a configuration and how to mend it, in one line. The program exits with code 2.
@@ -160,9 +162,9 @@ impl Config {
         })
     }
 
-    /// The founding of the cluster: its name, and the ids of its nodes.
+    /// The founding of the cluster: its name, and the ids of its first members.
     pub fn founding(&self) -> Founding {
-        Founding::new(&self.cluster_name, self.nodes.iter().map(|node| node.id))
+        Founding::new(&self.cluster_name, self.nodes.iter().filter(|node| node.founder).map(|node| node.id))
     }
 
     /// The directory in which this node keeps its state: `data_dir/node-ID`.

@@ -204,6 +204,7 @@ pub fn clean(text: &str) -> String {
 pub mod tests {
     use super::*;
     use rakit::protocol::{PROTOCOL_VERSION, PeerRefusal, ServerStatus};
+    use rakit::raft::Membership;
 
     /// Node `node` of three, in term 2 under node 1, with one living server.
     pub fn status(node: u64) -> Status {
@@ -219,6 +220,9 @@ pub mod tests {
             last_index: 9,
             snapshot_index: 0,
             joining: false,
+            membership: Membership::Voter,
+            members_index: 0,
+            members: Vec::new(),
             state_digest: "abc".to_string(),
             policy: "projected".to_string(),
             uptime_ms: 1_000,

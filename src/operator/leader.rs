@@ -1,5 +1,5 @@
 //! Finds the leader of a cluster and gives it an order over its cluster address. Called by the commands that change the
-//! cluster: `rakit transfer`, `rakit servers`.
+//! cluster: `rakit transfer`, `rakit servers`, `rakit members`.
 //!
 //! They need cluster.toml: it names the addresses, and the secret that signs the order.
 
@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use rakit::config::{Config, Node};
 use rakit::http::client::{Answer, Client, ClientTimeouts};
-use rakit::protocol::{KnownLeader, OPERATOR, Purpose, node_name};
+use rakit::protocol::{KnownLeader, MemberStatus, OPERATOR, Purpose, node_name};
 use rakit::raft::Term;
 use rakit::signing::{Recipient, Seal, Secret};
 
-use super::asking::ask_all;
 use super::comparison::{Asked, clean};
 use super::layout::DIRECTORY_DEFAULT;
+use super::members::ask_members;
 use super::{Failure, load_config};
 
 /// How long each phase of the request may take. A node answers an order within ten seconds, if it does at all.
@@ -81,9 +81,9 @@ impl Leadership {
         Ok(Self { config, seal, client })
     }
 
-    /// The public addresses of the nodes.
+    /// The public addresses of the members, as far as they answer, and of the nodes of cluster.toml.
     pub fn public(&self) -> Vec<SocketAddr> {
-        self.config.nodes.iter().map(|node| node.public).collect()
+        ask_members(&self.config).into_iter().map(|asked| asked.address).collect()
     }
 
     /// Asks all nodes who leads.
@@ -91,8 +91,7 @@ impl Leadership {
     /// # Errors
     /// No node that answers knows a leader.
     pub fn find(&self) -> Result<(Node, Term), Failure> {
-        let found = leader(&self.config, &ask_all(&self.public()));
-        found.map(|(node, term)| (node.clone(), term)).ok_or_else(|| {
+        leader(&ask_members(&self.config)).ok_or_else(|| {
             Failure::other("no node that answers knows a leader; see `rakit status`".to_owned())
         })
     }
@@ -154,9 +153,10 @@ pub fn not_carried_out(node: &Node, answer: &Answer) -> Failure {
 }
 
 /// The newest term among the answers of the nodes, and its leader.
-pub fn leader<'a>(config: &'a Config, answers: &[Asked]) -> Option<(&'a Node, Term)> {
+pub fn leader(answers: &[Asked]) -> Option<(Node, Term)> {
     let believed = answers.iter().filter_map(|answer| answer.status.as_ref().ok());
     let newest = believed.filter(|status| status.leader.is_some()).max_by_key(|status| status.term)?;
-    let node = config.nodes.iter().find(|node| Some(node.id) == newest.leader)?;
-    Some((node, newest.term))
+    let MemberStatus { id, public, cluster, .. } =
+        *newest.members.iter().find(|member| Some(member.id) == newest.leader)?;
+    Some((Node { id, public, cluster, founder: true }, newest.term))
 }

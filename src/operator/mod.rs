@@ -17,6 +17,7 @@
 //! | `leader` | who leads, and signed orders to it: for the commands that change a cluster |
 //! | `transfer` | `rakit transfer` |
 //! | `servers` | `rakit servers`: the servers, and orders about them |
+//! | `members` | `rakit members` |
 //! | `story` | `rakit story`: all logs as one |
 //! | `demo` | `rakit demo`: a demonstration that runs itself |
 //! | `play` | `rakit play`: recorded schedules of the Raft core, step by step |
@@ -49,6 +50,7 @@ mod live_screen;
 mod live_table;
 mod lookout;
 mod manual;
+mod members;
 mod order;
 mod play;
 mod ports;
@@ -91,6 +93,7 @@ Examples:
   rakit up --nodes 3 --base-port 8100 --dir /tmp/second
   rakit status --watch http://10.0.0.1:8001 http://10.0.0.2:8001
   rakit init --nodes 10.0.0.1,10.0.0.2,10.0.0.3 --servers 10.0.0.4,10.0.0.5   a cluster of several machines
+  rakit members add 4 --cluster 10.0.0.4:9000 --public 10.0.0.4:8000   a node more
   rakit check                       what is not as it should be, and the mend
   rakit node --help                 one node of it
 
@@ -130,6 +133,8 @@ enum CliCommand {
     Servers(servers::ServersFlags),
     /// Print the key for reports: what the secret file of a machine holds that may only report
     ReportKey(report_key::ReportKeyFlags),
+    /// Show the members of a cluster, and add, remove or replace one
+    Members(members::MembersFlags),
     /// Write manual pages and completions
     #[command(hide = true)]
     Manual(manual::ManualFlags),
@@ -223,6 +228,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         CliCommand::Manual(flags) => manual::run(&flags),
         CliCommand::Servers(flags) => servers::run(&flags, &cli.log),
         CliCommand::Transfer(flags) => transfer::run(&flags, &cli.log),
+        CliCommand::Members(flags) => members::run(&flags, &cli.log),
         CliCommand::Node(_) | CliCommand::Daemon(_) => Err(Failure::usage(
             "the flags of `rakit node` and `rakit daemon` come after that word, not before it".to_string(),
         )),

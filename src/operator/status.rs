@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, bounded, select};
+use rakit::config::Config;
 use rakit::program::{self, EXIT_FAILURE, EXIT_OK, LogFlags, ParentFlags};
 use rakit::raft::NodeId;
 
@@ -22,6 +23,7 @@ use super::line::Line;
 use super::live_screen::LiveScreen;
 use super::live_table::LiveTable;
 use super::lookout::Lookout;
+use super::members::ask_members;
 use super::screen::say;
 use super::{Failure, NAME, load_config, table};
 
@@ -63,10 +65,16 @@ pub fn run(flags: &StatusFlags, log: &LogFlags) -> Result<ExitCode, Failure> {
         return watch(&nodes, log);
     }
     rakit::logging::start(log.log_level, log.log_file.as_deref()).map_err(Failure::usage)?;
-    let mut answers = ask_all(&nodes.iter().map(|(_, address)| *address).collect::<Vec<_>>());
+    let mut answers = match config(flags)? {
+        Some(config) => ask_members(&config),
+        None => ask_all(&nodes.iter().map(|(_, address)| *address).collect::<Vec<_>>()),
+    };
     // Not cut to the terminal's width: the output may go into a file, and a terminal wraps long lines.
     let contacts = contacts(&answers);
-    name(&mut answers, &nodes, &contacts);
+    let told =
+        answers.iter().filter_map(|answer| answer.status.as_ref().ok()).flat_map(|status| &status.members);
+    let known: Vec<_> = nodes.into_iter().chain(told.map(|member| (member.id, member.public))).collect();
+    name(&mut answers, &known, &contacts);
     lines(&answers, &contacts).iter().for_each(|line| say(line));
     let well = differences(&answers).is_empty();
     Ok(ExitCode::from(if well { EXIT_OK } else { EXIT_FAILURE }))
@@ -140,8 +148,16 @@ fn watch(nodes: &[(NodeId, SocketAddr)], log: &LogFlags) -> Result<ExitCode, Fai
 
 /// The nodes to ask, as (id, address). The id is 0 if it is not known.
 fn nodes(flags: &StatusFlags) -> Result<Vec<(NodeId, SocketAddr)>, Failure> {
+    match config(flags)? {
+        None => flags.urls.iter().map(|url| Ok((0, address(url)?))).collect(),
+        Some(config) => Ok(config.nodes.iter().map(|node| (node.id, node.public)).collect()),
+    }
+}
+
+/// The configuration, if no addresses are given.
+fn config(flags: &StatusFlags) -> Result<Option<Config>, Failure> {
     if !flags.urls.is_empty() {
-        return flags.urls.iter().map(|url| Ok((0, address(url)?))).collect();
+        return Ok(None);
     }
     let default = Path::new(DIRECTORY_DEFAULT).join("cluster.toml");
     let file = match &flags.config {
@@ -155,7 +171,7 @@ fn nodes(flags: &StatusFlags) -> Result<Vec<(NodeId, SocketAddr)>, Failure> {
             )));
         }
     };
-    Ok(load_config(file)?.nodes.iter().map(|node| (node.id, node.public)).collect())
+    load_config(file).map(Some)
 }
 
 /// The socket address in `http://HOST:PORT[/]` or `HOST:PORT`. Of several addresses of a name, the first where a node answers.

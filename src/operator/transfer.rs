@@ -16,6 +16,7 @@ use rakit::raft::NodeId;
 use super::Failure;
 use super::asking::Poller;
 use super::leader::{ClusterFlag, Leadership, leader, not_carried_out};
+use super::members::is_member;
 use super::screen::say;
 
 /// The leader gives up a transfer after an election timeout. This program waits that long and this much
@@ -47,7 +48,8 @@ pub fn run(flags: &TransferFlags, log: &LogFlags) -> Result<ExitCode, Failure> {
     rakit::logging::start(log.log_level, log.log_file.as_deref()).map_err(Failure::usage)?;
     let mut leadership = Leadership::new(&flags.cluster)?;
     if let Some(to) = flags.to {
-        leadership.config.node(to).map_err(|error| Failure::usage(error.to_string()))?;
+        let named = leadership.config.node(to).map(drop).map_err(|error| Failure::usage(error.to_string()));
+        named.or_else(|failure| if is_member(&leadership.config, to) { Ok(()) } else { Err(failure) })?;
     }
     let (before, term) = leadership.find()?;
     if flags.to == Some(before.id) {
@@ -59,16 +61,16 @@ pub fn run(flags: &TransferFlags, log: &LogFlags) -> Result<ExitCode, Failure> {
     if begun.status != 202 {
         return Err(not_carried_out(&before, &begun));
     }
-    let (public, config) = (leadership.public(), &leadership.config);
+    let public = leadership.public();
     let (sender, answers) = bounded(public.len());
     let deliver = move |_, answer| sender.send(answer).is_ok();
     let _poller = Poller::start(&public, ASK_INTERVAL, deliver)
         .map_err(|error| Failure::other(format!("can't start a thread: {error}")))?;
-    let patience = config.election_timeout.1 + GRACE;
+    let patience = leadership.config.election_timeout.1 + GRACE;
     let deadline = Instant::now() + patience;
     while let Ok(answer) = answers.recv_deadline(deadline) {
         // A node that lags may still name an earlier leader. Only a newer term counts.
-        let after = leader(config, &[answer]).filter(|(_, newer)| *newer > term);
+        let after = leader(&[answer]).filter(|(_, newer)| *newer > term);
         let Some((after, _)) = after.filter(|(after, _)| after.id != before.id) else { continue };
         if flags.to.is_some_and(|to| to != after.id) {
             return Err(Failure::other(format!(

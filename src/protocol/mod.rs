@@ -9,6 +9,7 @@
 //! | `report.rs` | a report and the answers to it | daemon to node |
 //! | `balancer/in_flight.rs` | what a node has in flight at each server | node to node |
 //! | `transfer.rs` | the wish that another node shall lead | operator to node |
+//! | `members.rs` | the list of members, and a change of it | node to everyone, operator to node |
 //! | `status.rs` | a node's own view, and its log | node to everyone |
 //!
 //! # The version
@@ -22,6 +23,7 @@
 //! RPCs, since these are also replicated or written to disk.
 
 mod envelope;
+mod members;
 mod order;
 mod page;
 pub mod path;
@@ -33,6 +35,7 @@ mod transfer;
 pub use crate::balancer::InFlight;
 pub use crate::raft::PROTOCOL_VERSION;
 pub use envelope::*;
+pub use members::*;
 pub use order::*;
 pub use page::*;
 pub use report::*;

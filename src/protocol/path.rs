@@ -30,6 +30,11 @@ pub const TRANSFER: &str = "/raft/transfer";
 /// Cluster address: the operator orders something about a server.
 pub const SERVERS: &str = "/servers";
 
+/// Cluster address: who the members are. Daemons and the operator ask.
+pub const MEMBERS: &str = "/members";
+/// Cluster address: the operator asks the leader for a change of members.
+pub const CHANGE_MEMBERS: &str = "/raft/members";
+
 /// Public address: a short usage text.
 pub const USAGE: &str = "/";
 /// Public address: this node's own view.
@@ -66,10 +71,10 @@ pub fn of_rpc(request: &RpcRequest) -> &'static str {
 /// for each purpose.
 pub fn purposes(path: &str) -> Option<&'static [Purpose]> {
     match path {
-        STREAM => Some(&Purpose::ALL),
+        STREAM | MEMBERS => Some(&Purpose::ALL),
         // A node that hands a report on has checked it, and proves with the key of the nodes that it is one.
         REPORT => Some(&[Purpose::Report, Purpose::Raft]),
-        TRANSFER | SERVERS => Some(&[Purpose::Admin]),
+        TRANSFER | SERVERS | CHANGE_MEMBERS => Some(&[Purpose::Admin]),
         PRE_VOTE | REQUEST_VOTE | APPEND_ENTRIES | INSTALL_SNAPSHOT | TIMEOUT_NOW | COMPARE_STATE
         | FOUNDING | WATCH | IN_FLIGHT => Some(&[Purpose::Raft]),
         _ => None,

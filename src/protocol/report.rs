@@ -17,6 +17,9 @@ pub enum ReportAnswer {
         committed: Index,
         /// The term of that entry.
         term: Term,
+        /// The index of the node's list of members; left out for that of the founding. A daemon asks for a list that it does not know.
+        #[serde(default, skip_serializing_if = "is_founding")]
+        members: Index,
     },
     /// Status 200: the report changed nothing, since it is not newer than a committed one of the same server.
     Stale {
@@ -30,18 +33,39 @@ pub enum ReportAnswer {
         epoch: u64,
         /// The sequence of that report.
         sequence: u64,
+        /// As above.
+        #[serde(default, skip_serializing_if = "is_founding")]
+        members: Index,
     },
     /// Status 202: the node does not lead. It has noted that the server reported.
     NotLeader {
         /// The leader's id.
         leader: NodeId,
+        /// As above.
+        #[serde(default, skip_serializing_if = "is_founding")]
+        members: Index,
     },
+}
+
+/// serde hands a reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_founding(members: &Index) -> bool {
+    *members == 0
 }
 
 impl ReportAnswer {
     /// The answer to a report that is not newer than `newest`, which is committed at `committed` in `term`.
-    pub fn stale(committed: Index, term: Term, newest: Stamp) -> Self {
-        Self::Stale { committed, term, stale: true, epoch: newest.epoch, sequence: newest.sequence }
+    pub fn stale(committed: Index, term: Term, newest: Stamp, members: Index) -> Self {
+        Self::Stale { committed, term, stale: true, epoch: newest.epoch, sequence: newest.sequence, members }
+    }
+
+    /// The index of the node's list of members.
+    pub fn members(&self) -> Index {
+        match self {
+            Self::Committed { members, .. }
+            | Self::Stale { members, .. }
+            | Self::NotLeader { members, .. } => *members,
+        }
     }
 
     /// The status of the HTTP answer.
@@ -66,12 +90,12 @@ mod tests {
 
     #[test]
     fn each_answer_is_read_as_what_was_said() {
-        let committed = ReportAnswer::Committed { committed: 5, term: 2 };
-        let stale = ReportAnswer::stale(5, 2, Stamp { epoch: 9, sequence: 7 });
+        let committed = ReportAnswer::Committed { committed: 5, term: 2, members: 0 };
+        let stale = ReportAnswer::stale(5, 2, Stamp { epoch: 9, sequence: 7 }, 0);
         for (answer, json) in [
             (committed, r#"{"committed":5,"term":2}"#),
             (stale, r#"{"committed":5,"term":2,"stale":true,"epoch":9,"sequence":7}"#),
-            (ReportAnswer::NotLeader { leader: 3 }, r#"{"leader":3}"#),
+            (ReportAnswer::NotLeader { leader: 3, members: 0 }, r#"{"leader":3}"#),
         ] {
             assert_eq!(String::from_utf8(to_json(&answer)).expect("JSON is UTF-8"), json);
             assert_eq!(ReportAnswer::parse(answer.status(), json.as_bytes()), Some(answer));

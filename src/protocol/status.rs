@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::members::MemberStatus;
 use super::path;
-use crate::raft::{Index, NodeId, RoleName, Term};
+use crate::raft::{Index, Membership, NodeId, RoleName, Term};
 
 /// The answer to `GET /status`: this node's own view. Keys in the order of docs/protocol.md.
 ///
@@ -35,6 +36,12 @@ pub struct Status {
     pub snapshot_index: Index,
     /// Whether it began without memory and does not count yet: it does not vote, and its acknowledgements do not count.
     pub joining: bool,
+    /// How it stands to the members that it goes by: `voter`, `learner`, `not_yet`, `leaving`, `removed`.
+    pub membership: Membership,
+    /// The index of the list of members; 0 for that of the founding.
+    pub members_index: Index,
+    /// The members that it goes by.
+    pub members: Vec<MemberStatus>,
     /// A hash over the replicated state at `applied_index`.
     pub state_digest: String,
     /// How it chooses a server.

@@ -12,6 +12,7 @@ use super::event::Event;
 use super::incoming::IncomingSnapshot;
 use super::joining::FoundingRound;
 use super::log::Log;
+use super::members::Configurations;
 use super::random::Random;
 use super::role::{Role, RoleName};
 use super::settings::{Settings, TERM_JUMP_MAX};
@@ -38,6 +39,10 @@ pub struct Raft {
     pub(super) hard_state: HardState,
     /// Figure 2: log[].
     pub(super) log: Log,
+    /// The lists of members: what the node goes by, and what it may go back to (`members.rs`).
+    pub(super) configurations: Configurations,
+    /// This node was removed, and has said so.
+    pub(super) told_removed: bool,
     /// Index and term of the last entry that was compacted away.
     pub(super) snapshot: Option<Arc<Snapshot>>,
     /// Figure 2: commitIndex.
@@ -86,10 +91,15 @@ impl Raft {
         entries: Vec<Entry>,
         now: Duration,
     ) -> Self {
-        assert!(settings.voters.contains(&settings.id), "a node is one of the voters");
+        assert!(settings.founding.is_sound(), "somebody founded the cluster");
         assert!(settings.election_timeout.0 <= settings.election_timeout.1, "a range the right way up");
         let (base_index, base_term) =
             snapshot.as_ref().map_or((0, 0), |snapshot| (snapshot.last_index, snapshot.last_term));
+        let of_snapshot = snapshot.as_ref().and_then(|snapshot| snapshot.members.clone());
+        let mut configurations = Configurations::new(settings.founding.clone(), of_snapshot);
+        for entry in &entries {
+            configurations.appended(entry.index, &entry.command);
+        }
         let log = Log::new(base_index, base_term, entries);
         assert!(log.last_term() <= hard_state.term, "no entry is newer than the term");
         let mut raft = Self {
@@ -98,6 +108,8 @@ impl Raft {
             settings,
             hard_state,
             log,
+            configurations,
+            told_removed: false,
             snapshot: snapshot.map(Arc::new),
             // The snapshot's entries were committed. Whether the entries after it are committed, only a leader
             // can say.
@@ -157,6 +169,7 @@ impl Raft {
             Event::Lost { to, rpc } => self.request_lost(to, rpc, false),
             Event::Refused { from, rpc } => self.request_lost(from, rpc, true),
             Event::Propose { id, command } => self.propose(id, command),
+            Event::ChangeMembers { id, change } => self.change_members(id, &change),
             Event::Persisted { mark } => self.persisted(mark),
             Event::Compact { at, state } => self.compact(at, state),
             Event::LeaderGone { leader } => self.leader_gone(leader),
@@ -226,8 +239,8 @@ impl Raft {
     }
 
     fn receive_reply(&mut self, from: NodeId, rpc: RpcId, reply: RpcReply) {
-        if !self.is_peer(from) {
-            return self.suspicious(format!("a reply from node {from}, which is no peer"));
+        if from == self.settings.id {
+            return self.suspicious(format!("a reply from node {from}, which is this node itself"));
         }
         // Figure 2, "All Servers": if RPC request or response contains term T > currentTerm, set currentTerm = T,
         // convert to follower.
@@ -296,7 +309,8 @@ impl Raft {
             return;
         }
         let last_term = self.log.term_at(at).expect("the log holds everything after the snapshot");
-        let snapshot = Arc::new(Snapshot { last_index: at, last_term, state });
+        let members = self.configurations.compacted(at);
+        let snapshot = Arc::new(Snapshot { last_index: at, last_term, state, members });
         self.snapshot = Some(Arc::clone(&snapshot));
         self.output.durable.push(Durable::Compact {
             snapshot,
@@ -329,9 +343,18 @@ impl Raft {
     pub(super) fn append(&mut self, command: Command) -> Index {
         let entry = Entry { index: self.log.last_index() + 1, term: self.hard_state.term, command };
         let index = entry.index;
-        self.log.push(entry.clone());
-        self.output.durable.push(Durable::Record(Record::Entry(entry)));
+        self.push(entry);
         index
+    }
+
+    /// An entry comes into the log. If it is a list of members, it counts from now on.
+    pub(super) fn push(&mut self, entry: Entry) {
+        self.log.push(entry.clone());
+        let is_list = self.configurations.appended(entry.index, &entry.command);
+        self.output.durable.push(Durable::Record(Record::Entry(entry)));
+        if is_list {
+            self.members_changed();
+        }
     }
 
     /// Drops the entries from `from` on, which conflict with the leader's.
@@ -342,6 +365,9 @@ impl Raft {
         self.durable_index = self.durable_index.min(from - 1);
         self.output.durable.push(Durable::Record(Record::Truncate { from }));
         self.output.notices.push(Notice::Truncated { from, count });
+        if self.configurations.truncated(from) {
+            self.members_changed();
+        }
     }
 
     pub(super) fn send_now(&mut self, to: NodeId, request: RpcRequest) -> RpcId {
@@ -380,21 +406,24 @@ impl Raft {
             }
             self.output.apply.push(super::Apply::Entry(entry));
         }
+        self.leave_if_removed();
     }
 
-    /// The other members.
+    /// The other members, learners included.
     pub fn peers(&self) -> impl Iterator<Item = NodeId> + use<> {
         let id = self.settings.id;
-        self.settings.voters.clone().into_iter().filter(move |voter| *voter != id)
+        self.members()
+            .clone()
+            .iter()
+            .map(|member| member.id)
+            .filter(|peer| *peer != id)
+            .collect::<Vec<_>>()
+            .into_iter()
     }
 
-    pub(super) fn is_peer(&self, node: NodeId) -> bool {
-        node != self.settings.id && self.settings.voters.contains(&node)
-    }
-
-    /// How many nodes are a majority: more than half of all, the dead included.
+    /// How many nodes are a majority: more than half of all voters, the dead included.
     pub fn majority(&self) -> usize {
-        self.settings.voters.len() / 2 + 1
+        self.members().majority()
     }
 
     pub(super) fn plausible_term(&mut self, from: NodeId, term: Term) -> bool {
@@ -521,8 +550,13 @@ impl Raft {
             assert_eq!(self.hard_state.voted_for, None, "a joining node voted");
             assert!(matches!(self.role, Role::Follower), "a joining node campaigned");
         }
+        assert!(self.configuration().index <= self.log.last_index(), "members of an entry that is not there");
         match &self.role {
             Role::Leader(leader) => {
+                assert!(
+                    self.peers().all(|peer| leader.progress.contains_key(&peer)),
+                    "a leader knows each member"
+                );
                 assert_eq!(self.leader, Some(self.settings.id), "a leader follows itself");
                 assert_eq!(self.hard_state.voted_for, Some(self.settings.id), "a leader voted for itself");
                 for progress in leader.progress.values() {

@@ -41,6 +41,9 @@ impl Raft {
         if self.is_barred {
             return self.wait_barred();
         }
+        if !self.may_campaign() {
+            return self.wait_outside();
+        }
         let reason = match (&self.role, self.quick_rounds, self.leader) {
             (Role::Follower, 1.., Some(leader)) => {
                 format!("the process of node {leader}, the leader, seems to have died")
@@ -75,6 +78,15 @@ impl Raft {
         self.reset_election_timer();
     }
 
+    /// The time has come to campaign, and this node is no voter.
+    fn wait_outside(&mut self) {
+        self.quick_rounds = 0;
+        let reason =
+            "it heard no leader for a whole election timeout, and it is no voter, so it does not campaign";
+        self.become_follower(self.hard_state.term, None, reason.into());
+        self.reset_election_timer();
+    }
+
     /// The connection that watched the leader's process was closed, and nobody listens there any more. This is
     /// a hint, not proof: this node may now ask for pre-votes and grant them. It changes nothing on other
     /// nodes.
@@ -88,6 +100,9 @@ impl Raft {
             return;
         }
         self.leader_contact = None;
+        if !self.may_campaign() {
+            return; // It may grant votes from now on.
+        }
         self.quick_rounds = QUICK_ROUNDS_MAX;
         let pause = self.random.between(QUICK_PAUSE);
         self.election_deadline = self.election_deadline.min(self.now + pause);
@@ -98,7 +113,7 @@ impl Raft {
         self.become_pre_candidate(reason);
         self.next_round_timer(QUICK_RETRY);
         let arguments = self.vote_arguments(self.hard_state.term + 1, false);
-        for peer in self.peers() {
+        for peer in self.voting_peers() {
             self.send_now(peer, RpcRequest::PreVote(arguments));
         }
         // Its own pre-vote is no promise, so it need not be durable.
@@ -119,7 +134,7 @@ impl Raft {
         self.become_candidate(reason);
         self.next_round_timer(QUICK_ELECTION);
         let arguments = self.vote_arguments(self.hard_state.term, transfer);
-        for peer in self.peers() {
+        for peer in self.voting_peers() {
             self.send_once_durable(peer, RpcRequest::RequestVote(arguments));
         }
         // Its own vote counts when it is durable: see `persisted`. A cluster of one, too, waits for its disk.
@@ -139,7 +154,7 @@ impl Raft {
 
     /// Why this voter would not vote for the candidate. PreVote and RequestVote share these rules.
     fn objection(&self, from: NodeId, arguments: &RequestVote) -> Option<String> {
-        if from != arguments.candidate_id || !self.is_peer(from) {
+        if from != arguments.candidate_id || from == self.settings.id {
             return Some(format!("node {from} asks in the name of node {}", arguments.candidate_id));
         }
         if self.is_joining() {
@@ -211,6 +226,7 @@ impl Raft {
             }
         });
         if let Some(reason) = objection {
+            self.tell_removed(from);
             return self.refuse(&arguments, true, reason);
         }
         let (to, term) = (from, arguments.term);
@@ -312,12 +328,13 @@ impl Raft {
         if !granted.insert(from) {
             return;
         }
-        let votes = granted.len();
+        let granted = granted.clone();
+        let votes = self.count_voters(&granted);
         if from != own {
             self.output.notices.push(Notice::VoteReceived { from, term, pre: true, votes, majority });
         }
         if votes >= majority {
-            let reason = format!("{} would vote for it", named(granted));
+            let reason = format!("{} would vote for it", named(&granted));
             self.begin_election(false, reason);
         }
     }
@@ -328,12 +345,13 @@ impl Raft {
         if !granted.insert(from) {
             return;
         }
-        let votes = granted.len();
+        let granted = granted.clone();
+        let votes = self.count_voters(&granted);
         if from != own {
             self.output.notices.push(Notice::VoteReceived { from, term, pre: false, votes, majority });
         }
         if votes >= majority {
-            let elected_by = named(granted);
+            let elected_by = named(&granted);
             self.become_leader(votes, &elected_by);
         }
     }
@@ -343,10 +361,11 @@ impl Raft {
     /// dead after all, and the other followers were only slower to notice, the next quick round is already
     /// planned.
     fn count_refusal(&mut self, from: NodeId) {
-        let refusals_max = self.settings.voters.len() - self.majority();
+        let refusals_max = self.members().voters().count() - self.majority();
         let Role::PreCandidate { refused, .. } = &mut self.role else { return };
         refused.insert(from);
-        if refused.len() > refusals_max
+        let refused = refused.clone();
+        if self.count_voters(&refused) > refusals_max
             && let Some(leader) = self.leader
         {
             self.give_up_pre_vote(format!("a majority of the nodes still hears node {leader}, the leader"));

@@ -1,6 +1,6 @@
 //! What can happen to a node: the only way into the core. The driver hands each event to [`Raft::step`](super::Raft::step).
 
-use super::{Command, Index, NodeId, ProposalId, ReplyToken, RpcId, RpcReply, RpcRequest};
+use super::{Command, Index, MemberChange, NodeId, ProposalId, ReplyToken, RpcId, RpcReply, RpcRequest};
 
 /// Something that happened.
 #[derive(Clone, Debug)]
@@ -47,6 +47,13 @@ pub enum Event {
         id: ProposalId,
         /// The command.
         command: Command,
+    },
+    /// An operator wants other members. Exactly one [`Resolution`](super::Resolution) will follow.
+    ChangeMembers {
+        /// Given back with the outcome.
+        id: ProposalId,
+        /// The change.
+        change: MemberChange,
     },
     /// Everything in `durable` of the output with this mark, and of all before it, is durable.
     Persisted {

@@ -27,6 +27,7 @@ impl Raft {
         }
         (self.commit_index, self.applied_index, self.snapshot_index(), self.durable_index()).hash(hasher);
         self.log.first_index().hash(hasher);
+        (self.configuration(), self.configurations.former(), self.told_removed).hash(hasher);
         for index in self.log.first_index().saturating_sub(1)..=self.log.last_index() {
             self.log.term_at(index).hash(hasher);
         }

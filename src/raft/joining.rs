@@ -93,14 +93,15 @@ impl Raft {
     /// An acknowledgement says in which life of the peer it was given. Asked before anything else in it is taken in.
     pub(super) fn hear_life(&mut self, peer: NodeId, life: Life) {
         let (last_index, now) = (self.log.last_index(), self.now);
+        let is_member = self.members().contains(peer);
         let Some(progress) = self.progress_mut(peer) else { return };
         if progress.incarnation.is_some_and(|known| known != life.incarnation) {
             // Another directory: what was known of the old one's log says nothing about this one's.
             *progress = Progress::new(last_index, now);
         }
         progress.incarnation = Some(life.incarnation);
-        if !life.joining {
-            progress.barrier = None;
+        if !life.joining || !is_member {
+            progress.barrier = None; // Who was removed does not count anyway, and is not admitted.
         } else if progress.barrier.is_none() {
             let barrier = self.append(Command::noop());
             let progress = self.progress_mut(peer).expect("it was there a moment ago");
@@ -167,11 +168,16 @@ impl Raft {
         if !self.is_fresh() {
             return; // There is a cluster: some leader will come back and fill this node.
         }
+        if !self.settings.founding.contains(self.settings.id) {
+            return; // It founds nothing: it waits until it is added, and a leader comes.
+        }
         // Whoever has not answered after the longest election timeout is not reachable.
         self.election_deadline = self.now + self.settings.election_timeout.1;
         let incarnation = self.settings.incarnation;
         let mut round = FoundingRound::default();
-        for peer in self.peers() {
+        let own = self.settings.id;
+        let others: Vec<NodeId> = self.settings.founding.voters().filter(|peer| *peer != own).collect();
+        for peer in others {
             let question = RpcRequest::Founding(FoundingQuestion { incarnation });
             round.asked.insert(peer, self.send_now(peer, question));
         }
@@ -241,12 +247,12 @@ impl Raft {
         self.election_deadline = self.now + self.settings.heartbeat;
         joining.insert(self.settings.id, self.settings.incarnation);
         let before = self.fresh_before.take();
-        let (new, majority) = (joining.len(), self.majority());
+        let (new, majority) = (joining.len(), self.settings.founding.majority());
         // Enough, if all of them stand as they stood in the round before?
         let fresh: Founders =
             joining.into_iter().chain(counting.iter().map(|(id, life)| (*id, *life))).collect();
         let is_enough = |known: &Founders| {
-            known.len() == self.settings.voters.len() || counting.is_empty() && known.len() >= majority
+            known.len() == self.settings.founding.count() || counting.is_empty() && known.len() >= majority
         };
         if !lived.is_empty() || !refused.is_empty() || !is_enough(&fresh) {
             let lived = lived.into_iter().chain(counting.into_keys()).collect();
@@ -275,7 +281,7 @@ impl Raft {
         if !self.is_joining() || !self.is_fresh() {
             return; // A leader was faster.
         }
-        assert!(founders.len() >= self.majority(), "a majority founds a cluster");
+        assert!(founders.len() >= self.settings.founding.majority(), "a majority founds a cluster");
         self.settings.founders.clone_from(&founders);
         self.output.durable.push(Durable::Record(Record::Founders(founders.clone())));
         self.set_hard_state(HardState { joining: false, ..self.hard_state });

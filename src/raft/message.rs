@@ -15,6 +15,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use super::members::Configuration;
+
 /// The version of everything that two builds must have in common: what goes over the wire, what stands on disk, and the
 /// rules by which every node makes the same table of the same log. Requests, answers, logs and snapshots carry it, and
 /// another one is refused by name (docs/protocol.md, "The version").
@@ -23,7 +25,7 @@ use serde_json::value::RawValue;
 /// change of a path, a key or its meaning, a header, the frame of a signature, the form of a record, the check of a
 /// report, or a rule of the server table. Not for what only one node decides for itself, such as time-outs, log lines or
 /// the choice of a server.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// Names a node: the `id` of its `[[node]]` in cluster.toml. At least 1.
 pub type NodeId = u64;
@@ -150,6 +152,9 @@ pub struct Snapshot {
     pub last_term: Term,
     /// The state, opaque to Raft, as JSON.
     pub state: Command,
+    /// The newest list of members up to there; `None`: that of the founding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members: Option<Configuration>,
 }
 
 /// One change of what the disk must hold. A node's durable state is the fold of its records, in order.
@@ -336,6 +341,9 @@ pub struct InstallSnapshot {
     pub done: bool,
     /// CRC-32 of the whole snapshot's JSON text: chunks of two snapshots never mix.
     pub checksum: u32,
+    /// The newest list of members up to there; `None`: that of the founding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members: Option<Configuration>,
 }
 
 /// Result of `InstallSnapshot`.

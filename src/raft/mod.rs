@@ -73,6 +73,7 @@
 //! | `core.rs` | the state, the entrance for events, invariants | Figure 2 |
 //! | `role.rs` | the four roles, with what exists in each alone | Figure 2, "Volatile state" |
 //! | `transitions.rs` | every change of a role | Figure 4 |
+//! | `members.rs` | the list of members, and how it changes | thesis, chapter 4 |
 //! | `joining.rs` | a node without memory: how it becomes a member that counts, how a cluster begins | |
 //! | `election.rs` | elections, PreVote, leader stickiness, the quick start after a death | 5.2, 5.4.1; thesis 9.6, 4.2.3 |
 //! | `replication.rs` | AppendEntries on both sides, the commit rule, heartbeats, CheckQuorum | 5.3, 5.4.2; thesis 6.2 |
@@ -93,8 +94,8 @@
 //! byte for byte, which is what makes a failure found by a random schedule a failure that can be looked at.
 //!
 //! # What is left out, and why
-//! * *Changes of membership* (paper, section 6): the configuration file names the nodes; a dead one is restarted, not
-//!   replaced. The majority of five stays three, whoever is dead.
+//! * *Joint consensus* (paper, section 6): members change one at a time (thesis, chapter 4). A dead node changes nothing
+//!   by itself: the majority of five stays three, whoever is dead.
 //! * *Reads through the log or a lease* (section 8, thesis 6.4): requests are routed from each node's own applied state, by
 //!   design, leader or no leader; its age is told.
 //! * *Exactly-once client sessions* (section 8, thesis 6.3): the commands carry (epoch, sequence) and applying one twice
@@ -110,6 +111,7 @@ mod founding;
 mod incoming;
 mod joining;
 mod log;
+mod members;
 mod message;
 mod output;
 mod pace;
@@ -127,6 +129,7 @@ pub use core::Raft;
 pub use event::Event;
 pub use founding::{FOUNDING_INDEX, FOUNDING_TERM, Founding};
 pub use log::Log;
+pub use members::*;
 pub use message::*;
 pub use output::*;
 pub use picture::{FollowerPicture, LOG_SHOWN_MAX, Picture};

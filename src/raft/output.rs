@@ -10,7 +10,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Entry, HardState, Index, NodeId, Record, RoleName, RpcReply, RpcRequest, Snapshot, Term};
+use super::{
+    ChangeRefused, Entry, HardState, Index, NodeId, Record, RoleName, RpcReply, RpcRequest, Snapshot, Term,
+};
 
 /// Names one request that this core sent: its reply, or word of its loss, comes back with it.
 pub type RpcId = u64;
@@ -131,6 +133,8 @@ pub enum Resolution {
     /// This node leads, but cannot take more now (leadership is being handed over, or too much is uncommitted);
     /// nothing was written.
     Busy,
+    /// This node leads, and does not begin this change of members; nothing was written.
+    Refused(ChangeRefused),
     /// This node lost its leadership before the entry was committed: it may or may not commit.
     Unknown,
 }
@@ -252,6 +256,23 @@ pub enum Notice {
         /// The entry that the peer must have.
         barrier: Index,
     },
+    /// This node goes by another list of members from now on.
+    Members {
+        /// The index of its entry; 0 for the founding.
+        index: Index,
+        /// The members, in words.
+        members: String,
+    },
+    /// A learner has caught up: this leader proposes that it votes.
+    CaughtUp {
+        /// The learner.
+        peer: NodeId,
+    },
+    /// This node was removed, and this is committed.
+    Removed {
+        /// The index of the list without it.
+        index: Index,
+    },
     /// Leadership is being handed over.
     Transfer {
         /// What happens with it.
@@ -339,6 +360,18 @@ impl Notice {
             Self::PeerJoining { peer, barrier } => format!(
                 "joining: node {peer} has a new or emptied directory; node {id}, the leader, does not count it before it \
                  has index {barrier}"
+            ),
+            Self::Members { index: 0, members } => {
+                format!("members: node {id} goes back to the members of the founding: {members}")
+            }
+            Self::Members { index, members } => {
+                format!("members: node {id} goes by the members of entry {index} from now on: {members}")
+            }
+            Self::CaughtUp { peer } => format!(
+                "members: node {peer} has caught up; node {id}, the leader, proposes that it votes from now on"
+            ),
+            Self::Removed { index } => format!(
+                "members: node {id} was removed from the cluster by entry {index}: it campaigns no more, and may be stopped"
             ),
             Self::Transfer { text } => format!("transfer: {text}"),
             Self::Suspicious { text } => format!("suspicious: {text}"),

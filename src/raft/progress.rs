@@ -23,6 +23,12 @@ pub(super) struct Progress {
     pub(super) incarnation: Option<u64>,
     /// The follower is joining: it does not count before it has this entry, and the leader has admitted it.
     pub(super) barrier: Option<Index>,
+    /// For a learner: the entries that the leader had when its round began, and when that was (`members.rs`).
+    pub(super) round: Option<(Index, Duration)>,
+    /// It is no member any more, since then; it is still to be told.
+    pub(super) leaving_since: Option<Duration>,
+    /// The greatest commit index that it was sent together with its entry, or after it.
+    pub(super) commit_sent: Index,
     /// The request that is under way, if any: one at a time, as HTTP does it.
     pub(super) in_flight: Option<RpcId>,
     /// When the last request was sent.
@@ -54,6 +60,9 @@ impl Progress {
             match_index: 0,
             incarnation: None,
             barrier: None,
+            round: None,
+            leaving_since: None,
+            commit_sent: 0,
             in_flight: None,
             last_sent: None,
             last_acknowledged: now,
@@ -128,7 +137,9 @@ impl Progress {
     ) {
         let since = |moment: Duration| (now.saturating_sub(moment), moment.saturating_sub(now));
         (self.next_index, self.match_index, self.heartbeat_due, self.probing).hash(hasher);
-        (self.incarnation, self.barrier).hash(hasher);
+        (self.incarnation, self.barrier, self.commit_sent).hash(hasher);
+        self.round.map(|(target, began)| (target, since(began))).hash(hasher);
+        self.leaving_since.map(since).hash(hasher);
         self.in_flight.map(rpc_name).hash(hasher);
         (self.last_sent.map(since), since(self.last_acknowledged)).hash(hasher);
         // A pause that is over counts as no pause.

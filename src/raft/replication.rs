@@ -7,8 +7,8 @@ use super::core::Raft;
 use super::progress::Progress;
 use super::role::{Leader, Role};
 use super::{
-    AppendEntries, AppendReply, AppendResult, Command, Durable, Entry, Index, NodeId, ProposalId, Record,
-    Resolution, RpcId, RpcRequest, Term,
+    AppendEntries, AppendReply, AppendResult, Command, Entry, Index, NodeId, ProposalId, Resolution, RpcId,
+    RpcRequest, Term,
 };
 
 impl Raft {
@@ -72,6 +72,7 @@ impl Raft {
         };
         let admit = self.admission(peer, prev_log_index + entries.len() as u64);
         let bytes = entries.iter().map(Entry::bytes_in_append).sum();
+        let commit_sent = self.commit_index.min(prev_log_index + entries.len() as u64);
         let request = RpcRequest::AppendEntries(AppendEntries {
             term: self.hard_state.term,
             leader_id: self.settings.id,
@@ -83,6 +84,9 @@ impl Raft {
         });
         let rpc = self.send_now(peer, request);
         self.note_sent(peer, rpc, bytes);
+        if let Some(progress) = self.progress_mut(peer) {
+            progress.commit_sent = progress.commit_sent.max(commit_sent);
+        }
     }
 
     pub(super) fn note_sent(&mut self, peer: NodeId, rpc: RpcId, bytes: usize) {
@@ -112,6 +116,8 @@ impl Raft {
                 progress.probing = false;
                 self.advance_commit();
                 self.continue_transfer(from);
+                self.promote_if_caught_up(from);
+                self.farewell(from);
             }
             AppendResult::Success { match_index } => {
                 self.suspicious(format!(
@@ -188,9 +194,10 @@ impl Raft {
     /// nodes do not count, and the majority is one of all nodes all the same.
     pub(super) fn advance_commit(&mut self) {
         let Role::Leader(leader) = &self.role else { return };
-        let counting = leader.progress.values().map(|progress| progress.counted_match());
-        let mut matches: Vec<Index> = counting.collect();
-        matches.push(self.durable_index());
+        let mut matches: Vec<Index> = self.counting(leader).map(Progress::counted_match).collect();
+        if self.members().is_voter(self.settings.id) {
+            matches.push(self.durable_index());
+        }
         matches.sort_unstable_by(|a, b| b.cmp(a));
         let on_majority = matches[self.majority() - 1];
         if on_majority > self.commit_index && self.log.term_at(on_majority) == Some(self.hard_state.term) {
@@ -233,6 +240,7 @@ impl Raft {
             let reason = format!("as leader it had no answer from a majority for {silence_ms} ms");
             return self.become_follower(term, None, reason);
         }
+        self.give_up_farewells();
         self.transfer_tick();
     }
 
@@ -253,11 +261,21 @@ impl Raft {
 
     /// The latest time at which a majority, this leader included, certainly listened to it.
     pub(super) fn quorum_contact(&self, leader: &Leader) -> Duration {
-        let mut contacts: Vec<Duration> =
-            leader.progress.values().map(|progress| progress.counted_contact()).collect();
-        contacts.push(self.now);
+        let mut contacts: Vec<Duration> = self.counting(leader).map(Progress::counted_contact).collect();
+        if self.members().is_voter(self.settings.id) {
+            contacts.push(self.now);
+        }
         contacts.sort_unstable_by(|a, b| b.cmp(a));
         contacts[self.majority() - 1]
+    }
+
+    /// What the leader knows of the other voters. Learners do not count, and who was removed does not either.
+    fn counting<'a>(&'a self, leader: &'a Leader) -> impl Iterator<Item = &'a Progress> {
+        leader
+            .progress
+            .iter()
+            .filter(|(peer, _)| self.members().is_voter(**peer))
+            .map(|(_, progress)| progress)
     }
 
     pub(super) fn progress_of(&self, peer: NodeId) -> Option<&Progress> {
@@ -325,10 +343,10 @@ impl Raft {
                 //    entry and all that follow it (5.3).
                 Some(_) => {
                     self.truncate(entry.index);
-                    self.append_received(entry);
+                    self.push(entry);
                 }
                 // 4. Append any new entries not already in the log.
-                None => self.append_received(entry),
+                None => self.push(entry),
             }
         }
         // 5. If leaderCommit > commitIndex, set commitIndex = min(leaderCommit, index of last new entry):
@@ -341,15 +359,10 @@ impl Raft {
         AppendReply { term: self.hard_state.term, life: self.life(), result }
     }
 
-    fn append_received(&mut self, entry: Entry) {
-        self.log.push(entry.clone());
-        self.output.durable.push(Durable::Record(Record::Entry(entry)));
-    }
-
     /// Whether `from` is the leader of the current term, or of a newer one, which this node then enters. If
     /// so, this resets the election timer. Shared by AppendEntries and InstallSnapshot.
     pub(super) fn accept_leader(&mut self, from: NodeId, leader_id: NodeId, term: Term) -> bool {
-        if from != leader_id || !self.is_peer(from) {
+        if from != leader_id || from == self.settings.id {
             self.suspicious(format!("node {from} claims to speak for leader {leader_id}; refused"));
             return false;
         }

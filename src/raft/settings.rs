@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Command, Founders, Index, NodeId, Term};
+use super::{Command, Founders, Index, Members, NodeId, Term};
 
 /// A message whose term is further ahead than this is refused: a corrupt or hostile one must not bring the term near
 /// the end of its range, where it could not be raised any more. Honest terms grow by one for each election.
@@ -27,8 +27,9 @@ pub struct Settings {
     pub incarnation: u64,
     /// With whom it founded the cluster, as its data directory says; empty if it did not, or was compacted since.
     pub founders: Founders,
-    /// All nodes, this one included. Fixed: membership is the configuration file's.
-    pub voters: BTreeSet<NodeId>,
+    /// The members that founded the cluster. They count until the log has another list (`members.rs`). A node that was
+    /// added later is not one of them.
+    pub founding: Members,
     /// Each election timeout is drawn from this range (both ends included).
     pub election_timeout: (Duration, Duration),
     /// A leader sends to each follower at least this often.
@@ -54,10 +55,10 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Settings with the default bounds.
+    /// Settings with the default bounds, for a cluster that these nodes founded. Nobody's address is known.
     pub fn new(
         id: NodeId,
-        voters: BTreeSet<NodeId>,
+        founding: BTreeSet<NodeId>,
         election_timeout: (Duration, Duration),
         heartbeat: Duration,
         seed: u64,
@@ -66,7 +67,7 @@ impl Settings {
             id,
             incarnation: 0,
             founders: Founders::new(),
-            voters,
+            founding: Members::voters_of(founding),
             election_timeout,
             heartbeat,
             append_entries_max: 4096,

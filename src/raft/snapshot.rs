@@ -61,6 +61,7 @@ impl Raft {
             data: text[start..end].to_owned(),
             done: end == text.len(),
             checksum: crc32fast::hash(text.as_bytes()),
+            members: snapshot.members.clone(),
         });
         let rpc = self.send_now(peer, request);
         self.note_sent(peer, rpc, end - start);
@@ -87,8 +88,11 @@ impl Raft {
             // Also if this is exactly the commit index: otherwise the leader would probe for ever.
             progress.matched(index);
             progress.heartbeat_due = true;
+            progress.commit_sent = progress.commit_sent.max(index);
             self.advance_commit();
             self.continue_transfer(from);
+            self.promote_if_caught_up(from);
+            self.farewell(from);
         } else {
             let wanted = usize::try_from(reply.next_offset).ok().filter(|next| text.is_char_boundary(*next));
             let wanted = wanted.unwrap_or(0) as u64;
@@ -124,6 +128,11 @@ impl Raft {
         }
         if arguments.last_included_term > arguments.term {
             self.suspicious(format!("node {from} sent a snapshot of a term to come; refused"));
+            return reply(self, 0, false);
+        }
+        let lists = arguments.members.as_ref();
+        if lists.is_some_and(|list| list.index > last_index || !list.members.is_sound()) {
+            self.suspicious(format!("node {from} sent a snapshot with impossible members; refused"));
             return reply(self, 0, false);
         }
         if last_index.saturating_sub(self.log.last_index()) > INDEX_JUMP_MAX {
@@ -183,7 +192,8 @@ impl Raft {
             ));
             return reply(self, 0, false);
         }
-        self.install(Snapshot { last_index, last_term: arguments.last_included_term, state });
+        let InstallSnapshot { last_included_term: last_term, members, .. } = arguments;
+        self.install(Snapshot { last_index, last_term, state, members });
         reply(self, 0, true)
     }
 
@@ -197,7 +207,11 @@ impl Raft {
             self.log.compact(index);
         } else {
             self.log.reset(index, term);
+            self.configurations.truncated(index + 1);
         }
+        let before = self.configuration().clone();
+        self.configurations.restored(index, snapshot.members.clone());
+        let has_changed = *self.configuration() != before;
         let snapshot = Arc::new(snapshot);
         self.snapshot = Some(Arc::clone(&snapshot));
         self.restored(index, retains);
@@ -210,6 +224,10 @@ impl Raft {
         //    the same list, so apply and install never race.
         self.output.apply.push(Apply::Restore(snapshot));
         self.output.notices.push(Notice::SnapshotInstalled { index });
+        if has_changed {
+            self.members_changed();
+        }
+        self.leave_if_removed();
         assert!(!matches!(self.role, Role::Leader(_)), "a leader installs nobody's snapshot");
     }
 }

@@ -12,6 +12,7 @@ impl Raft {
         let deadline = self.now + self.settings.election_timeout.1;
         let heard_since = self.now.saturating_sub(self.settings.election_timeout.0);
         let own = self.settings.id;
+        let members = self.members().clone();
         let Role::Leader(leader) = &mut self.role else {
             return self.transfer_notice(format!("node {own} hands nothing over: it does not lead"));
         };
@@ -25,15 +26,17 @@ impl Raft {
         let best = leader
             .progress
             .iter()
-            .filter(|(_, progress)| progress.counts())
+            .filter(|(peer, progress)| members.is_voter(**peer) && progress.counts())
             .max_by_key(|(_, progress)| {
                 let alive = progress.last_acknowledged >= heard_since;
                 (alive, progress.match_index, progress.last_acknowledged)
             })
             .map(|(peer, _)| *peer);
-        let Some(to) = to.or(best).filter(|to| leader.progress.get(to).is_some_and(Progress::counts)) else {
+        let can =
+            |to: &NodeId| members.is_voter(*to) && leader.progress.get(to).is_some_and(Progress::counts);
+        let Some(to) = to.or(best).filter(can) else {
             return self.transfer_notice(format!(
-                "node {own} hands nothing over: there is no such other node, or it is joining"
+                "node {own} hands nothing over: there is no such other node, or it does not vote"
             ));
         };
         leader.transfer = Some(Transfer { to, deadline, timeout_now_sent: false });
@@ -67,6 +70,10 @@ impl Raft {
                     format!("its state contradicts that of a majority, and node {to} did not take over");
                 return self.become_follower(term, None, reason);
             }
+            if self.told_removed {
+                let reason = format!("it was removed from the cluster, and node {to} did not take over");
+                return self.become_follower(term, None, reason);
+            }
             self.transfer_notice(format!("node {to} did not take over in time; node {own} leads on"));
         }
     }
@@ -75,6 +82,7 @@ impl Raft {
     /// itself asks for this election, and the voters are told so.
     pub(super) fn receive_timeout_now(&mut self, from: NodeId, arguments: TimeoutNow) -> TimeoutNowReply {
         let current = !self.is_barred
+            && self.may_campaign()
             && from == arguments.leader_id
             && arguments.term == self.hard_state.term
             && self.leader == Some(from)

@@ -25,7 +25,7 @@ impl Raft {
     /// node's message raises the term.
     pub(super) fn become_follower(&mut self, term: Term, leader: Option<NodeId>, reason: String) {
         assert!(term >= self.hard_state.term, "terms never decrease");
-        assert!(leader.is_none_or(|leader| self.is_peer(leader)), "a follower follows another node");
+        assert!(leader != Some(self.settings.id), "a follower follows another node");
         let was = self.role_name();
         let was_term = self.hard_state.term;
         if term > self.hard_state.term {
@@ -118,7 +118,17 @@ impl Raft {
         assert_eq!(self.hard_state.voted_for, Some(self.settings.id), "a leader voted for itself");
         let term = self.hard_state.term;
         let (last_index, now) = (self.log.last_index(), self.now);
-        let progress = self.peers().map(|peer| (peer, Progress::new(last_index, now))).collect();
+        let mut progress: BTreeMap<_, _> =
+            self.peers().map(|peer| (peer, Progress::new(last_index, now))).collect();
+        // Who is being removed is to be told.
+        let leaving = self.configurations.former().filter(|_| self.configuration().index > self.commit_index);
+        for member in leaving.into_iter().flat_map(|former| former.members.iter()) {
+            if member.id != self.settings.id && !self.members().contains(member.id) {
+                let mut entry = Progress::new(last_index, now);
+                entry.leaving_since = Some(now);
+                progress.insert(member.id, entry);
+            }
+        }
         self.role = Role::Leader(Leader {
             elected_by: granted,
             progress,

@@ -14,9 +14,9 @@ use super::notice::ReplicaNotice;
 use super::recovery::Recovery;
 use crate::balancer::{Change, Dead, Fit, Report, ServerCommand, ServerTable, SilenceDetector};
 use crate::raft::{
-    self, Apply, Command, CompareState, CompareStateReply, Entry, Event, HardState, Index, NodeId, Output,
-    ProposalId, Raft, ReplyToken, Resolution, RpcId, RpcReply, RpcRequest, SendNow, SendOnceDurable,
-    Snapshot, StateVerdict, Term,
+    self, Apply, Command, CompareState, CompareStateReply, Configuration, Entry, Event, HardState, Index,
+    Members, NodeId, Output, ProposalId, Raft, ReplyToken, Resolution, RpcId, RpcReply, RpcRequest, SendNow,
+    SendOnceDurable, Snapshot, StateVerdict, Term,
 };
 
 /// Names the requests of the replica itself, which the core does not know. The core's own begin with 1.
@@ -69,6 +69,8 @@ pub struct Replica<P, D> {
     incarnations: BTreeMap<NodeId, u64>,
     /// The term that this node leads, as the silence detector was told.
     leading: Option<Term>,
+    /// Whom the driver was told to reach: the members, and who left and is still to be told.
+    reached: Option<(Configuration, Vec<NodeId>)>,
     /// The leader that is being watched.
     watched: Option<NodeId>,
     last_contact: Option<Duration>,
@@ -167,6 +169,7 @@ impl<P, D> Replica<P, D> {
             orders: Vec::new(),
             incarnations: BTreeMap::new(),
             leading: None,
+            reached: None,
             watched: None,
             last_contact: None,
             age_at_start: Duration::ZERO,
@@ -182,6 +185,7 @@ impl<P, D> Replica<P, D> {
             durable: 0,
         };
         replica.note_recovered();
+        replica.reach_members();
         Ok(replica)
     }
 
@@ -224,6 +228,10 @@ impl<P, D> Replica<P, D> {
                     self.judged(from, reply);
                 }
                 Event::Reply { from, rpc, reply }
+            }
+            Input::ChangeMembers { change, caller } => {
+                let id = self.wait_for(Waiting::Operator(caller));
+                Event::ChangeMembers { id, change }
             }
             Input::Lost { to, rpc } => Event::Lost { to, rpc },
             Input::Refused { from, rpc } => Event::Refused { from, rpc },
@@ -280,6 +288,9 @@ impl<P, D> Replica<P, D> {
             return;
         }
         let leader = (self.raft.id(), term, self.raft.majority());
+        if !self.raft.members().is_voter(from) {
+            return; // A learner does not count.
+        }
         match self.agreement.judged(from, reply.index, reply.verdict, leader) {
             Judged::Nothing => {}
             Judged::OwnStateIsWrong(found) => self.contradicted(Some(found)),
@@ -382,10 +393,16 @@ impl<P, D> Replica<P, D> {
     }
 
     fn propose(&mut self, command: Command, waiting: Waiting<D>) {
+        let id = self.wait_for(waiting);
+        self.step(Event::Propose { id, command });
+    }
+
+    /// The number under which the core will tell the outcome.
+    fn wait_for(&mut self, waiting: Waiting<D>) -> ProposalId {
         let id = self.next_proposal;
         self.next_proposal += 1;
         self.proposals.insert(id, Proposed { at: self.now, waiting });
-        self.step(Event::Propose { id, command });
+        id
     }
 
     fn judge_silence(&mut self, unread: usize) {
@@ -452,6 +469,7 @@ impl<P, D> Replica<P, D> {
             self.notice(ReplicaNotice::Raft(notice));
         }
         self.note_recovered();
+        self.reach_members();
         self.ready.extend(send_now.into_iter().map(|SendNow { to, rpc, request }| Effect::Send {
             to,
             rpc,
@@ -496,6 +514,18 @@ impl<P, D> Replica<P, D> {
                 self.ready.push_back(effect);
             }
             self.committed.push_back(committed);
+        }
+    }
+
+    /// Before the first message to a new member, the driver learns where it is.
+    fn reach_members(&mut self) {
+        let (configuration, leaving) = (self.raft.configuration(), self.raft.leaving());
+        let is_known =
+            self.reached.as_ref().is_some_and(|(known, left)| known == configuration && *left == leaving);
+        if !is_known {
+            let configuration = configuration.clone();
+            self.reached = Some((configuration.clone(), leaving.clone()));
+            self.ready.push_back(Effect::Members { configuration, leaving });
         }
     }
 
@@ -582,6 +612,10 @@ impl<P, D> Replica<P, D> {
                     match proposed.remove(&entry.index) {
                         Some(Waiting::Reporters { server, reporters }) => {
                             self.answer_applied(&entry, &change, &server, reporters);
+                        }
+                        Some(Waiting::Operator(caller)) if Members::of_command(&entry.command).is_some() => {
+                            let outcome = ReportOutcome::Committed { index: entry.index, term: entry.term };
+                            self.answers.push_back(Effect::Answer { caller, outcome });
                         }
                         Some(Waiting::Operator(caller)) => self.answer_order(&entry, &change, caller),
                         Some(Waiting::Verdict(_)) | None => {}
@@ -682,6 +716,8 @@ impl<P, D> Replica<P, D> {
             last_index: raft.log().last_index(),
             snapshot_index: raft.snapshot_index(),
             proposals_pending: self.proposals.len(),
+            membership: raft.membership(),
+            members_index: raft.configuration().index,
             joining: raft.is_joining(),
             contradiction: self.contradiction(),
             last_contact: self.last_contact,
@@ -695,6 +731,7 @@ fn without_commit(resolution: Resolution) -> ReportOutcome {
     match resolution {
         Resolution::NotLeader { leader } => ReportOutcome::NotLeader { leader },
         Resolution::Busy => ReportOutcome::Busy,
+        Resolution::Refused(why) => ReportOutcome::Refused(why),
         Resolution::Unknown | Resolution::Committed { .. } => ReportOutcome::Unknown,
     }
 }

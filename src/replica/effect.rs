@@ -6,7 +6,10 @@ use std::time::Duration;
 use super::agreement::Contradiction;
 use super::notice::ReplicaNotice;
 use crate::balancer::{OrderEffect, Stamp};
-use crate::raft::{Durable, Index, NodeId, RoleName, RpcId, RpcReply, RpcRequest, Term};
+use crate::raft::{
+    ChangeRefused, Configuration, Durable, Index, Membership, NodeId, RoleName, RpcId, RpcReply, RpcRequest,
+    Term,
+};
 
 /// One thing to do. `P` and `D` are the callers' tokens: see [`replica`](super).
 #[derive(Clone, Debug)]
@@ -40,6 +43,13 @@ pub enum Effect<P, D> {
     },
     /// Watch the process of this leader from now on; `None`: nobody's.
     Watch(Option<NodeId>),
+    /// Go by these members from now on: reach them, and for a while the nodes in `leaving`, which were removed.
+    Members {
+        /// The members, and the index of their entry.
+        configuration: Configuration,
+        /// Who left, and is still to be told.
+        leaving: Vec<NodeId>,
+    },
     /// Tell a daemon what became of its report, or an operator what became of his order.
     Answer {
         /// Who waits.
@@ -67,10 +77,10 @@ pub struct Write {
     pub steps: Vec<Durable>,
 }
 
-/// What became of a report, or of an operator's order.
+/// What became of a report, or of an operator's order, also of one to change the members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReportOutcome {
-    /// The report is committed, and the server table took it.
+    /// It is committed. (A report: and the server table took it.)
     Committed {
         /// Its index in the log.
         index: Index,
@@ -107,7 +117,9 @@ pub enum ReportOutcome {
     },
     /// This node lost leadership before the report was committed: the report may or may not be committed.
     Unknown,
-    /// The report was not written: leadership is being handed over, or too many entries wait for a majority.
+    /// This node leads, and does not begin this change of members.
+    Refused(ChangeRefused),
+    /// It was not written: leadership is being handed over, or too many entries wait for a majority.
     Busy,
     /// The server table did not take the report: it is full of other, living servers.
     TableFull,
@@ -137,6 +149,10 @@ pub struct Standing {
     pub snapshot_index: Index,
     /// How many of its proposals wait for their commit.
     pub proposals_pending: usize,
+    /// How it stands to the members that it goes by.
+    pub membership: Membership,
+    /// The index of their entry; 0 for the founding.
+    pub members_index: Index,
     /// It began without memory and does not count yet: it does not vote, and its acknowledgements do not count.
     pub joining: bool,
     /// Its state contradicts another one: it serves nothing.

@@ -1,7 +1,7 @@
 //! What a replica is told. The driver makes these of its messages.
 
 use crate::balancer::{Report, ServerOrder};
-use crate::raft::{Command, NodeId, RpcId, RpcReply, RpcRequest};
+use crate::raft::{Command, MemberChange, NodeId, RpcId, RpcReply, RpcRequest};
 
 /// One message for the replica. `P` answers a peer, `D` answers a daemon or an operator: see [`replica`](super).
 #[derive(Clone, Debug)]
@@ -51,6 +51,13 @@ pub enum Input<P, D> {
     Transfer {
         /// The wished successor; the node that is furthest along if there is no wish.
         to: Option<NodeId>,
+    },
+    /// An operator wants other members. It gets exactly one [`Effect::Answer`](super::Effect::Answer).
+    ChangeMembers {
+        /// The change.
+        change: MemberChange,
+        /// Who waits for the outcome.
+        caller: D,
     },
     /// An operator's order about a server. It gets exactly one [`Effect::Answer`](super::Effect::Answer).
     Order {

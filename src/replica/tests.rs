@@ -578,7 +578,7 @@ fn a_snapshot_that_is_no_table_is_refused() {
     let raft = raft::Settings::new(1, voters, range, Duration::from_millis(100), 7);
     let settings = ReplicaSettings { raft, server_timeout: TIMEOUT, snapshot_entries: 100, servers_max: 10 };
     let state = raft::Command::from_value(&7).expect("JSON");
-    let snapshot = raft::Snapshot { last_index: 1, last_term: 1, state };
+    let snapshot = raft::Snapshot { last_index: 1, last_term: 1, state, members: None };
     let hard_state = HardState { term: 1, voted_for: None, joining: false };
     let refused = Replica::<Who, Who>::new(settings, hard_state, Some(snapshot), Vec::new(), Duration::ZERO);
     assert!(refused.is_err_and(|reason| reason.contains("not a server table")));

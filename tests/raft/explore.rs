@@ -44,6 +44,7 @@ struct Budget {
     snapshots: u8,
     transfers: u8,
     wipes: u8,
+    changes: u8,
 }
 
 /// One event.
@@ -62,6 +63,8 @@ enum Action {
     Propose(NodeId),
     Snapshot(NodeId),
     Transfer(NodeId, NodeId),
+    /// A leader is asked to add the node, or to remove it if it is a member.
+    Change(NodeId, NodeId),
 }
 
 /// A cluster and what may still happen to it. Each node's own clock is kept here; the cluster's is set to it before a step.
@@ -162,6 +165,9 @@ impl State {
             if budget.snapshots > 0 && cluster.node(id).machine.index > raft.snapshot_index() {
                 actions.push(Action::Snapshot(id));
             }
+            if budget.changes > 0 && raft.is_leader() {
+                actions.extend(cluster.ids().into_iter().map(|other| Action::Change(id, other)));
+            }
             if budget.transfers > 0 && raft.is_leader() {
                 let others = cluster.ids().into_iter().filter(|other| *other != id);
                 actions.extend(others.map(|other| Action::Transfer(id, other)));
@@ -248,6 +254,15 @@ impl State {
                 self.budget.snapshots -= 1;
                 self.turn(id);
                 self.cluster.compact(id);
+            }
+            Action::Change(id, other) => {
+                self.budget.changes -= 1;
+                self.turn(id);
+                if self.cluster.raft(id).members().contains(other) {
+                    self.cluster.remove(id, other);
+                } else {
+                    self.cluster.add(id, other);
+                }
             }
             Action::Transfer(id, to) => {
                 self.budget.transfers -= 1;
@@ -642,4 +657,55 @@ fn disks_that_are_emptied_are_safe() {
     assert!(report.met > 0 || !report.complete, "the nodes never came to count");
     let budget = Budget { timeouts: 2, sleeps: 1, proposals: 1, wipes: 1, ..Budget::default() };
     explore("three nodes, a disk is emptied, none leads", State::founding(3, true, budget), &all_count);
+}
+
+/// So many founders, of which node 1 leads, and so many more machines on fresh directories.
+fn with_spares(founders: u64, spares: u64, budget: Budget) -> State {
+    let mut cluster = Cluster::founded(founders, settings);
+    cluster.vary_seed = false;
+    for spare in 1..=spares {
+        cluster.add_machine(founders + spare);
+    }
+    let mut start = State::of(cluster, Budget { timeouts: 1, ..Budget::default() });
+    start.perform(Action::Timeout(1));
+    while !start.cluster.in_flight.is_empty() {
+        start.perform(Action::Deliver(0));
+    }
+    assert_eq!(start.cluster.leader(), Some(1));
+    start.budget = budget;
+    start
+}
+
+/// A later leader, and a list of members that is committed and is not that of the founding.
+fn changed_under_two_leaders(cluster: &Cluster) -> bool {
+    let changed = |raft: &rakit::raft::Raft| {
+        let list = raft.configuration();
+        list.index > 0 && list.index <= raft.commit_index()
+    };
+    cluster.properties.leaders() > 1 && cluster.up().any(|(_, raft)| changed(raft))
+}
+
+/// One change, another leader, a crash, in every order: a node is removed, perhaps the leader itself.
+#[test]
+fn a_removal_with_two_leaders_and_a_crash_is_safe() {
+    let budget = Budget { timeouts: 2, sleeps: 1, crashes: 1, changes: 1, ..Budget::default() };
+    let start = with_spares(3, 0, budget);
+    let report = explore("three nodes, one is removed", start, &changed_under_two_leaders);
+    // A part of them, drawn at random, may not reach so far.
+    assert!(report.met > 0 || !report.complete, "no change survived a change of leaders");
+    let budget = Budget { timeouts: 2, crashes: 1, changes: 1, ..Budget::default() };
+    let report = explore("two nodes, one is removed", with_spares(2, 0, budget), &changed_under_two_leaders);
+    assert!(report.met > 0, "no change survived a change of leaders");
+}
+
+/// A node is added: it joins, learns, votes. Meanwhile another node leads, and one crashes.
+#[test]
+fn an_addition_with_two_leaders_and_a_crash_is_safe() {
+    let budget = Budget { timeouts: 3, sleeps: 1, crashes: 1, changes: 1, ..Budget::default() };
+    let report = explore("two nodes and a third", with_spares(2, 1, budget), &changed_under_two_leaders);
+    assert!(report.met > 0, "no change survived a change of leaders");
+    let budget = Budget { timeouts: 2, changes: 2, ..Budget::default() };
+    let counts = |cluster: &Cluster| cluster.up().any(|(_, raft)| raft.members().is_voter(2));
+    let report = explore("one node and a second, and it leaves", with_spares(1, 1, budget), &counts);
+    assert!(report.met > 0, "nobody came to vote");
 }

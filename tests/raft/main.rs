@@ -16,6 +16,7 @@ mod explore;
 mod harness;
 mod joining;
 mod limits;
+mod members;
 mod paper;
 mod plays;
 mod properties;

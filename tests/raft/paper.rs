@@ -621,7 +621,7 @@ fn s5_4_1_the_voter_matrix_of_log_freshness() {
 #[test]
 fn s5_4_1_a_candidate_tells_its_last_entry() {
     let settings = Settings::new(1, (1..=3).collect(), ELECTION_TIMEOUT, HEARTBEAT, 1);
-    let snapshot = Snapshot { last_index: 7, last_term: 3, state: Command::noop() };
+    let snapshot = Snapshot { last_index: 7, last_term: 3, state: Command::noop(), members: None };
     let hard_state = HardState { term: 4, voted_for: None, joining: false };
     let raft = Raft::new(settings, hard_state, Some(snapshot), Vec::new(), Duration::ZERO);
     let mut lone = Lone { raft, now: Duration::ZERO, last: Output::default(), under_way: BTreeMap::new() };

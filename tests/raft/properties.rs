@@ -58,6 +58,11 @@ enum Action {
     LeaderGone(u8),
     /// All who follow the dead leader get the hint, as when the kernel closes its connections.
     LeaderDies(u8),
+    /// A node is added, or one is removed.
+    Add(u8),
+    Remove(u8),
+    /// A machine outside of the members begins again, on a fresh directory.
+    Renew(u8),
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -88,6 +93,16 @@ fn action() -> impl Strategy<Value = Action> {
         2 => any::<(u8, u8)>().prop_map(|(from, to)| Transfer(from, to)),
         2 => any::<u8>().prop_map(LeaderGone),
         2 => any::<u8>().prop_map(LeaderDies),
+    ]
+}
+
+/// The same with other members all the time.
+fn action_with_changes() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        8 => action(),
+        2 => any::<u8>().prop_map(Action::Add),
+        1 => any::<u8>().prop_map(Action::Remove),
+        1 => any::<u8>().prop_map(Action::Renew),
     ]
 }
 
@@ -198,6 +213,24 @@ fn perform(cluster: &mut Cluster, action: &Action) {
             let id = node(cluster, number);
             cluster.leader_gone(id);
         }
+        Action::Add(number) | Action::Remove(number) => {
+            let Some(leader) = cluster.leader() else { return };
+            let id = node(cluster, number);
+            if let Action::Add(_) = action {
+                cluster.add(leader, id)
+            } else {
+                cluster.remove(leader, id)
+            };
+        }
+        Action::Renew(number) => {
+            // Who may still be a member in somebody's log must not forget.
+            let id = node(cluster, number);
+            if cluster.up().all(|(_, raft)| !raft.members().contains(id))
+                && cluster.up().count() == cluster.nodes.len()
+            {
+                cluster.wipe(id);
+            }
+        }
         Action::LeaderDies(kept) => {
             if let Some(leader) = cluster.leader() {
                 cluster.crash(leader, usize::from(kept % 8));
@@ -217,9 +250,23 @@ struct Seen {
     committed: u64,
     snapshots_sent: u64,
     truncations: u64,
+    added: u64,
+    removed: u64,
+    lists_truncated: u64,
 }
 
 fn run(cases: u32, nodes: u64, tune: impl Fn(&mut rakit::raft::Settings)) -> Seen {
+    run_with(cases, nodes, 0, &action().boxed(), tune)
+}
+
+/// Some machines are no members in the beginning.
+fn run_with(
+    cases: u32,
+    nodes: u64,
+    spares: u64,
+    action: &BoxedStrategy<Action>,
+    tune: impl Fn(&mut rakit::raft::Settings),
+) -> Seen {
     let config = Config {
         cases: std::env::var("RAKIT_PROPERTY_CASES")
             .ok()
@@ -229,9 +276,16 @@ fn run(cases: u32, nodes: u64, tune: impl Fn(&mut rakit::raft::Settings)) -> See
         ..Config::default()
     };
     let seen = std::cell::RefCell::new(Seen::default());
-    let schedule = (any::<u64>(), prop::collection::vec(action(), ACTIONS));
+    let schedule = (any::<u64>(), prop::collection::vec(action.clone(), ACTIONS));
     let result = TestRunner::new(config).run(&schedule, |(seed, actions)| {
-        let mut cluster = Cluster::with(nodes, &tune).seeded(seed);
+        let mut cluster = match spares {
+            0 => Cluster::with(nodes, &tune),
+            _ => Cluster::founded(nodes, &tune),
+        };
+        for spare in 1..=spares {
+            cluster.add_machine(nodes + spare);
+        }
+        cluster = cluster.seeded(seed);
         cluster.transcript = Some(Vec::new());
         for action in &actions {
             perform(&mut cluster, action);
@@ -243,6 +297,9 @@ fn run(cases: u32, nodes: u64, tune: impl Fn(&mut rakit::raft::Settings)) -> See
         let lines = cluster.transcript.take().unwrap_or_default();
         seen.snapshots_sent += lines.iter().filter(|line| line.contains("has installed")).count() as u64;
         seen.truncations += lines.iter().filter(|line| line.contains("uncommitted entries")).count() as u64;
+        seen.added += lines.iter().filter(|line| line.contains("has caught up")).count() as u64;
+        seen.removed += lines.iter().filter(|line| line.contains("was removed from")).count() as u64;
+        seen.lists_truncated += lines.iter().filter(|line| line.contains("goes back to")).count() as u64;
         if let Some(line) = lines.iter().find(|line| line.contains("suspicious")) {
             return Err(TestCaseError::fail(format!("honest nodes called each other suspicious: {line}")));
         }
@@ -295,4 +352,20 @@ fn short_logs_small_chunks_and_single_entries_are_safe() {
     });
     assert!(seen.snapshots_sent > seen.cases / 20, "hardly a snapshot was sent: {seen:?}");
     assert!(seen.truncations > 0, "no log was ever repaired: {seen:?}");
+}
+
+/// Three founders and three more machines; nodes come and go, also such as have left before.
+#[test]
+fn members_that_change_all_the_time_are_safe_and_live_after_it() {
+    let seen = run_with(CASES_DEFAULT, 3, 3, &action_with_changes().boxed(), |_| {});
+    assert!(
+        seen.added > seen.cases / 4 && seen.removed > seen.cases / 4,
+        "hardly a change was made: {seen:?}"
+    );
+    let seen = run_with(CASES_DEFAULT / 2, 2, 2, &action_with_changes().boxed(), |settings| {
+        settings.trailing_entries = 0;
+        settings.snapshot_chunk_bytes = 16;
+        settings.append_entries_max = 1;
+    });
+    assert!(seen.snapshots_sent > seen.cases / 20, "hardly a snapshot was sent: {seen:?}");
 }

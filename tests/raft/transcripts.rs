@@ -25,6 +25,7 @@
 //! | `crash N [kept=K]`, `restart N` | the process dies (K records of unfinished writes survive); starts |
 //! | `wipe N` | the process dies, its disk is emptied, and it starts without memory |
 //! | `compact N`, `transfer N [to=N]`, `gone N` | a snapshot; leadership handed over; N's watch on its leader closes |
+//! | `machine N`, `add L N`, `remove L N` | a further node on an empty directory; L is asked to add or to remove N |
 //! | `forge FROM TO vote/prevote/append/install/timeout …` | a message that no core wrote: for the receivers' rules |
 //! | `status`, `logs`, `in-flight`, `progress N` | shows the nodes, their logs, what is under way, a leader's view |
 
@@ -166,6 +167,7 @@ impl Script {
                     data: text[offset..end].to_owned(),
                     done: end == text.len(),
                     checksum,
+                    members: None,
                 })
             }
             "timeout" => RpcRequest::TimeoutNow(TimeoutNow { term, leader_id: from }),
@@ -305,6 +307,15 @@ impl goldenscript::Runner for Script {
                 let id = next_number(arguments)?;
                 let to = key(arguments, "to")?;
                 self.cluster.step(id, Event::Transfer { to });
+            }
+            "machine" => self.cluster.add_machine(next_number(arguments)?),
+            "add" => {
+                let leader = next_number(arguments)?;
+                self.cluster.add(leader, next_number(arguments)?);
+            }
+            "remove" => {
+                let leader = next_number(arguments)?;
+                self.cluster.remove(leader, next_number(arguments)?);
             }
             "gone" => self.cluster.leader_gone(next_number(arguments)?),
             "forge" => self.forge(arguments)?,

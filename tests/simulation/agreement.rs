@@ -16,7 +16,7 @@ const STEP: Time = 50 * MS;
 
 /// A cluster without faults, in which every node has a snapshot.
 fn calm_world(seed: u64, nodes: u64, trace: Trace) -> World {
-    let mut plan = Plan::draw(seed);
+    let mut plan = Plan::draw(seed).fixed();
     plan.strikes.clear();
     (plan.nodes, plan.snapshot_entries, plan.servers_max) = (nodes, 20, 1_024);
     (plan.loss, plan.duplicates, plan.slow, plan.late) = (0, 0, 0, 0);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use rakit::balancer::ServerOrder;
 use rakit::balancer::report::COUNTER_MAX;
-use rakit::raft::{NodeId, Random};
+use rakit::raft::{MemberChange, NodeId, Random};
 
 use super::coverage::Seen;
 use super::plan::{MS, Strike, Time};
@@ -14,7 +14,7 @@ use crate::disk::Failure;
 
 /// Draws the victim of one kind of strike, and strikes.
 pub fn strike(world: &mut World, strike: Strike) {
-    let node = 1 + world.random.below(world.plan.nodes);
+    let node = 1 + world.random.below(world.plan.machines());
     // Every other strike hits a leader, if there is one: a fault of the leader disturbs the cluster most.
     let leader = world.leaders().last().copied();
     let node = if world.random.below(2) == 0 { leader.unwrap_or(node) } else { node };
@@ -71,7 +71,7 @@ pub fn strike(world: &mut World, strike: Strike) {
         Strike::RestartAll => {
             world.oracle.count(Seen::RestartAll);
             let power_cut = world.random.below(2) == 0;
-            for node in 1..=world.plan.nodes {
+            for node in 1..=world.plan.machines() {
                 crash(world, node, power_cut);
             }
         }
@@ -90,8 +90,9 @@ pub fn strike(world: &mut World, strike: Strike) {
                 world.deliver(node, life, Mail::LeaderGone { leader });
             }
         }
+        Strike::Members => change_members(world),
         Strike::Transfer => {
-            let to = 1 + world.random.below(world.plan.nodes);
+            let to = 1 + world.random.below(world.plan.machines());
             let to = (world.random.below(2) == 0).then_some(to);
             if let Some(process) = leader.and_then(|leader| world.process(leader)) {
                 let (leader, life) = (process.id, process.life);
@@ -100,7 +101,7 @@ pub fn strike(world: &mut World, strike: Strike) {
             }
         }
         Strike::SpuriousReset => {
-            let peer = 1 + world.random.below(world.plan.nodes);
+            let peer = 1 + world.random.below(world.plan.machines());
             if let Some(process) = leader.and_then(|leader| world.process(leader)) {
                 let (leader, life) = (process.id, process.life);
                 world.oracle.count(Seen::SpuriousReset);
@@ -115,7 +116,7 @@ pub fn strike(world: &mut World, strike: Strike) {
         }
         Strike::SlowLink => {
             // From what takes a heartbeat for one heartbeat to what a few entries do not notice. Both ways, as a cable is.
-            let other = 1 + world.random.below(world.plan.nodes);
+            let other = 1 + world.random.below(world.plan.machines());
             let bytes_per_ms = 1 + world.random.below(100);
             let length = world.random.below(world.plan.patience() * 6);
             world
@@ -162,7 +163,7 @@ pub fn strike(world: &mut World, strike: Strike) {
             world.trace.line(world.now, || format!("a stranger reports {report:?}"));
             // To one node, as with curl, or to some.
             let all = world.random.below(2) == 0;
-            for to in (1..=world.plan.nodes).filter(|to| all || *to == node) {
+            for to in (1..=world.plan.machines()).filter(|to| all || *to == node) {
                 let mail = ReportMail { report: report.clone(), forward: world.random.below(2) == 0 };
                 world.after(MS, Happening::Report { to, mail });
             }
@@ -184,7 +185,7 @@ pub fn strike(world: &mut World, strike: Strike) {
         Strike::DaemonCut => {
             world.oracle.count(Seen::DaemonCut);
             let length = world.random.below(2 * world.server_timeout());
-            for node in 1..=world.plan.nodes {
+            for node in 1..=world.plan.machines() {
                 if world.random.below(2) == 0 {
                     world.network.daemon_cuts.insert((server, node));
                     world.after(length, Happening::DaemonMended { number: server, node });
@@ -231,6 +232,28 @@ fn wipe(world: &mut World, node: NodeId) {
     machine.wipe();
 }
 
+/// An operator asks some leader to add or to remove a node: perhaps one that follows an older term.
+fn change_members(world: &mut World) {
+    let leaders = world.leaders();
+    let node = 1 + world.random.below(world.plan.machines());
+    let Some(leader) =
+        leaders.get(usize::try_from(world.random.below(leaders.len().max(1) as u64)).expect("small"))
+    else {
+        return;
+    };
+    let Some(process) = world.process(*leader) else { return };
+    let (members, life) = (process.replica.raft().members(), process.life);
+    let change = if members.contains(node) {
+        MemberChange::Remove { id: node }
+    } else {
+        MemberChange::Add { id: node, cluster: format!("c{node}"), public: format!("p{node}") }
+    };
+    world.oracle.count(Seen::ChangeAsked);
+    world.trace.line(world.now, || format!("node {leader}: is asked for {change:?}"));
+    let leader = *leader;
+    world.ask_for_change(leader, life, change);
+}
+
 /// Lets a daemon stop; later it goes on, as a new process in this epoch if there is one.
 fn daemon_stops(world: &mut World, server: u64, length: Time, epoch: Option<u64>) {
     let daemon = world.daemon(server);
@@ -242,7 +265,7 @@ fn daemon_stops(world: &mut World, server: u64, length: Time, epoch: Option<u64>
 
 /// Cuts links, for a while.
 fn partition(world: &mut World, node: NodeId) {
-    let nodes = world.plan.nodes;
+    let nodes = world.plan.machines();
     if nodes == 1 {
         return;
     }

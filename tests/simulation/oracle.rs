@@ -36,7 +36,6 @@ struct Life {
 
 /// The whole history of one seed.
 pub struct Oracle {
-    majority: usize,
     leaders: BTreeMap<Term, NodeId>,
     campaigns: BTreeSet<Term>,
     /// Every entry that was ever in a log: its command, and the term of the entry before it.
@@ -62,10 +61,9 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    pub fn new(nodes: u64, servers_max: usize) -> Self {
+    pub fn new(servers_max: usize) -> Self {
         let table = ServerTable::new(servers_max);
         Self {
-            majority: usize::try_from(nodes).expect("at most 7") / 2 + 1,
             leaders: BTreeMap::new(),
             campaigns: BTreeSet::new(),
             entries: HashMap::new(),
@@ -413,6 +411,9 @@ impl Oracle {
             Notice::Founded { .. } => self.coverage.count(Seen::Founded),
             Notice::FoundingWaits { .. } => self.coverage.count(Seen::FoundingWaits),
             Notice::Admitted { .. } => self.coverage.count(Seen::Admitted),
+            Notice::CaughtUp { .. } => self.coverage.count(Seen::MemberPromoted),
+            Notice::Removed { .. } => self.coverage.count(Seen::MemberRemoved),
+            Notice::Members { index: 0, .. } => self.coverage.count(Seen::ListTruncated),
             Notice::Role { role: RoleName::Follower, reason, .. }
                 if reason.contains("no answer from a majority") =>
             {
@@ -443,9 +444,12 @@ impl Oracle {
                     );
                 } else {
                     // PreVote (thesis 9.6): no term is raised that a majority would not have voted in.
-                    let granted = self.pre_votes.get(&(id, arguments.term)).map_or(0, BTreeSet::len);
+                    let members = raft.members();
+                    let granted = self.pre_votes.get(&(id, arguments.term));
+                    let granted =
+                        granted.into_iter().flatten().filter(|node| members.is_voter(**node)).count();
                     assert!(
-                        granted + 1 >= self.majority,
+                        granted + usize::from(members.is_voter(id)) >= raft.majority(),
                         "node {id} campaigns in term {} with {granted} pre-votes of others",
                         arguments.term
                     );
@@ -478,6 +482,18 @@ impl Oracle {
         self.votes.entry((id, wipes, term)).or_insert(to);
     }
 
+    /// An operator gets the answer to a change of members.
+    pub fn change_answered(&mut self, outcome: ReportOutcome) {
+        match outcome {
+            ReportOutcome::Committed { index, .. } => {
+                assert!(index <= self.commit_index(), "a change is said to be committed, and is not");
+                self.coverage.count(Seen::ChangeCommitted);
+            }
+            ReportOutcome::Refused(_) => self.coverage.count(Seen::ChangeRefused),
+            _ => {}
+        }
+    }
+
     /// A daemon gets the answer to its report. The answer must be true for ever, and `view`, which its node publishes, must
     /// show it already.
     pub fn answered(&mut self, id: NodeId, report: &Report, outcome: ReportOutcome, view: &View) {
@@ -498,6 +514,7 @@ impl Oracle {
             }
             ReportOutcome::NotLeader { .. } => return self.coverage.count(Seen::NotLeader),
             ReportOutcome::Unknown => return self.coverage.count(Seen::Unknown),
+            ReportOutcome::Refused(why) => panic!("a report was refused as a change of members: {why:?}"),
             ReportOutcome::Busy => return self.coverage.count(Seen::Busy),
             ReportOutcome::TableFull => return self.coverage.count(Seen::TurnedAwayFull),
             ReportOutcome::Ordered { .. } => panic!("a report of {server} is answered as an order"),

@@ -42,6 +42,7 @@ pub fn run(plan: Plan, trace: Trace, behaviour: Behaviour) -> Done {
     // What was sent before the healing may still disturb: a late report with the greatest stamp takes a verdict to be rid of.
     world.run_until(world.old_messages_gone());
     await_progress(&mut world, &healed);
+    let healed = members(&world, &healed);
     stay_calm(&mut world, &healed);
     // Nothing new is proposed. Soon all nodes have applied everything (appends of one entry need a while for a backlog).
     world.daemons.iter_mut().for_each(|daemon| daemon.is_running = false);
@@ -73,6 +74,10 @@ fn heal(world: &mut World) -> BTreeSet<NodeId> {
     let nodes = world.plan.nodes;
     let size = nodes / 2 + 1 + world.random.below(nodes - nodes / 2);
     let mut healed = BTreeSet::new();
+    if world.plan.changes_members() {
+        // Which nodes are a majority depends on whose list counts in the end. So all machines are healed.
+        healed.extend(1..=world.plan.machines());
+    }
     while (healed.len() as u64) < size {
         healed.insert(1 + world.random.below(nodes));
     }
@@ -92,8 +97,8 @@ fn heal(world: &mut World) -> BTreeSet<NodeId> {
     }
     world.begin_healing(&healed);
     let mut links = BTreeSet::new();
-    for broken in (1..=nodes).filter(|id| !healed.contains(id)) {
-        let others = (1..=nodes).filter(|other| *other != broken);
+    for broken in (1..=world.plan.machines()).filter(|id| !healed.contains(id)) {
+        let others = (1..=world.plan.machines()).filter(|other| *other != broken);
         let way = world.random.below(5);
         world.trace.line(world.now, || format!("node {broken}: stays broken in way {way}"));
         match way {
@@ -134,6 +139,13 @@ fn heal(world: &mut World) -> BTreeSet<NodeId> {
     healed
 }
 
+/// Those of the healed nodes that are members, by the list of the newest leader: the others are not promised anything.
+fn members(world: &World, healed: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+    let leader = world.leaders().last().copied().and_then(|leader| world.process(leader));
+    let is_member = |id: &NodeId| leader.is_none_or(|process| process.replica.raft().members().contains(*id));
+    healed.iter().copied().filter(is_member).collect()
+}
+
 /// Waits for the progress that must come. Returns how long it took.
 fn await_progress(world: &mut World, healed: &BTreeSet<NodeId>) -> Time {
     let began = world.now;
@@ -155,6 +167,7 @@ fn await_progress(world: &mut World, healed: &BTreeSet<NodeId>) -> Time {
 /// What is still missing, in words.
 fn missing(world: &World, healed: &BTreeSet<NodeId>) -> Option<String> {
     let mut followed = BTreeSet::new();
+    let healed = &members(world, healed);
     for id in healed {
         let Some(process) = world.process(*id) else { return Some(format!("node {id} is down")) };
         if process.replica.raft().is_joining() {

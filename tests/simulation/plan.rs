@@ -62,9 +62,10 @@ pub enum Strike {
     DaemonClock,
     FalseReport,
     Order,
+    Members,
 }
 
-const STRIKES: [(Strike, u64); 24] = [
+const STRIKES: [(Strike, u64); 25] = [
     (Strike::Partition, 8),
     (Strike::Kill, 4),
     (Strike::PowerCut, 3),
@@ -89,13 +90,17 @@ const STRIKES: [(Strike, u64); 24] = [
     (Strike::DaemonClock, 2),
     (Strike::FalseReport, 3),
     (Strike::Order, 8),
+    (Strike::Members, 12),
 ];
 
 /// The draw of one seed.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub seed: u64,
+    /// The founders.
     pub nodes: u64,
+    /// Further machines, which are no members in the beginning. Only where members change.
+    pub spares: u64,
     pub servers: u64,
     pub heartbeat: Duration,
     pub election_timeout: (Duration, Duration),
@@ -141,7 +146,7 @@ impl Plan {
         let pick =
             |random: &mut Random, choices: &[u64]| choices[random.below(choices.len() as u64) as usize];
         let heartbeat = pick(random, &[20, 50, 100]);
-        let strikes = STRIKES
+        let strikes: BTreeMap<Strike, u64> = STRIKES
             .into_iter()
             .filter_map(|(strike, weight)| {
                 // Half of the kinds, each time others.
@@ -158,6 +163,7 @@ impl Plan {
             seed,
             // People run three or five nodes. The other sizes test the arithmetic of majorities.
             nodes: pick(random, &[1, 2, 3, 3, 3, 4, 5, 5, 5, 6, 7]),
+            spares: if strikes.contains_key(&Strike::Members) { random.below(3) } else { 0 },
             servers: 3 + random.below(4),
             heartbeat: Duration::from_millis(heartbeat),
             election_timeout: (Duration::from_millis(heartbeat * 5), Duration::from_millis(heartbeat * 10)),
@@ -186,6 +192,23 @@ impl Plan {
             strikes,
             chaos: heartbeat * MS * (60 + random.below(90)),
         }
+    }
+
+    /// Members do not change: for tests that are about something else, and for the specification's traces.
+    pub fn fixed(mut self) -> Self {
+        self.strikes.remove(&Strike::Members);
+        self.spares = 0;
+        self
+    }
+
+    /// Whether members change.
+    pub fn changes_members(&self) -> bool {
+        self.strikes.contains_key(&Strike::Members)
+    }
+
+    /// All machines: the founders', then the spares.
+    pub fn machines(&self) -> u64 {
+        self.nodes + self.spares
     }
 
     /// The next strike.

@@ -44,6 +44,8 @@ pub struct ReportMail {
 pub enum Caller {
     Daemon(ReportMail),
     Operator(ServerOrder),
+    /// An operator who wants other members.
+    Members,
 }
 
 /// What consensus waits for.
@@ -381,6 +383,8 @@ impl Process {
         context: &mut Context<'_>,
     ) -> Result<(), StorageError> {
         match effect {
+            // The simulated network reaches every machine.
+            Effect::Members { .. } => {}
             Effect::Send { to, rpc, request } => {
                 context.behaviour.sends(self.replica.raft(), to, &request);
                 context.oracle.sends(self.replica.raft(), self.wipes, to, &request);
@@ -416,6 +420,7 @@ impl Process {
                 context.oracle.answered(self.id, &mail.report, outcome, &self.published.view());
                 context.deeds.push(Deed::Answer { mail, outcome });
             }
+            Effect::Answer { caller: Caller::Members, outcome } => context.oracle.change_answered(outcome),
             Effect::Answer { caller: Caller::Operator(order), outcome } => {
                 context.oracle.ordered(self.id, &order, outcome, &self.published.view());
             }

@@ -22,7 +22,7 @@ const CATCHES_UP: Time = 10_000 * MS;
 
 /// Three nodes on a network without other faults, ten servers that report ten times in a second, and a leader.
 fn world(change: impl FnOnce(&mut Plan)) -> (World, [NodeId; 3], Term) {
-    let mut plan = Plan::draw(1);
+    let mut plan = Plan::draw(1).fixed();
     plan.strikes.clear();
     (plan.nodes, plan.servers, plan.servers_max) = (3, 10, 1_024);
     (plan.transport, plan.disk_mode) = (Transport::Http, DiskMode::Waits);

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rakit::balancer::ServerOrder;
-use rakit::raft::{Index, NodeId, RpcId, RpcReply, RpcRequest, Term};
+use rakit::raft::{Index, MemberChange, NodeId, RpcId, RpcReply, RpcRequest, Term};
 use rakit::replica::{Input, ReportOutcome};
 use rakit::storage::StorageError;
 
@@ -14,7 +14,7 @@ use super::daemon::Daemon;
 use super::network::{Fate, Network, Purpose};
 use super::oracle::Oracle;
 use super::plan::{MS, Plan, Strike, Time, Transport, micros};
-use super::process::{Back, Context, Deed, Mail, Process, ReportMail};
+use super::process::{Back, Caller, Context, Deed, Mail, Process, ReportMail};
 use super::trace::Trace;
 use crate::disk::{Failure, SimDisk};
 use rakit::raft::Random;
@@ -211,7 +211,7 @@ impl World {
             snapshot_from: None,
             broken: false,
         };
-        let machines = (1..=plan.nodes).map(|id| machine(id, &mut random)).collect();
+        let machines = (1..=plan.machines()).map(|id| machine(id, &mut random)).collect();
         let daemons: Vec<Daemon> = (1..=plan.servers).map(Daemon::new).collect();
         let mut world = Self {
             now: 0,
@@ -220,7 +220,7 @@ impl World {
             next: 0,
             machines,
             network: Network::new(),
-            oracle: Oracle::new(plan.nodes, plan.servers_max),
+            oracle: Oracle::new(plan.servers_max),
             trace,
             behaviour,
             steps: 0,
@@ -233,7 +233,7 @@ impl World {
             daemons,
             plan,
         };
-        for id in 1..=world.plan.nodes {
+        for id in 1..=world.plan.machines() {
             let at = world.random.below(world.plan.heartbeat_us());
             world.at(at, Happening::Start { node: id, life: 0 });
         }
@@ -829,7 +829,7 @@ impl World {
         }
         let mut random = Random::new(self.random.next_u64());
         let (report, forward) = self.daemon(number).report(&mut random);
-        for to in 1..=self.plan.nodes {
+        for to in 1..=self.plan.machines() {
             if let Fate::Arrives { after, .. } =
                 self.network.daemon_fate(&self.plan, &mut self.random, number, to)
             {
@@ -837,6 +837,11 @@ impl World {
                 self.after(after, Happening::Report { to, mail });
             }
         }
+    }
+
+    /// An operator's order for a leader.
+    pub fn ask_for_change(&mut self, leader: NodeId, life: u64, change: MemberChange) {
+        self.deliver(leader, life, Input::ChangeMembers { change, caller: Caller::Members });
     }
 
     fn report_arrives(&mut self, to: NodeId, mail: ReportMail) {
@@ -897,7 +902,8 @@ impl World {
     fn check(&mut self, node: NodeId) {
         let Some(process) = self.process(node) else { return };
         let isolated = self.machines[usize::try_from(node - 1).expect("at most 7")].isolated;
-        if let Some(term) = isolated {
+        // Who is the only voter needs nobody.
+        if let Some(term) = isolated.filter(|_| process.replica.raft().majority() > 1) {
             let own = process.replica.raft().hard_state().term;
             assert_eq!(own, term, "node {node} is alone, and its term rose from {term} to {own}");
         }
@@ -950,7 +956,7 @@ impl World {
 
     /// The partitions changed: who is alone now must not raise its term from here on.
     pub fn note_isolation(&mut self) {
-        let (network, nodes) = (&self.network, self.plan.nodes);
+        let (network, nodes) = (&self.network, self.plan.machines());
         for machine in &mut self.machines {
             let alone = network.is_isolated(machine.id, nodes);
             machine.isolated = match &machine.process {
@@ -972,7 +978,19 @@ impl World {
     /// that does not count has nothing to forget.
     pub fn may_wipe(&self, node: NodeId) -> bool {
         let counts = self.machines.iter().any(|machine| machine.id == node && machine.counts());
-        !counts || self.counting() > self.plan.nodes / 2 + 1
+        let founders = self.machines.iter().filter(|machine| machine.id <= self.plan.nodes);
+        let remember = founders.filter(|machine| machine.counts()).count() as u64;
+        if self.plan.changes_members() {
+            // Only who is no member in anybody's log: the lists of those that are down are not known here.
+            let is_nowhere = self.machines.iter().all(|machine| {
+                machine
+                    .process
+                    .as_ref()
+                    .is_some_and(|process| !process.replica.raft().members().contains(node))
+            });
+            return is_nowhere && remember > self.plan.nodes / 2 + 1;
+        }
+        !counts || remember > self.plan.nodes / 2 + 1
     }
 
     /// The nodes that lead, in their own opinion, newest term last.

@@ -47,7 +47,7 @@ fn write_history(storage: &mut Storage<impl Disk>) {
 
 fn compact(storage: &mut Storage<impl Disk>) {
     let state = Command::from_value(&"the table").expect("a text");
-    let snapshot = Snapshot { last_index: 2, last_term: 3, state };
+    let snapshot = Snapshot { last_index: 2, last_term: 3, state, members: None };
     let hard_state = HardState { term: 3, voted_for: Some(1), joining: false };
     storage.compact(&snapshot, hard_state, &[entry(3, 3)]).expect("a sound disk");
 }
@@ -302,7 +302,7 @@ fn zeros_in_what_was_durable_are_refused() {
     // It stood there when the log got its name.
     let (disk, ..) = with_a_long_last_append();
     let (mut storage, recovered) = open(disk.clone()).expect("it is sound");
-    let snapshot = Snapshot { last_index: 1, last_term: 1, state: Command::noop() };
+    let snapshot = Snapshot { last_index: 1, last_term: 1, state: Command::noop(), members: None };
     storage.compact(&snapshot, recovered.hard_state, &recovered.entries[1..]).expect("a sound disk");
     let compacted = disk.contents()[LOG].clone();
     let mut holed = compacted.clone();
@@ -371,7 +371,7 @@ fn a_log_without_its_snapshot_and_a_snapshot_without_its_log_are_refused() {
     let disk = SimDisk::new(0);
     let (mut storage, _) = open(disk.clone()).expect("a fresh directory");
     write_history(&mut storage);
-    let snapshot = Snapshot { last_index: 3, last_term: 3, state: Command::noop() };
+    let snapshot = Snapshot { last_index: 3, last_term: 3, state: Command::noop(), members: None };
     storage
         .compact(&snapshot, HardState { term: 3, voted_for: Some(1), joining: false }, &[])
         .expect("a sound disk");

@@ -92,7 +92,7 @@ impl Step {
             };
             let state = Command::from_value(&format!("sent {index} {}", random.below(1000))).expect("a text");
             return Self::Compact(
-                Snapshot { last_index: index, last_term: hard_state.term, state },
+                Snapshot { last_index: index, last_term: hard_state.term, state, members: None },
                 hard_state,
                 Vec::new(),
             );
@@ -110,7 +110,11 @@ impl Step {
             model.entries.iter().cloned().partition(|entry| entry.index <= index);
         let term = covered.last().map_or(last_term, |entry| entry.term);
         let state = Command::from_value(&format!("state {index}")).expect("a text");
-        Self::Compact(Snapshot { last_index: index, last_term: term, state }, hard_state, retained)
+        Self::Compact(
+            Snapshot { last_index: index, last_term: term, state, members: None },
+            hard_state,
+            retained,
+        )
     }
 
     fn perform(&self, storage: &mut Storage<SimDisk>) -> Result<(), StorageError> {
@@ -306,7 +310,7 @@ fn assert_poisoned(storage: &mut Storage<SimDisk>, disk: &SimDisk) {
     let vote = Record::HardState(HardState { term: u64::MAX, voted_for: None, joining: false });
     assert!(matches!(storage.append(&[vote]), Err(StorageError::Poisoned { .. })));
     assert!(matches!(storage.append(&[]), Err(StorageError::Poisoned { .. })));
-    let snapshot = Snapshot { last_index: u64::MAX, last_term: 1, state: Command::noop() };
+    let snapshot = Snapshot { last_index: u64::MAX, last_term: 1, state: Command::noop(), members: None };
     assert!(matches!(
         storage.compact(&snapshot, HardState::default(), &[]),
         Err(StorageError::Poisoned { .. })
@@ -375,7 +379,7 @@ fn a_full_disk_acknowledges_nothing_and_loses_nothing_wherever_it_ends() {
         storage.append(&[first_term(), entry(1, "first")]).expect("there is room");
         disk.set_capacity(Some(disk.bytes() + room));
         let done = storage.append(&records);
-        let snapshot = Snapshot { last_index: 1, last_term: 1, state: Command::noop() };
+        let snapshot = Snapshot { last_index: 1, last_term: 1, state: Command::noop(), members: None };
         let hard_state = HardState { term: 1, voted_for: Some(1), joining: false };
         let compacted = storage.compact(&snapshot, hard_state, &retained(&records));
         disk.kill();
@@ -538,7 +542,7 @@ fn a_compaction_of_the_own_log_is_done_in_small_steps_and_what_is_appended_meanw
     let disk = SimDisk::new(1);
     let (mut storage, _) = open(&disk).expect("a fresh directory");
     storage.append(&[first_term(), entry(1, "first"), entry(2, "second")]).expect("a sound disk");
-    let snapshot = Arc::new(Snapshot { last_index: 1, last_term: 1, state: Command::noop() });
+    let snapshot = Arc::new(Snapshot { last_index: 1, last_term: 1, state: Command::noop(), members: None });
     let hard_state = HardState { term: 1, voted_for: Some(1), joining: false };
     let retained = retained(&[entry(2, "second")]);
     let before = disk.operations();
@@ -573,7 +577,8 @@ fn the_disk_stays_bounded_when_it_is_compacted() {
     for index in 1..=1000 {
         storage.append(&[entry(index, "report")]).expect("a sound disk");
         if index % 10 == 0 {
-            let snapshot = Snapshot { last_index: index, last_term: 1, state: Command::noop() };
+            let snapshot =
+                Snapshot { last_index: index, last_term: 1, state: Command::noop(), members: None };
             storage.compact(&snapshot, hard_state, &[]).expect("a sound disk");
             let names: Vec<_> = disk.contents().into_keys().collect();
             assert_eq!(names, ["log".to_owned(), format!("snapshot-{index:020}.json")]);

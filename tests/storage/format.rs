@@ -26,7 +26,7 @@ fn report(index: u64, term: u64) -> Entry {
 }
 
 /// The log after a few steps. The checksums were computed by another program (zlib).
-const LOG: &str = r#"acd66e03 {"header":{"version":3,"founding":{"cluster":"lab","members":[1,2,3]},"node":1,"incarnation":8231946170233,"after_index":0,"after_term":0}}
+const LOG: &str = r#"01e1e665 {"header":{"version":5,"founding":{"cluster":"lab","members":[1,2,3]},"node":1,"incarnation":8231946170233,"after_index":0,"after_term":0}}
 02ecbad8 149 {"hard_state":{"term":1,"voted_for":3}}
 f9a323c2 202 {"entry":{"index":1,"term":1,"command":null}}
 51a688fe 202 {"entry":{"index":2,"term":1,"command":{"report":{"cpu":37.5,"sequence":2,"server":"lab-01"}}}}
@@ -37,13 +37,13 @@ c6d6eb33 370 {"truncate":{"from":2}}
 "#;
 
 /// The log after a compaction up to entry 2.
-const COMPACTED_LOG: &str = r#"aa86d1ee {"header":{"version":3,"founding":{"cluster":"lab","members":[1,2,3]},"node":1,"incarnation":8231946170233,"after_index":2,"after_term":2}}
+const COMPACTED_LOG: &str = r#"07b15988 {"header":{"version":5,"founding":{"cluster":"lab","members":[1,2,3]},"node":1,"incarnation":8231946170233,"after_index":2,"after_term":2}}
 674ae034 0 {"hard_state":{"term":2,"voted_for":null}}
 c748e977 0 {"entry":{"index":3,"term":2,"command":{"report":{"cpu":37.5,"sequence":3,"server":"lab-01"}}}}
 "#;
 
 /// The snapshot of that compaction.
-const SNAPSHOT: &str = r#"c6332b27 {"version":3,"founding":{"cluster":"lab","members":[1,2,3]},"snapshot":{"last_index":2,"last_term":2,"state":{"servers":[]}}}
+const SNAPSHOT: &str = r#"1950d616 {"version":5,"founding":{"cluster":"lab","members":[1,2,3]},"snapshot":{"last_index":2,"last_term":2,"state":{"servers":[]}}}
 "#;
 
 #[test]
@@ -70,7 +70,7 @@ fn the_files_can_be_read_by_a_person() {
     assert_eq!(read("log"), LOG);
 
     let state = Command::from_value(&serde_json::json!({ "servers": [] })).expect("it has a JSON form");
-    let snapshot = Snapshot { last_index: 2, last_term: 2, state };
+    let snapshot = Snapshot { last_index: 2, last_term: 2, state, members: None };
     storage.compact(&snapshot, hard_state, &[report(3, 2)]).expect("compact");
     assert_eq!(read("log"), COMPACTED_LOG);
     assert_eq!(read("snapshot-00000000000000000002.json"), SNAPSHOT);
@@ -161,7 +161,8 @@ fn what_may_not_be_on_a_disk_is_refused_before_it_is_written() {
             "{what}: nothing but log and lock"
         );
     };
-    let snapshot = |last_index, last_term| Snapshot { last_index, last_term, state: Command::noop() };
+    let snapshot =
+        |last_index, last_term| Snapshot { last_index, last_term, state: Command::noop(), members: None };
     let now = HardState { term: 2, voted_for: Some(1), joining: false };
     refused("a gap", &|storage| storage.append(&[Record::Entry(report(5, 2))]));
     refused("half a good batch", &|storage| {

@@ -85,12 +85,12 @@ impl StandIn {
                         let number = |key: &str| report[key].as_u64().expect("a number");
                         let (epoch, sequence) = *holds.lock().expect("no panic");
                         if (number("epoch"), number("sequence")) > (epoch, sequence) {
-                            ReportAnswer::Committed { committed: number("sequence"), term: 1 }
+                            ReportAnswer::Committed { committed: number("sequence"), term: 1, members: 0 }
                         } else {
-                            ReportAnswer::stale(1, 1, Stamp { epoch, sequence })
+                            ReportAnswer::stale(1, 1, Stamp { epoch, sequence }, 0)
                         }
                     }
-                    _ => ReportAnswer::NotLeader { leader: 9 },
+                    _ => ReportAnswer::NotLeader { leader: 9, members: 0 },
                 };
                 let answer = to_json(&answer);
                 let mut response = tiny_http::Response::from_data(answer.clone()).with_status_code(status);

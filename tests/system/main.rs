@@ -41,6 +41,7 @@ mod hosts;
 mod in_flight;
 mod init;
 mod joining;
+mod members;
 mod memory;
 mod metrics;
 mod network;

@@ -196,7 +196,7 @@ mod tests {
         let listener = TcpListener::bind("127.83.9.6:0").expect("loopback has a free port");
         let taken = listener.local_addr().expect("bound");
         let free = "127.83.9.6:0".parse().expect("an address");
-        let remarks = ports(&Node { id: 4, public: taken, cluster: free });
+        let remarks = ports(&Node { id: 4, public: taken, cluster: free, founder: true });
         let line = remarks[0].line();
         assert!(
             line.starts_with("finding: ") && line.contains(&format!("(pid {})", std::process::id())),

@@ -22,8 +22,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use rakit::raft::{
-    Apply, Command, Durable, Entry, Event, Founders, Founding, HardState, Index, NodeId, Output, ProposalId,
-    Raft, Random, Resolution, RpcId, RpcReply, RpcRequest, SendOnceDurable, Settings, Snapshot, Term,
+    Apply, Command, Durable, Entry, Event, Founders, Founding, HardState, Index, MemberChange, NodeId,
+    Output, ProposalId, Raft, Random, Resolution, RpcId, RpcReply, RpcRequest, SendOnceDurable, Settings,
+    Snapshot, Term,
 };
 
 pub use disk::Disk;
@@ -138,7 +139,11 @@ pub struct Cluster {
     pub vary_seed: bool,
     next_message: u64,
     next_proposal: ProposalId,
+    next_change: ProposalId,
 }
+
+/// Changes of members are numbered from here on.
+pub const FIRST_CHANGE: ProposalId = 1 << 40;
 
 /// Entries with these terms, from index 1. The command of each names its index and term.
 pub fn entries_of_terms(terms: &[Term]) -> Vec<Entry> {
@@ -182,6 +187,7 @@ impl Cluster {
             vary_seed: true,
             next_message: 1,
             next_proposal: 1,
+            next_change: FIRST_CHANGE,
         };
         for &id in &voters {
             let mut settings = Settings::new(id, voters.clone(), ELECTION_TIMEOUT, HEARTBEAT, id);
@@ -224,7 +230,27 @@ impl Cluster {
     }
 
     pub fn founding(&self) -> Founding {
-        Founding::new("test", self.ids())
+        let founders = self.nodes.values().next().expect("a cluster has nodes");
+        Founding::new("test", founders.settings.founding.voters())
+    }
+
+    /// A machine on which a node may be started that the founding does not know: on a fresh directory.
+    pub fn add_machine(&mut self, id: NodeId) {
+        let mut settings = self.nodes.values().next().expect("a cluster has nodes").settings.clone();
+        settings.id = id;
+        settings.seed = settings.seed.wrapping_add(id);
+        settings.incarnation = 1;
+        let node = Node {
+            settings,
+            raft: None,
+            disk: Disk::fresh(&self.founding()),
+            writes: VecDeque::new(),
+            machine: Machine::default(),
+            incarnation: 0,
+            disk_held: false,
+        };
+        self.nodes.insert(id, node);
+        self.restart(id);
     }
 
     /// Another seed for all timeouts and the network.
@@ -249,7 +275,7 @@ impl Cluster {
         let last = entries.iter().rfind(|entry| entry.index <= snapshot);
         let snapshot = last.map(|entry| {
             let (last_index, last_term) = (entry.index, entry.term);
-            Snapshot { last_index, last_term, state: machine.to_state() }.into()
+            Snapshot { last_index, last_term, state: machine.to_state(), members: None }.into()
         });
         let entries = entries.into_iter().filter(|entry| entry.index > machine.index).collect();
         self.node_mut(id).disk = Disk { hard_state, founders: Founders::new(), snapshot, entries };
@@ -311,15 +337,18 @@ impl Cluster {
         let raft = self.raft(leader);
         let (term, last, last_term) =
             (raft.hard_state().term, raft.log().last_index(), raft.log().last_term());
-        self.nodes.values().all(|node| {
-            node.writes.is_empty()
-                && node.machine.index == last
-                && node.raft.as_ref().is_some_and(|raft| {
-                    (raft.leader(), raft.hard_state().term) == (Some(leader), term)
-                        && (raft.log().last_index(), raft.log().last_term()) == (last, last_term)
-                        && raft.commit_index() == last
-                })
-        })
+        let members = raft.members();
+        let is_member = |node: &&Node| members.contains(node.settings.id);
+        members.voters().all(|voter| !self.node(voter).disk.hard_state.joining)
+            && self.nodes.values().filter(is_member).all(|node| {
+                node.writes.is_empty()
+                    && node.machine.index == last
+                    && node.raft.as_ref().is_some_and(|raft| {
+                        (raft.leader(), raft.hard_state().term) == (Some(leader), term)
+                            && (raft.log().last_index(), raft.log().last_term()) == (last, last_term)
+                            && raft.commit_index() == last
+                    })
+            })
     }
 
     // --------------------------------------------------------------------------------------------------- events
@@ -391,7 +420,10 @@ impl Cluster {
             }
         }
         for (proposal, resolution) in &write.resolved {
-            self.note(|| format!("{id}: proposal {proposal} {}", words::resolution(resolution)));
+            self.note(|| match proposal.checked_sub(FIRST_CHANGE) {
+                None => format!("{id}: proposal {proposal} {}", words::resolution(resolution)),
+                Some(before) => format!("{id}: change {} {}", before + 1, words::resolution(resolution)),
+            });
             if self.checked {
                 self.properties.resolved(*proposal, *resolution);
             }
@@ -544,6 +576,26 @@ impl Cluster {
     pub fn propose_next(&mut self, id: NodeId) -> ProposalId {
         let text = format!("p{}", self.next_proposal);
         self.propose(id, command(&text))
+    }
+
+    /// An operator's order. The number of the change.
+    pub fn change(&mut self, id: NodeId, change: MemberChange) -> ProposalId {
+        let number = self.next_change;
+        self.next_change += 1;
+        if self.is_up(id) {
+            self.properties.changes.insert(number, (id, None));
+            self.step(id, Event::ChangeMembers { id: number, change });
+        }
+        number
+    }
+
+    pub fn add(&mut self, leader: NodeId, id: NodeId) -> ProposalId {
+        let (cluster, public) = (format!("c{id}"), format!("p{id}"));
+        self.change(leader, MemberChange::Add { id, cluster, public })
+    }
+
+    pub fn remove(&mut self, leader: NodeId, id: NodeId) -> ProposalId {
+        self.change(leader, MemberChange::Remove { id })
     }
 
     /// The disk of a node finishes all that waits, and is fast from now on.

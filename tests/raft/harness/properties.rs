@@ -66,6 +66,8 @@ pub struct Properties {
     digests: BTreeMap<Index, u64>,
     proposals: BTreeMap<ProposalId, Proposal>,
     shown: BTreeMap<NodeId, Shown>,
+    /// Changes of members: at which node, and what became of them.
+    pub changes: BTreeMap<ProposalId, (NodeId, Option<Resolution>)>,
     /// What was durable on disks that were emptied since, and counted: (index, term), by node.
     forgotten: BTreeMap<NodeId, BTreeSet<(Index, Term)>>,
 }
@@ -209,10 +211,11 @@ impl Properties {
                 Some(term),
                 "5.4.2: leader {id} counts replicas for an entry of an earlier term (Figure 8)"
             );
-            let holders = cluster.nodes.iter().filter(|(id, node)| {
-                let held = self.forgotten.get(*id).is_some_and(|places| places.contains(&(index, term)));
-                held || node.disk.covers(index, term) && !node.disk.hard_state.joining
-            });
+            let holders =
+                cluster.nodes.iter().filter(|(id, _)| raft.members().is_voter(**id)).filter(|(id, node)| {
+                    let held = self.forgotten.get(*id).is_some_and(|places| places.contains(&(index, term)));
+                    held || node.disk.covers(index, term) && !node.disk.hard_state.joining
+                });
             let holders = holders.count();
             assert!(
                 holders >= raft.majority(),
@@ -332,6 +335,11 @@ impl Properties {
 
     /// A client gets its answer.
     pub fn resolved(&mut self, id: ProposalId, resolution: Resolution) {
+        if let Some((_, before)) = self.changes.get_mut(&id) {
+            assert_eq!(*before, None, "change {id} is resolved twice");
+            *before = Some(resolution);
+            return;
+        }
         let proposal = self.proposals.get_mut(&id).expect("only what was proposed is resolved");
         assert_eq!(proposal.resolution, None, "proposal {id} is resolved twice");
         proposal.resolution = Some(resolution);
@@ -349,7 +357,7 @@ impl Properties {
                 None => {
                     assert!(proposal.orphaned, "proposal {id} at node {} was never resolved", proposal.node)
                 }
-                Some(Resolution::NotLeader { .. } | Resolution::Busy) => {
+                Some(Resolution::NotLeader { .. } | Resolution::Busy | Resolution::Refused(_)) => {
                     assert_eq!(places(), 0, "proposal {id} was refused, but is in a log");
                 }
                 Some(Resolution::Committed { .. } | Resolution::Unknown) => {}
@@ -358,6 +366,11 @@ impl Properties {
     }
 
     // -------------------------------------------------------------------------------------------------- questions
+
+    /// The state of a change so far.
+    pub fn change_of(&self, id: ProposalId) -> Option<Resolution> {
+        self.changes.get(&id).and_then(|(_, resolution)| *resolution)
+    }
 
     /// The state of a proposal so far.
     pub fn resolution_of(&self, id: ProposalId) -> Option<Resolution> {

@@ -1,7 +1,9 @@
 //! Messages in short notation, for transcripts: `AppendEntries term=2 prev=3/1 entries=4/2:x commit=3`. A position in the
 //! log is written index/term, as in the paper's figures, which put the term into the box and the index above it.
 
-use rakit::raft::{AppendResult, Entry, Life, RequestVote, Resolution, RpcReply, RpcRequest, VoteReply};
+use rakit::raft::{
+    AppendResult, Entry, Life, Members, RequestVote, Resolution, RpcReply, RpcRequest, VoteReply,
+};
 
 use super::Payload;
 
@@ -94,6 +96,10 @@ fn life(life: Life) -> String {
 
 /// An entry, index/term:command.
 pub fn entry(entry: &Entry) -> String {
+    if let Some(members) = Members::of_command(&entry.command) {
+        let members = members.to_string().replace(", ", "+").replace(" (learner)", "(learner)");
+        return format!("{}/{}:members={members}", entry.index, entry.term);
+    }
     let command = if entry.command.is_noop() { "no-op" } else { entry.command.as_json().trim_matches('"') };
     format!("{}/{}:{command}", entry.index, entry.term)
 }
@@ -105,6 +111,7 @@ pub fn resolution(resolution: &Resolution) -> String {
         Resolution::NotLeader { leader: Some(leader) } => format!("refused: node {leader} leads"),
         Resolution::NotLeader { leader: None } => "refused: no leader is known".into(),
         Resolution::Busy => "refused: busy".into(),
+        Resolution::Refused(why) => format!("refused: {why:?}"),
         Resolution::Unknown => "unknown: it may or may not commit".into(),
     }
 }

@@ -253,7 +253,7 @@ impl Reporter {
             }
         };
         match ReportAnswer::parse(answer.status, &answer.body) {
-            Some(ReportAnswer::Committed { committed, term }) => {
+            Some(ReportAnswer::Committed { committed, term, .. }) => {
                 let (server, sequence) = (self.server.clone(), self.sequence);
                 lock(&shared.promises).push(Promise { server, sequence, index: committed, term });
                 true

@@ -93,6 +93,8 @@ struct NodeProcess {
     public: KeptPort,
     cluster: KeptPort,
     log: PathBuf,
+    /// If it is another one than the founders'.
+    config: Option<PathBuf>,
     child: Option<Child>,
     doing: Doing,
 }
@@ -127,7 +129,7 @@ impl Cluster {
             .map(|id| {
                 let log = directory.path().join(format!("logs/node-{id}.log"));
                 let (public, cluster) = (KeptPort::new(), KeptPort::new());
-                (id, NodeProcess { public, cluster, log, child: None, doing: Doing::Dead })
+                (id, NodeProcess { public, cluster, log, config: None, child: None, doing: Doing::Dead })
             })
             .collect();
         let cluster = Self { options, directory, nodes };
@@ -138,6 +140,25 @@ impl Cluster {
         }
         std::fs::write(cluster.config(), cluster.toml()).expect("an empty directory");
         cluster
+    }
+
+    /// A machine for a node that the founding does not know: ports, and a configuration that names it. No process yet, and no
+    /// other file changes.
+    pub fn add_machine(&mut self, id: NodeId) {
+        let log = self.path(&format!("logs/node-{id}.log"));
+        let (public, cluster) = (KeptPort::new(), KeptPort::new());
+        let mut text = std::fs::read_to_string(self.config()).expect("the founders' file");
+        let _ = write!(
+            text,
+            "\n[[node]]\nid = {id}\npublic = \"{}\"\ncluster = \"{}\"\nfounder = false\n",
+            public.address(),
+            cluster.address()
+        );
+        let config = self.path(&format!("cluster-{id}.toml"));
+        std::fs::write(&config, text).expect("our own directory");
+        let node =
+            NodeProcess { public, cluster, log, config: Some(config), child: None, doing: Doing::Dead };
+        self.nodes.insert(id, node);
     }
 
     fn toml(&self) -> String {
@@ -247,6 +268,7 @@ impl Cluster {
                 command
             }
         };
+        let config = self.node(id).config.clone().unwrap_or(config);
         let node = self.node_mut(id);
         assert_eq!(node.doing, Doing::Dead, "node {id} runs already");
         // The log goes to standard error, and so does what a panic says.

@@ -84,7 +84,9 @@ impl Acknowledged {
     /// The promise in an answer to a report, if it is one about this very report.
     fn of(status: u16, body: &Value, sequence: u64) -> Option<Self> {
         match ReportAnswer::parse(status, body.to_string().as_bytes())? {
-            ReportAnswer::Committed { committed, term } => Some(Self { index: committed, term, sequence }),
+            ReportAnswer::Committed { committed, term, .. } => {
+                Some(Self { index: committed, term, sequence })
+            }
             ReportAnswer::Stale { .. } | ReportAnswer::NotLeader { .. } => None,
         }
     }

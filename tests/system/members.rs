@@ -1,0 +1,211 @@
+//! Members that change, with the real programs: `rakit members`, as an operator types it (docs/operations.md, "Other members").
+
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::programs::cluster::{Cluster, ClusterOptions, NodeId};
+use crate::programs::http;
+use crate::programs::workers::Worker;
+
+/// `rakit members …` with the founders' file.
+fn members(cluster: &Cluster, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rakit"));
+    command.arg("members").args(arguments).arg("--config").arg(cluster.config());
+    command.output().expect("rakit starts")
+}
+
+/// It must succeed; what it printed.
+#[track_caller]
+fn done(cluster: &Cluster, arguments: &[&str]) -> String {
+    let output = members(cluster, arguments);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {text}{errors}\n{}", cluster.story());
+    text
+}
+
+/// `rakit members add` or `replace`, at the node's own addresses.
+fn place(cluster: &Cluster, what: &str, id: NodeId, wait_ms: &str) -> String {
+    let (cluster_address, public) = (cluster.cluster_address(id).to_string(), cluster.public(id).to_string());
+    let id = id.to_string();
+    done(cluster, &[what, &id, "--cluster", &cluster_address, "--public", &public, "--wait-ms", wait_ms])
+}
+
+fn voters(status: &Value) -> Vec<NodeId> {
+    let members = status["members"].as_array().expect("a list");
+    members
+        .iter()
+        .filter(|member| member["voter"] == true)
+        .filter_map(|member| member["id"].as_u64())
+        .collect()
+}
+
+/// Waits until these nodes say that just these vote.
+#[track_caller]
+fn wait_for_voters(cluster: &Cluster, wanted: &[NodeId]) {
+    cluster.wait_for(&format!("{wanted:?} vote, as all of them say"), || {
+        let agrees = |id: &NodeId| cluster.try_status(*id).is_some_and(|status| voters(&status) == wanted);
+        wanted.iter().filter(|id| cluster.running().contains(id)).all(agrees).then_some(())
+    });
+}
+
+/// A real daemon, which reports the server "lab-1" to the nodes of the founders' file.
+struct Daemon {
+    process: Child,
+    log: std::path::PathBuf,
+}
+
+impl Daemon {
+    fn start(cluster: &Cluster, worker: &Worker) -> Self {
+        let log = cluster.path("logs/daemon.log");
+        let errors = std::fs::File::create(&log).expect("our own directory");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rakit-daemon"));
+        command
+            .arg("--config")
+            .arg(cluster.config())
+            .args(["--server", "lab-1", "--worker", &worker.address().to_string()])
+            .arg(format!("--stop-with-parent={}", std::process::id()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(errors);
+        Self { process: command.spawn().expect("rakit-daemon starts"), log }
+    }
+
+    #[track_caller]
+    fn wait_for_line(&self, cluster: &Cluster, line: &str) {
+        cluster.wait_for(&format!("the daemon says {line:?}"), || {
+            std::fs::read_to_string(&self.log).ok().filter(|text| text.contains(line)).map(|_| ())
+        });
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Reports go on: the sequence of the server grows on every running node.
+#[track_caller]
+fn assert_reports_go_on(cluster: &Cluster) {
+    let sequence = |id: NodeId| cluster.server(id, "lab-1").and_then(|server| server["sequence"].as_u64());
+    let before: Vec<(NodeId, u64)> =
+        cluster.running().into_iter().map(|id| (id, sequence(id).unwrap_or(0))).collect();
+    cluster.wait_for("newer reports on every running node", || {
+        before.iter().all(|(id, before)| sequence(*id).is_some_and(|now| now > *before)).then_some(())
+    });
+}
+
+#[track_caller]
+fn assert_primes_go_on(cluster: &Cluster) {
+    for id in cluster.running() {
+        let answer = cluster.get(id, "/7");
+        assert_eq!(answer.status, 200, "node {id}: {answer:?}");
+    }
+}
+
+#[test]
+fn a_cluster_grows_loses_its_leader_and_a_node_and_goes_on() {
+    let secret = "a secret that is long enough for the nodes: 0123456789";
+    let options = ClusterOptions {
+        secret: Some(secret.to_owned()),
+        report_interval_ms: 200,
+        ..ClusterOptions::nodes(3)
+    };
+    let mut cluster = Cluster::start(options);
+    let worker = Worker::good(1);
+    let daemon = Daemon::start(&cluster, &worker);
+    cluster
+        .wait_for_server("lab-1", "alive", |server| server["alive"] == true && server["worker_up"] == true);
+
+    // Node 4 is added, and then started. The file that it needs is printed.
+    cluster.add_machine(4);
+    let said = place(&cluster, "add", 4, "0");
+    assert!(said.contains("node 4 is a learner now") && said.contains("founder = false"), "{said}");
+    assert!(done(&cluster, &["list"]).contains("node 4: learner"));
+    cluster.restart(4);
+    wait_for_voters(&cluster, &[1, 2, 3, 4]);
+    assert!(cluster.log_text(4).contains("joining: node 4 counts from now on"), "{}", cluster.story());
+
+    // Node 5 is started, waits, and is added.
+    cluster.add_machine(5);
+    cluster.restart(5);
+    place(&cluster, "add", 5, "60000");
+    wait_for_voters(&cluster, &[1, 2, 3, 4, 5]);
+    cluster.wait_until_ready();
+    daemon.wait_for_line(&cluster, "the nodes of the cluster are now 1, 2, 3, 4, 5");
+    assert_reports_go_on(&cluster);
+    assert_primes_go_on(&cluster);
+
+    // The leader is removed: it hands over, is told, and serves on, marked as stale.
+    let leader = cluster.wait_for_leader();
+    done(&cluster, &["remove", &leader.to_string()]);
+    let rest: Vec<NodeId> = (1..=5).filter(|id| *id != leader).collect();
+    wait_for_voters(&cluster, &rest);
+    cluster.wait_for("the removed node knows it", || {
+        (cluster.status(leader)["membership"] == "removed").then_some(())
+    });
+    cluster.wait_for("its answers are marked as stale", || {
+        let answer = cluster.get(leader, "/7");
+        (answer.status == 200 && answer.header("x-rakit-stale-ms").is_some()).then_some(())
+    });
+    let ready = cluster.get(leader, "/readyz");
+    assert!(ready.status == 503 && ready.body.contains("removed"), "{ready:?}");
+    // It starts again as what it is, and disturbs nobody.
+    cluster.terminate(leader);
+    cluster.restart(leader);
+    cluster.wait_for("it is there again", || cluster.try_status(leader));
+    cluster.wait_for("it still knows that it was removed", || {
+        (cluster.status(leader)["membership"] == "removed").then_some(())
+    });
+    assert!(cluster.log_text(leader).contains("cluster.toml differs from the log"), "{}", cluster.story());
+    assert_eq!(cluster.terminate(leader).code(), Some(0));
+    let second = cluster.wait_for_leader();
+
+    // One more dies: three of four go on.
+    let victim = rest.iter().copied().find(|id| *id != second && *id < 4).expect("a founder is left");
+    cluster.kill9(victim);
+    assert_reports_go_on(&cluster);
+    assert_primes_go_on(&cluster);
+    cluster.wait_for_equal_digests();
+    wait_for_voters(&cluster, &rest);
+
+    // It is replaced by one with an empty directory.
+    std::fs::remove_dir_all(cluster.path(&format!("data/node-{victim}"))).expect("it was there");
+    cluster.restart(victim);
+    place(&cluster, "replace", victim, "60000");
+    wait_for_voters(&cluster, &rest);
+    cluster.wait_until_ready();
+    assert_reports_go_on(&cluster);
+    cluster.wait_for_equal_digests();
+
+    // What cannot be is refused, with the mend.
+    let refused = members(&cluster, &["remove", "9"]);
+    let errors = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(1) && errors.contains("rakit members list"), "{errors}");
+    let status = Command::new(env!("CARGO_BIN_EXE_rakit"))
+        .args(["status", "--config"])
+        .arg(cluster.config())
+        .output()
+        .expect("rakit starts");
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(status.contains("all 4 nodes agree"), "{status}");
+}
+
+#[test]
+fn a_node_that_nobody_added_waits_and_changes_nothing() {
+    let mut cluster = Cluster::start(ClusterOptions::nodes(3));
+    let leader = cluster.wait_for_leader();
+    let term = cluster.status(leader)["term"].clone();
+    cluster.add_machine(4);
+    cluster.restart(4);
+    cluster.wait_for("node 4 serves", || cluster.try_status(4));
+    cluster
+        .wait_for("node 4 is no member yet", || (cluster.status(4)["membership"] == "not_yet").then_some(()));
+    let answer = http::get(cluster.public(4), "/readyz").expect("it serves");
+    assert_eq!(answer.status, 503);
+    assert_eq!(cluster.status(leader)["term"], term);
+    assert_eq!(voters(&cluster.status(leader)), [1, 2, 3]);
+}
