@@ -2,10 +2,12 @@
 //!
 //! After any of them, `rakit-node` logs the line and ends. It never retries.
 
+use std::fmt::Write as _;
 use std::io;
 
 use super::Identity;
 use super::fold::Disorder;
+use crate::logging::OneLine;
 use crate::raft::PROTOCOL_VERSION;
 
 /// How to replace a damaged directory.
@@ -16,6 +18,16 @@ use crate::raft::PROTOCOL_VERSION;
 pub(super) const MEND_DAMAGED: &str = "mend: start this node once with --repair: it moves the directory aside, deletes \
      nothing, begins with an empty one, and counts again when a leader has filled it; never put an older copy in its \
      place: with that, a node votes twice and undoes what was acknowledged";
+
+/// The longest piece of a file's own text in a line, in bytes: what follows it, the mend, must be read, too.
+const FOREIGN_BYTES_MAX: usize = 512;
+
+/// Text from a file, which may hold anything, as a piece of a line.
+fn foreign(text: &dyn std::fmt::Display) -> String {
+    let mut line = OneLine::new(FOREIGN_BYTES_MAX);
+    write!(line, "{text}").expect("collecting into memory cannot fail");
+    line.finish()
+}
 
 /// An error of the disk, of its contents, or of a request to write.
 #[derive(Debug)]
@@ -101,12 +113,13 @@ impl std::fmt::Display for StorageError {
                  it), or give this node its own data_dir"
             ),
             Self::Corrupt { file, offset, what } => {
-                write!(f, "{file} is damaged at byte {offset}: {what}; {MEND_DAMAGED}")
+                write!(f, "{file} is damaged at byte {offset}: {}; {MEND_DAMAGED}", foreign(what))
             }
             Self::WrongDirectory { file, found, expected } => write!(
                 f,
-                "{file} belongs to {found}; this is {expected}; mend: correct data_dir, --id, the cluster's name or the \
-                 [[node]] list (it must name the members of the founding), or give this node a directory of its own"
+                "{file} belongs to {}; this is {expected}; mend: correct data_dir, --id, the cluster's name or the \
+                 [[node]] list (it must name the members of the founding), or give this node a directory of its own",
+                foreign(found)
             ),
             Self::OtherVersion { file, version } => write!(
                 f,
@@ -151,5 +164,14 @@ mod tests {
             assert!(line.contains("data/node-1") && line.contains("; mend: "), "{line}");
             assert!(!line.contains('\n') && !line.contains("  "), "{line}");
         }
+    }
+
+    /// Found by tests/fuzz: JSON that is not ours, in a line whose checksum is right.
+    #[test]
+    fn text_of_a_file_neither_breaks_the_line_nor_pushes_the_mend_out_of_it() {
+        let what = format!("unknown field `\n\u{1b}{}`", "x".repeat(10_000));
+        let line = StorageError::Corrupt { file: "log".into(), offset: 0, what }.to_string();
+        assert!(line.len() < 1_500 && line.contains("; mend: "), "{line}");
+        assert!(!line.contains(['\n', '\u{1b}']), "{line}");
     }
 }

@@ -16,6 +16,10 @@ use std::fmt;
 
 use crate::raft::{Entry, FOUNDING_INDEX, Founders, HardState, Index, Record, Term};
 
+/// The greatest term, and the greatest index of a snapshot, that a directory may hold. No cluster reaches it, and counting on from
+/// the greatest number of all would overflow.
+pub(super) const NUMBER_MAX: u64 = u64::MAX / 2;
+
 /// Why a record may not follow those before it, as a text for a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disorder(pub String);
@@ -117,6 +121,9 @@ impl Shape {
         let old = self.hard_state;
         if new.term < old.term {
             return disorder(format!("term {} after term {}", new.term, old.term));
+        }
+        if new.term > NUMBER_MAX {
+            return disorder(format!("term {}, which no cluster reaches", new.term));
         }
         if new.term == old.term && old.voted_for.is_some() && new.voted_for != old.voted_for {
             return disorder(format!(

@@ -18,7 +18,7 @@
 use serde::Deserialize;
 
 use super::disk::Disk;
-use super::fold::State;
+use super::fold::{NUMBER_MAX, State};
 use super::hint::CommitHint;
 use super::line::{self, Header, HeaderLine, ReadSnapshotLine};
 use super::{Identity, LOG, StorageError};
@@ -257,7 +257,8 @@ pub(super) fn read_snapshot(
             expected: Box::new(identity.clone()),
         });
     }
-    if snapshot.last_index != index || index == 0 || snapshot.last_term == 0 {
+    let is_possible = (1..=NUMBER_MAX).contains(&index) && snapshot.last_term != 0;
+    if snapshot.last_index != index || !is_possible {
         return Err(corrupt(format!(
             "it holds the state as of entry {} of term {}",
             snapshot.last_index, snapshot.last_term

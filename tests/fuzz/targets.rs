@@ -10,7 +10,8 @@ use rakit::config::Config;
 use rakit::http::chunked::{ChunkError, Chunks};
 use rakit::http::head::{HEADERS_MAX, Scanner, parse};
 use rakit::protocol::{
-    KnownLeader, LogQuery, Purpose, ReplyEnvelope, ReportAnswer, RequestEnvelope, TransferRequest, to_json,
+    KnownLeader, LogQuery, PROTOCOL_VERSION, Purpose, ReplyEnvelope, ReportAnswer, RequestEnvelope,
+    TransferRequest, to_json,
 };
 use rakit::raft::{self, Founding, NodeId};
 use rakit::replica::{Effect, Input, Replica, ReplicaSettings, Unread};
@@ -33,6 +34,9 @@ pub const ALL: [Target; 8] = [
     ("configuration", configuration),
     ("seal", seal),
 ];
+
+/// Stands in the corpus for the version of the protocol, which would soon be an old one.
+const VERSION: &str = "$VERSION";
 
 /// The members of the cluster that the log, the snapshot and the RPCs are of.
 const MEMBERS: [NodeId; 3] = [1, 2, 3];
@@ -147,25 +151,34 @@ pub fn rpc(input: &[u8]) {
     }
 }
 
-/// A log on disk. The first byte decides: after `#` the bytes are the file as they are; otherwise each line gets a checksum
-/// that fits, since no fuzzer guesses one.
+/// A log on disk, in the form of [`file`].
 pub fn log(input: &[u8]) {
-    let disk = MemoryDisk::default();
-    disk.put(LOG, &file(input));
-    open(disk);
+    log_is_taken(input);
 }
 
-/// A snapshot and the log beside it: the first line is the snapshot's file, as [`log`] has it for the log.
+/// The same; whether a node starts with it.
+pub fn log_is_taken(input: &[u8]) -> bool {
+    let disk = MemoryDisk::default();
+    disk.put(LOG, &file(input));
+    open(disk)
+}
+
+/// A snapshot and the log beside it, in the form of [`file`]: the first line is the snapshot's file.
 pub fn snapshot(input: &[u8]) {
+    snapshot_is_taken(input);
+}
+
+/// The same; whether a node starts with it.
+pub fn snapshot_is_taken(input: &[u8]) -> bool {
     let end = input.iter().position(|byte| *byte == b'\n').unwrap_or(input.len());
-    let (line, rest) = (&input[..end], input.get(end + 1..).unwrap_or_default());
-    let named: Option<u64> = serde_json::from_slice::<serde_json::Value>(line)
-        .ok()
-        .and_then(|value| value["snapshot"]["last_index"].as_u64());
+    let (line, rest) = input.split_at((end + 1).min(input.len()));
+    // The file is named after the last entry that it holds.
+    let json = serde_json::from_str::<serde_json::Value>(&with_version(line));
+    let named = json.ok().and_then(|value| value["snapshot"]["last_index"].as_u64());
     let disk = MemoryDisk::default();
     disk.put(&format!("snapshot-{:020}.json", named.unwrap_or(1)), &file(line));
     disk.put(LOG, &file(rest));
-    open(disk);
+    open(disk)
 }
 
 /// A cluster.toml.
@@ -197,7 +210,7 @@ pub fn configuration(input: &[u8]) {
 /// The headers of a request, and of an answer, by somebody who does not have the secret: `Name: value`, one in each line; the
 /// first line is the target. Nothing is taken.
 pub fn seal(input: &[u8]) {
-    let text = String::from_utf8_lossy(input);
+    let text = with_version(input);
     let _ = Secret::parse(input);
     let mut lines = text.lines();
     let target = lines.next().unwrap_or_default();
@@ -226,23 +239,36 @@ fn is_one_line(text: &str) {
     assert!(!text.is_empty() && !text.contains(['\n', '\r', '\u{1b}']), "{text:?}");
 }
 
-/// The lines of a file in a node's directory, each with its checksum: see [`log`].
+/// The bytes as text, with the version of the protocol in its places.
+fn with_version(input: &[u8]) -> String {
+    String::from_utf8_lossy(input).replace(VERSION, &PROTOCOL_VERSION.to_string())
+}
+
+/// A file in a node's directory. After `#` the bytes are the file as they are. Otherwise each line gets a checksum that fits, since
+/// no fuzzer guesses one; and if the first line is `!CUT ZEROS`, so many bytes are missing at the end, and so many zeros follow.
 fn file(input: &[u8]) -> Vec<u8> {
     if let Some(raw) = input.strip_prefix(b"#") {
         return raw.to_vec();
     }
+    let text = with_version(input);
+    let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
+    let end = first.strip_prefix('!').and_then(|words| words.split_once(' '));
+    let end = end.and_then(|(cut, zeros)| Some((cut.parse::<u16>().ok()?, zeros.parse::<u16>().ok()?)));
     let mut lines = Vec::new();
-    for line in input.split_inclusive(|byte| *byte == b'\n') {
-        let body = line.strip_suffix(b"\n").unwrap_or(line);
-        lines.extend_from_slice(format!("{:08x} ", crc32fast::hash(body)).as_bytes());
-        lines.extend_from_slice(line);
+    for line in if end.is_some() { rest } else { &text }.split_inclusive('\n') {
+        let body = line.strip_suffix('\n').unwrap_or(line);
+        lines.extend_from_slice(format!("{:08x} {line}", crc32fast::hash(body.as_bytes())).as_bytes());
+    }
+    if let Some((cut, zeros)) = end {
+        lines.truncate(lines.len().saturating_sub(cut.into()));
+        lines.resize(lines.len() + usize::from(zeros), 0);
     }
     lines
 }
 
 /// Opens a directory: it is refused in one line, or is a sound one that a node can start with, and that is the same when it is
-/// opened again.
-fn open(disk: MemoryDisk) {
+/// opened again. Whether it is taken.
+fn open(disk: MemoryDisk) -> bool {
     let founding = Founding::new("fuzz", MEMBERS);
     let identity = Identity { founding: founding.clone(), node: 1 };
     let fresh = Fresh { incarnation: 7, records: founding.records() };
@@ -251,21 +277,24 @@ fn open(disk: MemoryDisk) {
         Ok((_, recovered)) => recovered,
         Err(error) => {
             assert_eq!(disk.files(), before, "a directory that is refused stays as it was found: {error}");
-            return is_one_line(&error.to_string());
+            is_one_line(&error.to_string());
+            return false;
         }
     };
     let (_, again) = Storage::open(disk, &identity, fresh).expect("what was mended can be opened");
     let first = Recovered { repaired: None, ..recovered.clone() };
     assert_eq!(Recovered { repaired: None, ..again }, first);
     let Recovered { hard_state, snapshot, entries, commit, .. } = recovered;
-    if let Ok(mut replica) = Replica::<(), ()>::new(settings(), hard_state, snapshot, entries, Duration::ZERO)
-    {
-        if let Some(hint) = commit {
-            replica.recall_commit(hint.index, Duration::ZERO);
-        }
-        let mut node = Node { replica, now: Duration::ZERO };
-        node.batch(Duration::from_secs(2), None);
+    let Ok(mut replica) = Replica::<(), ()>::new(settings(), hard_state, snapshot, entries, Duration::ZERO)
+    else {
+        return false;
+    };
+    if let Some(hint) = commit {
+        replica.recall_commit(hint.index, Duration::ZERO);
     }
+    let mut node = Node { replica, now: Duration::ZERO };
+    node.batch(Duration::from_secs(2), None);
+    true
 }
 
 fn settings() -> ReplicaSettings {
