@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Makes or checks every transcript in README.md and docs/demo.md, from one run of the release programs.
+"""Makes or checks every transcript in README.md and the manuals for a class, from one run of the release programs.
 
     cargo build --release
     python3 tests/transcripts --check     # .ci/run does this
     python3 tests/transcripts --write     # puts the new outputs into the pages
+    python3 tests/transcripts --write docs/classroom.md    # into this one alone, from a run of its own
 
 Both do the same run: a fresh directory and two terminals, as the pages tell their reader. Every command of
-the pages is typed as it stands there, README.md first, docs/demo.md after it. The commands find their
+the pages is typed as it stands there, page after page (PAGES). The commands find their
 programs in target/release of this repository. Only the ports (8001, ...) are others, so that the run needs
 no port that somebody may have; what is compared and written has the ports of the pages again.
 
@@ -36,7 +37,7 @@ from page import Page, mask
 from terminal import Failed, Terminal
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = ["README.md", "docs/demo.md"]
+PAGES = ["README.md", "docs/demo.md", "docs/panduan-demo.md", "docs/classroom.md"]
 COLUMNS_MAX = 80
 
 # The first terminal runs the cluster and nothing else.
@@ -215,9 +216,13 @@ def main():
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--check", action="store_true", help="compare with the pages, and check their claims")
     what.add_argument("--write", action="store_true", help="put this run's outputs into the pages")
+    parser.add_argument("pages", nargs="*", metavar="PAGE", help="all, unless some are named; demo.md needs README.md")
     flags = parser.parse_args()
 
-    pages = [Page(REPOSITORY, name) for name in PAGES]
+    names = flags.pages or PAGES
+    if not set(names) <= set(PAGES):
+        parser.error(f"no such page; there are {', '.join(PAGES)}")
+    pages = [Page(REPOSITORY, name) for name in names]
     with tempfile.TemporaryDirectory(prefix="rakit-transcripts-") as directory:
         run = Run(directory)
         try:
@@ -225,7 +230,7 @@ def main():
         finally:
             left = run.close()
 
-    complaints = [f"{PAGES[-1]}: this is still running at its end: {command}" for command in left]
+    complaints = [f"{names[-1]}: this is still running at its end: {command}" for command in left]
     for page, fresh in zip(pages, results):
         complaints += claim_complaints(page.name, fresh, "in this run")
         if flags.write and not complaints:
@@ -238,7 +243,7 @@ def main():
         print(complaint, file=sys.stderr)
     commands = sum(len(steps) for steps in results)
     if not complaints:
-        print(f"{' and '.join(PAGES)}: {commands} commands, all as the pages say")
+        print(f"{', '.join(names)}: {commands} commands, all as the pages say")
     return 1 if complaints else 0
 
 

@@ -149,6 +149,15 @@ def another_leads(steps):
     expect(int(new["term"]) > int(old["term"]), "the term has not grown")
 
 
+def cut_off_leader_gave_up(steps):
+    found, _ = table(steps)
+    led = leaders(found)
+    expect(len(led) == 1, f"{len(led)} nodes lead")
+    alone = [row for row in found if row["leader"] != led[0]["id"]]
+    expect(len(alone) == 1 and alone[0]["leader"] == "-", f"not exactly one node is without a leader: {alone}")
+    expect(int(alone[0]["term"]) < int(led[0]["term"]), "the one that is cut off has the newer term")
+
+
 def do_not_answer(steps, number):
     found, _ = table(steps)
     silent = sum(row["role"] == "no answer" for row in found)
@@ -263,6 +272,6 @@ NAMED = {
         cluster_is_ready, same_prime, same_prime_everywhere, is_busy, go_elsewhere, one_leads, another_leads,
         do_not_answer, nobody_leads_and_the_term_stands, all_follow_one, stale_primes, three_roles_in_order, election_in_order,
         same_index_on_all, is_in_state, recovered, answer_all, log_begins_with_term_and_vote, one_waits,
-        sent_elsewhere, cluster_has_stopped,
+        sent_elsewhere, cluster_has_stopped, cut_off_leader_gave_up,
     )
 }
