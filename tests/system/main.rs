@@ -5,6 +5,7 @@
 //! | `cluster.rs` | do nodes agree when any of them is killed or paused? |
 //! | `routing.rs` | which server gets a request, and what if it fails? |
 //! | `hostile.rs`, `secret.rs` | what can strangers do, without and with a secret? |
+//! | `http_clients.rs` | are curl, ab, wrk, h2load, http.client, HAProxy and nginx served without an error? |
 //! | `founding.rs` | do nodes with other members keep apart, and say why? |
 //! | `joining.rs` | what does a node do whose directory is new, emptied or damaged? |
 //! | `version.rs` | is every other version of the protocol refused by name, on both sides? |
@@ -38,6 +39,7 @@ mod field;
 mod founding;
 mod hostile;
 mod hosts;
+mod http_clients;
 mod in_flight;
 mod init;
 mod joining;
