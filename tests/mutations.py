@@ -58,7 +58,7 @@ SIMULATOR_SECONDS_MAX = 300
 CORE, ELECTION, REPLICATION = "src/raft/core.rs", "src/raft/election.rs", "src/raft/replication.rs"
 SNAPSHOT, INCOMING, TRANSFER = "src/raft/snapshot.rs", "src/raft/incoming.rs", "src/raft/transfer.rs"
 TRANSITIONS, PACE = "src/raft/transitions.rs", "src/raft/pace.rs"
-MEMBERS = "src/raft/members.rs"
+CONFIGURATION, MEMBERS = "src/raft/configuration.rs", "src/raft/members.rs"
 JOINING, FOUNDING, PROGRESS = "src/raft/joining.rs", "src/raft/founding.rs", "src/raft/progress.rs"
 STORE, RECOVERY, HINT = "src/storage/store.rs", "src/storage/recovery.rs", "src/storage/hint.rs"
 REPORT, TABLE, SILENCE = "src/balancer/report.rs", "src/balancer/table.rs", "src/balancer/silence.rs"
@@ -122,7 +122,7 @@ MUTANTS = [
     ("14", "a follower acknowledges its own last index", REPLICATION,
      "let result = AppendResult::Success { match_index: last_verified };",
      "let result = AppendResult::Success { match_index: self.log.last_index() };"),
-    ("15a", "half of the nodes are a majority", MEMBERS,
+    ("15a", "half of the nodes are a majority", CONFIGURATION,
      "        self.voters().count() / 2 + 1", "        self.voters().count().div_ceil(2)"),
     ("15b", "the leader counts before its own disk", REPLICATION,
      "matches.push(self.durable_index());", "matches.push(self.log.last_index());"),
@@ -279,13 +279,13 @@ MUTANTS = [
      "for Reporter { caller, superseded } in reporters.into_iter().take(1) {"),
     ("R12", "a new leader is not watched", DECISIONS,
      "if watched != self.watched {", "if false && watched != self.watched {"),
-    ("M1", "a list counts only from its commit", MEMBERS,
+    ("M1", "a list counts only from its commit", CONFIGURATION,
      "        self.later.last().unwrap_or(&self.base)", "        self.former().unwrap_or(&self.base)"),
     ("M2", "a second change before the first is committed", MEMBERS,
      "        if !self.is_change_committed() {\n            return Err(ChangeRefused::UnderWay);", "        if false {\n            return Err(ChangeRefused::UnderWay);"),
     ("M3", "a change before an entry of the own term is committed (the correction of 2015)", MEMBERS,
      "        if self.log.term_at(self.commit_index) != Some(self.hard_state.term) {", "        if false {"),
-    ("M4", "a learner counts", MEMBERS,
+    ("M4", "a learner counts", CONFIGURATION,
      "        self.0.iter().filter(|member| member.voter).map(|member| member.id)", "        self.0.iter().map(|member| member.id)"),
     ("M5", "a removed leader counts its own disk", REPLICATION,
      "        if self.members().is_voter(self.settings.id) {\n            matches.push(self.durable_index());\n        }",

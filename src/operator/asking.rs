@@ -8,8 +8,10 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use rakit::config::Config;
 use rakit::http::client::{CallError, CallErrorKind, Client, ClientTimeouts};
 use rakit::protocol::{Status, path};
+use rakit::raft::Membership;
 
 use super::comparison::Asked;
 
@@ -73,6 +75,42 @@ pub fn ask_all(addresses: &[SocketAddr]) -> Vec<Asked> {
             })
             .collect()
     })
+}
+
+/// All nodes of the file, and all members that they name.
+pub fn ask_members(config: &Config) -> Vec<Asked> {
+    let mut addresses: Vec<SocketAddr> = config.nodes.iter().map(|node| node.public).collect();
+    let mut answers = ask_all(&addresses);
+    let more: Vec<SocketAddr> = newest_of(&answers)
+        .map(|status| {
+            status
+                .members
+                .iter()
+                .map(|member| member.public)
+                .filter(|public| !addresses.contains(public))
+                .collect()
+        })
+        .unwrap_or_default();
+    answers.extend(ask_all(&more));
+    addresses.extend(more);
+    // What the file still names and the cluster does not know any more is nobody's concern.
+    let members: Option<Vec<SocketAddr>> = newest_of(&answers)
+        .filter(|status| status.members_index > 0)
+        .map(|status| status.members.iter().map(|member| member.public).collect());
+    answers.retain(|answer| match (&answer.status, &members) {
+        (Ok(status), _) => status.membership != Membership::Removed,
+        (Err(_), Some(members)) => members.contains(&answer.address),
+        (Err(_), None) => true,
+    });
+    answers
+}
+
+/// The answer that knows the newest term, and in it the newest list.
+pub fn newest_of(answers: &[Asked]) -> Option<&Status> {
+    let statuses = answers.iter().filter_map(|answer| answer.status.as_ref().ok());
+    statuses
+        .filter(|status| status.membership != Membership::Removed)
+        .max_by_key(|status| (status.leader.is_some(), status.term, status.members_index))
 }
 
 /// Asks nodes repeatedly until it is dropped.

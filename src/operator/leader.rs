@@ -14,9 +14,9 @@ use rakit::protocol::{KnownLeader, MemberStatus, OPERATOR, Purpose, node_name};
 use rakit::raft::Term;
 use rakit::signing::{Recipient, Seal, Secret};
 
+use super::asking::ask_members;
 use super::comparison::{Asked, clean};
 use super::layout::DIRECTORY_DEFAULT;
-use super::members::ask_members;
 use super::{Failure, load_config};
 
 /// How long each phase of the request may take. A node answers an order within ten seconds, if it does at all.

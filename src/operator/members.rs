@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use rakit::config::Config;
 use rakit::program::{EXIT_OK, LogFlags};
 use rakit::protocol::{MembersChanged, Status, path, to_json};
-use rakit::raft::{MemberChange, Membership, NodeId};
+use rakit::raft::{MemberChange, NodeId};
 
 use super::Failure;
-use super::asking::ask_all;
-use super::comparison::{Asked, clean};
+use super::asking::{ask_members, newest_of};
+use super::comparison::clean;
 use super::layout::DIRECTORY_DEFAULT;
 use super::leader::{ClusterFlag, Leadership, not_carried_out};
 use super::screen::say;
@@ -176,42 +176,6 @@ fn remove(leadership: &mut Leadership, id: NodeId) -> Result<(), Failure> {
         "node {id} is no member any more (entry {index}); its process goes on, outside of the cluster, until you stop it"
     ));
     Ok(())
-}
-
-/// All nodes of the file, and all members that they name.
-pub fn ask_members(config: &Config) -> Vec<Asked> {
-    let mut addresses: Vec<SocketAddr> = config.nodes.iter().map(|node| node.public).collect();
-    let mut answers = ask_all(&addresses);
-    let more: Vec<SocketAddr> = newest_of(&answers)
-        .map(|status| {
-            status
-                .members
-                .iter()
-                .map(|member| member.public)
-                .filter(|public| !addresses.contains(public))
-                .collect()
-        })
-        .unwrap_or_default();
-    answers.extend(ask_all(&more));
-    addresses.extend(more);
-    // What the file still names and the cluster does not know any more is nobody's concern.
-    let members: Option<Vec<SocketAddr>> = newest_of(&answers)
-        .filter(|status| status.members_index > 0)
-        .map(|status| status.members.iter().map(|member| member.public).collect());
-    answers.retain(|answer| match (&answer.status, &members) {
-        (Ok(status), _) => status.membership != Membership::Removed,
-        (Err(_), Some(members)) => members.contains(&answer.address),
-        (Err(_), None) => true,
-    });
-    answers
-}
-
-/// The answer that knows the newest term, and in it the newest list.
-fn newest_of(answers: &[Asked]) -> Option<&Status> {
-    let statuses = answers.iter().filter_map(|answer| answer.status.as_ref().ok());
-    statuses
-        .filter(|status| status.membership != Membership::Removed)
-        .max_by_key(|status| (status.leader.is_some(), status.term, status.members_index))
 }
 
 fn newest(config: &Config) -> Result<Status, Failure> {

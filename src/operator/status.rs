@@ -14,7 +14,7 @@ use rakit::config::Config;
 use rakit::program::{self, EXIT_FAILURE, EXIT_OK, LogFlags, ParentFlags};
 use rakit::raft::NodeId;
 
-use super::asking::{ANSWER_TIMEOUT, Poller, ask_all};
+use super::asking::{ANSWER_TIMEOUT, Poller, ask_all, ask_members};
 use super::changes::Story;
 use super::comparison::{Asked, differences};
 use super::contact::{Contact, contacts, name, rows};
@@ -23,7 +23,6 @@ use super::line::Line;
 use super::live_screen::LiveScreen;
 use super::live_table::LiveTable;
 use super::lookout::Lookout;
-use super::members::ask_members;
 use super::screen::say;
 use super::{Failure, NAME, load_config, table};
 

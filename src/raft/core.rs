@@ -8,11 +8,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::configuration::Configurations;
 use super::event::Event;
+use super::founding_round::FoundingRound;
 use super::incoming::IncomingSnapshot;
-use super::joining::FoundingRound;
 use super::log::Log;
-use super::members::Configurations;
 use super::random::Random;
 use super::role::{Role, RoleName};
 use super::settings::{Settings, TERM_JUMP_MAX};

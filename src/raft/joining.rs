@@ -33,41 +33,14 @@
 //! docs/raft.md says what can *not* be told apart. `tests/raft/explore.rs` checks the rules with disks that are emptied
 //! at any moment.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{Hash, Hasher};
-
 use super::core::Raft;
+use super::founding_round::FoundingRound;
 use super::progress::Progress;
 use super::role::Role;
 use super::{
     Admission, Command, Durable, FOUNDING_INDEX, FOUNDING_TERM, Founders, FoundingQuestion, FoundingReply,
     HardState, Index, Life, NodeId, Notice, Record, RpcId, RpcRequest,
 };
-
-/// The round of questions of a node that may help to found the cluster.
-#[derive(Clone, Debug, Default)]
-pub(super) struct FoundingRound {
-    /// Who has not answered yet, by the question.
-    asked: BTreeMap<NodeId, RpcId>,
-    /// Who is joining and fresh.
-    joining: Founders,
-    /// Who counts and is fresh, and does not know this node as a founder.
-    counting: Founders,
-    /// Who has lived.
-    lived: BTreeSet<NodeId>,
-    /// Who refused the question: it has another founding.
-    refused: BTreeSet<NodeId>,
-}
-
-impl FoundingRound {
-    /// See `fingerprint.rs`.
-    pub(super) fn fingerprint(&self, rpc_name: &dyn Fn(RpcId) -> Option<u64>, hasher: &mut impl Hasher) {
-        for (peer, rpc) in &self.asked {
-            (peer, rpc_name(*rpc)).hash(hasher);
-        }
-        (&self.joining, &self.counting, &self.lived, &self.refused).hash(hasher);
-    }
-}
 
 impl Raft {
     /// Whether this node is there but does not count yet.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::members::Configuration;
+use super::configuration::Configuration;
 
 /// The version of everything that two builds must have in common: what goes over the wire, what stands on disk, and the
 /// rules by which every node makes the same table of the same log. Requests, answers, logs and snapshots carry it, and

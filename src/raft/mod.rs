@@ -103,11 +103,13 @@
 //! * *Pipelining* (thesis 10.2.1): one AppendEntries is under way to each follower at a time, as HTTP/1.1 does it; what
 //!   arrives meanwhile leaves with the next. Batches grow with the load by themselves.
 
+mod configuration;
 mod core;
 mod election;
 mod event;
 mod fingerprint;
 mod founding;
+mod founding_round;
 mod incoming;
 mod joining;
 mod log;
@@ -125,6 +127,7 @@ mod snapshot;
 mod transfer;
 mod transitions;
 
+pub use configuration::{Configuration, MEMBERS_MAX, Member, Members};
 pub use core::Raft;
 pub use event::Event;
 pub use founding::{FOUNDING_INDEX, FOUNDING_TERM, Founding};
