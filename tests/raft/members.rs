@@ -317,3 +317,24 @@ fn a_dead_follower_changes_nothing_by_itself() {
     assert_eq!(voters(&cluster, 1), [1, 2, 3]);
     assert_eq!(cluster.raft(1).majority(), 2);
 }
+
+/// Node 3 was a member before, so nothing but its log keeps it from voting.
+#[test]
+fn a_learner_does_not_vote_before_it_has_what_the_leader_had() {
+    let mut cluster = Cluster::founded(3, |settings| settings.append_entries_max = 1);
+    cluster.elect(1);
+    cluster.settle();
+    cluster.remove(1, 3);
+    cluster.settle();
+    cluster.crash(3, 0);
+    for _ in 0..50 {
+        cluster.propose_next(1);
+    }
+    cluster.settle();
+    let had = cluster.raft(1).log().last_index();
+    cluster.restart(3);
+    cluster.add(1, 3);
+    assert!(cluster.run_until(WHILE, |cluster| voters(cluster, 1) == [1, 2, 3]), "{}", cluster.describe());
+    let (matched, _) = cluster.raft(1).progress(3).expect("a member");
+    assert!(matched >= had, "it has {matched} of {had} entries");
+}
