@@ -16,13 +16,14 @@ pub(super) struct Activity {
     /// The socket whose owner was searched last. Each is searched once, because the search reads all descriptors.
     socket: Option<u64>,
     root: Option<ProcessIdentity>,
-    before: Option<Tree>,
+    /// The last reading of its processes.
+    tree: Option<Tree>,
 }
 
 impl Activity {
-    /// The worker's process, as the last look found it.
-    pub(super) fn worker(&self) -> Option<i32> {
-        self.root.map(|root| root.pid)
+    /// The worker's processes, as the last look found them.
+    pub(super) fn worker(&self) -> Option<&Tree> {
+        self.tree.as_ref()
     }
 
     /// Whether the worker was active since the last look; `None` if that cannot be known.
@@ -33,16 +34,16 @@ impl Activity {
         };
         if self.socket != Some(inode) {
             let root = linux::holder(inode).and_then(|holder| ProcessIdentity::of(holder.pid));
-            *self = Self { socket: Some(inode), root, before: None };
+            *self = Self { socket: Some(inode), root, tree: None };
         }
         let Some(tree) = process_load::read(self.root?) else {
             // The process has ended, but its socket still listens: another process holds it. Search that one next time.
             *self = Self::default();
             return None;
         };
-        let used = self.before.as_ref().map(|before| tree.ticks_since(before) > 0);
+        let used = self.tree.as_ref().map(|before| tree.ticks_since(before) > 0);
         let active = if used == Some(true) || tree.is_runnable() { Some(true) } else { used };
-        self.before = Some(tree);
+        self.tree = Some(tree);
         active
     }
 }

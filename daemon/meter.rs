@@ -70,8 +70,8 @@ impl Meter {
     }
 
     /// Takes a reading and returns the load since an earlier one. Logs when the load is not known, and when it is known
-    /// again. `worker` is the worker's process, if it is known; else the daemon's own limits hold.
-    pub(super) fn measure(&mut self, now: Instant, listening: &Listening, worker: Option<i32>) -> Load {
+    /// again. `worker` are the worker's processes, if they are known; else the daemon's own limits hold.
+    pub(super) fn measure(&mut self, now: Instant, listening: &Listening, worker: Option<&Tree>) -> Load {
         match self.read(now, listening, worker) {
             // The counters are coarser than two digits; more digits would only make reports longer.
             Ok(percent) => self.last = Some((percent * 100.0).round() / 100.0),
@@ -94,9 +94,10 @@ impl Meter {
     }
 
     /// The load now, in percent.
-    fn read(&mut self, now: Instant, listening: &Listening, worker: Option<i32>) -> Result<f64, Unknown> {
+    fn read(&mut self, now: Instant, listening: &Listening, worker: Option<&Tree>) -> Result<f64, Unknown> {
+        let pid = worker.map(|tree| tree.root().pid);
         let usage = machine_load::read(&self.proc)
-            .and_then(|machine| Ok(Usage { machine, allowance: self.groups.allowance(worker)? }));
+            .and_then(|machine| Ok(Usage { machine, allowance: self.groups.allowance(pid)? }));
         let usage = match usage {
             Ok(usage) => usage,
             Err(reason) => {
@@ -114,7 +115,7 @@ impl Meter {
         }
         let load = self.machine.load(now, usage, |elapsed, before, after| after.load_since(before, elapsed));
         if let Some(process) = &mut self.process {
-            return process.measure(now, self.cores, listening);
+            return process.measure(now, self.cores, listening, worker);
         }
         match load {
             Some(load) => {
@@ -183,9 +184,11 @@ impl TreeMeter {
         Self { root, ..Self::default() }
     }
 
-    /// The load in percent of `cores` processors; `None` when there is no such process, or it has ended.
-    fn measure(&mut self, now: Instant, cores: f64) -> Option<f64> {
-        let Some(tree) = self.root.and_then(process_load::read) else {
+    /// The load in percent of `cores` processors; `None` when there is no such process, or it has ended. `just_read` is taken
+    /// if it is of this process: to read one costs more than all else that an idle daemon does.
+    fn measure(&mut self, now: Instant, cores: f64, just_read: Option<&Tree>) -> Option<f64> {
+        let just_read = just_read.filter(|tree| Some(tree.root()) == self.root).cloned();
+        let Some(tree) = just_read.or_else(|| self.root.and_then(process_load::read)) else {
             *self = Self::default();
             return None;
         };
@@ -215,12 +218,18 @@ impl ProcessMeter {
     }
 
     /// The load in percent of `cores` processors. No process and nobody who listens: no load.
-    fn measure(&mut self, now: Instant, cores: f64, listening: &Listening) -> Result<f64, Unknown> {
+    fn measure(
+        &mut self,
+        now: Instant,
+        cores: f64,
+        listening: &Listening,
+        just_read: Option<&Tree>,
+    ) -> Result<f64, Unknown> {
         if self.worker.root.is_none() {
             self.follow(listening);
         }
         let root = self.worker.root;
-        let worker = self.worker.measure(now, cores);
+        let worker = self.worker.measure(now, cores, just_read);
         if let (Some(root), None) = (root, worker) {
             warn!("process {} is gone: reporting a load of 0 until a worker listens again", root.pid);
         }
@@ -237,7 +246,7 @@ impl ProcessMeter {
         if meter.root.map(|root| root.pid) != named {
             *meter = TreeMeter::of(named.and_then(ProcessIdentity::of));
         }
-        meter.measure(now, cores).unwrap_or(0.0)
+        meter.measure(now, cores, None).unwrap_or(0.0)
     }
 
     /// After a restart of the worker, the process that owns the listening socket is the one to measure.

@@ -2,7 +2,7 @@
 //! (proc_pid_stat(5)).
 //!
 //! `meter.rs` uses it when several servers share a machine (`rakit up`), where the machine's load would be
-//! the same for all.
+//! the same for all, and `activity.rs` for every worker.
 //!
 //! Two readings of the same tree of processes are compared. When a child ends and its parent waits for it,
 //! all its ticks move into the parent's `cutime` and `cstime`, also those that an earlier reading counted. So
@@ -15,6 +15,9 @@ use procfs::{Current, Uptime};
 /// The most processes of a tree: more than any server has. It stops a walk over a tree that grows while it is
 /// read.
 const PROCESSES_MAX: usize = 4_096;
+
+/// The state of a thread that runs, or would if it got a processor: proc_pid_stat(5).
+const RUNNABLE: char = 'R';
 
 /// A process. The kernel reuses ids, so the start time (in ticks since boot) is part of the identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,9 +43,15 @@ struct Ticks {
 }
 
 /// One reading of a process and its living descendants.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Tree {
+    /// The process at its top.
+    root: ProcessIdentity,
     processes: BTreeMap<ProcessIdentity, Ticks>,
+    /// Whether a process of one thread was running, or would have been if it had got a processor.
+    is_one_runnable: bool,
+    /// The processes of several threads. Of these, the state in `/proc/PID/stat` is that of the first thread only.
+    threaded: Vec<i32>,
     /// When it was read, in ticks since boot: the clock that [`ProcessIdentity::started`] is on.
     read_at: u64,
 }
@@ -52,7 +61,7 @@ pub(super) fn read(root: ProcessIdentity) -> Option<Tree> {
     // Taken before the walk, so that a process that starts during the walk counts as new in the next reading.
     let read_at = ticks_since_boot();
     let root_stat = stat(root.pid).filter(is_living).filter(|stat| stat.starttime == root.started)?;
-    let mut processes = BTreeMap::new();
+    let (mut processes, mut is_one_runnable, mut threaded) = (BTreeMap::new(), false, Vec::new());
     let mut waiting = vec![root_stat];
     let mut parents = ParentScan::default();
     while let Some(stat) = waiting.pop() {
@@ -66,12 +75,21 @@ pub(super) fn read(root: ProcessIdentity) -> Option<Tree> {
             own: stat.utime.saturating_add(stat.stime),
             reaped: u64::try_from(stat.cutime.saturating_add(stat.cstime)).unwrap_or(0),
         };
+        match stat.num_threads {
+            1 => is_one_runnable |= stat.state == RUNNABLE,
+            _ => threaded.push(stat.pid),
+        }
         processes.insert(ProcessIdentity { pid: stat.pid, started: stat.starttime }, ticks);
     }
-    Some(Tree { processes, read_at })
+    Some(Tree { root, processes, is_one_runnable, threaded, read_at })
 }
 
 impl Tree {
+    /// The process at its top.
+    pub(super) fn root(&self) -> ProcessIdentity {
+        self.root
+    }
+
     /// How many ticks the tree used since `before`. Never negative, and in doubt too low, so that starts and
     /// ends of processes cannot make an idle server look busy.
     pub(super) fn ticks_since(&self, before: &Self) -> u64 {
@@ -99,9 +117,9 @@ impl Tree {
         used.saturating_add(appeared.saturating_sub(vanished))
     }
 
-    /// Whether a thread of one of these processes runs now, or would if it got a processor.
+    /// Whether a thread of one of these processes runs, or would if it got a processor.
     pub(super) fn is_runnable(&self) -> bool {
-        self.processes.keys().any(|identity| threads_run(identity.pid).unwrap_or(false))
+        self.is_one_runnable || self.threaded.iter().any(|pid| threads_run(*pid).unwrap_or(false))
     }
 }
 
@@ -112,7 +130,7 @@ fn stat(pid: i32) -> Option<Stat> {
 /// Whether a thread of this process is runnable: state R in `/proc/PID/task/TID/stat`.
 fn threads_run(pid: i32) -> procfs::ProcResult<bool> {
     let mut threads = Process::new(pid)?.tasks()?.flatten();
-    Ok(threads.any(|thread| thread.stat().is_ok_and(|stat| stat.state == 'R')))
+    Ok(threads.any(|thread| thread.stat().is_ok_and(|stat| stat.state == RUNNABLE)))
 }
 
 /// A zombie has ended. It keeps its entry until its parent waits for it.
@@ -170,7 +188,8 @@ mod tests {
             .iter()
             .map(|&(pid, started, own, reaped)| (ProcessIdentity { pid, started }, Ticks { own, reaped }))
             .collect();
-        Tree { processes, read_at }
+        let root = ProcessIdentity { pid: 1, started: 10 };
+        Tree { root, processes, is_one_runnable: false, threaded: Vec::new(), read_at }
     }
 
     #[test]
