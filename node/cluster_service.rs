@@ -327,7 +327,8 @@ impl ClusterService {
     /// Which other node sent this. It need not be a member, as this node goes by them: a leader may have been added since, and a
     /// node that was removed asks for votes until it is told (thesis 4.1).
     fn peer(&self, opened: &Opened) -> Result<NodeId, Response> {
-        node_id(&opened.sender).filter(|from| *from != self.id).ok_or_else(|| {
+        let is_other = |from: &NodeId| *from != self.id && (1..=NODE_ID_MAX).contains(from);
+        node_id(&opened.sender).filter(is_other).ok_or_else(|| {
             text(400, &format!("'{}' is no other node of this cluster", opened.sender.escape_debug()))
         })
     }

@@ -165,7 +165,8 @@ impl Raft {
         }
         // Thesis 4.2.3: "if a server receives a RequestVote request within the minimum election timeout of hearing from
         // a current leader, it does not update its term or grant its vote". A leader that has its quorum hears itself.
-        if !arguments.leadership_transfer {
+        // Whom this leader has asked to take over may disturb it. That is a voter, as far as this node knows them all.
+        if !arguments.leadership_transfer || !self.members().is_voter(from) {
             let heard_recently = self
                 .leader_contact
                 .is_some_and(|contact| self.now < contact + self.settings.election_timeout.0);

@@ -23,6 +23,32 @@ pub struct Browser {
     _directory: tempfile::TempDir,
 }
 
+/// How often chromedriver is started at the most. It chooses a port for IPv4, and ends if that is taken for IPv6.
+const DRIVER_STARTS_MAX: usize = 10;
+
+/// A driver, and its port; `None` if it ended.
+fn start_driver(directory: &Path) -> Option<(Child, u16)> {
+    let mut driver = Command::new("chromedriver")
+        .arg("--port=0")
+        .env("TMPDIR", directory)
+        .env("HOME", directory)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .expect("it was found");
+    let stdout = BufReader::new(driver.stdout.take().expect("it is piped"));
+    let port = stdout.lines().map_while(Result::ok).find_map(|line| {
+        let (_, port) = line.split_once("started successfully on port ")?;
+        port.trim_end_matches('.').parse::<u16>().ok()
+    });
+    if port.is_none() {
+        driver.wait().expect("our own child");
+    }
+    Some((driver, port?))
+}
+
 impl Browser {
     /// A browser with an empty page; `None` if Chromium or its driver is not installed.
     pub fn start() -> Option<Browser> {
@@ -33,22 +59,9 @@ impl Browser {
             return None;
         }
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
-            .env("TMPDIR", directory.path())
-            .env("HOME", directory.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .expect("it was found");
-        let stdout = BufReader::new(driver.stdout.take().expect("it is piped"));
-        let port = stdout.lines().map_while(Result::ok).find_map(|line| {
-            let (_, port) = line.split_once("started successfully on port ")?;
-            port.trim_end_matches('.').parse::<u16>().ok()
-        });
-        let address = SocketAddr::from(([127, 0, 0, 1], port.expect("chromedriver names its port")));
+        let (driver, port) =
+            (0..DRIVER_STARTS_MAX).find_map(|_| start_driver(directory.path())).expect("chromedriver starts");
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
         let mut browser = Browser { driver, address, session: String::new(), _directory: directory };
         // The sandbox does not work for root, and /dev/shm is small in containers.
         let arguments = [
