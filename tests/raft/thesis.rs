@@ -9,23 +9,29 @@ use crate::harness::{Cluster, ELECTION_TIMEOUT, HEARTBEAT, Payload};
 use rakit::raft::{Event, RequestVote, RoleName, RpcReply, RpcRequest, TimeoutNow};
 
 /// Section 6 / thesis 4.2.3: "servers disregard RequestVote RPCs when they believe a current leader exists", to the microsecond;
-/// but not one that a leader itself asked for (thesis 3.10).
+/// but not one that a leader itself asked for (thesis 3.10). That is a voter: node 9 is none, and is heard (4.1), but has been
+/// asked by nobody.
 #[test]
 fn thesis_4_2_3_votes_are_refused_while_the_leader_was_heard_within_the_minimum_timeout() {
-    for (elapsed, transfer, granted) in
-        [(0, false, false), (499_999, false, false), (500_000, false, true), (0, true, true)]
-    {
+    for (elapsed, candidate, transfer, granted) in [
+        (0, 3, false, false),
+        (499_999, 3, false, false),
+        (500_000, 3, false, true),
+        (0, 3, true, true),
+        (499_999, 9, true, false),
+        (500_000, 9, false, true),
+    ] {
         let mut lone = Lone::new(3, 1, &[]);
         lone.append(2, 1, (0, 0), &[], 0);
         lone.now += Duration::from_micros(elapsed);
-        let arguments = RequestVote { leadership_transfer: transfer, ..vote(3, 2, (0, 0)) };
-        let RpcReply::RequestVote(reply) = lone.request(3, RpcRequest::RequestVote(arguments)) else {
+        let arguments = RequestVote { leadership_transfer: transfer, ..vote(candidate, 2, (0, 0)) };
+        let RpcReply::RequestVote(reply) = lone.request(candidate, RpcRequest::RequestVote(arguments)) else {
             panic!("another kind of reply")
         };
         assert_eq!(
             (reply.vote_granted, lone.raft.hard_state().term == 2),
             (granted, granted),
-            "{elapsed} µs"
+            "{elapsed} µs, node {candidate}"
         );
     }
 }
