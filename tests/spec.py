@@ -2,7 +2,8 @@
 """Runs TLC, the model checker of TLA+, over the specification in docs/spec.
 
     python3 tests/spec.py check                  # all states of each configuration docs/spec/*.cfg
-    python3 tests/spec.py check election         # one of them
+    python3 tests/spec.py check replication      # one of them
+    python3 tests/spec.py check members          # all whose names begin so, with a "-" after it
     python3 tests/spec.py traces                 # 24 seeds of the simulator: does the specification allow what the nodes did?
     python3 tests/spec.py traces --seeds 500 --first 1000
     python3 tests/spec.py defects                # plants defects in a copy of the core: do the traces show them?
@@ -80,21 +81,29 @@ def tlc(jar, directory, module, configuration, *options, seconds_max=None):
 
 # ----------------------------------------------------------------------------------------------------------------- check
 
+def modules_of(configuration):
+    """What a configuration is of: the module that TLC is given is the last one."""
+    return ["Members"] if configuration.stem.startswith("members-") else ["Raft", "RaftCheck"]
+
+
 def check(names):
-    """Runs the configurations of RaftCheck with these names, or all. A configuration whose first line names a property shows
-    that this property fails there."""
+    """Runs the configurations with these names, or whose names begin with one of them, or all. A configuration whose first line
+    names a property shows that this property fails there."""
+    files = [file for file in sorted(SPEC.glob("*.cfg"))
+             if not names or any(f"{file.stem}-".startswith(f"{name}-") for name in names)]
+    if not files:
+        sys.exit(f"spec: docs/spec has no configuration {' or '.join(names)}")
     jar = tlc_jar()
     failed = False
     print("| configuration | states generated | distinct | depth | seconds | result |\n| --- | --- | --- | --- | --- | --- |", flush=True)
-    for file in sorted(SPEC.glob("*.cfg")):
-        if names and file.stem not in names:
-            continue
+    for file in files:
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="rakit-spec-") as name:
-            for module in ("Raft.tla", "RaftCheck.tla"):
-                shutil.copy(SPEC / module, name)
+            modules = modules_of(file)
+            for module in modules:
+                shutil.copy(SPEC / f"{module}.tla", name)
             shutil.copy(file, name)
-            output = tlc(jar, Path(name), "RaftCheck", file.name)
+            output = tlc(jar, Path(name), modules[-1], file.name)
         expected = re.search(r"^\\\* Violated: (\w+)", file.read_text())
         violated = re.search(r"Invariant (\w+) is violated", output)
         completed = "Model checking completed. No error has been found." in output
