@@ -9,6 +9,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -39,18 +40,23 @@ fn free(port: u16) -> bool {
 }
 
 /// A base port at which a small cluster finds all its ports free, below the range from which the kernel gives ports to
-/// clients. Tests of one process get different ones; the process id keeps two processes apart as a rule.
+/// clients. Tests of one process get different ones. Nobody else gets the same, either: who has a base port keeps a socket at the
+/// last of its 16 ports, which no cluster here uses, until its process ends.
 pub(crate) fn base_port(nodes: u16, servers: u16) -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
+    static MARKS: Mutex<Vec<TcpListener>> = Mutex::new(Vec::new());
+    assert!(nodes < 15 && servers < 15, "the last port is the mark");
     let window = 10_000 + 3_000 * (std::process::id() % 7) as u16;
     loop {
         let slot = NEXT.fetch_add(1, Ordering::Relaxed);
         assert!(slot < 60, "no free ports between {window} and {}", window + 3_000);
         let base = window + slot * 16;
+        let Ok(mark) = TcpListener::bind((Ipv4Addr::LOCALHOST, base + 15)) else { continue };
         let mut ports = std::iter::once(base)
             .chain((1..=nodes).flat_map(|i| [base + i, base + 1_000 + i]))
             .chain((1..=servers).map(|j| base + 2_000 + j));
         if ports.all(free) {
+            MARKS.lock().expect("nobody panics with it").push(mark);
             return base;
         }
     }
