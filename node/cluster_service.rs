@@ -410,14 +410,19 @@ impl ClusterService {
         }
     }
 
+    /// What an operator is told by a node that does not lead: who does.
+    fn not_leader(&self) -> Option<Response> {
+        let leader = self.standing.get().leader;
+        (leader != Some(self.id)).then(|| json(409, &KnownLeader { leader }))
+    }
+
     fn transfer(&self, body: &[u8]) -> Response {
         let wish = match TransferRequest::parse(body) {
             Ok(wish) => wish,
             Err(error) => return text(400, &format!("not a transfer request: {error}")),
         };
-        let leader = self.standing.get().leader;
-        if leader != Some(self.id) {
-            return json(409, &KnownLeader { leader });
+        if let Some(answer) = self.not_leader() {
+            return answer;
         }
         if let Some(to) = wish.to
             && !self.roster.is_peer(to)
@@ -436,9 +441,8 @@ impl ClusterService {
             Ok(order) => order,
             Err(error) => return text(400, &format!("not an order about a server: {error}")),
         };
-        let leader = self.standing.get().leader;
-        if leader != Some(self.id) {
-            return json(409, &KnownLeader { leader });
+        if let Some(answer) = self.not_leader() {
+            return answer;
         }
         let (caller, waits) = Slot::new();
         if self.inbox.deliver_within(OUTCOME_TIMEOUT, Input::Order { order, caller }).is_err() {

@@ -177,6 +177,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn the_round_trip_is_exact(cpu in 0.0f64..=100.0, epoch in 1..=COUNTER_MAX, sequence in 0..=COUNTER_MAX, up: bool, ms: u64) {
             let meant = ServerCommand::Report(Report { cpu, worker_up: up, ..report("a", 0.0, epoch, sequence) });

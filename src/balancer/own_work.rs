@@ -68,9 +68,7 @@ impl OwnWork {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::balancer::table::ServerRecord;
-    use crate::balancer::table::tests::report;
-    use std::sync::Arc;
+    use crate::balancer::table::tests::{report, seen_at};
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -79,15 +77,7 @@ mod tests {
     /// A server with four cores whose report was applied at this moment.
     fn server(cpu: f64, epoch: u64, applied_ms: u64) -> ServerView {
         let report = report("a", cpu, epoch, applied_ms);
-        let record = Arc::new(ServerRecord {
-            report,
-            alive: true,
-            reported_at: 1,
-            reported_term: 1,
-            decided_at: 1,
-            drained_at: None,
-        });
-        ServerView { record, applied_at: ms(applied_ms) }
+        seen_at(report, ms(applied_ms))
     }
 
     fn seen(work: &mut OwnWork, cpu: f64, at_ms: u64) -> f64 {

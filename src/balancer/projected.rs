@@ -199,6 +199,8 @@ mod tests {
     }
 
     proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..proptest::prelude::ProptestConfig::default() })]
+
         /// Whatever is known, somebody is chosen, and never one that is two points above the lowest when nothing is expected.
         #[test]
         fn somebody_is_always_chosen(

@@ -198,8 +198,7 @@ fn is_active(server: &ServerView) -> bool {
 mod tests {
     use super::*;
     use crate::balancer::report::Report;
-    use crate::balancer::table::ServerRecord;
-    use crate::balancer::table::tests::report;
+    use crate::balancer::table::tests::{report, seen_at};
     use std::sync::Arc;
 
     const LIMIT: Duration = Duration::from_millis(2_000);
@@ -210,15 +209,7 @@ mod tests {
 
     fn view(applied_ms: u64, cpu: f64, worker_active: Option<bool>) -> ServerView {
         let report = Report { worker_active, ..report("a", cpu, 1, applied_ms) };
-        let record = Arc::new(ServerRecord {
-            report,
-            alive: true,
-            reported_at: 1,
-            reported_term: 1,
-            decided_at: 1,
-            drained_at: None,
-        });
-        ServerView { record, applied_at: ms(applied_ms) }
+        seen_at(report, ms(applied_ms))
     }
 
     /// A server with four cores whose daemon does not know what the worker does.

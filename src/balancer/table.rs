@@ -435,7 +435,9 @@ pub(super) fn digest<'a>(
 pub(super) mod tests {
     use super::super::report::{COUNTER_MAX, Stamp};
     use super::*;
+    use crate::balancer::view::ServerView;
     use proptest::prelude::*;
+    use std::time::Duration;
 
     /// A report of a server with four cores.
     pub(in crate::balancer) fn report(server: &str, cpu: f64, epoch: u64, sequence: u64) -> Report {
@@ -452,6 +454,19 @@ pub(super) mod tests {
             worker_active: None,
             instance: None,
         }
+    }
+
+    /// A living server, as a node sees it that applied this report at this time.
+    pub(in crate::balancer) fn seen_at(report: Report, applied_at: Duration) -> ServerView {
+        let record = ServerRecord {
+            report,
+            alive: true,
+            reported_at: 1,
+            reported_term: 1,
+            decided_at: 1,
+            drained_at: None,
+        };
+        ServerView { record: Arc::new(record), applied_at }
     }
 
     fn order(order: ServerOrder) -> Command {
@@ -762,7 +777,23 @@ pub(super) mod tests {
         proptest::collection::vec(one, 0..60)
     }
 
+    #[test]
+    fn who_is_not_there_cannot_be_forgotten_and_is_new_with_its_first_report_all_the_same() {
+        let mut log = Log::default();
+        let forget = ServerCommand::Order(ServerOrder::Forget("a".into())).to_command();
+        log.apply(&forget);
+        assert!(log.0.get("a").is_none());
+        for sequence in [0, 0, 3, 0] {
+            log.report(report("a", 0.0, 1, sequence));
+        }
+        log.apply(&forget);
+        let record = log.0.get("a").expect("it lives, so it is not forgotten");
+        assert_eq!((record.report.sequence, record.alive, record.drained_at), (3, true, None));
+    }
+
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         /// Whatever the order and however often, each entry does to each server what the first three rules say.
         #[test]
         fn any_order_ends_as_defined(log in commands(), twice in any::<prop::sample::Index>(), order: u64) {

@@ -706,6 +706,8 @@ fn headers_that_could_spoil_a_log_line_are_refused() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     /// A frame can be parsed back into its fields, so no two lists of fields share one.
     #[test]
     fn framing_is_injective(fields in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..8)) {

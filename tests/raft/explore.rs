@@ -632,9 +632,8 @@ fn foundings_are_safe() {
     assert!(report.met > 0, "nobody was ever elected");
 }
 
-/// Three nodes, of which one leads. A disk is emptied at any moment.
-fn three_with_a_leader(budget: Budget) -> State {
-    let mut start = State::founding(3, true, Budget { timeouts: 1, ..Budget::default() });
+/// Goes on from this start, which allows one timeout, until node 1 leads and all is quiet. From then on `budget` counts.
+fn led_by_node_1(mut start: State, budget: Budget) -> State {
     start.perform(Action::Timeout(1));
     while !start.cluster.in_flight.is_empty() {
         start.perform(Action::Deliver(0));
@@ -642,6 +641,11 @@ fn three_with_a_leader(budget: Budget) -> State {
     assert_eq!(start.cluster.leader(), Some(1));
     start.budget = budget;
     start
+}
+
+/// Three nodes, of which one leads. A disk is emptied at any moment.
+fn three_with_a_leader(budget: Budget) -> State {
+    led_by_node_1(State::founding(3, true, Budget { timeouts: 1, ..Budget::default() }), budget)
 }
 
 #[test]
@@ -666,14 +670,7 @@ fn with_spares(founders: u64, spares: u64, budget: Budget) -> State {
     for spare in 1..=spares {
         cluster.add_machine(founders + spare);
     }
-    let mut start = State::of(cluster, Budget { timeouts: 1, ..Budget::default() });
-    start.perform(Action::Timeout(1));
-    while !start.cluster.in_flight.is_empty() {
-        start.perform(Action::Deliver(0));
-    }
-    assert_eq!(start.cluster.leader(), Some(1));
-    start.budget = budget;
-    start
+    led_by_node_1(State::of(cluster, Budget { timeouts: 1, ..Budget::default() }), budget)
 }
 
 /// A later leader, and a list of members that is committed and is not that of the founding.

@@ -11,12 +11,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
-use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use crate::network::{self, Entered, Network, must};
-use crate::programs::{LOOK_AGAIN, PATIENCE, http};
+use crate::programs::{eventually, http};
 
 /// The machines. Each server is told to `rakit init` by its name, and reports the address that it has.
 const NODES: [u8; 5] = [1, 2, 3, 4, 5];
@@ -218,18 +217,6 @@ impl Drop for Class {
                 eprintln!("--- {}\n    {tail}", entry.path().display());
             }
         }
-    }
-}
-
-#[track_caller]
-fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < until, "it never came to this: {what}");
-        std::thread::sleep(LOOK_AGAIN);
     }
 }
 

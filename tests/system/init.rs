@@ -6,12 +6,11 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::programs::{LOOK_AGAIN, PATIENCE, http};
+use crate::programs::{PATIENCE, eventually, http};
 
 const RAKIT: &str = env!("CARGO_BIN_EXE_rakit");
 
@@ -134,17 +133,6 @@ fn shell(line: &str, directory: &Path) -> String {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < until, "it never came to this: {what}");
-        std::thread::sleep(LOOK_AGAIN);
-    }
 }
 
 #[test]

@@ -13,10 +13,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, after, unbounded};
+use crossbeam_channel::{Receiver, unbounded};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
+
+use super::programs::within;
 
 /// How long a condition may take to come true. Generous: a loaded machine is no failure.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -24,15 +26,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) const RAKIT: &str = env!("CARGO_BIN_EXE_rakit");
 
 /// Waits until `what` holds.
-pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < until, "it never came to this: {what}");
-        let _ = after(Duration::from_millis(20)).recv();
-    }
+#[track_caller]
+pub(crate) fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    within(PATIENCE, what, look)
 }
 
 fn free(port: u16) -> bool {
