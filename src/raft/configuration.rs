@@ -143,6 +143,13 @@ pub struct Configuration {
     pub members: Members,
 }
 
+impl Configuration {
+    /// Whether a snapshot of the state as of this entry can carry it: a leader can have made the list, at or before that entry.
+    pub fn is_possible_at(&self, last_index: Index) -> bool {
+        self.index <= last_index && self.members.is_sound()
+    }
+}
+
 /// All lists that a node may still have to go by: the last one that its snapshot covers, and those of the entries after it.
 #[derive(Clone, Debug)]
 pub(super) struct Configurations {

@@ -130,8 +130,8 @@ impl Raft {
             self.suspicious(format!("node {from} sent a snapshot of a term to come; refused"));
             return reply(self, 0, false);
         }
-        let lists = arguments.members.as_ref();
-        if lists.is_some_and(|list| list.index > last_index || !list.members.is_sound()) {
+        let list = arguments.members.as_ref();
+        if list.is_some_and(|list| !list.is_possible_at(last_index)) {
             self.suspicious(format!("node {from} sent a snapshot with impossible members; refused"));
             return reply(self, 0, false);
         }

@@ -264,6 +264,12 @@ pub(super) fn read_snapshot(
             snapshot.last_index, snapshot.last_term
         )));
     }
+    if let Some(list) = snapshot.members.as_ref().filter(|list| !list.is_possible_at(index)) {
+        return Err(corrupt(format!(
+            "its list of members, of entry {}, is one that no leader can have made by entry {index}",
+            list.index
+        )));
+    }
     Ok(snapshot)
 }
 

@@ -10,8 +10,8 @@ use rakit::config::Config;
 use rakit::http::chunked::{ChunkError, Chunks};
 use rakit::http::head::{HEADERS_MAX, Scanner, parse};
 use rakit::protocol::{
-    KnownLeader, LogQuery, PROTOCOL_VERSION, Purpose, ReplyEnvelope, ReportAnswer, RequestEnvelope,
-    TransferRequest, to_json,
+    KnownLeader, LogQuery, MembersAnswer, MembersChanged, PROTOCOL_VERSION, Purpose, ReplyEnvelope,
+    ReportAnswer, RequestEnvelope, TransferRequest, parse_member_change, to_json,
 };
 use rakit::raft::{self, Founding, NodeId};
 use rakit::replica::{Effect, Input, Replica, ReplicaSettings, Unread};
@@ -140,6 +140,13 @@ pub fn rpc(input: &[u8]) {
     if let Ok(order) = ServerOrder::parse(input) {
         assert_eq!(ServerOrder::parse(&to_json(&order)).ok(), Some(order));
     }
+    if let Ok(change) = parse_member_change(input) {
+        assert_eq!(parse_member_change(&to_json(&change)).ok(), Some(change));
+    }
+    if let Ok(answer) = serde_json::from_slice::<MembersAnswer>(input) {
+        assert_eq!(serde_json::from_slice::<MembersAnswer>(&to_json(&answer)).ok(), Some(answer));
+    }
+    let _ = serde_json::from_slice::<MembersChanged>(input);
     if let Some(answer) = [200, 202].into_iter().find_map(|status| ReportAnswer::parse(status, input)) {
         assert_eq!(ReportAnswer::parse(answer.status(), &to_json(&answer)), Some(answer));
     }
