@@ -14,7 +14,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::name::is_name;
-use super::report::{COUNTER_MAX, Report, ReportError, Stamp};
+use super::report::{COUNTER_MAX, Report, ReportError, Stamp, told};
 use crate::raft::Command;
 
 /// The verdict that a server is dead: the leader had no report for too long. It names the last report.
@@ -64,7 +64,7 @@ impl ServerOrder {
     /// # Errors
     /// One line.
     pub fn parse(body: &[u8]) -> Result<Self, String> {
-        let order: Self = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        let order: Self = serde_json::from_slice(body).map_err(|error| told(&error))?;
         order.check()
     }
 
@@ -112,7 +112,7 @@ impl ServerCommand {
     /// # Errors
     /// One line, when the text is no command of the server table or a value is out of its range.
     pub fn parse(command: &Command) -> Result<Self, String> {
-        match serde_json::from_str(command.as_json()).map_err(|error| error.to_string())? {
+        match serde_json::from_str(command.as_json()).map_err(|error| told(&error))? {
             Self::Report(report) => {
                 Ok(Self::Report(report.check().map_err(|error: ReportError| error.to_string())?))
             }
@@ -173,6 +173,16 @@ mod tests {
         ] {
             let command: Command = serde_json::from_str(text).expect("JSON");
             assert!(ServerCommand::parse(&command).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_error_is_one_line_whatever_stands_in_the_text() {
+        let text = "{\"a\\r\\nb\":{}}";
+        let command: Command = serde_json::from_str(text).expect("JSON");
+        for error in [ServerCommand::parse(&command).err(), ServerOrder::parse(text.as_bytes()).err()] {
+            let error = error.expect("it is neither a command nor an order");
+            assert!(!error.contains(['\r', '\n']) && error.contains("a\\r\\nb"), "{error:?}");
         }
     }
 

@@ -154,6 +154,11 @@ impl ReportError {
     }
 }
 
+/// Why JSON from elsewhere is not what it should be, in one line: serde's own words quote the text as it is.
+pub(super) fn told(error: &serde_json::Error) -> String {
+    one_line(&error.to_string(), ERROR_CHARS_MAX)
+}
+
 /// `text` with its control characters escaped, cut off after `chars_max` characters.
 fn one_line(text: &str, chars_max: usize) -> String {
     let mut line = String::new();

@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::command::{Dead, OrderEffect, ServerCommand, ServerOrder};
-use super::report::Report;
+use super::report::{Report, told};
 use crate::raft::{Command, Entry, FOUNDING_INDEX, Founding, Index, Members, Term};
 
 /// The most servers of any table; a node uses this value. It bounds memory, the snapshot (some 300 KiB), and
@@ -345,8 +345,8 @@ impl ServerTable {
     /// # Errors
     /// One line, when the text is not the snapshot of a table that [`apply`](Self::apply) could have made.
     pub fn from_snapshot(state: &Command) -> Result<Self, String> {
-        let saved: Saved<'_> =
-            serde_json::from_str(state.as_json()).map_err(|error| format!("not a server table: {error}"))?;
+        let saved: Saved<'_> = serde_json::from_str(state.as_json())
+            .map_err(|error| format!("not a server table: {}", told(&error)))?;
         let (count, servers_max) = (saved.servers.len(), saved.servers_max);
         if !(1..=SERVERS_MAX).contains(&servers_max) || count > servers_max {
             return Err(format!("not a server table: {count} servers, with room for {servers_max}"));

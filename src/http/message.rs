@@ -10,6 +10,7 @@
 
 use super::head::{Head, path_of, value_of};
 use super::open::Open;
+use crate::logging::one_line;
 use serde::Serialize;
 use std::any::Any;
 use std::io::{Cursor, Write};
@@ -103,10 +104,10 @@ impl ClientHandle {
     }
 }
 
-/// An answer of one line of plain text; the newline is added.
+/// An answer of one line of plain text; the newline is added. What would break the line or deceive its reader is escaped: the
+/// text may quote a stranger.
 pub fn text(status: u16, line: &str) -> Response {
-    let mut body = Vec::with_capacity(line.len() + 1);
-    body.extend_from_slice(line.as_bytes());
+    let mut body = one_line(line).into_bytes();
     body.push(b'\n');
     with_body(status, "text/plain; charset=utf-8", body)
 }
@@ -264,6 +265,12 @@ mod tests {
             printed(json(404, &["a"]), Connection::Close, false),
             "HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: 5\r\n\r\n[\"a\"]"
         );
+    }
+
+    #[test]
+    fn what_a_stranger_wrote_stays_in_its_line() {
+        let answer = printed(text(400, "no field `a\r\nb\u{1b}[2J`"), Connection::Close, false);
+        assert!(answer.ends_with("\r\n\r\nno field `a\\r\\nb\\u{1b}[2J`\n"), "{answer:?}");
     }
 
     #[test]
