@@ -85,6 +85,10 @@ impl Service for PublicService {
         Ok(0)
     }
 
+    fn methods(&self) -> &'static str {
+        if self.cuts.allowed() { "GET, HEAD, POST, OPTIONS" } else { "GET, HEAD, OPTIONS" }
+    }
+
     fn call(&self, request: Request) -> Response {
         match route(request.path()) {
             None if request.path() == path::CUTS => self.cuts.order(&request, self.port),

@@ -1,7 +1,7 @@
 //! The handler behind a listener. A node has two services, one for each address.
 
 use super::head::Head;
-use super::message::{Request, Response, text};
+use super::message::{Request, Response, header, text};
 use std::any::Any;
 use std::net::SocketAddr;
 use tiny_http::Method;
@@ -12,13 +12,20 @@ pub trait Service: Send + Sync + 'static {
     /// request (404, 405 with Allow). `path` has no query.
     fn body_limit(&self, method: &Method, path: &str) -> Result<usize, Response>;
 
+    /// All methods that some path here takes, and OPTIONS, as the header Allow lists them. `OPTIONS *` is answered with it.
+    fn methods(&self) -> &'static str {
+        "GET, HEAD, OPTIONS"
+    }
+
     /// Decides by its head what becomes of a request. Called after the head is read, before memory for the body is
     /// reserved. Unless a service says otherwise, its [`body_limit`](Self::body_limit) decides.
     fn judge(&self, head: &Head, peer: SocketAddr) -> Ruling {
         let _ = peer;
         if head.target == "*" {
-            // RFC 9110 section 9.3.7: OPTIONS of the server itself only asks whether there is one.
-            return Ruling::Answer(text(200, "an HTTP server is here"));
+            // RFC 9110 section 9.3.7: OPTIONS of the server itself asks what it can do at all; section 10.2.1: Allow says it.
+            let methods = self.methods();
+            let answer = text(200, &format!("an HTTP server is here; its methods: {methods}"));
+            return Ruling::Answer(answer.with_header(header("Allow", methods)));
         }
         match self.body_limit(&head.method, head.path()) {
             Ok(body_bytes_max) => Ruling::Accept(Acceptance { body_bytes_max, is_proven: false, note: None }),

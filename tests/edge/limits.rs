@@ -318,7 +318,9 @@ fn options_of_the_server_itself_is_answered() {
     stream
         .write_all(b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\nGET /1 HTTP/1.2\r\nHost: a\r\n\r\n")
         .expect("takes it");
-    assert_eq!(read_answer(&mut reader).0, 200);
+    let (status, head, body) = read_answer(&mut reader);
+    assert!(status == 200 && head.contains("\r\nAllow: GET, HEAD, OPTIONS\r\n"), "{head}");
+    assert!(body.contains("GET, HEAD, OPTIONS"), "the text says the same: {body}");
     assert_eq!(read_answer(&mut reader).2, "GET /1\n");
 }
 

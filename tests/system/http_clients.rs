@@ -106,6 +106,7 @@ fn clients_of_every_kind_are_served_without_an_error() {
         assert!(said.starts_with("HTTP/1.1 200 OK\r\n") && said.ends_with("\r\n\r\n200 1\n"), "{said}");
         let said = curl(&["-i", "-X", "OPTIONS", "--request-target", "*", &url]).expect("it is here");
         assert!(said.starts_with("HTTP/1.1 200 OK\r\n"), "{said}");
+        assert!(said.contains("\r\nAllow: GET, HEAD, OPTIONS\r\n"), "{said}");
     }
 
     // ab speaks HTTP/1.0, with and without kept connections.

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
@@ -146,11 +146,32 @@ impl Screen {
     }
 }
 
+/// The screen, and word of each change to it.
+struct Shared {
+    screen: Mutex<Screen>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn screen(&self) -> MutexGuard<'_, Screen> {
+        self.screen.lock().expect("the reader has not failed")
+    }
+}
+
+/// Wakes who waits for the screen, also when its reader fails.
+struct WakeOnDrop(Arc<Shared>);
+
+impl Drop for WakeOnDrop {
+    fn drop(&mut self) {
+        self.0.changed.notify_all();
+    }
+}
+
 /// A program in a terminal of its own, which somebody reads or not.
 struct Terminal {
     master: OwnedFd,
     slave: OwnedFd,
-    screen: Arc<Mutex<Screen>>,
+    shared: Arc<Shared>,
     child: Option<Child>,
 }
 
@@ -161,8 +182,9 @@ impl Terminal {
         unlockpt(&master).expect("it is ours");
         let name = ptsname(&master, Vec::new()).expect("it has a name");
         let slave = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).expect("it opens");
-        let screen = Arc::new(Mutex::new(Screen::new(columns.into(), rows.into())));
-        let terminal = Terminal { master, slave, screen, child: None };
+        let screen = Mutex::new(Screen::new(columns.into(), rows.into()));
+        let shared = Arc::new(Shared { screen, changed: Condvar::new() });
+        let terminal = Terminal { master, slave, shared, child: None };
         terminal.set_size(columns, rows);
         terminal
     }
@@ -170,19 +192,21 @@ impl Terminal {
     fn set_size(&self, columns: u16, rows: u16) {
         let size = Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 };
         // The lock keeps what was meant for the other size apart.
-        self.screen.lock().expect("the reader has not failed").resize(columns.into(), rows.into());
+        self.shared.screen().resize(columns.into(), rows.into());
         tcsetwinsize(&self.slave, size).expect("it is a terminal");
     }
 
     /// From now on, all that is written there comes on the screen.
     fn read(&self) {
         let mut master = File::from(self.master.try_clone().expect("a descriptor"));
-        let screen = Arc::clone(&self.screen);
+        let waking = WakeOnDrop(Arc::clone(&self.shared));
         std::thread::spawn(move || {
+            let shared = &waking.0;
             let mut bytes = [0; 4096];
             // EIO: nobody has the other side open any more.
             while let Ok(read @ 1..) = master.read(&mut bytes) {
-                screen.lock().expect("only this thread can fail with it").feed(&bytes[..read]);
+                shared.screen().feed(&bytes[..read]);
+                shared.changed.notify_all();
             }
         });
     }
@@ -209,26 +233,21 @@ impl Terminal {
 
     /// Waits until a line contains all these words.
     fn shows(&self, words: &[&str]) -> String {
-        let mut seen = Vec::new();
-        let look = || self.screen.lock().expect("the reader has not failed");
-        let until = std::time::Instant::now() + super::up::PATIENCE;
-        while std::time::Instant::now() < until {
-            let screen = look();
-            if let Some((_, line)) = screen.line(words) {
-                return line;
-            }
-            seen = screen.text();
-            drop(screen);
-            let _ = crossbeam_channel::after(std::time::Duration::from_millis(20)).recv();
-        }
-        panic!("no line with {words:?} in:\n{}", seen.join("\n"));
+        let missing = |screen: &mut Screen| screen.line(words).is_none();
+        let waited =
+            self.shared.changed.wait_timeout_while(self.shared.screen(), super::up::PATIENCE, missing);
+        let (screen, _) = waited.expect("the reader has not failed");
+        let line = screen.line(words).map(|(_, line)| line);
+        line.unwrap_or_else(|| panic!("no line with {words:?} in:\n{}", screen.text().join("\n")))
     }
 
+    /// Waits for the line `ready`, and nothing else in it.
     fn ready(&self) {
-        eventually("`ready` is on the screen", || {
-            let text = self.screen.lock().expect("the reader has not failed").text();
-            text.iter().any(|line| line == "ready").then_some(())
-        });
+        let missing = |screen: &mut Screen| screen.text().iter().all(|line| line != "ready");
+        let waited =
+            self.shared.changed.wait_timeout_while(self.shared.screen(), super::up::PATIENCE, missing);
+        let (screen, waited) = waited.expect("the reader has not failed");
+        assert!(!waited.timed_out(), "`ready` never came:\n{}", screen.text().join("\n"));
     }
 
     fn signal(&self, with: Signal) {
@@ -270,7 +289,7 @@ fn leader_of(headline: &str) -> String {
 
 fn same_headline(one: &Terminal, other: &Terminal) {
     let headline = |terminal: &Terminal| {
-        let screen = terminal.screen.lock().expect("the reader has not failed");
+        let screen = terminal.shared.screen();
         screen.line(&["node ", " leads term ", ", elected by ", " · "]).map(|(_, line)| line)
     };
     eventually("both show the same headline", || {
@@ -320,7 +339,7 @@ fn the_table_tells_who_leads_who_is_dead_and_when_there_is_no_majority_in_any_wi
     for (columns, rows) in [(40, 24), (40, 8), (20, 6), (80, 24)] {
         terminal.set_size(columns, rows);
         eventually("the table is drawn for the new size", || {
-            let screen = terminal.screen.lock().expect("the reader has not failed");
+            let screen = terminal.shared.screen();
             let (start, _) = screen.line(&["NO MAJORITY:"])?;
             let table = &screen.lines[start..];
             let whole = screen.line(&["NO MAJORITY: 1 of 3. Primes are served from a state"]).is_some();
@@ -337,7 +356,7 @@ fn the_table_tells_who_leads_who_is_dead_and_when_there_is_no_majority_in_any_wi
     assert_eq!(processes_of(dir.path()), []);
     let after = format!("{:?}", tcgetattr(&terminal.slave).expect("it is a terminal"));
     assert_eq!(before, after, "the terminal is as before");
-    let screen = terminal.screen.lock().expect("the reader has not failed");
+    let screen = terminal.shared.screen();
     assert!(screen.styled > 0, "there was colour");
     assert_eq!((screen.style.as_str(), screen.column), ("", 0), "and the prompt begins where it should");
 }
@@ -384,7 +403,7 @@ fn after_ctrl_z_and_fg_the_table_stands_below_what_the_shell_has_written() {
     terminal.shows(&["at the 42"]);
     terminal.type_in("fg\n");
     eventually("the table is drawn again, below", || {
-        let screen = terminal.screen.lock().expect("the reader has not failed");
+        let screen = terminal.shared.screen();
         let (shell, _) = screen.line(&["at the 42"]).expect("what the shell has written stays");
         screen.line(&["node 1 leads term "]).filter(|(table, _)| *table > shell)
     });
@@ -405,7 +424,7 @@ fn no_colour_and_no_table_where_they_are_not_wanted() {
     terminal.shows(&["node 1 leads term "]);
     terminal.signal(Signal::TERM);
     assert_eq!(terminal.ended(), Some(0));
-    assert_eq!(terminal.screen.lock().expect("the reader has not failed").styled, 0);
+    assert_eq!(terminal.shared.screen().styled, 0);
 
     let mut terminal = Terminal::new(80, 24);
     terminal.read();
@@ -414,6 +433,6 @@ fn no_colour_and_no_table_where_they_are_not_wanted() {
     terminal.signal(Signal::TERM);
     assert_eq!(terminal.ended(), Some(0));
     terminal.shows(&["stopped"]);
-    let screen = terminal.screen.lock().expect("the reader has not failed");
+    let screen = terminal.shared.screen();
     assert!(screen.line(&["node", "role"]).is_none(), "{:#?}", screen.text());
 }
