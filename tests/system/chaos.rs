@@ -10,6 +10,7 @@
 //! What must hold:
 //! - every report that was acknowledged is accounted for, at its index and term, or by a newer one of its server;
 //! - in each term, at most one node's log says that it led;
+//! - at the end, the list of members is what was acknowledged to the operator who changed them meanwhile, on all of them;
 //! - at equal applied indexes the digests are equal, at every look, and at the end on all nodes;
 //! - no request failed on a healthy node: one that runs, is not paused, and is not cut off from the workers; whatever
 //!   its peers suffer, and whether or not there is a leader;
@@ -22,6 +23,7 @@ mod clients;
 mod cluster;
 mod dice;
 mod faults;
+mod members;
 mod place;
 mod verdict;
 
@@ -38,6 +40,7 @@ use cluster::Cluster;
 use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 use dice::Dice;
 use faults::{Fault, Kind};
+use members::Members;
 use place::{NODES, NodeId, Place};
 use verdict::Witness;
 
@@ -174,6 +177,7 @@ fn play(place: Place, directory: &Path, mut dice: Dice, length: Duration) -> Vec
     cluster.start_servers();
     let publics: BTreeMap<NodeId, _> = (1..=NODES).map(|id| (id, cluster.hosts.public(id))).collect();
     let witness = Witness::default();
+    let members = Members::new(directory, &cluster.hosts);
 
     let mut found = std::thread::scope(|scope| {
         // However this scope is left, its threads end.
@@ -196,12 +200,26 @@ fn play(place: Place, directory: &Path, mut dice: Dice, length: Duration) -> Vec
         }
         scope.spawn(|| witness.watch(&publics, &shared));
 
-        let mut found = wait_until_well(&mut cluster, &conditions, &complaints);
+        let mut found: Vec<String> = members.begin().err().into_iter().collect();
+        if found.is_empty() {
+            found = wait_until_well(&mut cluster, &conditions, &complaints);
+        }
         if found.is_empty() && place == Place::Namespaces {
             found = close_connections(&cluster, &witness);
         }
         if found.is_empty() {
-            found = torment(&mut cluster, &conditions, &witness, &complaints, &mut dice, length, place);
+            // An operator changes members meanwhile. What he has begun at the end, he ends in peace.
+            let ends = AtomicBool::new(false);
+            found = std::thread::scope(|scope| {
+                let _ends = SetOnDrop(&ends);
+                let (dice_of_operator, violations) = (dice.split(), &shared.violations);
+                scope.spawn(|| members.change(dice_of_operator, &ends, violations));
+                let plan = Plan { length, place };
+                torment(&mut cluster, &members, &conditions, &witness, &complaints, &mut dice, plan)
+            });
+        }
+        if found.is_empty() {
+            found = members.judge(&complaints);
         }
         if found.is_empty() {
             found = wait_until_well(&mut cluster, &conditions, &complaints);
@@ -303,15 +321,22 @@ fn close_connections(cluster: &Cluster, witness: &Witness) -> Vec<String> {
         .collect()
 }
 
+/// How long faults go on at least, and where.
+#[derive(Clone, Copy)]
+struct Plan {
+    length: Duration,
+    place: Place,
+}
+
 /// One fault after the other, and some at once, until the time is over and every kind has had its turn.
 fn torment(
     cluster: &mut Cluster,
+    members: &Members,
     conditions: &BTreeMap<NodeId, Condition>,
     witness: &Witness,
     complaints: &Receiver<String>,
     dice: &mut Dice,
-    length: Duration,
-    place: Place,
+    Plan { length, place }: Plan,
 ) -> Vec<String> {
     let traced = tracer::is_possible();
     if let Err(why) = &traced {
@@ -330,7 +355,8 @@ fn torment(
     loop {
         let now = Instant::now();
         vacancies.look(witness.leader());
-        let learnt = fired.values().chain(disk_deaths.values()).all(|count| *count > 0);
+        let learnt = fired.values().chain(disk_deaths.values()).all(|count| *count > 0)
+            && members.missing().is_empty();
         let done = now >= began + length && learnt;
         // If the leader is never found healthy, the test must end all the same.
         if done || now >= began + length + PATIENCE {
@@ -344,7 +370,7 @@ fn torment(
         if let Some(at) = active.iter().zip(&ends).position(due) {
             ends.remove(at);
             vacancies.open = None;
-            faults::end(&active.remove(at), cluster, conditions);
+            faults::end(&active.remove(at), cluster, members, conditions);
             continue;
         }
         if now >= next && active.len() < ACTIVE_MAX {
@@ -354,7 +380,7 @@ fn torment(
             }
             let wish = deck.pop().expect("just filled");
             let leader = witness.leader();
-            match faults::begin(wish, leader, &active, cluster, conditions, dice) {
+            match faults::begin(wish, leader, &active, cluster, members, conditions, dice) {
                 Some(fault) => {
                     vacancies.begin(wish, leader.filter(|_| active.is_empty()));
                     *fired.entry(wish).or_default() += 1;
@@ -390,13 +416,18 @@ fn torment(
         }
     }
     for fault in active.drain(..) {
-        faults::end(&fault, cluster, conditions);
+        faults::end(&fault, cluster, members, conditions);
     }
     vacancies.tell();
     say(&format!("faults: {fired:?}; nodes that their disk ended: {disk_deaths:?}"));
+    say(&members.summary());
     let none = |counts: &BTreeMap<Kind, u32>| -> Vec<Kind> {
         counts.iter().filter(|(_, count)| **count == 0).map(|(kind, _)| *kind).collect()
     };
+    let never = members.missing();
+    if found.is_empty() && !never.is_empty() {
+        found.push(format!("these changes of members were never acknowledged: {never:?}"));
+    }
     let (missing, unnoticed) = (none(&fired), none(&disk_deaths));
     if found.is_empty() && !missing.is_empty() {
         found.push(format!("these faults never happened, so nothing was learnt about them: {missing:?}"));

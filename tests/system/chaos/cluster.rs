@@ -1,4 +1,4 @@
-//! The processes: five nodes, and on the hub two servers, each a real `worker.py` with a real `rakit-daemon`.
+//! The processes: six nodes, and on the hub two servers, each a real `worker.py` with a real `rakit-daemon`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,6 +12,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::clients::CLUSTER;
+use super::members::NEWCOMER;
 use super::place::{Hosts, NODES, NodeId, Place};
 use crate::programs::tracer::{Syncs, tracer};
 
@@ -52,6 +53,9 @@ impl Cluster {
             let (public, cluster) = (hosts.public(id), hosts.cluster(id));
             // Writing to a String cannot fail.
             let _ = write!(text, "\n[[node]]\nid = {id}\npublic = \"{public}\"\ncluster = \"{cluster}\"\n");
+            if id == NEWCOMER {
+                text.push_str("founder = false\n");
+            }
         }
         std::fs::write(directory.join("cluster.toml"), text).expect("a directory of our own");
         Self {

@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use super::clients::{Condition, Health};
 use super::cluster::Cluster;
 use super::dice::Dice;
+use super::members::Members;
 use super::place::{NODES, NodeId, Place};
 
 /// What can happen. The deck of a round holds each once.
@@ -38,8 +39,10 @@ pub enum Kind {
     MuteLeader,
     /// The leader receives nothing from its peers; they receive everything.
     DeafLeader,
-    /// Two nodes on one side, three on the other; clients, daemons and workers reach both sides.
+    /// Two nodes on one side, the others on the other; clients, daemons and workers reach both sides.
     Split,
+    /// A node that was removed has lost its directory: it is killed, and started again with an empty one.
+    EmptyOutsider,
     /// All connections to and from a living node's cluster address are reset.
     CloseConnections,
 }
@@ -54,6 +57,7 @@ impl Kind {
             Self::KillAll,
             Self::PauseLeader,
             Self::PauseOne,
+            Self::EmptyOutsider,
         ];
         let isolated = [
             Self::FullDisk,
@@ -93,6 +97,7 @@ pub fn begin(
     leader: Option<NodeId>,
     active: &[Fault],
     cluster: &mut Cluster,
+    members: &Members,
     conditions: &BTreeMap<NodeId, Condition>,
     dice: &mut Dice,
 ) -> Option<Fault> {
@@ -106,6 +111,7 @@ pub fn begin(
         Kind::KillOne | Kind::PauseOne | Kind::FullDisk | Kind::FailingSync | Kind::UnplugOne => {
             (vec![*well.first()?], vec![])
         }
+        Kind::EmptyOutsider => (vec![members.hold_outsider(&well)?], vec![]),
         Kind::KillThree => (well.get(..3)?.to_vec(), vec![]),
         Kind::KillAll => (well.get(..usize::from(NODES))?.to_vec(), vec![]),
         Kind::OneWay => (vec![], vec![(*well.first()?, *well.get(1)?)]),
@@ -125,6 +131,10 @@ pub fn begin(
         conditions[id].set(Health::Faulty);
         match kind {
             Kind::KillLeader | Kind::KillOne | Kind::KillThree | Kind::KillAll => cluster.kill(*id),
+            Kind::EmptyOutsider => {
+                cluster.kill(*id);
+                cluster.hosts.empty(*id);
+            }
             Kind::PauseLeader | Kind::PauseOne => cluster.signal(*id, Signal::STOP),
             Kind::FullDisk => cluster.hosts.fill(*id),
             Kind::FailingSync => cluster.fail_syncs(*id),
@@ -139,7 +149,12 @@ pub fn begin(
 }
 
 /// Ends it.
-pub fn end(fault: &Fault, cluster: &mut Cluster, conditions: &BTreeMap<NodeId, Condition>) {
+pub fn end(
+    fault: &Fault,
+    cluster: &mut Cluster,
+    members: &Members,
+    conditions: &BTreeMap<NodeId, Condition>,
+) {
     for (from, to) in &fault.cuts {
         cluster.hosts.mend(*from, *to);
     }
@@ -164,5 +179,8 @@ pub fn end(fault: &Fault, cluster: &mut Cluster, conditions: &BTreeMap<NodeId, C
             cluster.start(*id);
         }
         conditions[id].set(Health::Recovering);
+    }
+    if fault.kind == Kind::EmptyOutsider {
+        members.release_outsider();
     }
 }

@@ -12,8 +12,8 @@ use crate::network::{HUB, Network, must};
 /// A node's id: 1 to [`NODES`].
 pub type NodeId = u8;
 
-/// How many nodes there are.
-pub const NODES: NodeId = 5;
+/// How many nodes there are: five founders, and one more.
+pub const NODES: NodeId = 6;
 
 /// The disk of a node. A compacted log of a few hundred entries takes a hundredth of it.
 const DISK_MEGABYTES: u32 = 12;
@@ -134,6 +134,17 @@ impl Hosts {
                     Err(error) => panic!("the disk of node {id}: {error}"),
                 }
             }
+        }
+    }
+
+    /// Removes everything in the directory of a node that does not run: its disk was replaced.
+    pub fn empty(&self, id: NodeId) {
+        let Ok(entries) = std::fs::read_dir(self.disk(id)) else { return };
+        for entry in entries {
+            let path = entry.expect("a disk of our own").path();
+            let removed =
+                if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            removed.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         }
     }
 
