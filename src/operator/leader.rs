@@ -12,7 +12,7 @@ use rakit::config::{Config, Node};
 use rakit::http::client::{Answer, Client, ClientTimeouts};
 use rakit::protocol::{KnownLeader, MemberStatus, OPERATOR, Purpose, node_name};
 use rakit::raft::Term;
-use rakit::signing::{Recipient, Seal, Secret};
+use rakit::signing::{REFUSED_STATUS, Recipient, Seal, SealedCallError, Secret};
 
 use super::asking::ask_members;
 use super::comparison::{Asked, clean};
@@ -99,26 +99,46 @@ impl Leadership {
     /// Sends an order to this node, once.
     ///
     /// # Errors
-    /// No answer came that can be trusted.
+    /// No answer came that can be trusted, or the node refused who asks.
     pub fn order_once(&mut self, to: &Node, path: &str, body: &[u8]) -> Result<Answer, Failure> {
-        let to = Recipient { name: node_name(to.id), address: to.cluster };
-        self.seal
-            .post(&mut self.client, &to, Purpose::Admin, path, body, ANSWER_BYTES_MAX)
-            .map_err(|error| Failure::other(error.to_string()))
+        self.send(to, path, body).map_err(|(Unanswered::Denied(failure) | Unanswered::Lost(failure))| failure)
+    }
+
+    fn send(&mut self, to: &Node, path: &str, body: &[u8]) -> Result<Answer, Unanswered> {
+        let recipient = Recipient { name: node_name(to.id), address: to.cluster };
+        let answer =
+            self.seal.post(&mut self.client, &recipient, Purpose::Admin, path, body, ANSWER_BYTES_MAX);
+        let why = match answer {
+            Ok(answer) if answer.status == REFUSED_STATUS => {
+                clean(String::from_utf8_lossy(&answer.body).trim())
+            }
+            Ok(answer) => return Ok(answer),
+            Err(SealedCallError::Refused(_, refusal)) if refusal.said == Some(REFUSED_STATUS) => {
+                refusal.to_string()
+            }
+            Err(error) => return Err(Unanswered::Lost(Failure::other(error.to_string()))),
+        };
+        // To ask again would not help: who asks has another key than the node, or none.
+        Err(Unanswered::Denied(Failure::other(format!(
+            "node {} refused the order with {REFUSED_STATUS}: {why}; mend: order with the cluster.toml and the secret_file of \
+             its cluster; `rakit check --config {}` says what differs",
+            to.id,
+            self.config.path.display()
+        ))))
     }
 
     /// Gives an order to whoever leads. While no node leads, or leadership changes under it, it gives the order again. So
     /// the order must be one that may be given twice.
     ///
     /// # Errors
-    /// Nobody carried it out in time, or the leader refused who asks.
+    /// Nobody carried it out in time, or the leader refused who asks: that is told at once.
     pub fn order(&mut self, path: &str, body: &[u8]) -> Result<Ordered, Failure> {
         let deadline = Instant::now() + self.config.election_timeout.1 + GRACE;
         let mut repeated = false;
         loop {
             let failure = match self.find() {
                 Err(failure) => failure,
-                Ok((to, _)) => match self.order_once(&to, path, body) {
+                Ok((to, _)) => match self.send(&to, path, body) {
                     Ok(answer) if answer.status != 409 && answer.status != 503 => {
                         return Ok(Ordered { status: answer.status, body: answer.body, repeated });
                     }
@@ -126,7 +146,8 @@ impl Leadership {
                         repeated |= answer.status == 503;
                         not_carried_out(&to, &answer)
                     }
-                    Err(failure) => {
+                    Err(Unanswered::Denied(failure)) => return Err(failure),
+                    Err(Unanswered::Lost(failure)) => {
                         repeated = true;
                         failure
                     }
@@ -138,6 +159,14 @@ impl Leadership {
             thread::sleep(PAUSE);
         }
     }
+}
+
+/// Why an order has no answer that counts.
+enum Unanswered {
+    /// The node refused who asks.
+    Denied(Failure),
+    /// Nothing came, or nothing that can be trusted. The order may have been carried out.
+    Lost(Failure),
 }
 
 /// What a person reads if a node did not do what it was told.

@@ -181,6 +181,7 @@ impl Seal {
         if refusal.kind == RefusalKind::Unsigned {
             let said = quote(&answer.body);
             refusal.detail = format!("{} (it said {}: {said})", refusal.detail, answer.status);
+            refusal.said = Some(answer.status);
         }
         Err(SealedCallError::Refused(to.address, refusal))
     }

@@ -144,11 +144,14 @@ pub struct Refusal {
     pub kind: RefusalKind,
     /// What was wrong and how to mend it, in one line of printable characters.
     pub detail: String,
+    /// The HTTP status of the answer that cannot be trusted, if an answer is refused because nobody signed it. With
+    /// [`REFUSED_STATUS`], its sender says that it refused our request.
+    pub said: Option<u16>,
 }
 
 impl Refusal {
     fn new(kind: RefusalKind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into() }
+        Self { kind, detail: detail.into(), said: None }
     }
 }
 

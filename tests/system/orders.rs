@@ -169,7 +169,51 @@ fn an_order_needs_the_secret_and_goes_to_the_leader() {
     let output =
         command.args(["servers", "drain", "s1", "--config"]).arg(&open).output().expect("rakit starts");
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-    assert!(said(&output).contains("401"), "{}", said(&output));
+    assert!(said(&output).contains("401") && said(&output).contains("; mend: "), "{}", said(&output));
+    assert_told_at_once(&signed, "a secret that no node of it has, and long enough");
     signed.wait_for_equal_digests();
     assert!(!is_drained(&signed.server(leader, "s1").expect("known")));
+}
+
+/// With another secret: the first 401 ends each order. The election timeout of this file would let it go on for ten minutes.
+#[track_caller]
+fn assert_told_at_once(cluster: &Cluster, secret: &str) {
+    let (toml, key) = (cluster.path("other.toml"), cluster.path("other.key"));
+    std::fs::write(&key, secret).expect("our own directory");
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .expect("our own file");
+    let text = std::fs::read_to_string(cluster.config()).expect("our own");
+    let text: Vec<&str> = text
+        .lines()
+        .map(|line| match line.split(" = ").next() {
+            Some("secret_file") => "secret_file = \"other.key\"",
+            Some("election_timeout_ms") => "election_timeout_ms = [300000, 600000]",
+            _ => line,
+        })
+        .collect();
+    std::fs::write(&toml, text.join("\n")).expect("our own directory");
+    let refused = || -> f64 {
+        let counts = cluster
+            .ids()
+            .into_iter()
+            .map(|id| cluster.metric(id, "rakit_refusals_total{reason=\"altered\"}"));
+        counts.sum()
+    };
+    for words in [
+        &["servers", "drain", "s1"][..],
+        &["members", "remove", "2"],
+        &["members", "add", "4", "--cluster", "127.0.0.1:4", "--public", "127.0.0.1:5"],
+        &["transfer"],
+    ] {
+        let before = refused();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rakit"));
+        let output = command.args(words).arg("--config").arg(&toml).output().expect("rakit starts");
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {text}");
+        assert!(
+            text.contains("401") && text.contains("mend: order with the cluster.toml"),
+            "{words:?}: {text}"
+        );
+        assert_eq!(refused(), before + 1.0, "{words:?} asked once: {text}");
+    }
 }
