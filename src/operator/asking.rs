@@ -11,9 +11,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rakit::config::Config;
 use rakit::http::client::{CallError, CallErrorKind, Client, ClientTimeouts};
 use rakit::protocol::{Status, path};
-use rakit::raft::Membership;
+use rakit::raft::{Membership, NodeId};
 
-use super::comparison::Asked;
+use super::comparison::{Asked, NOT_ASKED};
 
 /// How long a node may take to accept the connection, and then to answer. A living node on a busy machine can
 /// take a second; with a longer time-out, a person would look at an old table.
@@ -77,32 +77,48 @@ pub fn ask_all(addresses: &[SocketAddr]) -> Vec<Asked> {
     })
 }
 
-/// All nodes of the file, and all members that they name.
+/// All nodes of the file, and all members that they name; of both, whom [`followed`] leaves.
 pub fn ask_members(config: &Config) -> Vec<Asked> {
-    let mut addresses: Vec<SocketAddr> = config.nodes.iter().map(|node| node.public).collect();
-    let mut answers = ask_all(&addresses);
-    let more: Vec<SocketAddr> = newest_of(&answers)
-        .map(|status| {
-            status
-                .members
-                .iter()
-                .map(|member| member.public)
-                .filter(|public| !addresses.contains(public))
-                .collect()
-        })
-        .unwrap_or_default();
+    let known = of_file(config);
+    let mut answers = ask_all(&known.iter().map(|(_, address)| *address).collect::<Vec<_>>());
+    let more: Vec<SocketAddr> = followed(&known, &answers)
+        .into_iter()
+        .map(|(_, address)| address)
+        .filter(|address| answers.iter().all(|answer| answer.address != *address))
+        .collect();
     answers.extend(ask_all(&more));
-    addresses.extend(more);
-    // What the file still names and the cluster does not know any more is nobody's concern.
-    let members: Option<Vec<SocketAddr>> = newest_of(&answers)
-        .filter(|status| status.members_index > 0)
-        .map(|status| status.members.iter().map(|member| member.public).collect());
-    answers.retain(|answer| match (&answer.status, &members) {
-        (Ok(status), _) => status.membership != Membership::Removed,
-        (Err(_), Some(members)) => members.contains(&answer.address),
-        (Err(_), None) => true,
-    });
+    let followed = followed(&known, &answers);
+    answers.retain(|answer| followed.iter().any(|(_, address)| *address == answer.address));
     answers
+}
+
+/// The nodes of the file: their ids and public addresses.
+pub fn of_file(config: &Config) -> Vec<(NodeId, SocketAddr)> {
+    config.nodes.iter().map(|node| (node.id, node.public)).collect()
+}
+
+/// Whom to ask, by the answers so far: the `known` nodes, and the members that the newest answer names. But not who says that it
+/// was removed, and not who is silent and no member any more: what a file still names and the cluster does not know is nobody's
+/// concern.
+pub fn followed(known: &[(NodeId, SocketAddr)], answers: &[Asked]) -> Vec<(NodeId, SocketAddr)> {
+    let newest = newest_of(answers);
+    let members: Vec<(NodeId, SocketAddr)> = newest.map_or_else(Vec::new, |status| {
+        status.members.iter().map(|member| (member.id, member.public)).collect()
+    });
+    let have_changed = newest.is_some_and(|status| status.members_index > 0);
+    let is_in =
+        |list: &[(NodeId, SocketAddr)], address: SocketAddr| list.iter().any(|(_, one)| *one == address);
+    let more = members.iter().filter(|(_, address)| !is_in(known, *address));
+    let mut all: Vec<(NodeId, SocketAddr)> = known.iter().chain(more).copied().collect();
+    all.retain(|(_, address)| {
+        let answer = answers.iter().find(|answer| answer.address == *address);
+        match answer.map(|answer| &answer.status) {
+            Some(Ok(status)) => status.membership != Membership::Removed,
+            Some(Err(reason)) if reason == NOT_ASKED => true,
+            Some(Err(_)) | None => !have_changed || is_in(&members, *address),
+        }
+    });
+    all
 }
 
 /// The answer that knows the newest term, and in it the newest list.

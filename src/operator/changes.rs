@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use rakit::protocol::Status;
 use rakit::raft::RoleName;
 
-use super::comparison::{Asked, clean, freshest};
+use super::comparison::{Asked, NOT_ASKED, clean, freshest};
 
 /// The latest answer of each node, and the state that was reported last.
 #[derive(Debug)]
@@ -23,22 +23,25 @@ pub struct Story {
     reported_index: u64,
 }
 
-/// The reason in an [`Asked`] before the first answer.
-const NOT_ASKED: &str = "not asked yet";
-
 impl Story {
     /// Nobody has answered yet.
     pub fn new(addresses: &[SocketAddr]) -> Story {
-        let answers = addresses
-            .iter()
-            .map(|address| Asked { address: *address, id: None, status: Err(NOT_ASKED.to_string()) })
-            .collect();
         Story {
-            answers,
+            answers: addresses.iter().map(|address| not_asked(*address)).collect(),
             reported_alive: BTreeMap::new(),
             reported_drained: BTreeSet::new(),
             reported_index: 0,
         }
+    }
+
+    /// From now on, these addresses are asked. What is known of those that were asked before stays.
+    pub fn follow(&mut self, addresses: &[SocketAddr]) {
+        let before = std::mem::take(&mut self.answers);
+        let answer = |address: &SocketAddr| {
+            let known = before.iter().find(|answer| answer.address == *address).cloned();
+            known.unwrap_or_else(|| not_asked(*address))
+        };
+        self.answers = addresses.iter().map(answer).collect();
     }
 
     /// The latest answers.
@@ -94,6 +97,10 @@ impl Story {
             }
         }
     }
+}
+
+fn not_asked(address: SocketAddr) -> Asked {
+    Asked { address, id: None, status: Err(NOT_ASKED.to_string()) }
 }
 
 fn role_change(before: &Status, after: &Status) -> Option<String> {

@@ -35,6 +35,9 @@ impl Asked {
     }
 }
 
+/// The reason in an [`Asked`] before the first answer.
+pub const NOT_ASKED: &str = "not asked yet";
+
 /// The sentence for nodes that agree to have no leader.
 pub const NO_LEADER: &str = "no node knows a leader";
 

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use rakit::protocol::{NodeOnPage, NodeView, PageState, ServerPicture, ServerStatus};
 use rakit::raft::{NodeId, RoleName};
 
-use super::comparison::{Asked, NO_LEADER, differences};
+use super::comparison::{Asked, NO_LEADER, NOT_ASKED, differences};
 use super::headline::{Picture, Shape, is_fresh, listed, span};
 use super::line::{Line, Style};
 use super::sentences::{Sentence, tell};
@@ -34,6 +34,19 @@ pub struct LiveTable {
     pub node_pids: Vec<String>,
     /// The processes of each server, of its worker and its daemon, by its name.
     pub server_pids: BTreeMap<String, (String, String)>,
+}
+
+/// The nodes of a page as answers to `GET /status`: one for each of these addresses.
+pub fn answers(state: &PageState, addresses: &[SocketAddr]) -> Vec<Asked> {
+    let answer = |(node, address): (&NodeOnPage, &SocketAddr)| {
+        let status = match (&node.view, &node.silent) {
+            (_, Some(why)) => Err(why.clone()),
+            (Some(view), None) => Ok(view.status.clone()),
+            (None, None) => Err(NOT_ASKED.to_string()),
+        };
+        Asked { address: *address, id: (node.node != 0).then_some(node.node), status }
+    };
+    state.nodes.iter().zip(addresses).map(answer).collect()
 }
 
 impl LiveTable {
@@ -81,16 +94,9 @@ impl LiveTable {
             .state
             .nodes
             .iter()
-            .zip(&self.addresses)
+            .zip(answers(&self.state, &self.addresses))
             .filter(|(node, _)| !matches!(picture.shape(node), Shape::Dead | Shape::Paused))
-            .map(|(node, address)| {
-                let status = match (&node.view, &node.silent) {
-                    (_, Some(why)) => Err(why.clone()),
-                    (Some(view), None) => Ok(view.status.clone()),
-                    (None, None) => Err("not asked yet".to_string()),
-                };
-                Asked { address: *address, id: (node.node != 0).then_some(node.node), status }
-            })
+            .map(|(_, answer)| answer)
             .collect();
         let mut all = differences(&answers);
         // The headline says so.

@@ -11,7 +11,7 @@ use rakit::program::{EXIT_OK, LogFlags};
 use rakit::protocol::{OrderAnswer, path, to_json};
 
 use super::Failure;
-use super::asking::ask_all;
+use super::asking::ask_members;
 use super::comparison::clean;
 use super::leader::{ClusterFlag, Leadership};
 use super::line::Line;
@@ -106,9 +106,7 @@ fn words(order: &ServerOrder, effect: OrderEffect, repeated: bool) -> Result<Str
 }
 
 fn list(cluster: &ClusterFlag) -> Result<ExitCode, Failure> {
-    let answers = ask_all(
-        &super::load_config(&cluster.config)?.nodes.iter().map(|node| node.public).collect::<Vec<_>>(),
-    );
+    let answers = ask_members(&super::load_config(&cluster.config)?);
     if answers.iter().all(|answer| answer.status.is_err()) {
         return Err(Failure::other("no node answers; see `rakit status`".to_owned()));
     }

@@ -11,17 +11,17 @@ use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, bounded, select};
 use rakit::config::Config;
-use rakit::program::{self, EXIT_FAILURE, EXIT_OK, LogFlags, ParentFlags};
+use rakit::program::{self, EXIT_FAILURE, EXIT_OK, LogFlags, ParentFlags, Stop};
 use rakit::raft::NodeId;
 
-use super::asking::{ANSWER_TIMEOUT, Poller, ask_all, ask_members};
+use super::asking::{ANSWER_TIMEOUT, Poller, ask_all, ask_members, followed, newest_of, of_file};
 use super::changes::Story;
 use super::comparison::{Asked, differences};
 use super::contact::{Contact, contacts, name, rows};
 use super::layout::DIRECTORY_DEFAULT;
 use super::line::Line;
 use super::live_screen::LiveScreen;
-use super::live_table::LiveTable;
+use super::live_table::{LiveTable, answers};
 use super::lookout::Lookout;
 use super::screen::say;
 use super::{Failure, NAME, load_config, table};
@@ -61,7 +61,7 @@ The commit and applied indexes are shown, not compared: they differ for a moment
 pub fn run(flags: &StatusFlags, log: &LogFlags) -> Result<ExitCode, Failure> {
     let nodes = nodes(flags)?;
     if flags.watch {
-        return watch(&nodes, log);
+        return watch(&nodes, flags.urls.is_empty(), log);
     }
     rakit::logging::start(log.log_level, log.log_file.as_deref()).map_err(Failure::usage)?;
     let mut answers = match config(flags)? {
@@ -103,45 +103,101 @@ fn lines(answers: &[Asked], contacts: &BTreeMap<SocketAddr, Contact>) -> Vec<Str
     lines
 }
 
-fn watch(nodes: &[(NodeId, SocketAddr)], log: &LogFlags) -> Result<ExitCode, Failure> {
+/// `follows`: whether the members in the nodes' answers are asked, too, as without `--watch`.
+fn watch(nodes: &[(NodeId, SocketAddr)], follows: bool, log: &LogFlags) -> Result<ExitCode, Failure> {
     let stop = match program::start(NAME, log, ParentFlags::default()) {
         Ok(stop) => stop,
         // The reason was printed on standard error.
         Err(exit) => return Ok(exit),
     };
-    let no_thread = |error| Failure::other(format!("can't start a thread: {error}"));
     let screen = LiveScreen::start().map_err(no_thread)?;
-    let addresses: Vec<SocketAddr> = nodes.iter().map(|(_, address)| *address).collect();
+    let asked_next = |now: &[(NodeId, SocketAddr)], answers: &[Asked]| {
+        // Who is not heard at all tells nothing new.
+        let is_heard = newest_of(answers).is_some();
+        if follows && is_heard { followed(nodes, answers) } else { now.to_vec() }
+    };
     if screen.is_terminal() {
-        let lookout = Lookout::start(nodes, Vec::new()).map_err(no_thread)?;
-        loop {
+        draw(&screen, &stop, nodes.to_vec(), asked_next)?;
+    } else {
+        tell(&screen, &stop, nodes.to_vec(), asked_next)?;
+    }
+    Ok(ExitCode::from(EXIT_OK))
+}
+
+fn no_thread(error: std::io::Error) -> Failure {
+    Failure::other(format!("can't start a thread: {error}"))
+}
+
+fn addresses(nodes: &[(NodeId, SocketAddr)]) -> Vec<SocketAddr> {
+    nodes.iter().map(|(_, address)| *address).collect()
+}
+
+/// Draws the live table until it is to stop. `asked_next` says whom to ask from then on.
+fn draw(
+    screen: &LiveScreen,
+    stop: &Stop,
+    mut nodes: Vec<(NodeId, SocketAddr)>,
+    asked_next: impl Fn(&[(NodeId, SocketAddr)], &[Asked]) -> Vec<(NodeId, SocketAddr)>,
+) -> Result<(), Failure> {
+    let mut lookout = Lookout::start(&nodes, Vec::new()).map_err(no_thread)?;
+    loop {
+        let state = lookout.state();
+        let next = asked_next(&nodes, &answers(&state, &addresses(&nodes)));
+        if next == nodes {
             let table = LiveTable {
-                state: lookout.state(),
-                addresses: addresses.clone(),
+                state,
+                addresses: addresses(&nodes),
                 node_pids: Vec::new(),
                 server_pids: BTreeMap::new(),
             };
             screen.draw(Box::new(move |columns, rows| table.lines(columns, rows)));
-            if stop.receiver().recv_timeout(DRAW_INTERVAL) != Err(RecvTimeoutError::Timeout) {
-                screen.leave();
-                return Ok(ExitCode::from(EXIT_OK));
-            }
+        } else {
+            // The table stays as it is until the others have been asked, too.
+            lookout = Lookout::start(&next, Vec::new()).map_err(no_thread)?;
+            nodes = next;
+        }
+        if stop.receiver().recv_timeout(DRAW_INTERVAL) != Err(RecvTimeoutError::Timeout) {
+            screen.leave();
+            return Ok(());
         }
     }
-    let (sender, answers) = bounded(ANSWERS_MAX);
-    let deliver = move |position, answer| sender.send((position, answer)).is_ok();
-    let _poller = Poller::start(&addresses, WATCH_INTERVAL, deliver).map_err(no_thread)?;
-    let mut story = Story::new(&addresses);
+}
+
+/// Prints a line for each event until it is to stop. `asked_next` says whom to ask from then on.
+fn tell(
+    screen: &LiveScreen,
+    stop: &Stop,
+    mut nodes: Vec<(NodeId, SocketAddr)>,
+    asked_next: impl Fn(&[(NodeId, SocketAddr)], &[Asked]) -> Vec<(NodeId, SocketAddr)>,
+) -> Result<(), Failure> {
+    let mut story = Story::new(&addresses(&nodes));
     loop {
-        let sentences = select! {
-            recv(stop.receiver()) -> _ => return Ok(ExitCode::from(EXIT_OK)),
-            recv(answers) -> answer => match answer {
-                Ok((position, answer)) => story.take(position, answer),
-                // The threads hold their senders until the poller is dropped.
-                Err(_) => return Err(Failure::other("the threads that ask the nodes have ended".to_string())),
-            },
+        let (sender, answers) = bounded(ANSWERS_MAX);
+        let deliver = move |position, answer| sender.send((position, answer)).is_ok();
+        let _poller = Poller::start(&addresses(&nodes), WATCH_INTERVAL, deliver).map_err(no_thread)?;
+        let next = loop {
+            let sentences = select! {
+                recv(stop.receiver()) -> _ => return Ok(()),
+                recv(answers) -> answer => match answer {
+                    Ok((position, answer)) => story.take(position, answer),
+                    // The threads hold their senders until the poller is dropped.
+                    Err(_) => return Err(Failure::other("the threads that ask the nodes have ended".to_string())),
+                },
+            };
+            sentences.iter().for_each(|sentence| screen.say(sentence));
+            let next = asked_next(&nodes, story.answers());
+            if next != nodes {
+                break next;
+            }
         };
-        sentences.iter().for_each(|sentence| screen.say(sentence));
+        for (id, address) in next.iter().filter(|node| !nodes.contains(node)) {
+            screen.say(&format!("node {id} at {address} is a member, and is asked from now on"));
+        }
+        for (id, address) in nodes.iter().filter(|node| !next.contains(node)) {
+            screen.say(&format!("node {id} at {address} is no member, and is not asked any more"));
+        }
+        story.follow(&addresses(&next));
+        nodes = next;
     }
 }
 
@@ -149,7 +205,7 @@ fn watch(nodes: &[(NodeId, SocketAddr)], log: &LogFlags) -> Result<ExitCode, Fai
 fn nodes(flags: &StatusFlags) -> Result<Vec<(NodeId, SocketAddr)>, Failure> {
     match config(flags)? {
         None => flags.urls.iter().map(|url| Ok((0, address(url)?))).collect(),
-        Some(config) => Ok(config.nodes.iter().map(|node| (node.id, node.public)).collect()),
+        Some(config) => Ok(of_file(&config)),
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::programs::cluster::{Cluster, ClusterOptions, NodeId};
 use crate::programs::http;
-use crate::programs::workers::Worker;
+use crate::programs::workers::{Behaviour, Worker};
 
 /// `rakit members …` with the founders' file.
 fn members(cluster: &Cluster, arguments: &[&str]) -> Output {
@@ -208,4 +208,83 @@ fn a_node_that_nobody_added_waits_and_changes_nothing() {
     assert_eq!(answer.status, 503);
     assert_eq!(cluster.status(leader)["term"], term);
     assert_eq!(voters(&cluster.status(leader)), [1, 2, 3]);
+}
+
+/// `rakit status --watch` without a terminal; its lines go into a file.
+struct Watch {
+    process: Child,
+    lines: std::path::PathBuf,
+}
+
+impl Watch {
+    fn start(cluster: &Cluster) -> Self {
+        let lines = cluster.path("watch.txt");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rakit"));
+        command
+            .args(["status", "--watch", "--config"])
+            .arg(cluster.config())
+            .stdin(Stdio::null())
+            .stdout(std::fs::File::create(&lines).expect("our own directory"))
+            .stderr(Stdio::null());
+        Self { process: command.spawn().expect("rakit starts"), lines }
+    }
+
+    #[track_caller]
+    fn wait_for_line(&self, cluster: &Cluster, words: &str) {
+        cluster.wait_for(&format!("the watch says {words:?}"), || {
+            std::fs::read_to_string(&self.lines).ok().filter(|text| text.contains(words)).map(|_| ())
+        });
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A node that the founders' file does not name is asked like the others, as soon as it is a member, and not any more when it
+/// is none.
+#[test]
+fn the_watch_and_the_list_of_servers_ask_the_members() {
+    let mut cluster = Cluster::start(ClusterOptions::nodes(3));
+    let worker = Worker::start(1, Behaviour::Holds);
+    cluster.report("lab-1", &worker, 5.0);
+    let watch = Watch::start(&cluster);
+    watch.wait_for_line(&cluster, "node 3 answers");
+
+    cluster.add_machine(4);
+    cluster.restart(4);
+    let address = cluster.public(4);
+    place(&cluster, "add", 4, "60000");
+    watch.wait_for_line(&cluster, &format!("node 4 at {address} is a member, and is asked from now on"));
+    watch.wait_for_line(&cluster, "node 4 answers");
+    cluster.wait_for("node 4 has the table", || cluster.server(4, "lab-1"));
+
+    // Node 4 alone has a request in flight: the sum shows it only if node 4 was asked.
+    let running = std::thread::spawn(move || http::get(address, "/7"));
+    worker.wait_for_held(1);
+    let servers = Command::new(env!("CARGO_BIN_EXE_rakit"))
+        .args(["servers", "list", "--config"])
+        .arg(cluster.config())
+        .output()
+        .expect("rakit starts");
+    let text = String::from_utf8_lossy(&servers.stdout).into_owned();
+    let in_flight = column(&text, "in flight");
+    assert_eq!(in_flight, "1", "{text}");
+    assert_eq!(worker.release(), 1);
+    let answer = running.join().expect("no panic").expect("an answer");
+    assert_eq!(answer.status, 200, "{answer:?}");
+
+    done(&cluster, &["remove", "4"]);
+    watch.wait_for_line(&cluster, &format!("node 4 at {address} is no member, and is not asked any more"));
+}
+
+/// What stands below this heading in the only row.
+fn column(table: &str, heading: &str) -> String {
+    let mut lines = table.lines();
+    let (head, row) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    let end = head.find(heading).unwrap_or_else(|| panic!("no {heading:?} in {table}")) + heading.len();
+    row.chars().take(end).collect::<String>().split_whitespace().last().unwrap_or_default().to_owned()
 }

@@ -16,6 +16,7 @@ use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
 
+use super::programs::cluster::{Cluster, ClusterOptions};
 use super::up::{RAKIT, base_port, eventually, ordered, processes_of, signal, temporary};
 
 /// A row of the screen.
@@ -435,4 +436,36 @@ fn no_colour_and_no_table_where_they_are_not_wanted() {
     terminal.shows(&["stopped"]);
     let screen = terminal.shared.screen();
     assert!(screen.line(&["node", "role"]).is_none(), "{:#?}", screen.text());
+}
+
+/// A node that cluster.toml does not name has its row as soon as it is a member.
+#[test]
+fn the_table_of_a_watch_follows_the_members() {
+    let mut cluster = Cluster::start(ClusterOptions::nodes(3));
+    let mut terminal = Terminal::new(120, 40);
+    terminal.read();
+    let config = cluster.config().display().to_string();
+    terminal.run(&[], &[RAKIT, "status", "--watch", "--config", &config]);
+    terminal.shows(&["leader", &cluster.public(cluster.wait_for_leader()).to_string()]);
+    cluster.add_machine(4);
+    cluster.restart(4);
+    let (cluster_address, public) = (cluster.cluster_address(4).to_string(), cluster.public(4).to_string());
+    let said = Command::new(RAKIT)
+        .args([
+            "members",
+            "add",
+            "4",
+            "--cluster",
+            &cluster_address,
+            "--public",
+            &public,
+            "--config",
+            &config,
+        ])
+        .output()
+        .expect("rakit starts");
+    assert!(said.status.success(), "{said:?}");
+    terminal.shows(&["follower", &public]);
+    terminal.signal(Signal::TERM);
+    assert_eq!(terminal.ended(), Some(0));
 }
