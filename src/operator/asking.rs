@@ -122,8 +122,8 @@ pub fn followed(known: &[(NodeId, SocketAddr)], answers: &[Asked]) -> Vec<(NodeI
 }
 
 /// The answer that knows the newest term, and in it the newest list.
-pub fn newest_of(answers: &[Asked]) -> Option<&Status> {
-    let statuses = answers.iter().filter_map(|answer| answer.status.as_ref().ok());
+pub fn newest_of<'a>(answers: impl IntoIterator<Item = &'a Asked>) -> Option<&'a Status> {
+    let statuses = answers.into_iter().filter_map(|answer| answer.status.as_ref().ok());
     statuses
         .filter(|status| status.membership != Membership::Removed)
         .max_by_key(|status| (status.leader.is_some(), status.term, status.members_index))

@@ -5,12 +5,13 @@
 //! | --- | --- |
 //! | `check/here.rs` | this machine: kernel, C library, key, ports, disk |
 //! | `check/nodes.rs` | the nodes: who answers, whether they work together, versions, clocks |
+//! | `check/keys.rs` | the keys: whether each node takes those of this machine, and which signs |
+//! | `check/members.rs` | the members: the file beside the log, the nodes' lists beside each other, learners |
 //! | `check/workers.rs` | the servers: alive, named once, workers that answer |
 //!
-//! Every node's view is asked for once ([`ask_all`]); if the nodes differ, once more a moment later: a commit or an election
-//! under way is no finding.
+//! Every node's view is asked for once ([`View::ask`]), also of members that only the log has. If the nodes differ, or a change of
+//! members is under way, they are asked once more a moment later: a commit or an election under way is no finding.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,15 +20,18 @@ use rakit::config::Config;
 use rakit::program::{EXIT_FAILURE, EXIT_OK, LogFlags};
 use rakit::signing::Secret;
 
-use super::asking::ask_all;
-use super::comparison::{Asked, clean, differences};
+use super::comparison::clean;
 use super::layout::DIRECTORY_DEFAULT;
 use super::screen::say;
 use super::{Failure, load_config};
 
 mod here;
+mod keys;
+mod members;
 mod nodes;
 mod workers;
+
+use members::View;
 
 /// The pause before the nodes are asked again because they differ: longer than a usual election.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
@@ -90,11 +94,12 @@ pub fn run(flags: &CheckFlags, log: &LogFlags) -> Result<ExitCode, Failure> {
     let secret = config.secret.as_deref().map(Secret::parse).transpose();
     let secret =
         secret.map_err(|wrong| Failure::usage(format!("{}: secret_file: {wrong}", config.path.display())))?;
-    let answers = asked(&config);
+    let (before, now) = asked(&config);
     let mut remarks = of_the_file(&config);
-    remarks.extend(here::look(&config, secret.as_ref(), &answers));
-    remarks.extend(nodes::look(&config, secret.as_ref(), &answers));
-    remarks.extend(workers::look(&answers));
+    remarks.extend(here::look(&config, secret.as_ref(), &now.file));
+    remarks.extend(nodes::look(&config, secret.as_ref(), &now.members(&config)));
+    remarks.extend(members::look(&config, &before, &now));
+    remarks.extend(workers::look(&now.answered(&config)));
     remarks.iter().for_each(|remark| say(&remark.line()));
     let findings = remarks.iter().filter(|remark| matches!(remark, Remark::Finding { .. })).count();
     say(&match findings {
@@ -119,19 +124,14 @@ fn file(flags: &CheckFlags) -> Result<PathBuf, Failure> {
     })
 }
 
-/// The answers of all nodes, by position in the configuration. If those that answer differ, they are asked once more.
-fn asked(config: &Config) -> Vec<Asked> {
-    let public: Vec<SocketAddr> = config.nodes.iter().map(|node| node.public).collect();
-    let answers = ask_all(&public);
-    if differences(&answered(&answers)).is_empty() {
-        return answers;
+/// Two looks at all nodes; twice the same, if there is no reason for a second one.
+fn asked(config: &Config) -> (View, View) {
+    let before = View::ask(config);
+    if !before.may_change(config) {
+        return (before.clone(), before);
     }
     std::thread::sleep(ASK_AGAIN);
-    ask_all(&public)
-}
-
-fn answered(answers: &[Asked]) -> Vec<Asked> {
-    answers.iter().filter(|answer| answer.status.is_ok()).cloned().collect()
+    (before, View::ask(config))
 }
 
 /// What the file itself says.

@@ -121,9 +121,14 @@ impl Secret {
         purpose == Purpose::Report || matches!(self.keys[0], SecretKind::Whole(_))
     }
 
-    /// The keys in a few digits each, for the log: who looks at two machines sees whether they have the same. They say no
-    /// more of a key than one signed request does.
-    pub fn nicknames(&self, cluster: &str) -> String {
+    /// Each key alone, in the order of the file: as a file that holds nothing else.
+    pub fn each(&self) -> Vec<Self> {
+        self.keys.iter().map(|key| Self { keys: vec![key.clone()] }).collect()
+    }
+
+    /// The keys in a few digits each, in the order of the file: who looks at two machines sees whether they have the same. They
+    /// say no more of a key than one signed request does.
+    pub fn names(&self, cluster: &str) -> Vec<String> {
         let nickname = |key: &SecretKind| {
             let report_key = match key {
                 SecretKind::Whole(secret) => derive(secret, &header_form(cluster), Purpose::Report),
@@ -133,7 +138,12 @@ impl Secret {
             mac.update(&frame(&[KEY_FRAME, NICKNAME]));
             hex(&mac.finalize().into_bytes()[..4])
         };
-        let mut names = self.keys.iter().map(nickname);
+        self.keys.iter().map(nickname).collect()
+    }
+
+    /// The same as a sentence for the log.
+    pub fn nicknames(&self, cluster: &str) -> String {
+        let mut names = self.names(cluster).into_iter();
         let first = names.next().expect("there is a key");
         names.next().map_or_else(
             || format!("key {first} signs, and no other is accepted"),

@@ -15,6 +15,7 @@
 //! | `in_flight.rs` | do nodes count each other's requests, and forget them in time? |
 //! | `services.rs` | do the programs tell systemd when they serve, live and stop, and the journal how grave a line is? |
 //! | `init.rs` | does what `rakit init` writes for several machines become a cluster? |
+//! | `check.rs` | does `rakit check` see members that the file lacks, and a secret that is changed by halves? |
 //! | `up.rs` | does `rakit up` run and end a whole cluster? |
 //! | `terminal.rs` | does the live table show the truth in a real terminal of any size, and leave it as it was? |
 //! | `orders.rs` | does the cluster follow an operator's orders about servers? |
@@ -30,6 +31,7 @@
 
 mod bad_configuration;
 mod chaos;
+mod check;
 mod cluster;
 mod config;
 mod contradiction;

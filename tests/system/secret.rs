@@ -286,7 +286,7 @@ fn the_signed_cluster_elects_hears_daemons_and_routes() {
 const NEXT: &str = "the next secret of the whole cluster, as long";
 
 /// A secret file is replaced as an editor does it.
-fn write_key(file: &Path, lines: &[&str]) {
+pub(crate) fn write_key(file: &Path, lines: &[&str]) {
     let new = file.with_extension("new");
     std::fs::write(&new, lines.join("\n") + "\n").expect("our own directory");
     std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).expect("our own file");
@@ -325,7 +325,7 @@ impl Drop for Logged {
     }
 }
 
-fn hang_up(pid: u32) {
+pub(crate) fn hang_up(pid: u32) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
     kill_process(pid, Signal::HUP).expect("our own child");
 }

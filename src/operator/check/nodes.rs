@@ -1,38 +1,36 @@
-//! What `rakit check` finds at the nodes: whether each answers as the one that the file names, whether its cluster address
-//! takes a signed request of this cluster, whether all agree, and how far their clocks are apart.
+//! What `rakit check` finds at the members: whether each answers as the one that the file or the log names, whether its cluster
+//! address takes requests of this cluster (`keys.rs`), whether all agree, and how far their clocks are apart.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rakit::config::{Config, Node};
-use rakit::http::client::{Client, ClientTimeouts};
-use rakit::protocol::{OPERATOR, PROTOCOL_VERSION, Purpose, Status, node_name, path};
-use rakit::signing::{Recipient, Seal, Secret};
+use rakit::protocol::{PROTOCOL_VERSION, Status, path};
+use rakit::signing::Secret;
 use time::{Date, Month, PrimitiveDateTime, Time};
 
-use super::super::asking::ANSWER_TIMEOUT;
+use super::super::asking::{ANSWER_TIMEOUT, client};
 use super::super::comparison::{Asked, differences};
-use super::{Remark, answered};
+use super::{Remark, keys};
 
 /// Clocks that differ by more are told. `Date` has whole seconds.
 const CLOCK_DIFFERENCE_MAX: Duration = Duration::from_secs(3);
 /// The longest answer that is read, in bytes; it is one line.
 const ANSWER_BYTES_MAX: usize = 4_096;
 
-fn client() -> Client {
-    Client::new(ClientTimeouts { connect: ANSWER_TIMEOUT, send: ANSWER_TIMEOUT, receive: ANSWER_TIMEOUT })
-}
-
-/// Looks at all nodes.
-pub fn look(config: &Config, secret: Option<&Secret>, answers: &[Asked]) -> Vec<Remark> {
+/// Looks at all members.
+pub fn look(config: &Config, secret: Option<&Secret>, members: &[(Node, Asked)]) -> Vec<Remark> {
     let mut remarks = Vec::new();
-    for (node, answer) in config.nodes.iter().zip(answers) {
+    for (node, answer) in members {
         match &answer.status {
             Ok(status) => {
                 let wrong = identity(config, node, status);
                 let well = wrong.is_empty();
                 remarks.extend(wrong);
-                let refused = cluster_address(config, secret, node);
-                if well && refused.is_none() {
+                let refused = match secret {
+                    None => cluster_port(node).into_iter().collect(),
+                    Some(secret) => keys::look(config, secret, node),
+                };
+                if well && refused.is_empty() {
                     remarks.push(Remark::Fine(format!(
                         "node {} answers at {}: {}, term {}, last index {}, version {}",
                         node.id, node.public, status.role, status.term, status.last_index, status.version
@@ -48,7 +46,9 @@ pub fn look(config: &Config, secret: Option<&Secret>, answers: &[Asked]) -> Vec<
         }
     }
     let mend = "if it stays so, the logs of these nodes say why (docs/log-lines.md)";
-    remarks.extend(differences(&answered(answers)).into_iter().map(|what| Remark::finding(what, mend)));
+    let answered: Vec<Asked> =
+        members.iter().map(|(_, answer)| answer.clone()).filter(|answer| answer.status.is_ok()).collect();
+    remarks.extend(differences(&answered).into_iter().map(|what| Remark::finding(what, mend)));
     remarks
 }
 
@@ -92,30 +92,12 @@ fn identity(config: &Config, node: &Node, status: &Status) -> Vec<Remark> {
     wrong
 }
 
-/// Whether the cluster address can be reached and takes what is signed with our key, for our founding. With a secret this opens a
-/// stream, which changes nothing at the node.
-fn cluster_address(config: &Config, secret: Option<&Secret>, node: &Node) -> Option<Remark> {
-    let what =
-        |why: String| format!("node {} does not work with this machine at {}: {why}", node.id, node.cluster);
-    if secret.is_none() {
-        let connected = std::net::TcpStream::connect_timeout(&node.cluster, ANSWER_TIMEOUT);
-        let error = connected.err()?;
-        return Some(Remark::finding(what(error.to_string()), "open its cluster port in the firewall"));
-    }
-    let seal = Seal::new(&config.cluster_name, OPERATOR, secret);
-    let mut seal = match seal {
-        Ok(seal) => seal.founded(&config.founding()),
-        Err(error) => {
-            return Some(Remark::finding(what(error.to_string()), "see the system's random numbers"));
-        }
-    };
-    let to = Recipient { name: node_name(node.id), address: node.cluster };
-    // With the key for reports, which every machine of the cluster has.
-    let opened = seal.open_stream(&mut client(), &to, Purpose::Report);
-    let error = opened.err()?;
+/// Whether the cluster address can be reached, where nothing is signed.
+fn cluster_port(node: &Node) -> Option<Remark> {
+    let error = std::net::TcpStream::connect_timeout(&node.cluster, ANSWER_TIMEOUT).err()?;
     Some(Remark::finding(
-        what(error.to_string()),
-        "the same cluster.toml and cluster.key on all machines, and its cluster port open in the firewall",
+        format!("node {} does not work with this machine at {}: {error}", node.id, node.cluster),
+        "open its cluster port in the firewall",
     ))
 }
 
