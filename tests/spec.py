@@ -124,7 +124,12 @@ def check(names):
 # ---------------------------------------------------------------------------------------------------------------- traces
 
 def trace_module(files):
-    traces = ",\n".join("<<\n" + ",\n".join(file.read_text().splitlines()) + "\n>>" for file in files)
+    def record(file):
+        founders = ", ".join(str(node) for node in range(1, number_in(file, "founders") + 1))
+        steps = ",\n".join(file.read_text().splitlines())
+        return f"[founders |-> {{{founders}}}, steps |-> <<\n{steps}\n>>]"
+
+    traces = ",\n".join(record(file) for file in files)
     return f"---- MODULE Traces ----\nTraces == <<\n{traces}\n>>\n====\n"
 
 
@@ -179,15 +184,21 @@ def first_refusal(jar, files):
     return min(found)[1:] if found else None
 
 
+def number_in(file, name):
+    """A number in the name of a trace: seed-7-founders-3-nodes-5.trace."""
+    words = file.stem.split("-")
+    return int(words[words.index(name) + 1])
+
+
 def seed_of(file):
-    return int(file.stem.split("-")[1])
+    return number_in(file, "seed")
 
 
 def batches(files):
     """Traces of clusters of one size, in runs of TLC that are not too long."""
     sized = {}
     for file in files:
-        sized.setdefault(int(file.stem.rsplit("-", 1)[1]), []).append(file)
+        sized.setdefault(number_in(file, "nodes"), []).append(file)
     for nodes, of_size in sorted(sized.items()):
         batch, lines = [], 0
         for file in of_size:
@@ -232,7 +243,7 @@ def traces(first, seeds):
 # --------------------------------------------------------------------------------------------------------------- defects
 
 # Rows of tests/mutations.py that break a rule which the specification has.
-DEFECTS = ["1", "3a", "6", "6b", "11", "13", "14", "15a", "15b", "18", "31", "R1"]
+DEFECTS = ["1", "3a", "6", "6b", "11", "13", "14", "15a", "15b", "18", "31", "R1", "M2", "M3", "M5", "M6", "M7", "M8", "M9", "M12"]
 DEFECT_SEEDS_STEP, DEFECT_SEEDS_MAX = 8, 64
 
 

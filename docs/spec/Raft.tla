@@ -20,7 +20,7 @@
 EXTENDS Naturals, Sequences, FiniteSets
 
 CONSTANTS
-    Server,    \* The nodes.
+    Server,    \* The nodes: all that are, or may become, members.
     Nil,       \* No node.
     Lost,      \* Types of messages that always get lost (fewer states).  Usually none.
     Clocks,    \* TRUE: a node remembers that it heard its leader just now.  FALSE: it never does (fewer states).
@@ -30,9 +30,8 @@ CONSTANTS
 VARIABLES
     node,      \* The state of each node.
     network,   \* The messages that may still arrive.
+    lists,     \* The lists of members that were ever appended: which entry carries which.
     together   \* History.  Who was fresh and joining at one time, as pairs of node and life: one set for each such time.
-
-Quorum(nodes) == 2 * Cardinality(nodes) > Cardinality(Server)
 
 Max(a, b) == IF a > b THEN a ELSE b
 Min(a, b) == IF a < b THEN a ELSE b
@@ -51,12 +50,52 @@ LastTerm(log) == TermAt(log, Len(log))
 Holds(log, index, term) == index = 0 \/ (index <= Len(log) /\ log[index] = term)
 
 -----------------------------------------------------------------------------
+(* Members: chapter 4 of the thesis.  An entry may carry a whole list of   *)
+(* members.  Index and term name that entry, so the logs stay as they are, *)
+(* and `lists` says what it carries.  The first list is the founding's.    *)
+(*                                                                         *)
+(* A node goes by the newest list in its log, committed or not (4.1).  If  *)
+(* the entry is truncated, it goes back to the list before.  Appends and   *)
+(* snapshots bring the entries, and with them the lists.                   *)
+
+FoundingTerm == 1
+FoundingList(founders) == [index |-> 1, term |-> FoundingTerm, voters |-> founders, learners |-> {}]
+Founders == (CHOOSE l \in lists : l.index = 1).voters
+
+\* The newest of these lists in this log.
+NewestOf(all, log) ==
+    LET held == {l \in all : Holds(log, l.index, l.term)} IN
+    CHOOSE l \in held : \A other \in held : other.index <= l.index
+Newest(log) == NewestOf(lists, log)
+Voters(log) == Newest(log).voters
+Members(log) == Newest(log).voters \cup Newest(log).learners
+
+\* Only voters count: no learner, and nobody who was removed, not even a leader or candidate itself (4.2.1, 4.2.2).
+IsMajority(nodes, voters) == 2 * Cardinality(nodes \cap voters) > Cardinality(voters)
+Quorum(nodes, log) == IsMajority(nodes, Voters(log))
+
+\* A voter may campaign.  So may one that is being removed, while it does not know that this is committed: of two nodes,
+\* perhaps only it can win (4.2.2).
+MayCampaign(n, s) ==
+    \/ n \in Voters(s.log)
+    \/ /\ n \notin Members(s.log) /\ Newest(s.log).index > s.commit
+       /\ n \in Voters(SubSeq(s.log, 1, Newest(s.log).index - 1))
+
+\* The lists that one change makes of the newest one.  (When a learner has caught up is a matter of speed.)
+NextLists(log) ==
+    LET v == Voters(log)
+        l == Newest(log).learners
+    IN  {[voters |-> v, learners |-> l \cup {p}] : p \in Server \ (v \cup l)}
+        \cup {[voters |-> v \cup {p}, learners |-> l \ {p}] : p \in l}
+        \cup {[voters |-> v, learners |-> l \ {p}] : p \in l}
+        \cup {[voters |-> v \ {p}, learners |-> l] : p \in IF Cardinality(v) > 1 THEN v ELSE {}}
+
+-----------------------------------------------------------------------------
 (* The disk.  It is a fold of records: what a write appends to the log     *)
 (* file, one record after the other.  A crash may keep any number of the   *)
 (* first records of what was not durable yet.                              *)
 
 \* A fresh directory holds the founding: the first entry of every log, in a term without leader (src/raft/founding.rs).
-FoundingTerm == 1
 FreshDisk(life) ==
     [term |-> FoundingTerm, voted |-> Nil, joining |-> Joins, life |-> life, log |-> <<FoundingTerm>>, snap |-> 0]
 
@@ -119,7 +158,7 @@ Become(n, s, now, promises, used) ==
            ELSE [s EXCEPT !.held = @ \cup {[after |-> waits, message |-> m] : m \in promises}]]
     /\ network' = (network \ used)
            \cup {m \in now \cup (IF waits = 0 THEN promises ELSE {}) : m.type \notin Lost}
-    /\ UNCHANGED together
+    /\ UNCHANGED <<lists, together>>
 
 -----------------------------------------------------------------------------
 (* Changes of role (Figure 4).                                             *)
@@ -153,7 +192,9 @@ AskVote(n, p, s, type, term, transfer) ==
     [type |-> type, from |-> n, to |-> p, term |-> term, last |-> Len(s.log), lastTerm |-> LastTerm(s.log),
      transfer |-> transfer]
 
-VoteRequests(n, s, to, transfer) == {AskVote(n, p, s, "request-vote", s.term, transfer) : p \in to}
+\* A candidate asks the voters of its list.
+VoteRequests(n, s, to, transfer) ==
+    {AskVote(n, p, s, "request-vote", s.term, transfer) : p \in to \cap Voters(s.log)}
 
 Refusal(n, p, s) == [type |-> "refusal", from |-> n, to |-> p, term |-> s.term]
 
@@ -184,7 +225,8 @@ Matched(n, p, s, index) ==
 TakeNote(s, m) ==
     LET anew == s.lifeOf[m.from] # m.life
         t == IF anew THEN [s EXCEPT !.match[m.from] = 0, !.barrier[m.from] = 0, !.lifeOf[m.from] = m.life] ELSE s
-    IN  IF ~m.joining THEN [t EXCEPT !.barrier[m.from] = 0]
+    \* Who was removed does not count anyway, and is not admitted.
+    IN  IF ~m.joining \/ m.from \notin Members(t.log) THEN [t EXCEPT !.barrier[m.from] = 0]
         ELSE IF t.barrier[m.from] # 0 THEN t
         ELSE Write([t EXCEPT !.log = Append(@, s.term), !.barrier[m.from] = Len(s.log) + 1], <<Entry(s.term)>>)
 
@@ -195,13 +237,14 @@ Admits(s, p, last) ==
 
 IsFresh(s) == s.term = FoundingTerm /\ Len(s.log) = 1 /\ s.snap = 0
 
-\* If all members are fresh at one time, joining or not, nobody remembers anything.
+\* If all first members are fresh at one time, joining or not, nobody remembers anything.  Other nodes found nothing.
 Moments(nodes) ==
-    LET all == {<<n, nodes[n].life>> : n \in {n \in Server : IsFresh(nodes[n])}}
-        joining == {<<n, nodes[n].life>> : n \in {n \in Server : IsFresh(nodes[n]) /\ nodes[n].joining}}
-    IN  {joining} \cup (IF Cardinality(all) = Cardinality(Server) THEN {all} ELSE {})
+    LET all == {<<n, nodes[n].life>> : n \in {n \in Founders : IsFresh(nodes[n])}}
+        joining == {<<n, nodes[n].life>> : n \in {n \in Founders : IsFresh(nodes[n]) /\ nodes[n].joining}}
+    IN  {joining} \cup (IF Cardinality(all) = Cardinality(Founders) THEN {all} ELSE {})
 
-Init ==
+Init(founders) ==
+    /\ lists = {FoundingList(founders)}
     /\ node = [n \in Server |-> Started(FreshDisk(1))]
     /\ network = {}
     /\ together = Moments(node)
@@ -209,16 +252,17 @@ Init ==
 Found(n, founders) ==
     LET s == node[n] IN
     /\ s.joining /\ IsFresh(s)
-    /\ <<n, s.life>> \in founders /\ Quorum({f[1] : f \in founders})
+    /\ <<n, s.life>> \in founders /\ IsMajority({f[1] : f \in founders}, Founders)
     /\ \E moment \in together : founders \subseteq moment
     \* Two records: with whom, and that it counts.
     /\ Become(n, Write([s EXCEPT !.joining = FALSE],
                        <<HardState(s.term, s.voted, TRUE), HardState(s.term, s.voted, FALSE)>>), {}, {}, {})
 
-\* Time: a joining node does not campaign when it hears no leader.
+\* Time: a joining node does not campaign when it hears no leader.  Nor does who is no voter.
 LoseLeader(n) ==
     LET s == node[n] IN
-    /\ s.joining /\ s.leader # Nil
+    /\ s.joining \/ ~MayCampaign(n, s)
+    /\ s.leader # Nil
     /\ Become(n, [s EXCEPT !.leader = Nil, !.hears = FALSE], {}, {}, {})
 
 -----------------------------------------------------------------------------
@@ -240,11 +284,11 @@ LeaderGone(n) ==
 \* it keeps its leader, for the hint may be wrong.
 AskPreVotes(n, to, keepsLeader) ==
     LET s == node[n] IN
-    /\ s.role # "leader" /\ ~s.joining
+    /\ s.role # "leader" /\ ~s.joining /\ MayCampaign(n, s)
     /\ keepsLeader => s.hinted
     /\ LET t == [s EXCEPT !.role = "pre-candidate", !.votes = {n},
                           !.leader = IF keepsLeader THEN @ ELSE Nil, !.hears = @ /\ keepsLeader] IN
-       Become(n, t, {AskVote(n, p, s, "pre-vote", s.term + 1, FALSE) : p \in to}, {}, {})
+       Become(n, t, {AskVote(n, p, s, "pre-vote", s.term + 1, FALSE) : p \in to \cap Voters(s.log)}, {}, {})
 
 \* A round of pre-votes cannot be won, or another node goes first.
 GiveUp(n) ==
@@ -252,11 +296,11 @@ GiveUp(n) ==
     /\ Become(n, [node[n] EXCEPT !.role = "follower", !.votes = {}], {}, {}, {})
 
 Campaign(n, to) ==
-    /\ node[n].role = "pre-candidate" /\ Quorum(node[n].votes)
+    /\ node[n].role = "pre-candidate" /\ Quorum(node[n].votes, node[n].log)
     /\ LET s == Candidate(n, node[n]) IN Become(n, s, {}, VoteRequests(n, s, to, FALSE), {})
 
 Lead(n) ==
-    /\ node[n].role = "candidate" /\ Quorum(node[n].votes)
+    /\ node[n].role = "candidate" /\ Quorum(node[n].votes, node[n].log)
     /\ Become(n, Leader(n, node[n]), {}, {}, {})
 
 \* Thesis 6.2 (CheckQuorum): a leader without a majority steps down.
@@ -264,8 +308,9 @@ StepDown(n) ==
     /\ node[n].role = "leader"
     /\ Become(n, Follow(node[n], node[n].term, Nil), {}, {}, {})
 
-\* Thesis 4.2.3: who leads, or heard a leader just now, neither votes nor takes the term over.  Nor who joins.
-Objects(s, m) == s.joining \/ (~m.transfer /\ (s.role = "leader" \/ s.hears))
+\* Thesis 4.2.3: who leads, or heard a leader just now, neither votes nor takes the term over.  Nor who joins.  Who is asked
+\* does not look whether it is a voter itself: the candidate may have a newer list (4.2.2).
+Objects(s, m) == s.joining \/ (~(m.transfer /\ m.from \in Voters(s.log)) /\ (s.role = "leader" \/ s.hears))
 
 \* 5.4.1
 UpToDate(s, m) == m.lastTerm > LastTerm(s.log) \/ (m.lastTerm = LastTerm(s.log) /\ m.last >= Len(s.log))
@@ -328,7 +373,7 @@ HandOver(n, p) ==
 
 ReceiveTimeoutNow(n, m, kept, to, used) ==
     LET s == node[n]
-        obeys == m.term = s.term /\ s.leader = m.from /\ s.role # "leader" /\ ~s.joining
+        obeys == m.term = s.term /\ s.leader = m.from /\ s.role # "leader" /\ ~s.joining /\ MayCampaign(n, s)
         t == IF obeys THEN Candidate(n, s) ELSE s
     IN  Become(n, t, {},
                (IF obeys THEN VoteRequests(n, t, to, TRUE) ELSE {}) \cup (IF kept THEN {Refusal(n, m.from, t)} ELSE {}),
@@ -343,6 +388,19 @@ Propose(n, count) ==
         new == [i \in 1..count |-> s.term]
     IN  /\ s.role = "leader"
         /\ Become(n, Write([s EXCEPT !.log = @ \o new], [i \in 1..count |-> Entry(s.term)]), {}, {}, {})
+
+\* An operator asks a leader for a change, or a learner has caught up.  4.1: a change begins only after the one before is
+\* committed, and (the correction of 2015) only after an entry of the leader's own term is.
+Change(n, list) ==
+    LET s == node[n]
+        index == Len(s.log) + 1
+    IN  /\ s.role = "leader"
+        /\ Newest(s.log).index <= s.commit
+        /\ TermAt(s.log, s.commit) = s.term
+        /\ list \in NextLists(s.log)
+        /\ lists' = lists \cup {[index |-> index, term |-> s.term, voters |-> list.voters, learners |-> list.learners]}
+        /\ node' = [node EXCEPT ![n] = Write([s EXCEPT !.log = Append(@, s.term)], <<Entry(s.term)>>)]
+        /\ UNCHANGED <<network, together>>
 
 AppendOf(n, p, term, log, commit, admit, prev, count) ==
     [type |-> "append", from |-> n, to |-> p, term |-> term, prev |-> prev, prevTerm |-> TermAt(log, prev),
@@ -441,7 +499,7 @@ AdvanceCommit(n, index) ==
                     \cup (IF Holds(s.disk.log, index, TermAt(s.log, index)) THEN {n} ELSE {})
     IN  /\ s.role = "leader" /\ s.commit < index /\ index <= Len(s.log)
         /\ s.log[index] = s.term
-        /\ Quorum(have)
+        /\ Quorum(have, s.log)
         /\ Become(n, [s EXCEPT !.commit = index], {}, {}, {})
 
 \* Section 7: what is applied may go into a snapshot.
@@ -469,7 +527,7 @@ Durable(n, count) ==
                !.held = {[h EXCEPT !.after = @ - count] : h \in {h \in s.held : h.after > count}}]]
         /\ network' = network
                \cup {m \in {h.message : h \in {h \in s.held : h.after <= count}} : m.type \notin Lost}
-        /\ UNCHANGED together
+        /\ UNCHANGED <<lists, together>>
 
 \* The process dies and is started again.  Any first part of what was on its way to the disk may have got there.  The disk
 \* may also remember a commit index, not the newest perhaps (docs/storage.md, "The commit hint").
@@ -479,12 +537,12 @@ Restart(n, count, remembered) ==
     IN  /\ count <= Len(s.pending)
         /\ remembered = t.commit \/ (t.commit < remembered /\ remembered <= s.commit /\ remembered <= Len(t.log))
         /\ node' = [node EXCEPT ![n] = [t EXCEPT !.commit = remembered]]
-        /\ UNCHANGED <<network, together>>
+        /\ UNCHANGED <<network, lists, together>>
 
 \* A directory is lost, and the node comes back with an empty one.  It has forgotten what it promised.
 Wipe(n) ==
     /\ node' = [node EXCEPT ![n] = Started(FreshDisk(node[n].life + 1))]
     /\ together' = together \cup Moments(node')
-    /\ UNCHANGED network
+    /\ UNCHANGED <<network, lists>>
 
 =============================================================================

@@ -27,7 +27,7 @@ VARIABLES
     led,           \* History.  For each term that was led: by whom, the log at the election, the longest log, commit, snap.
     committed      \* History.  What was committed: <<index, term, in which term>>
 
-vars == <<node, network, together, restarts, wipes, led, committed>>
+vars == <<node, network, lists, together, restarts, wipes, led, committed>>
 
 \* A node as the founding leaves it.
 Founder == Started([FreshDisk(1) EXCEPT !.joining = Joins /\ Begins = "fresh"])
@@ -41,8 +41,9 @@ Elected(n, voters) ==
                                           commit |-> leader.commit, snap |-> leader.snap, admits |-> {}]]
 
 CheckInit ==
+    /\ lists = {FoundingList(Server)}
     /\ CASE Begins = "elected by all" -> Elected(First, Server)
-         [] Begins = "led" -> \E voters \in SUBSET Server : First \in voters /\ Quorum(voters) /\ Elected(First, voters)
+         [] Begins = "led" -> \E voters \in SUBSET Server : First \in voters /\ IsMajority(voters, Server) /\ Elected(First, voters)
          [] OTHER -> node = [n \in Server |-> Founder] /\ led = <<>>
     /\ together = Moments([n \in Server |-> Founder])
     /\ network = {} /\ restarts = 0 /\ wipes = 0 /\ committed = {}
@@ -109,7 +110,7 @@ Crash(n) ==
 \* A majority of full members is left.
 Loses(n) ==
     /\ wipes < WipesMax
-    /\ node[n].joining \/ Quorum({p \in Others(n) : ~node[p].disk.joining})
+    /\ node[n].joining \/ IsMajority({p \in Others(n) : ~node[p].disk.joining}, Server)
     /\ Wipe(n)
     /\ wipes' = wipes + 1
     /\ UNCHANGED <<restarts, led, committed>>

@@ -18,7 +18,9 @@ VARIABLES
     trace,   \* Which trace.
     line     \* Which of its lines is next.
 
-TraceInit == Init /\ trace \in 1 .. Len(Traces) /\ line = 1
+TraceInit ==
+    /\ trace \in 1 .. Len(Traces) /\ line = 1
+    /\ Init(Traces[trace].founders)
 
 \* A message, as the traces name it.
 Name(m) ==
@@ -68,8 +70,12 @@ HasRuns(log, runs) ==
         LET first == (IF i = 1 THEN runs[1] ELSE runs[2 * i - 2]) + 1 IN
         log[first] = runs[2 * i + 1] /\ log[runs[2 * i]] = runs[2 * i + 1]
 
-\* The core shows what the specification has.
-Shows(s, shown) ==
+\* The list that a node goes by: <<index, voters, learners>>, or <<>> for the founding's.
+HasList(list, shown) ==
+    IF shown = <<>> THEN list.index = 1 ELSE <<list.index, list.voters, list.learners>> = shown
+
+\* The core shows what the specification has.  `all`: the lists that there are then.
+Shows(s, all, shown) ==
     /\ s.role = shown[1]
     /\ s.term = shown[2]
     /\ s.voted = shown[3]
@@ -78,6 +84,7 @@ Shows(s, shown) ==
     /\ s.snap = shown[6]
     /\ HasRuns(s.log, shown[7])
     /\ s.joining = shown[8]
+    /\ HasList(NewestOf(all, s.log), shown[11])
     /\ s.role = "leader" => \A p \in Server : 
         /\ s.match[p] = shown[9][p]
         /\ IF s.lifeOf[p] = 0 THEN shown[10][p] = 0
@@ -90,21 +97,22 @@ RestartAmidCompaction(n, count, remembered, snap) ==
     IN  /\ snap < disk.snap
         /\ snap <= remembered /\ remembered <= s.commit /\ remembered <= Len(disk.log)
         /\ node' = [node EXCEPT ![n] = [Started([disk EXCEPT !.snap = snap]) EXCEPT !.commit = remembered]]
-        /\ UNCHANGED <<network, together>>
+        /\ UNCHANGED <<network, lists, together>>
 
 \* A restart finds on the disk what the core shows.
 Restarts(n, shown) ==
     \E count \in 0 .. Len(node[n].pending) :
         /\ Restart(n, count, shown[5]) \/ RestartAmidCompaction(n, count, shown[5], shown[6])
-        /\ Shows(node'[n], shown)
+        /\ Shows(node'[n], lists', shown)
 
 Happens(l) ==
     LET n == l[2] IN
     CASE l[1] = "receive"       -> \E m \in InNetwork(l[4]) : Receive(n, m, l[5], l[6], l[7], l[8])
       [] l[1] = "send"          -> Send(n, l[4])
-      [] l[1] = "leaves"        -> InNetwork(l[4]) # {} /\ UNCHANGED <<node, network, together>>
+      [] l[1] = "leaves"        -> InNetwork(l[4]) # {} /\ UNCHANGED <<node, network, lists, together>>
       [] l[1] = "durable"       -> Durable(n, l[4])
       [] l[1] = "propose"       -> Propose(n, l[4])
+      [] l[1] = "change"        -> Change(n, [voters |-> l[4], learners |-> l[5]])
       [] l[1] = "commit"        -> AdvanceCommit(n, l[4])
       [] l[1] = "compact"       -> Compact(n, l[4])
       [] l[1] = "forget"        -> Forget(n, l[4])
@@ -120,17 +128,20 @@ Happens(l) ==
       [] l[1] = "restart"       -> Restarts(n, l[3])
       [] l[1] = "wipe"          -> Wipe(n)
 
-IsOver == line > Len(Traces[trace])
+Step == Traces[trace].steps[line]
+IsOver == line > Len(Traces[trace].steps)
 
 TraceNext ==
     /\ ~IsOver
-    /\ LET l == Traces[trace][line] IN
+    /\ LET l == Step IN
        /\ Happens(l)
-       /\ l[3] # <<>> => Shows(node'[l[2]], l[3])
+       /\ l[3] # <<>> => Shows(node'[l[2]], lists', l[3])
     /\ line' = line + 1
     /\ UNCHANGED trace
 
-TraceSpec == TraceInit /\ [][TraceNext]_<<node, network, together, trace, line>>
+traceVars == <<node, network, lists, together, trace, line>>
+
+TraceSpec == TraceInit /\ [][TraceNext]_traceVars
 
 \* There is one state for each line of each trace.
 TraceView == <<trace, line>>
@@ -145,12 +156,12 @@ Ends(log) == {<<i, log[i]>> : i \in {i \in 1 .. Len(log) : i = Len(log) \/ log[i
 
 Brief(s) == [s EXCEPT !.log = Ends(@), !.disk.log = Ends(@), !.pending = Len(@), !.held = {Name(h.message) : h \in @}]
 
-Explain(n, l) == PrintT(<<"refused", line, l, Brief(node[n]), {Name(m) : m \in {m \in network : m.to = n}}>>)
+Explain(n, l) == PrintT(<<"refused", line, l, Brief(node[n]), Newest(node[n].log), {Name(m) : m \in {m \in network : m.to = n}}>>)
 
 ExplainNext ==
     \/ TraceNext
-    \/ IsRefused /\ Explain(Traces[trace][line][2], Traces[trace][line]) /\ UNCHANGED <<node, network, together, trace, line>>
+    \/ IsRefused /\ Explain(Step[2], Step) /\ UNCHANGED traceVars
 
-ExplainSpec == TraceInit /\ [][ExplainNext]_<<node, network, together, trace, line>>
+ExplainSpec == TraceInit /\ [][ExplainNext]_traceVars
 
 =============================================================================

@@ -26,6 +26,7 @@ pub struct Behaviour(Option<Rc<RefCell<Recorder>>>);
 
 #[derive(Default)]
 struct Recorder {
+    /// The spares, too.
     nodes_count: u64,
     lines: Vec<Line>,
     nodes: BTreeMap<NodeId, Known>,
@@ -87,6 +88,8 @@ enum Action {
     },
     /// A joining node heard no leader.
     LoseLeader,
+    /// A leader appends this list of members.
+    Change(List),
     Commit {
         index: Index,
     },
@@ -107,6 +110,15 @@ struct Message {
     numbers: Vec<u64>,
 }
 
+/// A list of members, as a node goes by it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct List {
+    /// The index of its entry; 0 for the founding's.
+    index: Index,
+    voters: BTreeSet<NodeId>,
+    learners: BTreeSet<NodeId>,
+}
+
 /// What a core shows. No node is 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Shown {
@@ -123,6 +135,7 @@ struct Shown {
     matches: Vec<Index>,
     /// Twice the life of each node in turn that it heard of last, and one more if it does not count that; 0 if of none.
     lives: Vec<u64>,
+    list: List,
 }
 
 /// What is remembered of a node.
@@ -149,7 +162,7 @@ pub enum Arrival {
 
 impl Behaviour {
     pub fn on(plan: &Plan) -> Self {
-        Self(Some(Rc::new(RefCell::new(Recorder { nodes_count: plan.nodes, ..Recorder::default() }))))
+        Self(Some(Rc::new(RefCell::new(Recorder { nodes_count: plan.machines(), ..Recorder::default() }))))
     }
 
     /// A process started with what its disk remembers. Its first life begins as the specification does.
@@ -350,7 +363,16 @@ impl Recorder {
         let (id, after) = (raft.id(), self.show(raft));
         let before = self.step(id, &after);
         self.founds(id, &before, &after);
+        self.changes(id, &before, &after);
         self.settle(id, after);
+    }
+
+    /// A leader appended a list: it was asked to, or a learner has caught up. It is the last entry of this step.
+    fn changes(&mut self, id: NodeId, before: &Shown, after: &Shown) {
+        let leads = before.role == RoleName::Leader && after.role == RoleName::Leader;
+        if leads && before.list.index < after.list.index {
+            self.push(id, Action::Change(after.list.clone()));
+        }
     }
 
     fn founds(&mut self, id: NodeId, before: &Shown, after: &Shown) {
@@ -360,7 +382,8 @@ impl Recorder {
         }
     }
 
-    /// A step of the core: what it showed before. What a leader forgot of its peers is an action of its own.
+    /// A step of the core: what it showed before. What a leader forgot of its peers is an action of its own: a peer runs on
+    /// another directory, or was removed and needs to be told nothing more.
     fn step(&mut self, id: NodeId, after: &Shown) -> Shown {
         let known = self.known(id);
         known.asks = None;
@@ -443,6 +466,7 @@ impl Recorder {
             self.push(id, Action::GiveUp);
         }
         self.follow_up(id, &before, &after);
+        self.changes(id, &before, &after);
         self.settle(id, after);
     }
 
@@ -543,9 +567,11 @@ impl Shown {
     }
 
     fn text(&self) -> String {
-        let Self { role, term, voted, leader, commit, snapshot, runs, joining, matches, lives } = self;
+        let Self { role, term, voted, leader, commit, snapshot, runs, joining, matches, lives, list } = self;
+        let list =
+            if list.index == 0 { "<<>>".into() } else { format!("<<{}, {}>>", list.index, list.text()) };
         format!(
-            "<<\"{role}\", {term}, {voted}, {leader}, {commit}, {snapshot}, {}, {}, {}, {}>>",
+            "<<\"{role}\", {term}, {voted}, {leader}, {commit}, {snapshot}, {}, {}, {}, {}, {list}>>",
             sequence(runs),
             boolean(*joining),
             sequence(matches),
@@ -554,12 +580,14 @@ impl Shown {
     }
 }
 
+impl List {
+    fn text(&self) -> String {
+        format!("{}, {}", set(&self.voters), set(&self.learners))
+    }
+}
+
 impl Line {
     fn text(&self) -> String {
-        let peers = |to: &BTreeSet<NodeId>| {
-            let ids: Vec<String> = to.iter().map(NodeId::to_string).collect();
-            format!("{{{}}}", ids.join(", "))
-        };
         let (name, arguments) = match &self.action {
             Action::Restart => ("restart", String::new()),
             Action::Wipe => ("wipe", String::new()),
@@ -567,10 +595,10 @@ impl Line {
             Action::LeaderGone => ("leader gone", String::new()),
             Action::AskPreVotes { to, keeps_leader } => {
                 let to = to.iter().map(|message| message.to).collect();
-                ("ask pre-votes", format!("{}, {}", peers(&to), boolean(*keeps_leader)))
+                ("ask pre-votes", format!("{}, {}", set(&to), boolean(*keeps_leader)))
             }
             Action::GiveUp => ("give up", String::new()),
-            Action::Campaign { to } => ("campaign", peers(to)),
+            Action::Campaign { to } => ("campaign", set(to)),
             Action::Lead => ("lead", String::new()),
             Action::StepDown => ("step down", String::new()),
             Action::Propose { count } => ("propose", count.to_string()),
@@ -581,7 +609,7 @@ impl Line {
                     "{}, {}, {}, {}, {}",
                     message.text(),
                     boolean(*kept),
-                    peers(to),
+                    set(to),
                     boolean(*installs),
                     boolean(*last)
                 ),
@@ -594,6 +622,7 @@ impl Line {
                 ("found", format!("{{{}}}", founders.join(", ")))
             }
             Action::Forget { peer } => ("forget", peer.to_string()),
+            Action::Change(list) => ("change", list.text()),
             Action::Commit { index } => ("commit", index.to_string()),
             Action::Compact { index } => ("compact", index.to_string()),
             Action::Durable { records } => ("durable", records.to_string()),
@@ -613,6 +642,11 @@ impl Message {
 fn sequence(numbers: &[u64]) -> String {
     let numbers: Vec<String> = numbers.iter().map(u64::to_string).collect();
     format!("<<{}>>", numbers.join(", "))
+}
+
+fn set(nodes: &BTreeSet<NodeId>) -> String {
+    let nodes: Vec<String> = nodes.iter().map(NodeId::to_string).collect();
+    format!("{{{}}}", nodes.join(", "))
 }
 
 const fn boolean(value: bool) -> &'static str {
@@ -640,6 +674,16 @@ impl Recorder {
                 known.map_or(0, |life| 2 * self.life(node, life.incarnation) + u64::from(life.joining)),
             );
         }
+        let configuration = raft.configuration();
+        let those = |votes: bool| {
+            configuration
+                .members
+                .iter()
+                .filter(move |member| member.voter == votes)
+                .map(|member| member.id)
+                .collect()
+        };
+        let list = List { index: configuration.index, voters: those(true), learners: those(false) };
         Shown {
             role: raft.role_name(),
             term: hard_state.term,
@@ -651,6 +695,7 @@ impl Recorder {
             joining: raft.is_joining(),
             matches,
             lives,
+            list,
         }
     }
 }

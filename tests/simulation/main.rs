@@ -161,13 +161,12 @@ fn traces_for_the_specification() {
     let directory = std::env::var("RAKIT_SIM_TRACES").expect("RAKIT_SIM_TRACES names a directory");
     let (first, count) = (number("RAKIT_SIM_FIRST").unwrap_or(1), number("RAKIT_SIM_SEEDS").unwrap_or(SEEDS));
     for seed in first..first + count {
-        // docs/spec/Raft.tla, which the traces are held against, knows no change of members.
-        let plan = Plan::draw(seed).fixed();
-        let (nodes, behaviour) = (plan.nodes, Behaviour::on(&plan));
+        let plan = Plan::draw(seed);
+        let (founders, nodes, behaviour) = (plan.nodes, plan.machines(), Behaviour::on(&plan));
         if let Err(reason) = record(plan, Trace::off(), behaviour.clone()) {
             println!("seed {seed} failed: {reason}");
         }
-        let file = format!("{directory}/seed-{seed}-nodes-{nodes}.trace");
+        let file = format!("{directory}/seed-{seed}-founders-{founders}-nodes-{nodes}.trace");
         std::fs::write(&file, behaviour.lines()).unwrap_or_else(|error| panic!("{file}: {error}"));
     }
 }

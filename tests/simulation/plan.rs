@@ -194,7 +194,7 @@ impl Plan {
         }
     }
 
-    /// Members do not change: for tests that are about something else, and for the specification's traces.
+    /// Members do not change: for tests that are about something else.
     pub fn fixed(mut self) -> Self {
         self.strikes.remove(&Strike::Members);
         self.spares = 0;
