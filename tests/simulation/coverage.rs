@@ -63,6 +63,8 @@ seen! {
     MemberPromoted: "members: a learner had caught up",
     MemberRemoved: "members: a removed node was told",
     ListTruncated: "members: a list was truncated",
+    ReplacementAsked: "members: a removed node's place was taken by an empty directory, and it was asked for again",
+    Replaced: "members: a replaced node votes",
     TransferAsked: "transfer: asked for at a leader",
     TransferElection: "transfer: the target campaigned",
     PeerReset: "reset: a peer came back with another incarnation",

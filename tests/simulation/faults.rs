@@ -225,11 +225,7 @@ fn wipe(world: &mut World, node: NodeId) {
     let counted = world.machine(node).counts();
     world.oracle.count(if counted { Seen::Wiped } else { Seen::WipedJoining });
     world.trace.line(world.now, || format!("node {node}: its directory is emptied"));
-    if world.machine(node).process.is_some() {
-        world.die(node, false);
-    }
-    let machine = world.machine(node);
-    machine.wipe();
+    empty(world, node);
 }
 
 /// An operator asks some leader to add or to remove a node: perhaps one that follows an older term.
@@ -251,7 +247,51 @@ fn change_members(world: &mut World) {
     world.oracle.count(Seen::ChangeAsked);
     world.trace.line(world.now, || format!("node {leader}: is asked for {change:?}"));
     let leader = *leader;
+    let is_removal = matches!(change, MemberChange::Remove { .. });
     world.ask_for_change(leader, life, change);
+    if is_removal && world.random.below(2) == 0 {
+        let soon = world.random.below(2 * world.plan.patience());
+        world.after(soon, Happening::Replace { node, tries: REPLACE_TRIES });
+    }
+}
+
+/// So often an operator looks whether the removal is committed, before he gives the replacement up.
+const REPLACE_TRIES: u8 = 8;
+
+/// As `rakit members replace` does it: once the removal is committed, a machine with an empty directory and another address is
+/// added in place of the old one, under the same id.
+pub fn replace(world: &mut World, node: NodeId, tries: u8) {
+    let leader = world.leaders().last().copied();
+    let leader = leader.filter(|leader| *leader != node).and_then(|leader| world.process(leader));
+    let is_removed = leader.is_some_and(|process| {
+        let raft = process.replica.raft();
+        let list = raft.configuration();
+        !list.members.contains(node) && list.index > 0 && list.index <= raft.commit_index()
+    });
+    let Some((leader, life)) = leader
+        .filter(|_| is_removed && world.founders_allow_wipe(node))
+        .map(|process| (process.id, process.life))
+    else {
+        if tries > 0 {
+            let soon = world.random.below(world.plan.patience());
+            world.after(soon, Happening::Replace { node, tries: tries - 1 });
+        }
+        return;
+    };
+    world.trace.line(world.now, || format!("node {node}: a machine with an empty directory takes its place"));
+    empty(world, node);
+    world.oracle.replaced(node);
+    let wipes = world.machine(node).wipes;
+    let (cluster, public) = (format!("c{node}-{wipes}"), format!("p{node}-{wipes}"));
+    world.ask_for_change(leader, life, MemberChange::Add { id: node, cluster, public });
+}
+
+/// The process dies, and its directory is empty afterwards.
+fn empty(world: &mut World, node: NodeId) {
+    if world.machine(node).process.is_some() {
+        world.die(node, false);
+    }
+    world.machine(node).wipe();
 }
 
 /// Lets a daemon stop; later it goes on, as a new process in this epoch if there is one.

@@ -57,6 +57,8 @@ pub struct Oracle {
     evicted: BTreeMap<String, Index>,
     /// Nodes whose state was changed behind their back.
     pub flipped: BTreeSet<NodeId>,
+    /// Nodes that were replaced, and do not vote yet.
+    replaced: BTreeSet<NodeId>,
     pub coverage: Coverage,
 }
 
@@ -78,6 +80,7 @@ impl Oracle {
             drained: BTreeSet::new(),
             evicted: BTreeMap::new(),
             flipped: BTreeSet::new(),
+            replaced: BTreeSet::new(),
             coverage: Coverage::default(),
         }
     }
@@ -411,7 +414,12 @@ impl Oracle {
             Notice::Founded { .. } => self.coverage.count(Seen::Founded),
             Notice::FoundingWaits { .. } => self.coverage.count(Seen::FoundingWaits),
             Notice::Admitted { .. } => self.coverage.count(Seen::Admitted),
-            Notice::CaughtUp { .. } => self.coverage.count(Seen::MemberPromoted),
+            Notice::CaughtUp { peer } => {
+                self.coverage.count(Seen::MemberPromoted);
+                if self.replaced.remove(peer) {
+                    self.coverage.count(Seen::Replaced);
+                }
+            }
             Notice::Removed { .. } => self.coverage.count(Seen::MemberRemoved),
             Notice::Members { index: 0, .. } => self.coverage.count(Seen::ListTruncated),
             Notice::Role { role: RoleName::Follower, reason, .. }
@@ -480,6 +488,12 @@ impl Oracle {
             "durable votes: node {id} votes twice in term {term}, for {others:?} and for {to}"
         );
         self.votes.entry((id, wipes, term)).or_insert(to);
+    }
+
+    /// An operator replaces a node: another directory, under the same id.
+    pub fn replaced(&mut self, node: NodeId) {
+        self.coverage.count(Seen::ReplacementAsked);
+        self.replaced.insert(node);
     }
 
     /// An operator gets the answer to a change of members.

@@ -95,6 +95,11 @@ pub enum Happening {
     Order {
         order: ServerOrder,
     },
+    /// A removed node's machine is replaced, and the new one is added.
+    Replace {
+        node: NodeId,
+        tries: u8,
+    },
     /// A node is started.
     Start {
         node: NodeId,
@@ -294,6 +299,8 @@ impl World {
                 self.network.daemon_cuts.remove(&(number, node));
             }
             Happening::Order { order } => super::faults::order(self, &order),
+            Happening::Replace { node, tries } if self.chaos => super::faults::replace(self, node, tries),
+            Happening::Replace { .. } => {}
             Happening::Start { node, life } => self.start(node, life),
             Happening::Strike if self.chaos => {
                 if let Some(strike) = self.plan.clone().strike(&mut self.random) {
@@ -977,9 +984,6 @@ impl World {
     /// A disk may be emptied as long as a majority remembers (docs/raft.md, "The founding, and nodes without memory"). A node
     /// that does not count has nothing to forget.
     pub fn may_wipe(&self, node: NodeId) -> bool {
-        let counts = self.machines.iter().any(|machine| machine.id == node && machine.counts());
-        let founders = self.machines.iter().filter(|machine| machine.id <= self.plan.nodes);
-        let remember = founders.filter(|machine| machine.counts()).count() as u64;
         if self.plan.changes_members() {
             // Only who is no member in anybody's log: the lists of those that are down are not known here.
             let is_nowhere = self.machines.iter().all(|machine| {
@@ -988,9 +992,21 @@ impl World {
                     .as_ref()
                     .is_some_and(|process| !process.replica.raft().members().contains(node))
             });
-            return is_nowhere && remember > self.plan.nodes / 2 + 1;
+            return is_nowhere && self.founders_remember();
         }
-        !counts || remember > self.plan.nodes / 2 + 1
+        self.founders_allow_wipe(node)
+    }
+
+    /// Founders without memory could found a second cluster.
+    pub fn founders_allow_wipe(&self, node: NodeId) -> bool {
+        let counts = self.machines.iter().any(|machine| machine.id == node && machine.counts());
+        !counts || self.founders_remember()
+    }
+
+    /// Whether a majority of the founders remembers, also with one less.
+    fn founders_remember(&self) -> bool {
+        let founders = self.machines.iter().filter(|machine| machine.id <= self.plan.nodes);
+        founders.filter(|machine| machine.counts()).count() as u64 > self.plan.nodes / 2 + 1
     }
 
     /// The nodes that lead, in their own opinion, newest term last.
