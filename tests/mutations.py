@@ -306,7 +306,7 @@ MUTANTS = [
      "        for (_, progress) in leader.progress.iter_mut().filter(|(peer, _)| !members.contains(**peer)) {"),
     ("M11", "a learner votes before it has caught up", MEMBERS,
      "Some((target, _)) if progress.match_index < target => return,", "Some((target, _)) if false && progress.match_index < target => return,"),
-    ("M12", "a learner's vote and acknowledgement count", CONFIGURATION,
+    ("M14", "a learner's vote and acknowledgement count", CONFIGURATION,
      "self.get(id).is_some_and(|member| member.voter)", "self.get(id).is_some()"),
     ("J1", "a joining node votes", ELECTION,
      "        if self.is_joining() {\n            return Some(", "        if false {\n            return Some("),
