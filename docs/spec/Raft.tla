@@ -78,7 +78,7 @@ Quorum(nodes, log) == IsMajority(nodes, Voters(log))
 \* perhaps only it can win (4.2.2).
 MayCampaign(n, s) ==
     \/ n \in Voters(s.log)
-    \/ /\ n \notin Members(s.log) /\ Newest(s.log).index > s.commit
+    \/ /\ n \notin Members(s.log) /\ Newest(s.log).index > Max(s.commit, 1)
        /\ n \in Voters(SubSeq(s.log, 1, Newest(s.log).index - 1))
 
 \* The lists that one change makes of the newest one.  (When a learner has caught up is a matter of speed.)
