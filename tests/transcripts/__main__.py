@@ -1,15 +1,19 @@
 #!/usr/bin/env python3
-"""Makes or checks every transcript in README.md and the manuals for a class, from one run of the release programs.
+"""Makes or checks every transcript in README.md and the manuals, from two runs of the release programs.
 
     cargo build --release
     python3 tests/transcripts --check     # .ci/run does this
     python3 tests/transcripts --write     # puts the new outputs into the pages
     python3 tests/transcripts --write docs/classroom.md    # into this one alone, from a run of its own
 
-Both do the same run: a fresh directory and two terminals, as the pages tell their reader. Every command of
-the pages is typed as it stands there, page after page (PAGES). The commands find their
-programs in target/release of this repository. Only the ports (8001, ...) are others, so that the run needs
+Both do the same runs. For the pages about one machine (PAGES): a fresh directory and two terminals, as the
+pages tell their reader. Every command of the pages is typed as it stands there, page after page. The commands find
+their programs in target/release of this repository. Only the ports (8001, ...) are others, so that the run needs
 no port that somebody may have; what is compared and written has the ports of the pages again.
+
+For the page about several machines (NETWORK_PAGES): a terminal at a machine of a network of its own
+(machines.py). Only keys, and what computer this is, are left out of its outputs. Where the system allows no
+namespaces, it is SKIPPED.
 
 Dates, process ids, times and who leads differ from run to run. So --check does not compare the text. It
 fails, with the page and the line, if
@@ -32,12 +36,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+import machines
 from claims import GENERAL, NAMED, Wrong
 from page import Page, mask
 from terminal import Failed, Terminal
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", "target"))
 PAGES = ["README.md", "docs/demo.md", "docs/panduan-demo.md", "docs/classroom.md"]
+NETWORK_PAGES = ["docs/several-machines.md"]
 COLUMNS_MAX = 80
 
 # The first terminal runs the cluster and nothing else.
@@ -50,6 +57,11 @@ BASE_PORT_OF_PAGES = 8000
 OFFSETS = (0, 1000, 2000)
 PORTS_PER_OFFSET = 5
 TOKEN = re.compile("#token=[0-9a-f]{32}")
+# On the page about several machines: keys, and what computer this is.
+NETWORK_HIDDEN = [
+    (re.compile("report-key:[0-9a-f]{64}"), "report-key:…"),
+    (re.compile(r"Linux \S+, glibc \S+,"), "Linux …, glibc …,"),
+]
 # Below 32768, from where on the kernel takes ports for outgoing connections. The last digit is 0, as in the pages.
 BASE_PORTS = range(18000, 30000, 10)
 
@@ -100,9 +112,8 @@ class Run:
 
     def __init__(self, directory):
         self.ports = Ports()
-        target = Path(os.environ.get("CARGO_TARGET_DIR", "target"))
         self.directory = Path(directory).resolve()
-        (self.directory / "target").symlink_to(REPOSITORY / target)
+        (self.directory / "target").symlink_to(REPOSITORY / TARGET)
         self.first = Terminal(directory)
         self.second = Terminal(directory)
         # cargo is typed as in the repository, and runs its program in the fresh directory.
@@ -138,6 +149,26 @@ class Run:
         return left
 
 
+class NetworkRun:
+    """The terminal at a machine of a network, and the other machines."""
+
+    def __init__(self):
+        self.machines = machines.start()
+        self.terminal = Terminal(machines.directory(REPOSITORY, TARGET))
+
+    def type(self, command):
+        """Types a command of a page; gives what the terminal shows, as lines."""
+        shown = self.terminal.type(command, COMMAND_SECONDS_MAX)
+        for secret, instead in NETWORK_HIDDEN:
+            shown = [secret.sub(instead, line) for line in shown]
+        return shown
+
+    def close(self):
+        """Closes the terminal, and gives the command lines of what still runs on any machine."""
+        self.terminal.close()
+        return machines.left(self.machines)
+
+
 def cluster_is_shown(lines):
     """Whether `rakit up` says `ready`, and its table shows all five nodes with one digest, and how it began."""
     if "ready" not in lines:
@@ -155,6 +186,10 @@ def run_pages(pages, run):
     for page in pages:
         steps = []
         for step in page.steps:
+            if step.needs and not machines.can_run(step.needs):
+                print(f"{page.name}:{step.line}: SKIPPED: {step.needs} can't run here", flush=True)
+                steps.append(step)
+                continue
             print(f"{page.name}:{step.line}: $ {step.command}", flush=True)
             try:
                 output = run.type(step.command)
@@ -211,6 +246,31 @@ def wide_lines(page):
     ]
 
 
+def work(names, write, run):
+    """Types the commands of these pages, and checks or writes them; whether there is nothing to complain about."""
+    pages = [Page(REPOSITORY, name) for name in names]
+    try:
+        results = run_pages(pages, run)
+    finally:
+        left = run.close()
+
+    complaints = [f"{names[-1]}: this is still running at its end: {command}" for command in left]
+    for page, fresh in zip(pages, results):
+        complaints += claim_complaints(page.name, fresh, "in this run")
+        if write and not complaints:
+            page.write(fresh)
+        if not write:
+            complaints += claim_complaints(page.name, page.steps, "as the page stands")
+            complaints += form_complaints(page.name, page.steps, fresh)
+        complaints += wide_lines(page) if page.name in PAGES else []
+    for complaint in complaints:
+        print(complaint, file=sys.stderr)
+    commands = sum(len(steps) for steps in results)
+    if not complaints:
+        print(f"{', '.join(names)}: {commands} commands, all as the pages say", flush=True)
+    return not complaints
+
+
 def main():
     parser = argparse.ArgumentParser(prog="transcripts", description=__doc__.splitlines()[0])
     what = parser.add_mutually_exclusive_group(required=True)
@@ -219,32 +279,21 @@ def main():
     parser.add_argument("pages", nargs="*", metavar="PAGE", help="all, unless some are named; demo.md needs README.md")
     flags = parser.parse_args()
 
-    names = flags.pages or PAGES
-    if not set(names) <= set(PAGES):
-        parser.error(f"no such page; there are {', '.join(PAGES)}")
-    pages = [Page(REPOSITORY, name) for name in names]
-    with tempfile.TemporaryDirectory(prefix="rakit-transcripts-") as directory:
-        run = Run(directory)
-        try:
-            results = run_pages(pages, run)
-        finally:
-            left = run.close()
-
-    complaints = [f"{names[-1]}: this is still running at its end: {command}" for command in left]
-    for page, fresh in zip(pages, results):
-        complaints += claim_complaints(page.name, fresh, "in this run")
-        if flags.write and not complaints:
-            page.write(fresh)
-        if flags.check:
-            complaints += claim_complaints(page.name, page.steps, "as the page stands")
-            complaints += form_complaints(page.name, page.steps, fresh)
-        complaints += wide_lines(page)
-    for complaint in complaints:
-        print(complaint, file=sys.stderr)
-    commands = sum(len(steps) for steps in results)
-    if not complaints:
-        print(f"{', '.join(names)}: {commands} commands, all as the pages say")
-    return 1 if complaints else 0
+    names = flags.pages or PAGES + NETWORK_PAGES
+    if not set(names) <= {*PAGES, *NETWORK_PAGES}:
+        parser.error(f"no such page; there are {', '.join(PAGES + NETWORK_PAGES)}")
+    of_network = [name for name in names if name in NETWORK_PAGES]
+    if machines.INSIDE in os.environ:
+        return 0 if work(of_network, flags.write, NetworkRun()) else 1
+    good = True
+    if of_network:
+        code = machines.again(["--write" if flags.write else "--check", *of_network])
+        good = code in (0, None)
+    of_one_machine = [name for name in names if name in PAGES]
+    if of_one_machine:
+        with tempfile.TemporaryDirectory(prefix="rakit-transcripts-") as directory:
+            good &= work(of_one_machine, flags.write, Run(directory))
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

@@ -22,10 +22,25 @@ def expect(holds, what):
 # The live table has a mark before the id, as the page has, and before the state of a server.
 NODE_ROW = re.compile(
     r" +([^\w\s?] )?(?P<id>\d+|\?)  (?P<role>\S.*?) +(?P<term>\d+|-) +(?P<leader>\d+|-) +(?P<commit>\d+|-)"
-    r" +(?P<applied>\d+|-)( +(?P<pid>\d+|-|gone|by hand))?  (?P<digest>[0-9a-f]{8}|-) +127\.0\.0\.1:800\d$"
+    r" +(?P<applied>\d+|-)( +(?P<pid>\d+|-|gone|by hand))?  (?P<digest>[0-9a-f]{8}|-) +(127\.0\.0\.1|10\.0\.0\.\d+):800\d$"
 )
-SERVER_ROW = re.compile(r"(?P<id>server-\d+)  ([^\w\s] )?(?P<state>\w.*?) +(?P<cpu>\d+\.\d) +\d+ +\d+  127\.0\.0\.1:")
+SERVER_ROW = re.compile(
+    r"(?P<id>server-\d+|lab-\d+|10\.0\.0\.\d+) +([^\w\s] )?(?P<state>\w.*?) +(?P<cpu>\d+\.\d) +\d+ +\d+"
+    r"  (127\.0\.0\.1|10\.0\.0\.\d+):"
+)
+MEMBER = re.compile(r"  node (?P<id>\d+): (?P<kind>\w+), .*cluster (?P<cluster>[\d.:]+), public ")
 LOG_LINE = re.compile(r"(?P<time>\d\d:\d\d:\d\d\.\d+) (?P<text>.*)")
+
+
+# The commands with which a page begins a new cluster.
+BEGINNINGS = ("rm -rf rakit-cluster", "target/release/rakit init --nodes", "mkdir ../by-hand")
+
+
+def latest(steps, words):
+    """What the latest command with these words has shown."""
+    found = [step for step in steps if words in step.command]
+    expect(found, f"nothing like {words} was typed")
+    return found[-1].output
 
 
 def rows(step):
@@ -42,7 +57,7 @@ def table(steps):
 
 def this_cluster(steps):
     """The steps since the cluster began anew."""
-    begins = [i for i, step in enumerate(steps) if step.command.startswith("rm -rf rakit-cluster")]
+    begins = [i for i, step in enumerate(steps) if step.command.startswith(BEGINNINGS)]
     return steps[begins[-1]:] if begins else steps
 
 
@@ -71,7 +86,11 @@ def position(lines, pattern):
 
 def counts(step):
     """What `uniq -c` has counted."""
-    words = [line.split() for line in step.output]
+    return counts_of(step.output)
+
+
+def counts_of(output):
+    words = [line.split() for line in output]
     return {row[-1]: int(row[0]) for row in words if row and row[0].isdigit()}
 
 
@@ -222,7 +241,8 @@ def same_index_on_all(steps, server):
     expect(len({match[1] for match in indexes}) == 1, "they name different indexes")
 
 
-def is_in_state(steps, server, state):
+def is_in_state(steps, server, *state):
+    state = " ".join(state)
     found = {row["id"]: row["state"] for row in map(SERVER_ROW.match, steps[-1].output) if row}
     expect(found.get(server) == state, f"{server} is {found.get(server)}")
 
@@ -266,6 +286,84 @@ def cluster_has_stopped(steps):
     expect(steps[-1].output == ["stopping (SIGINT)", "stopped"], "it says something else")
 
 
+# ------------------------------------------------------------------------------------ on several machines
+
+def all_is_well(steps):
+    output = latest(steps, "rakit check")
+    expect(output[-1:] == ["all is well"], f"rakit check ends with {output[-1:]}")
+
+
+def says(steps, *words):
+    expect(any(" ".join(words) in line for line in steps[-1].output), f"no line has: {' '.join(words)}")
+
+
+def not_in_table(steps, server):
+    found = [row["id"] for row in map(SERVER_ROW.match, steps[-1].output) if row]
+    expect(found and server not in found, f"the table has {found}")
+
+
+def term_as_before(steps):
+    found, before = table(steps)
+    terms = [{row["term"] for row in rows_of} for rows_of in (found, before)]
+    expect(len(terms[0]) == 1 and terms[0] == terms[1], f"the terms were {terms[1]} and are {terms[0]}")
+
+
+def keys_are(steps, keys, logs):
+    output = latest(steps, "keys ")
+    said = {re.sub(r"^[^:]*: ", "", line) for line in output}
+    expect(len(output) == int(logs), f"{len(output)} logs say something of the secret, not {logs}")
+    expect(len(said) == 1, f"they do not say the same: {said}")
+    expect(len(re.findall(r"\b[0-9a-f]{8}\b", said.pop())) == int(keys), f"not {keys} keys")
+
+
+def old_key_is_first(steps):
+    """The last two steps of the change name the same two keys, the other way round."""
+    found = [step.output[0] for step in steps if step.command.startswith("keys ")]
+    new, old = (re.findall(r"\b[0-9a-f]{8}\b", line) for line in (found[-1], found[-2]))
+    expect(new == old[::-1], f"the keys were {old} and are {new}")
+
+
+def as_before(steps):
+    same = [step for step in steps if step.command == steps[-1].command]
+    expect(len(same) > 1, "it was not typed before")
+    expect(same[-1].output == same[-2].output, f"it was {same[-2].output} and is {same[-1].output}")
+
+
+def none_refused(steps):
+    output = latest(steps, "rakit_refusals_total")
+    expect(output == ["0 by all nodes"], f"refused: {output}")
+
+
+def answers_only(steps, prime):
+    answers = counts(steps[-1])
+    expect(set(answers) == {prime}, f"other answers, too: {answers}")
+
+
+def no_answer_lacks(steps):
+    answers = counts_of(latest(steps, "client stops"))
+    expect(answers and set(answers) <= {"7919", "7919-by-another"}, f"other answers, too: {answers}")
+
+
+def one_number(steps):
+    output = steps[-1].output[-2:]
+    expect(len(output) == 2 and len(set(output)) == 1, f"two programs: {output}")
+
+
+def member_rows(steps):
+    found = [match.groupdict() for match in map(MEMBER.match, latest(steps, "rakit members list")) if match]
+    return {row["id"]: row for row in found}
+
+
+def members_are(steps, *ids):
+    found = list(member_rows(steps))
+    expect(found == list(ids), f"the members are {found}")
+
+
+def member_is(steps, member, kind, address):
+    row = member_rows(steps)[member]
+    expect((row["kind"], row["cluster"]) == (kind, address), f"node {member} is {row}")
+
+
 NAMED = {
     function.__name__: function
     for function in (
@@ -273,5 +371,7 @@ NAMED = {
         do_not_answer, nobody_leads_and_the_term_stands, all_follow_one, stale_primes, three_roles_in_order, election_in_order,
         same_index_on_all, is_in_state, recovered, answer_all, log_begins_with_term_and_vote, one_waits,
         sent_elsewhere, cluster_has_stopped, cut_off_leader_gave_up,
+        all_is_well, says, not_in_table, term_as_before, keys_are, old_key_is_first, as_before, none_refused,
+        answers_only, no_answer_lacks, one_number, members_are, member_is,
     )
 }

@@ -2,7 +2,8 @@
 
 A fenced block `console` holds commands after `$ `, continued after `> `, and under each what the terminal
 shows. A block `bash` is typed as one command and shows nothing. Blocks of any other kind are not typed.
-The line `^C` is Ctrl-C in the first terminal. Called by __main__.py.
+The line `^C` is Ctrl-C in the first terminal. A block under `<!-- needs: PROGRAM -->` is left out where that program is
+missing. Called by __main__.py.
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ import re
 from pathlib import Path
 
 FENCE = "```"
-MARK = re.compile(r"<!-- (claims: (?P<claims>.*)|(?P<varies>varies)) -->$")
+MARK = re.compile(r"<!-- (claims: (?P<claims>.*)|needs: (?P<needs>.*)|(?P<varies>varies)) -->$")
 
 # What differs from run to run, most particular first.
 MASKS = [
@@ -34,6 +35,7 @@ class Step:
     claims: list
     varies: bool
     shown: bool  # whether the block shows outputs
+    needs: str = ""  # a program that not every machine has
 
     def with_output(self, output):
         """The same command with the output of another run."""
@@ -50,23 +52,26 @@ class Page:
 
     def _steps(self):
         number = 0
-        claims, varies = [], False
+        claims, varies, needs = [], False, ""
         while number < len(self.lines):
             line = self.lines[number]
             mark = MARK.match(line)
             if mark and mark["varies"]:
                 varies = True
+            elif mark and mark["needs"]:
+                needs = mark["needs"]
             elif mark:
                 claims += [claim.split() for claim in mark["claims"].split(";")]
             elif line.startswith(FENCE):
                 end = self.lines.index(FENCE, number + 1)
                 kind = line[len(FENCE):]
                 if kind == "console":
-                    yield from self._console(number + 1, end, claims, varies)
+                    for step in self._console(number + 1, end, claims, varies):
+                        yield dataclasses.replace(step, needs=needs)
                 elif kind == "bash":
                     group = "\n".join(["{", *self.lines[number + 1 : end], "}"])
                     yield Step(group, [], number + 1, end, claims, False, False)
-                number, claims, varies = end, [], False
+                number, claims, varies, needs = end, [], False, ""
             number += 1
 
     def _console(self, number, end, claims, varies):
