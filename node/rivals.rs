@@ -59,15 +59,43 @@ impl Rivals {
         }
     }
 
-    /// What the second daemon of this server reports as its worker's address, if there is one.
-    pub fn of(&self, server: &str, now: Duration) -> Option<SocketAddr> {
+    /// What the second daemon of a server reports as its worker's address, if there is one. `owner` is the report in the table.
+    pub fn of(&self, owner: &Report, now: Duration) -> Option<SocketAddr> {
         let heard = self.lock();
-        let rival = heard.get(server).filter(|rival| now.saturating_sub(rival.heard_at) < self.timeout)?;
-        Some(rival.worker)
+        let rival = heard.get(&owner.server)?;
+        // A node that catches up has an old table: it may have taken the owner of today for a second daemon.
+        let is_owner = rival.instance == owner.instance;
+        (!is_owner && now.saturating_sub(rival.heard_at) < self.timeout).then_some(rival.worker)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Rival>> {
         // An insertion or removal is complete or did not happen, also if its thread panicked.
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(instance: u64) -> Report {
+        let json = format!(
+            r#"{{"server":"lab-01","worker":"127.0.0.1:13337","cpu":1.0,"cores":2,"epoch":1,"sequence":1,"worker_up":true,
+                "instance":{instance}}}"#
+        );
+        serde_json::from_str(&json).expect("a report")
+    }
+
+    #[test]
+    fn the_owner_in_the_table_is_no_second_daemon_even_if_an_older_table_took_it_for_one() {
+        let rivals = Rivals::new(Duration::from_secs(5));
+        let (restarted, old) = (report(8), report(7));
+        let rival =
+            Rival { instance: restarted.instance, worker: restarted.worker, heard_at: Duration::ZERO };
+        rivals.lock().insert(restarted.server.clone(), rival);
+        let soon = Duration::from_secs(1);
+        assert_eq!(rivals.of(&old, soon), Some(restarted.worker), "while the old table holds");
+        assert_eq!(rivals.of(&restarted, soon), None, "the table has caught up");
+        assert_eq!(rivals.of(&old, Duration::from_secs(5)), None, "it is silent");
     }
 }

@@ -76,7 +76,7 @@ impl NodeStatus {
                 in_flight: local.in_flight,
                 stalled: local.stalled,
                 avoided: local.avoided,
-                also_reported: self.rivals.of(&report.server, self.started.elapsed()),
+                also_reported: self.rivals.of(report, self.started.elapsed()),
             }
         });
         Status {
