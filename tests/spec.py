@@ -243,7 +243,7 @@ def traces(first, seeds):
 # --------------------------------------------------------------------------------------------------------------- defects
 
 # Rows of tests/mutations.py that break a rule which the specification has.
-DEFECTS = ["1", "3a", "6", "6b", "11", "13", "14", "15a", "15b", "18", "31", "R1", "M2", "M3", "M5", "M6", "M7", "M8", "M9", "M14"]
+DEFECTS = ["1", "3a", "6", "6b", "11", "13", "14", "15a", "15b", "18", "31", "R1", "M2", "M3", "M5", "M7", "M8", "M9", "M14"]
 DEFECT_SEEDS_STEP, DEFECT_SEEDS_MAX = 8, 64
 
 
