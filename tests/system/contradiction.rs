@@ -42,7 +42,7 @@ fn a_node_with_another_state_says_so_serves_nothing_never_leads_and_the_cluster_
     assert!(ready.status == 503 && ready.body.contains("differs from that of"), "{ready:?}");
     let prime = cluster.get(victim, "/7");
     assert!(prime.status == 503 && prime.body.contains("differs from that of"), "{prime:?}");
-    assert!(cluster.log_text(victim).contains("contradiction: the state of node"));
+    cluster.wait_for_line(victim, "contradiction: the state of node");
     // It goes on storing; the others serve.
     let stored = cluster.status(victim)["last_index"].as_u64();
     reporter.wait_for_commits(&cluster, 20);

@@ -110,7 +110,7 @@ fn a_tail_that_was_cut_off_is_filled_again_by_the_others() {
         cluster.restart(victim);
         cluster.wait_until_ready();
         let mended = if cut == 1 { "lacked its newline" } else { "an incomplete last record was cut" };
-        assert!(cluster.log_text(victim).contains(mended), "cut {cut}: {}", cluster.log_text(victim));
+        cluster.wait_for_line(victim, mended);
     }
     reporter.set_silent(true);
     let promises = reporter.acknowledged();

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use crate::programs::cluster::{Cluster, ClusterOptions, NodeId};
 use crate::programs::http::{self, Answer};
+use crate::programs::reports::Report;
 use crate::programs::workers::{Behaviour, Worker};
 
 /// Three nodes with the default policy.
@@ -32,8 +33,9 @@ fn wait_for_elsewhere(cluster: &Cluster, id: NodeId, server: &str, count: u32) {
 fn requests_in_flight_from_other_nodes_count() {
     let cluster = cluster();
     let (one, two) = (Worker::start(1, Behaviour::Holds), Worker::good(2));
-    // Two cores: a request counts 50 on top of the 10 of s1, which is more than the 40 of s2.
-    cluster.report("s1", &one, 10.0);
+    // s1 has one core: a request counts 100 on top of its 10. That is more than the 40 of s2, and than the 90 of s2 with a request
+    // of which a node still tells although it has ended.
+    cluster.send_report(Report { cores: 1, ..Report::new("s1", one.address(), 10.0) });
     cluster.report("s2", &two, 40.0);
     let first = ask(&cluster, 1, "/3");
     one.wait_for_held(1);

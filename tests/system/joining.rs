@@ -31,10 +31,13 @@ fn an_acknowledged_report_outlives_an_emptied_directory() {
         assert_eq!(cluster.status(id)["leader"], serde_json::Value::Null, "{}", cluster.story());
     }
     assert_eq!(is_joining(&cluster, 2), Some(true));
-    let log = cluster.log_text(2);
-    assert!(log.contains("joining: node 2 begins with a new or emptied directory"), "{log}");
-    assert!(log.contains("joining: node 2 founds no cluster yet: "), "{log}");
-    assert!(log.contains("node 3 lived before, so a leader has to admit node 2"), "{log}");
+    for line in [
+        "joining: node 2 begins with a new or emptied directory",
+        "joining: node 2 founds no cluster yet: ",
+        "node 3 lived before, so a leader has to admit node 2",
+    ] {
+        cluster.wait_for_line(2, line);
+    }
 
     cluster.restart(1);
     cluster.wait_until_ready();
@@ -43,8 +46,7 @@ fn an_acknowledged_report_outlives_an_emptied_directory() {
     for id in cluster.ids() {
         promise.assert_in(&cluster.raft_log(id, 0), id);
     }
-    let log = cluster.log_text(2);
-    assert!(log.contains("joining: node 2 counts from now on: node "), "{log}");
+    cluster.wait_for_line(2, "joining: node 2 counts from now on: node ");
 }
 
 #[test]

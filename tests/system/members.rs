@@ -127,7 +127,7 @@ fn a_cluster_grows_loses_its_leader_and_a_node_and_goes_on() {
     assert!(done(&cluster, &["list"]).contains("node 4: learner"));
     cluster.restart(4);
     wait_for_voters(&cluster, &[1, 2, 3, 4]);
-    assert!(cluster.log_text(4).contains("joining: node 4 counts from now on"), "{}", cluster.story());
+    cluster.wait_for_line(4, "joining: node 4 counts from now on");
 
     // Node 5 is started, waits, and is added.
     cluster.add_machine(5);
@@ -160,7 +160,7 @@ fn a_cluster_grows_loses_its_leader_and_a_node_and_goes_on() {
     cluster.wait_for("it still knows that it was removed", || {
         (cluster.status(leader)["membership"] == "removed").then_some(())
     });
-    assert!(cluster.log_text(leader).contains("cluster.toml differs from the log"), "{}", cluster.story());
+    cluster.wait_for_line(leader, "cluster.toml differs from the log");
     assert_eq!(cluster.terminate(leader).code(), Some(0));
     let second = cluster.wait_for_leader();
 

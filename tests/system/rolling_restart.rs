@@ -112,9 +112,12 @@ fn roles(log: &str) -> Vec<&str> {
 /// Fails unless `heir` became leader since its log had `logged` bytes because `from` handed over to it.
 #[track_caller]
 fn assert_handed_over(cluster: &Cluster, from: NodeId, heir: NodeId, logged: usize) {
-    let log = cluster.log_text(heir);
-    let roles = roles(&log[logged..]);
-    let led = roles.iter().position(|role| role.starts_with(&format!("node {heir} leads term ")));
+    let leads = format!("node {heir} leads term ");
+    let log = cluster.wait_for("its log says that it leads", || {
+        Some(cluster.log_text(heir)[logged..].to_owned()).filter(|log| log.contains(&leads))
+    });
+    let roles = roles(&log);
+    let led = roles.iter().position(|role| role.starts_with(&leads));
     let campaign = led.and_then(|place| place.checked_sub(1)).map(|place| roles[place]);
     let reason = format!("node {from}, the leader, hands over to it");
     assert!(
@@ -312,17 +315,9 @@ fn a_transfer_to_a_dead_node_is_given_up_and_reports_are_taken_again() {
     let output = transfer(&cluster.config(), Some(&dead.to_string()));
     assert_eq!(output.status.code(), Some(1), "{}\n{}", words(&output), cluster.story());
     assert!(words(&output).contains(&format!("node {leader} still leads")), "{}", words(&output));
-    let log = cluster.log_text(leader);
-    assert!(
-        log.contains(&format!("transfer: node {leader} hands leadership over to node {dead}")),
-        "{}",
-        cluster.story()
-    );
-    assert!(
-        log.contains(&format!("transfer: node {dead} did not take over in time; node {leader} leads on")),
-        "{}",
-        cluster.story()
-    );
+    cluster.wait_for_line(leader, &format!("transfer: node {leader} hands leadership over to node {dead}"));
+    let given_up = format!("transfer: node {dead} did not take over in time; node {leader} leads on");
+    cluster.wait_for_line(leader, &given_up);
     assert_commits(&cluster, "lab-03");
     assert_eq!(cluster.status(leader)["term"], term, "nobody needed an election");
 

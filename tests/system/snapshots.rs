@@ -215,11 +215,7 @@ fn a_node_that_was_down_gets_the_snapshot_and_a_restart_finds_it_again() {
     cluster.restart(down);
     cluster.wait_until_ready();
     cluster.wait_for_equal_digests();
-    assert!(
-        cluster.log_text(down).contains("installed the leader's snapshot up to index"),
-        "{}",
-        cluster.story()
-    );
+    cluster.wait_for_line(down, "installed the leader's snapshot up to index");
     assert_kept(&cluster, &promises);
     let index = number(&cluster, down, "snapshot_index");
     assert!(index > 400);
@@ -241,7 +237,7 @@ fn a_node_that_was_down_gets_the_snapshot_and_a_restart_finds_it_again() {
     cluster.wait_for_equal_digests();
     assert_kept(&cluster, &promises);
     let recovered = format!("snapshot up to index {index}, log up to index");
-    assert!(cluster.log_text(down).contains(&recovered), "no '{recovered}'\n{}", cluster.story());
+    cluster.wait_for_line(down, &recovered);
     assert_eq!(
         installs(&cluster),
         installed,

@@ -62,6 +62,7 @@ fn what_another_version_sends_is_refused_by_name_and_changes_nothing() {
         (before.term, before.last_index, &before.state_digest)
     );
     // All three are counted, and only the first is logged: many such requests make few lines.
+    cluster.wait_for_line(1, "wrong-version");
     let log = cluster.log_text(1);
     let lines: Vec<&str> = log.lines().filter(|line| line.contains("wrong-version")).collect();
     assert!(lines[0].contains("refused POST /report from 127.0.0.1:"), "{lines:?}");
@@ -98,7 +99,7 @@ fn a_peer_of_another_version_gets_no_vote_counted_and_is_named() {
             cluster.cluster_address(3)
         );
         assert_eq!(seen.refusals, [PeerRefusal { node: 3, reason: reason.clone() }]);
-        assert!(cluster.log_text(1).contains(&format!("peer: node 1 does not work with node 3: {reason}")));
+        cluster.wait_for_line(1, &format!("peer: node 1 does not work with node 3: {reason}"));
         let asked = Command::new(env!("CARGO_BIN_EXE_rakit"))
             .args(["status", &cluster.public(1).to_string()])
             .output()

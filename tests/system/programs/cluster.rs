@@ -211,6 +211,12 @@ impl Cluster {
         std::fs::read_to_string(&self.node(id).log).unwrap_or_default()
     }
 
+    /// Waits until a node's log has this text: a line reaches the file a moment after what it tells of.
+    #[track_caller]
+    pub fn wait_for_line(&self, id: NodeId, text: &str) {
+        self.wait_for(&format!("node {id} logs: {text}"), || self.log_text(id).contains(text).then_some(()));
+    }
+
     /// Where clients reach it.
     pub fn public(&self, id: NodeId) -> SocketAddr {
         self.node(id).public.address()
