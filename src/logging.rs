@@ -266,18 +266,22 @@ mod tests {
 
     /// A disk whose writes do not return before it is thawed. Then the test can read the written bytes.
     struct FrozenDisk {
+        /// Hears of each write.
+        begun: mpsc::Sender<()>,
         thawed: mpsc::Receiver<()>,
         pipe: PipeWriter,
     }
 
-    fn frozen_disk() -> (LogOutput, mpsc::Sender<()>, PipeReader) {
+    fn frozen_disk() -> (LogOutput, mpsc::Receiver<()>, mpsc::Sender<()>, PipeReader) {
+        let (begun, begins) = mpsc::channel();
         let (thaw, thawed) = mpsc::channel();
         let (written, pipe) = io::pipe().expect("a pipe");
-        (LogOutput::on_disk(FrozenDisk { thawed, pipe }), thaw, written)
+        (LogOutput::on_disk(FrozenDisk { begun, thawed, pipe }), begins, thaw, written)
     }
 
     impl Write for FrozenDisk {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.begun.send(()); // Nobody may listen.
             let _ = self.thawed.recv(); // Thawed for good once the sender is gone.
             self.pipe.write(bytes)
         }
@@ -295,8 +299,11 @@ mod tests {
 
     #[test]
     fn a_frozen_disk_costs_lines_of_requests_holds_up_nobody_and_loses_nothing_else() {
-        let (disk, thaw, mut written) = frozen_disk();
+        let (disk, begins, thaw, mut written) = frozen_disk();
         let logger = logger(LevelFilter::Info, vec![disk]);
+        // From here on the writer hangs, and takes no line before the disk is thawed.
+        log(&logger, "rakit::raft", Level::Info, "the first line");
+        begins.recv().expect("the writer writes it");
         let dropped_before = lines_dropped();
         let long = "x".repeat(1_000);
         let requests = 2 * queue::REQUESTS_BYTES_MAX / long.len();
