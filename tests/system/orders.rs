@@ -1,11 +1,13 @@
 //! Does the cluster follow an operator's orders about servers: drain, undrain, forget? With `rakit servers`, real nodes, and
 //! a secret.
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::programs::cluster::{Cluster, ClusterOptions};
 use super::programs::http;
+use super::programs::reports::Reporter;
 use super::programs::workers::{Behaviour, Worker};
 
 const SECRET: &str = "0rdersfeedf00dfeedf00dfeedf00dfeedf00d";
@@ -118,7 +120,7 @@ fn a_drained_server_gets_no_new_request_from_any_node_and_stays_alive_through_re
 fn a_dead_server_is_forgotten_and_its_daemon_makes_it_new() {
     let mut cluster = Cluster::start(ClusterOptions {
         secret: Some(SECRET.into()),
-        server_timeout_ms: 1_000,
+        server_timeout_ms: 2_000,
         ..ClusterOptions::nodes(3)
     });
     let worker = Worker::good(1);
@@ -134,7 +136,7 @@ fn a_dead_server_is_forgotten_and_its_daemon_makes_it_new() {
     // A follower does not decide: it names the leader, and the program goes there. So does another leader.
     let leader = cluster.wait_for_leader();
     cluster.kill9(leader);
-    cluster.report("s1", &worker, 5.0);
+    let _reporter = Reporter::start(&cluster, "s1", worker.address(), 5.0, Duration::from_millis(100));
     cluster.wait_for_server("s1", "new and not drained", |server| {
         server["alive"] == true && server["drained"] == false
     });

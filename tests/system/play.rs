@@ -1,6 +1,6 @@
 //! `rakit play`, as a person uses it: without a terminal, and with keys on a terminal that script(1) makes.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Command, Output, Stdio};
 
 use rakit::plays::{PLAYS, Play};
@@ -48,16 +48,21 @@ fn on_a_terminal_keys_go_on_and_back_and_the_terminal_is_as_before() {
         .spawn()
         .expect("script(1) is part of every Debian");
     let mut keys = shell.stdin.take().expect("it is piped");
+    let mut screen = BufReader::new(shell.stdout.take().expect("it is piped"));
+    let is_settings = |line: &str| line.matches(':').count() > 20;
+    // What is typed earlier, the terminal shows in the midst of the settings.
+    let mut text = String::new();
+    while !text.lines().any(is_settings) {
+        assert_ne!(screen.read_line(&mut text).expect("text"), 0, "{text}");
+    }
     // On, on, back with the cursor keys; then the end. All at once: nothing that is typed is lost.
     keys.write_all(b"\x1b[C \x1b[Dq").expect("it reads");
-    let output = shell.wait_with_output().expect("it ends");
+    screen.read_to_string(&mut text).expect("text");
+    assert!(shell.wait().expect("it ends").success(), "{text}");
     drop(keys);
-    assert!(output.status.success(), "{output:?}");
-    let text = String::from_utf8_lossy(&output.stdout);
     let steps: Vec<&str> =
         text.match_indices("step ").map(|(at, _)| &text[at..(at + "step 1/6".len())]).collect();
     assert_eq!(steps, ["step 1/6", "step 2/6", "step 3/6", "step 2/6"], "{text}");
-    let settings: Vec<&str> =
-        text.lines().map(str::trim).filter(|line| line.matches(':').count() > 20).collect();
+    let settings: Vec<&str> = text.lines().map(str::trim).filter(|line| is_settings(line)).collect();
     assert!(settings.len() == 2 && settings[0] == settings[1], "{settings:?}");
 }
