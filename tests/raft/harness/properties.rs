@@ -367,6 +367,11 @@ impl Properties {
 
     // -------------------------------------------------------------------------------------------------- questions
 
+    /// Whether a client still waits for the answer of a process that lives.
+    pub fn somebody_waits(&self) -> bool {
+        self.proposals.values().any(|proposal| proposal.resolution.is_none() && !proposal.orphaned)
+    }
+
     /// The state of a change so far.
     pub fn change_of(&self, id: ProposalId) -> Option<Resolution> {
         self.changes.get(&id).and_then(|(_, resolution)| *resolution)

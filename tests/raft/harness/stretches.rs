@@ -101,6 +101,8 @@ impl Cluster {
             }
         }
         assert!(self.run_until(PATIENCE, Self::is_settled), "no rest after healing: {}", self.describe());
+        // A leader that is no member any more finds out a little later that it leads nobody.
+        self.run_until(PATIENCE, |cluster| !cluster.properties.somebody_waits());
         self.properties.all_resolved();
     }
 
