@@ -52,10 +52,17 @@ fn a_node_with_another_state_says_so_serves_nothing_never_leads_and_the_cluster_
         assert_eq!(cluster.get(id, "/7").body, worker.answer(7) + "\n");
         assert!(cluster.status(id)["contradiction"].is_null());
     }
-    // Its vote counts, and it does not lead.
+    // Its vote counts, and it does not lead. If it alone had the last entry, nobody could: so nothing is under way.
+    reporter.set_silent(true);
+    cluster.wait_for("all have the same entries", || {
+        let ends: Vec<_> =
+            cluster.ids().into_iter().map(|id| cluster.status(id)["last_index"].as_u64()).collect();
+        ends.iter().all(|end| *end == ends[0]).then_some(())
+    });
     let leader = cluster.wait_for_leader();
     cluster.kill9(leader);
     let next = cluster.wait_for_leader();
     assert_ne!(next, victim);
+    reporter.set_silent(false);
     reporter.wait_for_commits(&cluster, 5);
 }
