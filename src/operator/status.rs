@@ -117,9 +117,9 @@ fn watch(nodes: &[(NodeId, SocketAddr)], follows: bool, log: &LogFlags) -> Resul
         if follows && is_heard { followed(nodes, answers) } else { now.to_vec() }
     };
     if screen.is_terminal() {
-        draw(&screen, &stop, nodes.to_vec(), asked_next)?;
+        draw(&screen, &stop, nodes.to_vec(), &asked_next)?;
     } else {
-        tell(&screen, &stop, nodes.to_vec(), asked_next)?;
+        tell(&screen, &stop, nodes.to_vec(), &asked_next)?;
     }
     Ok(ExitCode::from(EXIT_OK))
 }
@@ -132,12 +132,15 @@ fn addresses(nodes: &[(NodeId, SocketAddr)]) -> Vec<SocketAddr> {
     nodes.iter().map(|(_, address)| *address).collect()
 }
 
-/// Draws the live table until it is to stop. `asked_next` says whom to ask from then on.
+/// Whom to ask next, by whom was asked and what they answered.
+type AskedNext<'a> = &'a dyn Fn(&[(NodeId, SocketAddr)], &[Asked]) -> Vec<(NodeId, SocketAddr)>;
+
+/// Draws the live table until it is to stop.
 fn draw(
     screen: &LiveScreen,
     stop: &Stop,
     mut nodes: Vec<(NodeId, SocketAddr)>,
-    asked_next: impl Fn(&[(NodeId, SocketAddr)], &[Asked]) -> Vec<(NodeId, SocketAddr)>,
+    asked_next: AskedNext<'_>,
 ) -> Result<(), Failure> {
     let mut lookout = Lookout::start(&nodes, Vec::new()).map_err(no_thread)?;
     loop {
@@ -163,12 +166,12 @@ fn draw(
     }
 }
 
-/// Prints a line for each event until it is to stop. `asked_next` says whom to ask from then on.
+/// Prints a line for each event until it is to stop.
 fn tell(
     screen: &LiveScreen,
     stop: &Stop,
     mut nodes: Vec<(NodeId, SocketAddr)>,
-    asked_next: impl Fn(&[(NodeId, SocketAddr)], &[Asked]) -> Vec<(NodeId, SocketAddr)>,
+    asked_next: AskedNext<'_>,
 ) -> Result<(), Failure> {
     let mut story = Story::new(&addresses(&nodes));
     loop {

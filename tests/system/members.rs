@@ -50,37 +50,52 @@ fn wait_for_voters(cluster: &Cluster, wanted: &[NodeId]) {
     });
 }
 
-/// A real daemon, which reports the server "lab-1" to the nodes of the founders' file.
-struct Daemon {
+/// A program that runs beside the nodes, and what it says in a file. It ends with this.
+struct Beside {
     process: Child,
-    log: std::path::PathBuf,
+    says: std::path::PathBuf,
 }
 
-impl Daemon {
-    fn start(cluster: &Cluster, worker: &Worker) -> Self {
-        let log = cluster.path("logs/daemon.log");
-        let errors = std::fs::File::create(&log).expect("our own directory");
+impl Beside {
+    /// A real daemon, which reports the server "lab-1" to the nodes of the founders' file.
+    fn daemon(cluster: &Cluster, worker: &Worker) -> Self {
+        let says = cluster.path("logs/daemon.log");
         let mut command = Command::new(env!("CARGO_BIN_EXE_rakit-daemon"));
         command
             .arg("--config")
             .arg(cluster.config())
             .args(["--server", "lab-1", "--worker", &worker.address().to_string()])
             .arg(format!("--stop-with-parent={}", std::process::id()))
-            .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(errors);
-        Self { process: command.spawn().expect("rakit-daemon starts"), log }
+            .stderr(std::fs::File::create(&says).expect("our own directory"));
+        Self::start(command, says)
+    }
+
+    /// `rakit status --watch` without a terminal.
+    fn watch(cluster: &Cluster) -> Self {
+        let says = cluster.path("watch.txt");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rakit"));
+        command
+            .args(["status", "--watch", "--config"])
+            .arg(cluster.config())
+            .stdout(std::fs::File::create(&says).expect("our own directory"))
+            .stderr(Stdio::null());
+        Self::start(command, says)
+    }
+
+    fn start(mut command: Command, says: std::path::PathBuf) -> Self {
+        Self { process: command.stdin(Stdio::null()).spawn().expect("our own program"), says }
     }
 
     #[track_caller]
-    fn wait_for_line(&self, cluster: &Cluster, line: &str) {
-        cluster.wait_for(&format!("the daemon says {line:?}"), || {
-            std::fs::read_to_string(&self.log).ok().filter(|text| text.contains(line)).map(|_| ())
+    fn wait_for_line(&self, cluster: &Cluster, words: &str) {
+        cluster.wait_for(&format!("{} has {words:?}", self.says.display()), || {
+            std::fs::read_to_string(&self.says).ok().filter(|text| text.contains(words)).map(|_| ())
         });
     }
 }
 
-impl Drop for Daemon {
+impl Drop for Beside {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
@@ -116,7 +131,7 @@ fn a_cluster_grows_loses_its_leader_and_a_node_and_goes_on() {
     };
     let mut cluster = Cluster::start(options);
     let worker = Worker::good(1);
-    let daemon = Daemon::start(&cluster, &worker);
+    let daemon = Beside::daemon(&cluster, &worker);
     cluster
         .wait_for_server("lab-1", "alive", |server| server["alive"] == true && server["worker_up"] == true);
 
@@ -210,40 +225,6 @@ fn a_node_that_nobody_added_waits_and_changes_nothing() {
     assert_eq!(voters(&cluster.status(leader)), [1, 2, 3]);
 }
 
-/// `rakit status --watch` without a terminal; its lines go into a file.
-struct Watch {
-    process: Child,
-    lines: std::path::PathBuf,
-}
-
-impl Watch {
-    fn start(cluster: &Cluster) -> Self {
-        let lines = cluster.path("watch.txt");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_rakit"));
-        command
-            .args(["status", "--watch", "--config"])
-            .arg(cluster.config())
-            .stdin(Stdio::null())
-            .stdout(std::fs::File::create(&lines).expect("our own directory"))
-            .stderr(Stdio::null());
-        Self { process: command.spawn().expect("rakit starts"), lines }
-    }
-
-    #[track_caller]
-    fn wait_for_line(&self, cluster: &Cluster, words: &str) {
-        cluster.wait_for(&format!("the watch says {words:?}"), || {
-            std::fs::read_to_string(&self.lines).ok().filter(|text| text.contains(words)).map(|_| ())
-        });
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 /// A node that the founders' file does not name is asked like the others, as soon as it is a member, and not any more when it
 /// is none.
 #[test]
@@ -251,7 +232,7 @@ fn the_watch_and_the_list_of_servers_ask_the_members() {
     let mut cluster = Cluster::start(ClusterOptions::nodes(3));
     let worker = Worker::start(1, Behaviour::Holds);
     cluster.report("lab-1", &worker, 5.0);
-    let watch = Watch::start(&cluster);
+    let watch = Beside::watch(&cluster);
     watch.wait_for_line(&cluster, "node 3 answers");
 
     cluster.add_machine(4);
