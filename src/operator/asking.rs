@@ -13,7 +13,7 @@ use rakit::http::client::{CallError, CallErrorKind, Client, ClientTimeouts};
 use rakit::protocol::{Status, path};
 use rakit::raft::{Membership, NodeId};
 
-use super::comparison::{Asked, NOT_ASKED};
+use super::comparison::{Asked, NoAnswer};
 
 /// How long a node may take to accept the connection, and then to answer. A living node on a busy machine can
 /// take a second; with a longer time-out, a person would look at an old table.
@@ -23,9 +23,6 @@ const STATUS_BYTES_MAX: usize = 4 << 20;
 /// The pause after a node did not answer in time. Each request to a paused node leaves a connection in its
 /// queue.
 const PAUSE_AFTER_SILENCE: Duration = Duration::from_secs(2);
-
-/// The reason for a node that did not answer in time: paused, hung, or overloaded.
-const SILENT: &str = "no answer";
 
 /// A client for questions.
 pub fn client() -> Client {
@@ -37,26 +34,31 @@ pub fn ask(address: SocketAddr) -> Asked {
     Asked { address, id: None, status: question(&mut client(), address) }
 }
 
-fn question(client: &mut Client, address: SocketAddr) -> Result<Status, String> {
-    let answer = client.get(address, path::STATUS, &[], STATUS_BYTES_MAX).map_err(|error| reason(&error))?;
+fn question(client: &mut Client, address: SocketAddr) -> Result<Status, NoAnswer> {
+    let answer =
+        client.get(address, path::STATUS, &[], STATUS_BYTES_MAX).map_err(|error| no_answer(&error))?;
     if answer.status != 200 {
-        return Err(format!("not a Rakit node: GET /status gave {}", answer.status));
+        return Err(NoAnswer::Failed(format!("not a Rakit node: GET /status gave {}", answer.status)));
     }
     serde_json::from_slice(&answer.body)
-        .map_err(|error| format!("its answer to GET /status can't be read: {error}"))
+        .map_err(|error| NoAnswer::Failed(format!("its answer to GET /status can't be read: {error}")))
+}
+
+fn no_answer(error: &CallError) -> NoAnswer {
+    NoAnswer::Failed(match &error.kind {
+        CallErrorKind::ConnectTimeout | CallErrorKind::SendTimeout | CallErrorKind::ReceiveTimeout => {
+            return NoAnswer::Silent;
+        }
+        CallErrorKind::Refused => "connection refused".to_string(),
+        CallErrorKind::Closed => "connection closed".to_string(),
+        CallErrorKind::Unreachable(why) => why.clone(),
+        CallErrorKind::AnswerTooLarge(_) | CallErrorKind::Protocol(_) => error.to_string(),
+    })
 }
 
 /// The error in a few words. The address is shown beside it.
 pub fn reason(error: &CallError) -> String {
-    match &error.kind {
-        CallErrorKind::Refused => "connection refused".to_string(),
-        CallErrorKind::Closed => "connection closed".to_string(),
-        CallErrorKind::ConnectTimeout | CallErrorKind::SendTimeout | CallErrorKind::ReceiveTimeout => {
-            SILENT.to_string()
-        }
-        CallErrorKind::Unreachable(why) => why.clone(),
-        CallErrorKind::AnswerTooLarge(_) | CallErrorKind::Protocol(_) => error.to_string(),
-    }
+    no_answer(error).to_string()
 }
 
 /// Asks all addresses in parallel, once.
@@ -70,7 +72,7 @@ pub fn ask_all(addresses: &[SocketAddr]) -> Vec<Asked> {
                 thread.join().unwrap_or_else(|_| Asked {
                     address: *address,
                     id: None,
-                    status: Err("asking it failed".to_string()),
+                    status: Err(NoAnswer::Failed("asking it failed".to_string())),
                 })
             })
             .collect()
@@ -114,8 +116,10 @@ pub fn followed(known: &[(NodeId, SocketAddr)], answers: &[Asked]) -> Vec<(NodeI
         let answer = answers.iter().find(|answer| answer.address == *address);
         match answer.map(|answer| &answer.status) {
             Some(Ok(status)) => status.membership != Membership::Removed,
-            Some(Err(reason)) if reason == NOT_ASKED => true,
-            Some(Err(_)) | None => !have_changed || is_in(&members, *address),
+            Some(Err(NoAnswer::NotAsked)) => true,
+            Some(Err(NoAnswer::Silent | NoAnswer::Failed(_))) | None => {
+                !have_changed || is_in(&members, *address)
+            }
         }
     });
     all
@@ -165,7 +169,7 @@ fn poll(
     let mut client = client();
     loop {
         let status = question(&mut client, address);
-        let silent = status.as_ref().is_err_and(|reason| reason == SILENT);
+        let silent = status == Err(NoAnswer::Silent);
         if !deliver(position, Asked { address, id: None, status }) {
             return;
         }
@@ -186,7 +190,7 @@ mod tests {
         let listener = TcpListener::bind("127.83.9.5:0").expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
         drop(listener);
-        assert_eq!(ask(address).status, Err("connection refused".to_string()));
+        assert_eq!(ask(address).status, Err(NoAnswer::Failed("connection refused".to_string())));
     }
 
     /// A listener that never accepts is what a paused process looks like from outside.
@@ -194,7 +198,7 @@ mod tests {
     fn a_paused_node_keeps_nobody_waiting_for_ever() {
         let listener = TcpListener::bind("127.83.9.5:0").expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
-        assert_eq!(ask(address).status, Err("no answer".to_string()));
+        assert_eq!(ask(address).status, Err(NoAnswer::Silent));
     }
 
     #[test]
@@ -209,9 +213,9 @@ mod tests {
             }
         });
         let said = ask(address).status.expect_err("not a node");
-        assert!(said.contains("404"), "{said}");
+        assert!(said.to_string().contains("404"), "{said}");
         let said = ask(address).status.expect_err("not a node");
-        assert!(said.contains("missing field"), "{said}");
+        assert!(said.to_string().contains("missing field"), "{said}");
         serving.join().expect("served both");
     }
 

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use rakit::protocol::Status;
 use rakit::raft::RoleName;
 
-use super::comparison::{Asked, NOT_ASKED, clean, freshest};
+use super::comparison::{Asked, NoAnswer, clean, freshest};
 
 /// The latest answer of each node, and the state that was reported last.
 #[derive(Debug)]
@@ -100,7 +100,7 @@ impl Story {
 }
 
 fn not_asked(address: SocketAddr) -> Asked {
-    Asked { address, id: None, status: Err(NOT_ASKED.to_string()) }
+    Asked { address, id: None, status: Err(NoAnswer::NotAsked) }
 }
 
 fn role_change(before: &Status, after: &Status) -> Option<String> {
@@ -137,7 +137,8 @@ mod tests {
     #[test]
     fn a_death_and_an_election_are_told_once() {
         let (mut story, all) = story();
-        let dead = Asked { status: Err("connection refused".to_string()), ..all[0].clone() };
+        let dead =
+            Asked { status: Err(NoAnswer::Failed("connection refused".to_string())), ..all[0].clone() };
         assert_eq!(story.take(0, dead.clone()), ["node 1 does not answer: connection refused"]);
         assert!(story.take(0, dead).is_empty());
         let mut new_leader = all[1].clone();
@@ -180,7 +181,7 @@ mod tests {
         assert_eq!(story.take(0, fresh.clone()), ["server-1 is dead"]);
         assert!(story.take(1, all[1].clone()).is_empty());
         // Now only the one that lags answers.
-        fresh.status = Err("no answer".to_string());
+        fresh.status = Err(NoAnswer::Silent);
         assert_eq!(story.take(0, fresh), ["node 1 does not answer: no answer"]);
         assert!(story.take(1, all[1].clone()).is_empty());
     }

@@ -3,6 +3,7 @@
 //! `rakit up` and `rakit status` call it. It does no input or output.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::SocketAddr;
 
 use rakit::protocol::Status;
@@ -15,8 +16,29 @@ pub struct Asked {
     pub address: SocketAddr,
     /// Which node is there by the configuration, or by what the others say; `None` if that is not known.
     pub id: Option<NodeId>,
-    /// Its answer, or the reason why there is none, for a person: "connection refused".
-    pub status: Result<Status, String>,
+    /// Its answer, or why there is none.
+    pub status: Result<Status, NoAnswer>,
+}
+
+/// Why there is no status of a node.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NoAnswer {
+    /// Nobody has asked it yet.
+    NotAsked,
+    /// It was asked, and said nothing in time: its machine is off, or it is paused.
+    Silent,
+    /// It was asked in vain in another way; the reason for a person: "connection refused".
+    Failed(String),
+}
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotAsked => "not asked yet",
+            Self::Silent => "no answer",
+            Self::Failed(reason) => reason,
+        })
+    }
 }
 
 impl Asked {
@@ -34,9 +56,6 @@ impl Asked {
         }
     }
 }
-
-/// The reason in an [`Asked`] before the first answer.
-pub const NOT_ASKED: &str = "not asked yet";
 
 /// The sentence for nodes that agree to have no leader.
 pub const NO_LEADER: &str = "no node knows a leader";
@@ -259,7 +278,11 @@ pub mod tests {
     pub fn answers(statuses: Vec<Result<Status, String>>) -> Vec<Asked> {
         let addressed = statuses.into_iter().zip(8001..);
         addressed
-            .map(|(status, port)| Asked { address: ([127, 0, 0, 1], port).into(), id: None, status })
+            .map(|(status, port)| Asked {
+                address: ([127, 0, 0, 1], port).into(),
+                id: None,
+                status: status.map_err(NoAnswer::Failed),
+            })
             .collect()
     }
 

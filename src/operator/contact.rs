@@ -131,6 +131,7 @@ pub fn rows(answers: &[Asked], contacts: &BTreeMap<SocketAddr, Contact>) -> Vec<
 
 #[cfg(test)]
 mod tests {
+    use super::super::comparison::NoAnswer;
     use super::super::comparison::tests::{answers, status};
     use super::*;
     use rakit::protocol::PROTOCOL_VERSION;
@@ -172,7 +173,7 @@ mod tests {
     #[test]
     fn of_two_silent_nodes_only_the_configuration_knows_which_is_which() {
         let (mut all, mut contacts) = three();
-        all[1].status = Err("no answer".to_string());
+        all[1].status = Err(NoAnswer::Silent);
         contacts.remove(&all[1].address);
         name(&mut all, &[], &contacts);
         assert_eq!((all[1].id, all[2].id), (None, None));

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use rakit::protocol::{NodeOnPage, NodeView, PageState, ServerPicture, ServerStatus};
 use rakit::raft::{NodeId, RoleName};
 
-use super::comparison::{Asked, NO_LEADER, NOT_ASKED, differences};
+use super::comparison::{Asked, NO_LEADER, NoAnswer, differences};
 use super::headline::{Picture, Shape, is_fresh, listed, span};
 use super::line::{Line, Style};
 use super::sentences::{Sentence, tell};
@@ -40,9 +40,9 @@ pub struct LiveTable {
 pub fn answers(state: &PageState, addresses: &[SocketAddr]) -> Vec<Asked> {
     let answer = |(node, address): (&NodeOnPage, &SocketAddr)| {
         let status = match (&node.view, &node.silent) {
-            (_, Some(why)) => Err(why.clone()),
+            (_, Some(why)) => Err(NoAnswer::Failed(why.clone())),
             (Some(view), None) => Ok(view.status.clone()),
-            (None, None) => Err(NOT_ASKED.to_string()),
+            (None, None) => Err(NoAnswer::NotAsked),
         };
         Asked { address: *address, id: (node.node != 0).then_some(node.node), status }
     };
