@@ -163,7 +163,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<ExitCode, ExitCo
         check_worker(worker, &config).map_err(|reason| refuse(&reason))?;
     }
     let stop = program::start(PROGRAM, &flags.log, flags.parent)?;
-    for warning in exposure.into_iter().chain(config.warnings()) {
+    for warning in exposure.into_iter().chain(config.warnings(None)) {
         warn!("{warning}");
     }
     info!(

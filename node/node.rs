@@ -139,7 +139,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         node.id,
         config.cluster_name
     );
-    for warning in config.warnings().into_iter().chain(exposure) {
+    for warning in config.warnings(None).into_iter().chain(exposure) {
         warn!("configuration: {warning}");
     }
     if !address_wait::wait_for_addresses(&node, stop.receiver()) {

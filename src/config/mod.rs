@@ -210,8 +210,9 @@ impl Config {
         ))
     }
 
-    /// What is allowed but probably a mistake, one line each. A program logs these lines at its start.
-    pub fn warnings(&self) -> Vec<String> {
+    /// What is allowed but probably a mistake, one line each. A program logs these lines at its start. `voters` is how many members
+    /// vote, if that is known; else the founders count.
+    pub fn warnings(&self, voters: Option<usize>) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.server_timeout < self.report_interval * 2 {
             warnings.push(format!(
@@ -229,11 +230,11 @@ impl Config {
                 ));
             }
         }
-        if self.nodes.len().is_multiple_of(2) {
+        let voters = voters.unwrap_or_else(|| self.nodes.iter().filter(|node| node.founder).count());
+        if voters > 0 && voters.is_multiple_of(2) {
             warnings.push(format!(
-                "{} nodes survive no more losses than {} would: take an odd number",
-                self.nodes.len(),
-                self.nodes.len() - 1
+                "{voters} nodes survive no more losses than {} would: take an odd number",
+                voters - 1
             ));
         }
         warnings

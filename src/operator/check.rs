@@ -95,7 +95,7 @@ pub fn run(flags: &CheckFlags, log: &LogFlags) -> Result<ExitCode, Failure> {
     let secret =
         secret.map_err(|wrong| Failure::usage(format!("{}: secret_file: {wrong}", config.path.display())))?;
     let (before, now) = asked(&config);
-    let mut remarks = of_the_file(&config);
+    let mut remarks = of_the_file(&config, now.voters(&config));
     remarks.extend(here::look(&config, secret.as_ref(), &now.file));
     remarks.extend(nodes::look(&config, secret.as_ref(), &now.members(&config)));
     remarks.extend(members::look(&config, &before, &now));
@@ -134,8 +134,8 @@ fn asked(config: &Config) -> (View, View) {
     (before, View::ask(config))
 }
 
-/// What the file itself says.
-fn of_the_file(config: &Config) -> Vec<Remark> {
+/// What the file itself says. `voters` is how many members vote, if a node has told.
+fn of_the_file(config: &Config, voters: Option<usize>) -> Vec<Remark> {
     let ids: Vec<String> = config.nodes.iter().map(|node| node.id.to_string()).collect();
     let signed = if config.secret.is_some() { "signed" } else { "not signed" };
     let mut remarks = vec![Remark::Fine(format!(
@@ -147,7 +147,7 @@ fn of_the_file(config: &Config) -> Vec<Remark> {
     if let Err(error) = config.check_exposure(false) {
         remarks.push(Remark::finding(error.to_string(), "as it says, on all machines"));
     }
-    remarks.extend(config.warnings().into_iter().map(Remark::Note));
+    remarks.extend(config.warnings(voters).into_iter().map(Remark::Note));
     remarks
 }
 
@@ -169,9 +169,14 @@ mod tests {
         let text = "[cluster]\nname = \"lab\"\n[[node]]\nid = 1\npublic = \"10.0.0.1:8000\"\ncluster = \"10.0.0.1:9000\"\n\
                     [[node]]\nid = 2\npublic = \"10.0.0.2:8000\"\ncluster = \"10.0.0.2:9000\"\n";
         let config = Config::parse(text, Path::new("lab.toml")).expect("a file that can be read");
-        let lines: Vec<String> = of_the_file(&config).iter().map(Remark::line).collect();
+        let lines: Vec<String> = of_the_file(&config, None).iter().map(Remark::line).collect();
         assert_eq!(lines[0], "ok: lab.toml: cluster lab, nodes 1, 2, not signed");
         assert!(lines[1].starts_with("finding: lab.toml: cluster.secret_file: missing"), "{lines:?}");
         assert!(lines[2].starts_with("note: ") && lines[2].contains("take an odd number"), "{lines:?}");
+        // As soon as the members are known, they count, and not the file.
+        let even = |voters| {
+            of_the_file(&config, Some(voters)).iter().any(|one| one.line().contains("take an odd number"))
+        };
+        assert_eq!([2, 3, 4].map(even), [true, false, true]);
     }
 }

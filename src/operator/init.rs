@@ -114,7 +114,7 @@ pub fn run(flags: &InitFlags, log: &LogFlags) -> Result<ExitCode, Failure> {
         Failure::other(format!("{}: can't be written: {error}; {mend}", shown(&path)))
     })?;
     cluster.commands().lines().for_each(say);
-    config.warnings().iter().for_each(|warning| say(&format!("\nnote: {warning}")));
+    config.warnings(None).iter().for_each(|warning| say(&format!("\nnote: {warning}")));
     Ok(ExitCode::from(EXIT_OK))
 }
 

@@ -204,7 +204,7 @@ pub fn configuration(input: &[u8]) {
                     is_one_line(&error.to_string());
                 }
             }
-            config.warnings().iter().for_each(|warning| is_one_line(warning));
+            config.warnings(None).iter().for_each(|warning| is_one_line(warning));
         }
         Err(error) => {
             let error = error.to_string();

@@ -36,6 +36,11 @@ impl View {
         newest_of_cluster(config, self.file.iter().chain(self.more.iter().map(|(_, answer)| answer)))
     }
 
+    /// How many members vote, by the newest list; `None` if no node of this cluster answers.
+    pub fn voters(&self, config: &Config) -> Option<usize> {
+        self.newest(config).map(|status| status.members.iter().filter(|member| member.voter).count())
+    }
+
     /// The members, with their answers; all nodes of the file, if nobody says who is one.
     pub fn members(&self, config: &Config) -> Vec<(Node, Asked)> {
         let newest = self.newest(config);
