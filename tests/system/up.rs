@@ -733,28 +733,27 @@ fn lost_heartbeats_and_votes_show_the_rules_and_cost_no_more_than_an_election() 
     up.ready();
     // Who hears no heartbeat asks for pre-votes, and is refused: the others hear the leader. Where they have missed a
     // heartbeat, too, since the machine stood still, that was no such case.
-    let (leader, term) =
-        eventually("a follower that misses its leader is refused, and no election takes place", || {
-            let (leader, term) = eventually("a leader of all", || led(base, &[1, 2, 3]));
-            let follower = (1..=3).find(|id| *id != leader).expect("three nodes");
-            let refused = format!("would not vote for node {follower} ");
-            let refusals = || {
-                let log = fs::read_to_string(dir.path().join(format!("logs/node-{leader}.log"))).ok()?;
-                Some(log.matches(&refused).count())
-            };
-            let before = refusals()?;
-            let moved = || status(base + leader).is_some_and(|status| status["term"] != term);
-            ordered(dir.path(), &format!("drop heartbeats node-{follower}"));
-            eventually("the follower misses its leader", || {
-                let status = status(base + follower)?;
-                let lost = status["loses"] == serde_json::json!(["heartbeats"]);
-                (lost && (status["role"] == "pre-candidate" || moved())).then_some(())
-            });
-            eventually("the leader refuses it", || (refusals()? > before || moved()).then_some(()));
-            ordered(dir.path(), &format!("heal node-{follower}"));
-            let after = eventually("it follows again", || led(base, &[1, 2, 3]));
-            (after == (leader, term)).then_some(())
+    eventually("a follower that misses its leader is refused, and no election takes place", || {
+        let (leader, term) = eventually("a leader of all", || led(base, &[1, 2, 3]));
+        let follower = (1..=3).find(|id| *id != leader).expect("three nodes");
+        let refused = format!("would not vote for node {follower} ");
+        let refusals = || {
+            let log = fs::read_to_string(dir.path().join(format!("logs/node-{leader}.log"))).ok()?;
+            Some(log.matches(&refused).count())
+        };
+        let before = refusals()?;
+        let moved = || status(base + leader).is_some_and(|status| status["term"] != term);
+        ordered(dir.path(), &format!("drop heartbeats node-{follower}"));
+        eventually("the follower misses its leader", || {
+            let status = status(base + follower)?;
+            let lost = status["loses"] == serde_json::json!(["heartbeats"]);
+            (lost && (status["role"] == "pre-candidate" || moved())).then_some(())
         });
+        eventually("the leader refuses it", || (refusals()? > before || moved()).then_some(()));
+        ordered(dir.path(), &format!("heal node-{follower}"));
+        let after = eventually("it follows again", || led(base, &[1, 2, 3]));
+        (after == (leader, term)).then_some(())
+    });
 
     // An election whose votes are lost costs a term, and the next one succeeds. No leader may be a newer one than the order.
     let (leader, term) = eventually("the order stands while this one leads", || {
