@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use crate::programs::cluster::{Cluster, ClusterOptions, NodeId};
+use crate::programs::{LOOK_AGAIN, PATIENCE};
 use crate::secret::{hang_up, write_key};
 
 const SECRET: &str = "the first secret of this test, long enough";
@@ -18,17 +20,28 @@ fn check(config: &Path) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// It must say a line that begins so and has all these words.
-#[track_caller]
-fn says(text: &str, beginning: &str, words: &[&str]) {
-    let found =
-        text.lines().any(|line| line.starts_with(beginning) && words.iter().all(|word| line.contains(word)));
-    assert!(found, "{beginning:?} with {words:?} in\n{text}");
+/// A line, by its beginning and words that it has.
+type Line<'a> = (&'a str, &'a [&'a str]);
+
+fn has(text: &str, (beginning, words): Line) -> bool {
+    text.lines().any(|line| line.starts_with(beginning) && words.iter().all(|word| line.contains(word)))
 }
 
+/// Waits until one run of `rakit check` with this file says all these lines, and has none of these words. An answer may come too
+/// late for it, and a follower may not have heard yet what is committed.
 #[track_caller]
-fn says_nothing_of(text: &str, words: &str) {
-    assert!(!text.contains(words), "{words:?} in\n{text}");
+fn finds(config: &Path, lines: &[Line], nothing_of: &[&str]) {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let text = check(config);
+        let missing: Vec<&Line> = lines.iter().filter(|line| !has(&text, **line)).collect();
+        let unwanted: Vec<&&str> = nothing_of.iter().filter(|words| text.contains(**words)).collect();
+        if missing.is_empty() && unwanted.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < until, "missing {missing:?}, unwanted {unwanted:?}, in\n{text}");
+        std::thread::sleep(LOOK_AGAIN);
+    }
 }
 
 fn members(cluster: &Cluster, words: &[&str]) {
@@ -49,53 +62,41 @@ fn check_compares_the_file_with_the_members_and_asks_those_that_only_the_log_has
     let mut cluster = Cluster::start(options);
     cluster.wait_until_ready();
     let file = cluster.config();
-    says(&check(&file), "ok: the members of the founding are those of the file: nodes 1, 2, 3", &[]);
+    finds(&file, &[("ok: the members of the founding are those of the file: nodes 1, 2, 3", &[])], &[]);
 
     // Of a machine whose node nobody added yet: first silent, then running.
     cluster.add_machine(4);
     let other_file = cluster.path("cluster-4.toml");
-    says(
-        &check(&other_file),
-        "finding: ",
-        &["names node 4, which is no member", "; mend: take its section out"],
-    );
+    let silent: Line = ("finding: ", &["names node 4, which is no member", "; mend: take its section out"]);
+    finds(&other_file, &[silent], &[]);
     cluster.restart(4);
     cluster.wait_for("node 4 serves", || cluster.try_status(4));
-    says(
-        &check(&other_file),
-        "finding: node 4 runs at ",
-        &["nobody added it", "mend: rakit members add 4 --cluster"],
-    );
+    let running: Line =
+        ("finding: node 4 runs at ", &["nobody added it", "mend: rakit members add 4 --cluster"]);
+    finds(&other_file, &[running], &[]);
 
     add(&cluster, 4, "60000");
     cluster.wait_until_ready();
-    let said = check(&file);
-    says(&said, "note: node 4 is a member, and ", &["[[node]] with id = 4", "founder = false"]);
-    says(&said, "ok: node 4 answers at ", &[&cluster.public(4).to_string()]);
-    let said = check(&other_file);
-    says(&said, "ok: the members of entry ", &["nodes 1, 2, 3, 4"]);
+    let note: Line = ("note: node 4 is a member, and ", &["[[node]] with id = 4", "founder = false"]);
+    let at = cluster.public(4).to_string();
+    finds(&file, &[note, ("ok: node 4 answers at ", &[&at])], &[]);
+    finds(&other_file, &[("ok: the members of entry ", &["nodes 1, 2, 3, 4"])], &[]);
 
     // A learner that is not there.
     cluster.add_machine(5);
     add(&cluster, 5, "0");
-    says(&check(&file), "finding: node 5 is a learner and does not answer at ", &["mend: start it"]);
+    finds(&file, &[("finding: node 5 is a learner and does not answer at ", &["mend: start it"])], &[]);
     members(&cluster, &["remove", "5"]);
 
     // A founder that was removed: running, and stopped.
     let leader = cluster.wait_for_leader();
     let gone = (1..=3).find(|id| *id != leader).expect("three founders");
     members(&cluster, &["remove", &gone.to_string()]);
-    let said = check(&file);
-    says(
-        &said,
-        &format!("finding: node {gone} is no member any more, by entry "),
-        &["still runs", "mend: stop it"],
-    );
-    says_nothing_of(&said, "they follow different leaders");
+    let no_member = format!("finding: node {gone} is no member any more, by entry ");
+    finds(&file, &[(&no_member, &["still runs", "mend: stop it"])], &["they follow different leaders"]);
     cluster.terminate(gone);
-    let said = check(&file);
-    says(&said, &format!("note: node {gone} is no member any more; its section in "), &["stays"]);
-    says_nothing_of(&said, &format!("node {gone} does not answer"));
+    let note = format!("note: node {gone} is no member any more; its section in ");
+    finds(&file, &[(&note, &["stays"])], &[&format!("node {gone} does not answer")]);
 
     // It comes back at another address: the file is wrong about it, and the node is asked where the log has it.
     let before = cluster.public(gone);
@@ -103,10 +104,12 @@ fn check_compares_the_file_with_the_members_and_asks_those_that_only_the_log_has
     let after = cluster.public(gone);
     assert_ne!(before, after, "another machine");
     add(&cluster, gone, "0");
-    let said = check(&file);
     let mend = format!("write public = \"{after}\" and cluster = \"{}\"", cluster.cluster_address(gone));
-    says(&said, "finding: ", &[&format!("has other addresses for node {gone}"), &mend]);
-    says(&said, &format!("finding: node {gone} does not answer at {after}"), &[]);
+    let (other, silent) = (
+        format!("has other addresses for node {gone}"),
+        format!("finding: node {gone} does not answer at {after}"),
+    );
+    finds(&file, &[("finding: ", &[&other, &mend]), (&silent, &[])], &[]);
 }
 
 #[test]
@@ -119,9 +122,9 @@ fn check_sees_each_step_of_a_change_of_the_secret_that_is_half_done() {
     let (file, own_key) = (cluster.path("own.toml"), cluster.path("own.key"));
     let text = std::fs::read_to_string(cluster.config()).expect("its configuration");
     std::fs::write(&file, text.replace("cluster.key", "own.key")).expect("our own directory");
-    let with = |lines: &[&str]| {
-        write_key(&own_key, lines);
-        check(&file)
+    let with = |keys: &[&str], lines: &[Line]| {
+        write_key(&own_key, keys);
+        finds(&file, lines, &[]);
     };
     let mut reads: BTreeMap<NodeId, usize> = BTreeMap::new();
     let mut give = |cluster: &Cluster, ids: &[NodeId], lines: &[&str]| {
@@ -135,43 +138,38 @@ fn check_sees_each_step_of_a_change_of_the_secret_that_is_half_done() {
             });
         }
     };
-    let sound = |said: &str| {
-        for id in 1..=3 {
-            says(said, &format!("ok: node {id} answers at "), &[]);
-        }
-    };
-    sound(&with(&[SECRET]));
-    says(&with(&[NEXT]), "finding: node 1 does not work with this machine at ", &["altered", "cluster.key"]);
+    let sound: [Line; 3] =
+        [("ok: node 1 answers at ", &[]), ("ok: node 2 answers at ", &[]), ("ok: node 3 answers at ", &[])];
+    with(&[SECRET], &sound);
+    let other: Line = ("finding: node 1 does not work with this machine at ", &["altered", "cluster.key"]);
+    with(&[NEXT], &[other]);
 
     // Step 2 is done at this machine and node 1 alone.
     give(&cluster, &[1], &[SECRET, NEXT]);
-    let said = with(&[SECRET, NEXT]);
-    says(&said, "ok: node 1 answers at ", &[]);
-    says(&said, "finding: node 2 does not take the second key of this machine, ", &["mend: ", "SIGHUP"]);
-    says(&said, "finding: node 3 does not take the second key of this machine, ", &[]);
-    says(
-        &with(&[NEXT, SECRET]),
-        "finding: node 2 does not take the first key of this machine, ",
-        &["which signs"],
-    );
+    let second_at_2: Line =
+        ("finding: node 2 does not take the second key of this machine, ", &["mend: ", "SIGHUP"]);
+    let second_at_3: Line = ("finding: node 3 does not take the second key of this machine, ", &[]);
+    with(&[SECRET, NEXT], &[sound[0], second_at_2, second_at_3]);
+    let first: Line = ("finding: node 2 does not take the first key of this machine, ", &["which signs"]);
+    with(&[NEXT, SECRET], &[first]);
     give(&cluster, &[2, 3], &[SECRET, NEXT]);
-    sound(&with(&[SECRET, NEXT]));
-    sound(&with(&[SECRET]));
+    with(&[SECRET, NEXT], &sound);
+    with(&[SECRET], &sound);
 
     // Step 3 is done at node 2 alone; then everywhere but at this machine.
     give(&cluster, &[2], &[NEXT, SECRET]);
-    let said = with(&[SECRET, NEXT]);
-    says(&said, "finding: node 2 has the two keys in the other order", &["mend: swap the lines"]);
-    says(&said, "ok: node 1 answers at ", &[]);
-    says(&said, "ok: node 3 answers at ", &[]);
+    let swapped: Line = ("finding: node 2 has the two keys in the other order", &["mend: swap the lines"]);
+    with(&[SECRET, NEXT], &[swapped, sound[0], sound[2]]);
     give(&cluster, &[1, 3], &[NEXT, SECRET]);
-    sound(&with(&[NEXT, SECRET]));
-    says(&with(&[SECRET]), "finding: node 3 has another key in its first line", &["mend: give this machine"]);
+    with(&[NEXT, SECRET], &sound);
+    with(&[SECRET], &[("finding: node 3 has another key in its first line", &["mend: give this machine"])]);
 
     // No key, and no digest of one, is shown to whoever asks a node.
-    let names = with(&[SECRET, NEXT]);
+    write_key(&own_key, &[SECRET, NEXT]);
+    let names = check(&file);
     let name = names.split("it signs with ").nth(1).and_then(|rest| rest.get(..8)).expect("a name");
     for path in ["/status", "/metrics", "/ui/state", "/log"] {
-        says_nothing_of(&cluster.get(1, path).body, name);
+        let page = cluster.get(1, path).body;
+        assert!(!page.contains(name), "{name:?} in\n{page}");
     }
 }

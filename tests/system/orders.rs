@@ -82,7 +82,9 @@ fn a_drained_server_gets_no_new_request_from_any_node_and_stays_alive_through_re
     }
     cluster.wait_for_equal_digests();
     for id in cluster.ids() {
-        assert!(cluster.status(id)["snapshot_index"].as_u64() > Some(0), "nothing was compacted");
+        cluster.wait_for("it is compacted", || {
+            (cluster.status(id)["snapshot_index"].as_u64() > Some(0)).then_some(())
+        });
         cluster.kill9(id);
     }
     for id in cluster.ids() {
@@ -94,8 +96,9 @@ fn a_drained_server_gets_no_new_request_from_any_node_and_stays_alive_through_re
         assert!(cluster.server(id, "s1").is_some_and(|server| is_drained(&server)), "{digests:?}");
         assert_eq!(cluster.get(id, "/5").header("x-rakit-server"), Some("s2"));
     }
-    let list = said(&servers(&cluster, &["list"]));
-    assert!(list.contains("alive, drained"), "{list}");
+    cluster.wait_for("the list shows the order", || {
+        said(&servers(&cluster, &["list"])).contains("alive, drained").then_some(())
+    });
 
     // All drained.
     obeyed(&cluster, &["drain", "s2"], "s2 is drained");
@@ -136,11 +139,19 @@ fn a_dead_server_is_forgotten_and_its_daemon_makes_it_new() {
     // A follower does not decide: it names the leader, and the program goes there. So does another leader.
     let leader = cluster.wait_for_leader();
     cluster.kill9(leader);
-    let _reporter = Reporter::start(&cluster, "s1", worker.address(), 5.0, Duration::from_millis(100));
-    cluster.wait_for_server("s1", "new and not drained", |server| {
-        server["alive"] == true && server["drained"] == false
+    let reporter = Reporter::start(&cluster, "s1", worker.address(), 5.0, Duration::from_millis(100));
+    // If its report is late, it is dead for a moment, and may be forgotten: then its daemon makes it new once more.
+    cluster.wait_for("who is alive is not forgotten", || {
+        cluster.wait_for_server("s1", "new and not drained", |server| {
+            server["alive"] == true && server["drained"] == false
+        });
+        let output = servers(&cluster, &["forget", "s1"]);
+        let refused = output.status.code() == Some(1) && said(&output).contains("s1 is alive");
+        assert!(refused || said(&output).contains("s1 is forgotten"), "{}", said(&output));
+        refused.then_some(())
     });
-    refused(&cluster, &["forget", "s1"], "s1 is alive");
+    // While reports come, no two nodes need to be equal at the moment of a look.
+    drop(reporter);
     cluster.restart(leader);
     cluster.wait_until_ready();
     cluster.wait_for_equal_digests();
