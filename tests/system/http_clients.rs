@@ -121,7 +121,7 @@ fn clients_of_every_kind_are_served_without_an_error() {
         assert!(has("Complete requests:", REQUESTS) && has("Failed requests:", "0"), "{said}");
         assert!(!said.contains("Non-2xx") && has("Keep-Alive requests:", REQUESTS) == kept, "{said}");
     }
-    if let Some(said) = run("wrk", &["-t1", "-c", AT_ONCE, "-d1", &url]) {
+    if let Some(said) = run("wrk", &["-t1", "-c", AT_ONCE, "-d1", "--timeout", SECONDS_MAX, &url]) {
         assert!(!said.contains("Non-2xx") && !said.contains("Socket errors"), "{said}");
     }
     if let Some(said) = run("h2load", &["--h1", "-n", REQUESTS, "-c", AT_ONCE, "-m", "2", &url]) {
@@ -184,7 +184,8 @@ fn proxies_in_front_go_on_when_a_node_behind_them_dies() {
     if is_here("haproxy") {
         let servers = list(&|(id, address)| format!("  server node{id} {address} check inter 100ms\n"));
         let text = format!(
-            "global\n  maxconn 256\ndefaults\n  mode http\n  timeout connect 2s\n  timeout client 20s\n  timeout server 20s\n\
+            "global\n  maxconn 256\ndefaults\n  mode http\n  timeout connect 20s\n  timeout client 20s\n  timeout server 20s\n\
+             \x20 timeout check 20s\n\
              frontend primes\n  bind {}\n  default_backend nodes\nbackend nodes\n  option httpchk GET /healthz\n{servers}",
             port.address()
         );

@@ -171,7 +171,12 @@ fn what_init_writes_becomes_a_cluster_as_it_says_and_a_server_joins_by_the_line(
             let alive: Vec<String> = alive.filter_map(|one| one["id"].as_str().map(str::to_owned)).collect();
             (status["leader"].is_u64() && alive == names).then_some(())
         });
-        assert_eq!(http::get(setup.public(machine), "/1000").expect("an answer").body, "7919\n");
+        // No server lives for a moment, if all reports are late.
+        eventually("a prime", || {
+            let answer = http::get(setup.public(machine), "/1000").expect("an answer");
+            assert!([200, 503].contains(&answer.status), "{answer:?}");
+            (answer.body == "7919\n").then_some(())
+        });
         // Signed: a stranger is refused.
         let stranger = http::post(setup.cluster(machine), "/report", b"{}").expect("an answer");
         assert_eq!(stranger.status, 401, "{stranger:?}");
@@ -219,11 +224,14 @@ fn check_finds_what_is_wrong_and_nothing_else(setup: &Setup) {
     fs::create_dir(&other).expect("our own directory");
     fs::copy(&config, other.join("cluster.toml")).expect("our own directory");
     shell("umask 077; echo 'another secret altogether' > cluster.key", &other);
-    let (code, said) = check(&other.join("cluster.toml"));
-    assert_eq!(code, Some(1), "{said}");
-    for id in 1..=3 {
-        assert!(said.contains(&format!("finding: node {id} does not work with this machine at ")), "{said}");
-    }
+    // Of a node that is busy, it finds only that it does not answer.
+    eventually("the other key is found", || {
+        let (code, said) = check(&other.join("cluster.toml"));
+        assert_eq!(code, Some(1), "{said}");
+        (1..=3)
+            .all(|id| said.contains(&format!("finding: node {id} does not work with this machine at ")))
+            .then_some(())
+    });
 
     let pid = fs::read_to_string(setup.folder(1).join("run/node-2.pid")).expect("node 2 was started");
     let pid: i32 = pid.trim().parse().expect("a process id");
