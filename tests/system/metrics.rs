@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::programs::cluster::{Cluster, ClusterOptions, NodeId};
+use crate::programs::reports::next_sequence;
 use crate::programs::workers::Worker;
 
 /// What Prometheus itself adds to each target.
@@ -20,24 +21,42 @@ const OF_PROMETHEUS: [&str; 1] = ["up"];
 struct Asked {
     leader: String,
     follower: String,
+    /// What the two said before the last two reports. They were committed in one term, and the leader led it all the time.
+    leader_before: String,
+    follower_before: String,
 }
 
 impl Asked {
     fn pages() -> Self {
         let cluster = Cluster::start(ClusterOptions::nodes(3));
         let (good, refusing) = (Worker::good(1), Worker::refusing(2));
-        cluster.report("good", &good, 50.0);
-        cluster.report("refusing", &refusing, 0.0);
-        let leader = cluster.wait_for_leader();
+        let mut reports =
+            vec![cluster.report("good", &good, 50.0).0, cluster.report("refusing", &refusing, 0.0).0];
         for id in cluster.ids() {
             // The one that refuses is chosen first: its load is lower.
             assert_eq!(cluster.get(id, "/7").server(), "good");
             assert_eq!(cluster.get(id, "/0").status, 400);
         }
         let page = |id: NodeId| cluster.get(id, "/metrics").body;
-        // The leader knows of a follower only when that has answered.
-        let follower = cluster.ids().into_iter().find(|id| *id != leader).expect("three nodes");
-        Self { leader: page(leader), follower: page(follower) }
+        // A busy machine elects at any time. What a leader says is looked at in a term that it led from the first look to the last.
+        cluster.wait_for("two reports are committed in one term", || {
+            let leader = cluster.agreed_leader()?;
+            let follower = cluster.ids().into_iter().find(|id| *id != leader).expect("three nodes");
+            let (leader_before, follower_before) = (page(leader), page(follower));
+            let term = cluster.status(leader)["term"].as_u64()?;
+            for report in &mut reports {
+                report.sequence = next_sequence();
+                if cluster.try_report(report)?.term != term {
+                    return None;
+                }
+            }
+            let asked =
+                Self { leader: page(leader), follower: page(follower), leader_before, follower_before };
+            let led = cluster.agreed_leader() == Some(leader) && cluster.status(leader)["term"] == term;
+            // A follower may have missed its leader for a moment.
+            let ready = [&asked.leader, &asked.follower].iter().all(|page| value(page, "rakit_ready") == 1.0);
+            (led && ready).then_some(asked)
+        })
     }
 }
 
@@ -98,10 +117,12 @@ fn a_node_counts_what_it_did_and_promtool_finds_nothing_to_complain_about() {
         }
     }
     // Two reports were committed, each by a proposal of its own.
-    assert_eq!(value(&pages.leader, "rakit_raft_commit_duration_seconds_count"), 2.0);
-    assert_eq!(value(&pages.leader, "rakit_raft_proposals_committed_total"), 2.0);
+    let of_leader = |name: &str| value(&pages.leader, name) - value(&pages.leader_before, name);
+    let of_follower = |name: &str| value(&pages.follower, name) - value(&pages.follower_before, name);
+    assert_eq!(of_leader("rakit_raft_commit_duration_seconds_count"), 2.0);
+    assert_eq!(of_leader("rakit_raft_proposals_committed_total"), 2.0);
     assert_eq!(value(&pages.leader, "rakit_raft_proposals_pending"), 0.0);
-    assert_eq!(value(&pages.follower, "rakit_raft_commit_duration_seconds_count"), 0.0);
+    assert_eq!(of_follower("rakit_raft_commit_duration_seconds_count"), 0.0);
     let peers =
         |page: &str| page.lines().filter(|line| line.starts_with("rakit_raft_peer_lag_entries{")).count();
     assert_eq!((peers(&pages.leader), peers(&pages.follower)), (2, 0), "only a leader knows of the others");
