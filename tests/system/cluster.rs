@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::programs::cluster::{Cluster, ClusterOptions, NodeId};
 use crate::programs::http;
-use crate::programs::reports::{Acknowledged, EPOCH, Report, Reporter};
+use crate::programs::reports::{Acknowledged, EPOCH, Report, Reporter, next_sequence};
 use crate::programs::workers::Worker;
 
 /// How often the played daemons report: often, so that much is under way when a node dies.
@@ -113,6 +113,17 @@ fn assert_nothing_lost(cluster: &Cluster, server: &str, promises: &[Acknowledged
     }
 }
 
+/// Waits until all nodes have the same log, to the last entry; gives it. (The leader of a moment ago may have a successor whose
+/// first entry is under way.)
+#[track_caller]
+fn wait_for_equal_logs(cluster: &Cluster) -> Vec<Value> {
+    cluster.wait_for("all nodes have the same log", || {
+        let mut logs: Vec<_> = cluster.ids().into_iter().map(|id| cluster.raft_log(id, 0)).collect();
+        let last = logs.pop()?;
+        logs.iter().all(|log| *log == last).then_some(last)
+    })
+}
+
 fn is_alive(server: &Value) -> bool {
     server["alive"] == true
 }
@@ -121,7 +132,7 @@ fn is_alive(server: &Value) -> bool {
 
 #[test]
 fn five_nodes_elect_one_leader_and_a_report_reaches_the_same_digest_on_all() {
-    let cluster = Cluster::start(ClusterOptions::nodes(5));
+    let cluster = Cluster::start(ClusterOptions::calm(5));
     let leader = cluster.wait_for_leader();
     let before = cluster.wait_for_equal_digests();
     let worker = Worker::good(1);
@@ -215,7 +226,7 @@ fn a_node_alone_is_alive_but_not_ready_and_takes_no_report() {
 
 #[test]
 fn the_leader_commits_a_report_and_a_follower_names_the_leader_or_asks_it() {
-    let cluster = Cluster::start(ClusterOptions::nodes(3));
+    let cluster = Cluster::start(ClusterOptions::calm(3));
     let leader = cluster.wait_for_leader();
     let follower = cluster.ids().into_iter().find(|id| *id != leader).expect("three nodes");
     let worker = Worker::good(1);
@@ -268,7 +279,7 @@ fn the_leader_commits_a_report_and_a_follower_names_the_leader_or_asks_it() {
 /// Two machines with one name in their units: the second is told, and changes nothing.
 #[test]
 fn a_name_belongs_to_the_running_daemon_that_reports_it() {
-    let cluster = Cluster::start(ClusterOptions::nodes(3));
+    let cluster = Cluster::start(ClusterOptions::calm(3));
     let (worker, other) = (Worker::good(1), Worker::good(2));
     let leader = cluster.wait_for_leader();
     let post = |worker: &Worker, instance: Option<u64>, epoch: u64| {
@@ -307,7 +318,7 @@ fn a_name_belongs_to_the_running_daemon_that_reports_it() {
 
 #[test]
 fn a_bad_report_is_refused_in_one_line_and_touches_nothing() {
-    let cluster = Cluster::start(ClusterOptions::nodes(3));
+    let cluster = Cluster::start(ClusterOptions::calm(3));
     let worker = Worker::good(1);
     cluster.report("s1", &worker, 10.0);
     let digest = cluster.wait_for_equal_digests();
@@ -439,15 +450,14 @@ fn leaders_are_killed_under_load_and_nothing_acknowledged_is_lost() {
 
     // Twice in a row, the leader dies; two of five are dead then, and the three still commit.
     for dead in 1..=2 {
-        let leader = cluster.wait_for_leader();
+        let (leader, term) = cluster.wait_for_leader_and_term();
         let survivors: Vec<NodeId> = cluster.running().into_iter().filter(|id| *id != leader).collect();
         let load = Load::start(&cluster, &survivors, &[&one, &two]);
         load.wait_for_more(&cluster, 20);
-        let term = cluster.status(leader)["term"].as_u64().expect("a term");
         cluster.kill9(leader);
         let promises = daemon.acknowledged();
-        let next = cluster.wait_for_leader();
-        assert!(survivors.contains(&next) && cluster.status(next)["term"].as_u64() > Some(term));
+        let (next, next_term) = cluster.wait_for_leader_and_term();
+        assert!(survivors.contains(&next) && next_term > term);
         daemon.wait_for_commits(&cluster, 5);
         load.wait_for_more(&cluster, 20);
         load.assert_never_failed();
@@ -457,7 +467,6 @@ fn leaders_are_killed_under_load_and_nothing_acknowledged_is_lost() {
 
     // Three dead: the two that are left commit nothing, say so, and serve primes from what was agreed last.
     let third = cluster.wait_for_leader();
-    let term = cluster.status(third)["term"].clone();
     let left: Vec<NodeId> = cluster.running().into_iter().filter(|id| *id != third).collect();
     let load = Load::start(&cluster, &left, &[&one, &two]);
     cluster.kill9(third);
@@ -473,8 +482,9 @@ fn leaders_are_killed_under_load_and_nothing_acknowledged_is_lost() {
         cluster.wait_for("it is not ready", || (cluster.get(*id, "/readyz").status == 503).then_some(()));
         assert_eq!(cluster.get(*id, "/healthz").status, 200);
     }
-    let promises = daemon.acknowledged();
-    let committed: Vec<Value> = left.iter().map(|id| cluster.status(*id)["commit_index"].clone()).collect();
+    // From here on: a campaign that had its pre-votes before the death may have raised the term once.
+    let reports_from = next_sequence();
+    let before: Vec<Value> = left.iter().map(|id| cluster.status(*id)).collect();
     for id in &left {
         for _ in 0..3 {
             let (status, _) =
@@ -484,13 +494,15 @@ fn leaders_are_killed_under_load_and_nothing_acknowledged_is_lost() {
     }
     load.wait_for_more(&cluster, 20);
     load.assert_never_failed();
-    for (id, committed) in left.iter().zip(committed) {
+    for (id, before) in left.iter().zip(before) {
         let status = cluster.status(*id);
-        assert_eq!(status["commit_index"], committed, "{status}");
-        assert_eq!(status["term"], term, "without a majority, PreVote raises no term: {status}");
+        assert_eq!(status["commit_index"], before["commit_index"], "{status}");
+        assert_eq!(status["term"], before["term"], "without a majority, PreVote raises no term: {status}");
         assert_eq!(cluster.server(*id, "s2").expect("a server")["cpu"], 10.0);
     }
-    assert_eq!(daemon.acknowledged(), promises, "nothing is acknowledged without a majority");
+    // An answer of the dead leader may be read late. What was reported since then has no promise.
+    let late = daemon.acknowledged().into_iter().find(|promise| promise.sequence >= reports_from);
+    assert_eq!(late, None, "nothing is acknowledged without a majority");
 
     // The dead come back: all five equal again, and nothing that was acknowledged is lost.
     for id in cluster.ids() {
@@ -505,8 +517,11 @@ fn leaders_are_killed_under_load_and_nothing_acknowledged_is_lost() {
     cluster.wait_for_equal_digests();
     assert_eq!(cluster.running().len(), 5);
     assert_nothing_lost(&cluster, "s1", &promises);
-    let answer = cluster.get(left[0], "/5");
-    assert_eq!(answer.header("x-rakit-stale-ms"), None, "{answer:?}");
+    cluster.wait_for("no age any more", || {
+        let answer = cluster.get(left[0], "/5");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.header("x-rakit-stale-ms").is_none().then_some(())
+    });
 }
 
 #[test]
@@ -532,8 +547,7 @@ fn a_leader_that_was_paused_finds_another_and_drops_what_it_had_proposed() {
     let mut cluster = Cluster::start(ClusterOptions::nodes(5));
     let worker = Worker::good(1);
     cluster.report("s1", &worker, 10.0);
-    let paused = cluster.wait_for_leader();
-    let term = cluster.status(paused)["term"].as_u64().expect("a term");
+    let (paused, term) = cluster.wait_for_leader_and_term();
     cluster.stop(paused);
     // What reaches the paused node waits in its socket: when it wakes up, it still believes that it leads.
     let address = cluster.cluster_address(paused);
@@ -546,16 +560,13 @@ fn a_leader_that_was_paused_finds_another_and_drops_what_it_had_proposed() {
     cluster.cont(paused);
 
     // One leader, in a later term, on all five; and all hold the same.
-    let leader = cluster.wait_for_leader();
-    assert!(cluster.status(leader)["term"].as_u64() > Some(term));
+    let (leader, later) = cluster.wait_for_leader_and_term();
+    assert!(later > term);
     cluster.wait_for_server("s1", "as it was reported to the others", |server| server["cpu"] == 20.0);
     let answer = waiting.join().expect("does not panic");
     cluster.wait_for_equal_digests();
-    for id in cluster.ids() {
-        let log = cluster.raft_log(id, 0);
-        promise.assert_in(&log, id);
-        assert_eq!(log, cluster.raft_log(leader, 0), "node {id} has the leader's log");
-    }
+    let log = wait_for_equal_logs(&cluster);
+    promise.assert_in(&log, leader);
     // If the paused leader acknowledged the report of server `ghost`, all nodes have it. Otherwise it may be lost.
     let known = cluster.server(leader, "ghost").is_some();
     let promised = answer.is_ok_and(|answer| answer.status == 200);
@@ -567,7 +578,8 @@ fn a_leader_that_was_paused_finds_another_and_drops_what_it_had_proposed() {
 /// which they watched it.
 #[test]
 fn the_death_of_a_leader_that_has_just_taken_over_is_noticed_at_once() {
-    let mut cluster = Cluster::start(ClusterOptions::nodes(5));
+    // Calm: it is long until an election timeout.
+    let mut cluster = Cluster::start(ClusterOptions::calm(5));
     for predecessor_hangs in [false, true] {
         let first = cluster.wait_for_leader();
         if predecessor_hangs {
@@ -585,8 +597,9 @@ fn the_death_of_a_leader_that_has_just_taken_over_is_noticed_at_once() {
         cluster.kill9(second);
         cluster.wait_for("a third one leads", || cluster.agreed_leader());
         let noticed = |id: &NodeId| cluster.log_text(*id)[before[*id as usize - 1]..].contains(&told);
-        let who: Vec<NodeId> = cluster.ids().into_iter().filter(noticed).collect();
-        assert!(who.iter().any(|id| *id != first), "only {who:?} noticed that node {second} died");
+        cluster.wait_for(&format!("a node beside {first} says that node {second} died"), || {
+            cluster.ids().into_iter().filter(|id| *id != first).any(|id| noticed(&id)).then_some(())
+        });
         if predecessor_hangs {
             cluster.cont(first);
         }
@@ -606,7 +619,8 @@ fn write_alone(cluster: &mut Cluster, report: &Report) -> (NodeId, Vec<NodeId>) 
         }
         let before = cluster.status(leader)["last_index"].as_u64();
         let answer = cluster.post_report(leader, report).expect("an answer");
-        assert_eq!(answer.0, 503, "not committed, so not acknowledged: {answer:?}");
+        // 202: it had been deposed before the others were stopped, and names its successor.
+        assert!(matches!(answer.0, 202 | 503), "not committed, so not acknowledged: {answer:?}");
         if cluster.status(leader)["last_index"].as_u64() > before {
             // The leader has written the report, so its answer must not be a refusal.
             let said = answer.1.as_str().unwrap_or_default();
@@ -663,13 +677,13 @@ fn proposals_of_a_leader_that_was_alone_are_dropped(away: Away) {
     }
     cluster.wait_until_ready();
     cluster.wait_for_equal_digests();
-    let leader = cluster.wait_for_leader();
-    let log = cluster.raft_log(leader, 0);
+    let log = wait_for_equal_logs(&cluster);
     for id in cluster.ids() {
         assert!(cluster.server(id, "ghost").is_none(), "node {id} applied what was never committed");
-        assert_eq!(cluster.raft_log(id, 0), log, "node {id} has the leader's log");
+        promise.assert_in(&log, id);
     }
-    promise.assert_in(&log, leader);
+    let ghost = log.iter().find(|entry| entry["command"]["report"]["server"] == "ghost");
+    assert_eq!(ghost, None, "it is in no log any more");
 }
 
 // ---------------------------------------------------------------------------------------------------------- silence
@@ -701,7 +715,7 @@ fn a_silent_server_dies_by_the_log_gets_no_request_and_its_next_report_revives_i
     for server in ["quiet", "living"] {
         cluster.wait_for_server(server, "alive", is_alive);
     }
-    assert_eq!(cluster.get(1, "/5").server(), "quiet");
+    cluster.wait_for("a request goes there", || (cluster.get(1, "/5").server() == "quiet").then_some(()));
 
     quiet_daemon.set_silent(true);
     cluster.wait_for_server("quiet", "dead", |server| server["alive"] == false);
@@ -719,7 +733,11 @@ fn a_silent_server_dies_by_the_log_gets_no_request_and_its_next_report_revives_i
     let before = quiet.requests();
     for id in cluster.ids() {
         for _ in 0..3 {
-            assert_eq!(cluster.get(id, "/5").server(), "living");
+            // The test itself reports for the living one. If it stands still for three seconds, no server is there for a moment.
+            cluster.wait_for("the living one answers", || {
+                let answer = cluster.get(id, "/5");
+                (answer.status == 200).then(|| assert_eq!(answer.server(), "living"))
+            });
         }
     }
     assert_eq!(quiet.requests(), before, "no request goes to the dead");

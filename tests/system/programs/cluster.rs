@@ -76,6 +76,12 @@ impl ClusterOptions {
     pub fn nodes(nodes: u64) -> Self {
         Self { nodes, ..Self::default() }
     }
+
+    /// So many nodes with long election timeouts: a loaded machine alone causes no election, so who leads leads on, and the
+    /// term stays. A leader whose process dies is followed as soon as ever: its followers see that nobody listens.
+    pub fn calm(nodes: u64) -> Self {
+        Self { election_timeout_ms: (8_000, 16_000), ..Self::nodes(nodes) }
+    }
 }
 
 /// What a node is doing as far as the test arranged it.
@@ -391,13 +397,18 @@ impl Cluster {
 
     /// The one leader that all running nodes name, if they do; and it says so itself.
     pub fn agreed_leader(&self) -> Option<NodeId> {
+        self.agreed_leader_and_term().map(|(leader, _)| leader)
+    }
+
+    /// The same with the term that it leads. It may be deposed at any time: but whoever leads after it does so in a later term.
+    pub fn agreed_leader_and_term(&self) -> Option<(NodeId, u64)> {
         let statuses: Option<Vec<Value>> = self.running().iter().map(|id| self.try_status(*id)).collect();
         let statuses = statuses?;
         let (leader, term) = (statuses.first()?["leader"].as_u64()?, &statuses[0]["term"]);
         let agreed = statuses.iter().all(|status| status["leader"] == leader && status["term"] == *term);
         let led = statuses.iter().filter(|status| status["role"] == "leader").count() == 1
             && statuses.iter().any(|status| status["node"] == leader && status["role"] == "leader");
-        (agreed && led).then_some(leader)
+        Some((leader, term.as_u64()?)).filter(|_| agreed && led)
     }
 
     // ------------------------------------------------------------------------------------------------ conditions
@@ -440,6 +451,12 @@ impl Cluster {
     #[track_caller]
     pub fn wait_for_leader(&self) -> NodeId {
         self.wait_for("all running nodes agree on a leader", || self.agreed_leader())
+    }
+
+    /// The same with the term that it leads.
+    #[track_caller]
+    pub fn wait_for_leader_and_term(&self) -> (NodeId, u64) {
+        self.wait_for("all running nodes agree on a leader", || self.agreed_leader_and_term())
     }
 
     /// Waits until all running nodes have applied the same and show the same digest, which is returned.
