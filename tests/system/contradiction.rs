@@ -23,7 +23,7 @@ fn change_the_snapshot(cluster: &Cluster, id: NodeId) {
 
 #[test]
 fn a_node_with_another_state_says_so_serves_nothing_never_leads_and_the_cluster_goes_on() {
-    let mut cluster = Cluster::start(ClusterOptions { snapshot_entries: 50, ..ClusterOptions::nodes(3) });
+    let mut cluster = Cluster::start(ClusterOptions { snapshot_entries: 50, ..ClusterOptions::calm(3) });
     let worker = Worker::good(1);
     let reporter = Reporter::start(&cluster, "s1", worker.address(), 10.0, Duration::from_millis(5));
     let victim = cluster.wait_for_leader() % 3 + 1;

@@ -24,6 +24,9 @@ fn an_acknowledged_report_outlives_an_emptied_directory() {
     cluster.kill9(1);
     cluster.restart(2);
     cluster.restart(3);
+    for id in [2, 3] {
+        cluster.wait_for(&format!("node {id} answers"), || cluster.try_status(id));
+    }
     let asked = || cluster.log_text(3).matches("node 3 is a pre-candidate").count();
     let before = asked();
     cluster.wait_for("node 3 has asked for votes five times", || (asked() >= before + 5).then_some(()));
@@ -70,6 +73,7 @@ fn repair_sets_a_damaged_directory_aside_and_the_node_joins_again() {
     cluster.restart_with(2, &["--repair"]);
     cluster.wait_until_ready();
     cluster.wait_for("node 2 counts again", || is_joining(&cluster, 2).filter(|joining| !joining));
+    cluster.wait_for_equal_digests();
     promise.assert_in(&cluster.raft_log(2, 0), 2);
     assert_eq!(fs::read(cluster.path("data/node-2.damaged-1/log")).expect("nothing is deleted"), damaged);
 

@@ -59,11 +59,7 @@ const VOTE: &str =
     r#"{"term":9000,"candidate_id":2,"last_log_index":9000,"last_log_term":8999,"leadership_transfer":true}"#;
 
 fn calm(nodes: u64) -> ClusterOptions {
-    ClusterOptions {
-        secret: Some(SECRET.to_owned()),
-        election_timeout_ms: (8_000, 16_000),
-        ..ClusterOptions::nodes(nodes)
-    }
+    ClusterOptions { secret: Some(SECRET.to_owned()), ..ClusterOptions::calm(nodes) }
 }
 
 fn secret(text: &str) -> Secret {
@@ -334,11 +330,7 @@ pub(crate) fn hang_up(pid: u32) {
 /// is elected.
 #[test]
 fn the_secret_is_changed_under_reports_without_a_refusal_or_an_election() {
-    let mut cluster = Cluster::start(ClusterOptions {
-        secret: Some(SECRET.to_owned()),
-        report_interval_ms: 50,
-        ..ClusterOptions::nodes(3)
-    });
+    let mut cluster = Cluster::start(ClusterOptions { report_interval_ms: 50, ..calm(3) });
     // One daemon with the secret, one with the key for reports alone.
     let (key, report_key) = (cluster.path("cluster.key"), cluster.path("report.key"));
     let only_reports = cluster.path("reports.toml");
@@ -565,7 +557,7 @@ fn a_secret_that_others_may_read_is_not_used() {
 #[test]
 fn a_daemon_reports_a_worker_at_its_own_address_or_at_one_that_is_allowed() {
     let tables = "\n[[server]]\nid = \"allowed\"\nworker = \"192.0.2.9:13337\"\n";
-    let options = ClusterOptions { secret: Some(SECRET.to_owned()), tables, ..ClusterOptions::nodes(3) };
+    let options = ClusterOptions { tables, ..calm(3) };
     let cluster = Cluster::start(options);
     let leader = cluster.wait_for_leader();
     // TEST-NET-1 (RFC 5737): on no machine, so it is not the sender's.
