@@ -2,7 +2,6 @@
 //! socket as systemd does (sd_notify(3)), and reads standard error as the journal does.
 
 use std::io::{Read as _, pipe};
-use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -10,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::programs::PATIENCE;
+use crate::programs::ports::KeptPort;
 
 /// How often the watchdog wants a sign of life, in microseconds.
 const WATCHDOG_USEC: &str = "100000";
@@ -50,17 +50,17 @@ impl Drop for Service {
     }
 }
 
-/// A directory with the configuration of one node, on ports that were free a moment ago.
-fn cluster_of_one() -> tempfile::TempDir {
+/// A directory with the configuration of one node, and its ports.
+fn cluster_of_one() -> (tempfile::TempDir, [KeptPort; 2]) {
     let directory = tempfile::tempdir().expect("a directory");
-    let [public, cluster] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    let [public, cluster] = [public, cluster].map(|socket| socket.local_addr().expect("an address"));
+    let ports = [KeptPort::new(), KeptPort::new()];
+    let [public, cluster] = [ports[0].address(), ports[1].address()];
     let toml = format!(
         "[cluster]\nname = \"services\"\n[balancer]\nreport_interval_ms = 60000\nserver_timeout_ms = 300000\n\
          [[node]]\nid = 1\npublic = \"{public}\"\ncluster = \"{cluster}\"\n"
     );
     std::fs::write(directory.path().join("cluster.toml"), toml).expect("our own directory");
-    directory
+    (directory, ports)
 }
 
 fn node() -> Command {
@@ -90,7 +90,7 @@ fn the_service_manager_hears_that_a_program_serves_lives_and_stops() {
         (daemon(), "reports server a to 1 nodes", true),
         (worker(), "serves at 127.0.0.1:", false),
     ] {
-        let directory = cluster_of_one();
+        let (directory, _ports) = cluster_of_one();
         let mut service = Service::start(directory.path(), program.stderr(Stdio::null()));
         let first = service.hears();
         assert!(first.starts_with("READY=1\nSTATUS=") && first.contains(said), "{first}");
@@ -113,7 +113,7 @@ fn lines_for_the_journal_begin_with_their_priority_and_no_others_do() {
         let found = rustix::fs::fstat(&stream).expect("our own pipe");
         // A terminal below a service has inherited the variable, and is another stream.
         let inode = if to_journal { found.st_ino } else { found.st_ino + 1 };
-        let directory = cluster_of_one();
+        let (directory, _ports) = cluster_of_one();
         program.env("JOURNAL_STREAM", format!("{}:{inode}", found.st_dev)).stderr(stream);
         let service = Service::start(directory.path(), &mut program);
         drop(program); // It holds the writing end.
