@@ -85,8 +85,11 @@ fn compactions_of_a_leader_with_a_slow_disk_cost_no_election() {
         return;
     }
     let cluster = Cluster::start(options());
-    let leader = cluster.wait_for_leader();
-    let before = order(&cluster, &cluster.ids());
+    let (leader, before) = cluster.wait_for("all follow one leader", || {
+        let leader = cluster.agreed_leader()?;
+        let order = order(&cluster, &cluster.ids());
+        order.iter().all(|one| *one == (Some(leader), order[0].1)).then_some((leader, order))
+    });
     let compacted = || times(&cluster, leader, "compacts its log");
     let began = compacted();
     let disk = SlowDisk::of(&cluster, leader);
@@ -113,10 +116,13 @@ fn a_follower_that_installs_a_snapshot_on_a_slow_disk_costs_no_election() {
     }
     // The leader waits as long as with the default time-outs, in proportion.
     let mut cluster = Cluster::start(ClusterOptions { election_timeout_ms: (3_200, 6_400), ..options() });
-    let leader = cluster.wait_for_leader();
+    let (leader, before) = cluster.wait_for("all follow one leader", || {
+        let leader = cluster.agreed_leader()?;
+        let order = order(&cluster, &[leader]);
+        (order[0].0 == Some(leader)).then_some((leader, order))
+    });
     let others: Vec<NodeId> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
     let (follower, third) = (others[0], others[1]);
-    let before = order(&cluster, &[leader]);
     cluster.kill9(follower);
     let load = Steady::start(&cluster, 16);
     load.wait_for(&cluster, 10 * SNAPSHOT_ENTRIES);

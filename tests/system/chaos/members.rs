@@ -200,11 +200,28 @@ impl Members {
     /// # Errors
     /// It was not added.
     pub fn begin(&self) -> Result<(), String> {
-        self.make(Change::Add, NEWCOMER)?;
-        let standing = lock(&self.notes).nodes[&NEWCOMER];
-        let added = standing == Standing::Inside;
+        let added = self.add_in_peace(NEWCOMER);
         lock(&self.notes).acknowledged.clear(); // What counts is what is acknowledged among faults.
-        if added { Ok(()) } else { Err(format!("the newcomer was not added in peace: {standing:?}")) }
+        added
+    }
+
+    /// Adds a node that is outside, and waits until that is acknowledged. On a busy machine an election may come between: then
+    /// the change may not have begun, or what came of it is not known, and the operator replaces what may be there.
+    fn add_in_peace(&self, id: NodeId) -> Result<(), String> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut change = Change::Add;
+        loop {
+            self.make(change, id)?;
+            let standing = lock(&self.notes).nodes[&id];
+            match standing {
+                Standing::Inside => return Ok(()),
+                _ if Instant::now() > deadline => {
+                    return Err(format!("node {id} was not added in peace: {standing:?}"));
+                }
+                Standing::Outside => change = Change::Add,
+                Standing::Unclear { .. } => change = Change::Replace,
+            }
+        }
     }
 
     /// One of these nodes that is surely no member, and is not being changed. Until it is released, nobody adds it.
@@ -267,7 +284,7 @@ impl Members {
         }
         for id in nodes.keys().filter(|id| !members.contains(id)) {
             lock(&self.notes).nodes.insert(*id, Standing::Outside);
-            if let Err(violation) = self.make(Change::Add, *id) {
+            if let Err(violation) = self.add_in_peace(*id) {
                 found.push(violation);
             }
         }
