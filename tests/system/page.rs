@@ -76,7 +76,7 @@ impl Shown {
         let button = format!("button[aria-label='{what} {process}']");
         eventually(&format!("{what} {process} is possible"), || {
             let state = self.browser.run(&format!(
-                "return document.querySelector({}).getAttribute('aria-disabled')",
+                "return document.querySelector({})?.getAttribute('aria-disabled')",
                 json!(button)
             ));
             (state == "false").then_some(())
