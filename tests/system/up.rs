@@ -710,11 +710,19 @@ fn a_cut_leader_is_replaced_and_follows_when_the_cable_is_healed() {
     eventually("a follower that has lost its leader costs no election", || {
         let (leader, term) = eventually("a leader of all", || led(base, &[1, 2, 3]));
         let follower = (1..=3).find(|id| *id != leader).expect("three nodes");
+        // Of three nodes, this one hears both.
+        let third = 6 - leader - follower;
+        let refusals = || {
+            let log = fs::read_to_string(dir.path().join(format!("logs/node-{third}.log"))).ok()?;
+            Some(log.matches(&format!("would not vote for node {follower} ")).count())
+        };
+        let before = refusals()?;
         ordered(dir.path(), &format!("cut {leader} {follower} --one-way"));
-        let now = eventually("the follower has lost its leader", || {
+        let now = eventually("the follower has lost its leader, and is refused", || {
             let (follows, leads) = (status(base + follower)?, status(base + leader)?);
             let now = leads["term"].as_u64()?;
-            (follows["role"] == "pre-candidate" || now != term).then_some(now)
+            let refused = follows["role"] == "pre-candidate" && refusals()? > before;
+            (refused || now != term).then_some(now)
         });
         ordered(dir.path(), &format!("heal {leader} {follower} --one-way"));
         eventually("the follower has a leader again", || {
