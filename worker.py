@@ -280,7 +280,7 @@ NICE_SMALL, NICE_BIG = 5, 10  # nice(2): the HTTP server goes before a small N, 
 N_PER_SECOND = 10**10  # in the queue a small N goes first, but a second of waiting weighs as much as this
 MESSAGE_BYTES_MAX = 64
 NO_MORE_ORDERS = 3  # the exit code of a computing process that is not needed any more
-STOP_SECONDS = FORK_PAUSE_SECONDS = 1
+STOP_SECONDS, FORK_PAUSE_SECONDS = 5, 1
 
 
 def fork(function, *arguments):
@@ -499,12 +499,12 @@ class Connection(http.server.BaseHTTPRequestHandler):
             return self.answer(503, "no place is free; try again or elsewhere", RETRY_AFTER)
         try:
             digits = self.wait_for(job)
+            if places.stopping and not digits:  # answered before the place is left, for then stop() ends the program
+                return self.answer(503, "this worker is stopping; try elsewhere", RETRY_AFTER)
         finally:
             places.leave(job)
         if digits:
             self.answer(200, digits.decode())
-        elif places.stopping:
-            self.answer(503, "this worker is stopping; try elsewhere", RETRY_AFTER)
         else:
             self.answer(500, "the process that computed it has died")
 
