@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
+use crate::programs::ports::KeptPort;
+use crate::programs::within;
+
 /// How long anything that must happen may take. Generous: the machine may be busy with other tests.
 const EVENTUALLY: Duration = Duration::from_secs(120);
 
@@ -369,16 +372,19 @@ fn a_process_computes_one_small_n_after_the_other_and_ends_after_a_big_one() {
         assert_eq!(client.answer().status, 200);
         pid
     };
+    // It may have been started with less than the usual priority itself; 19 is the lowest.
+    let (of_worker, nice_max) = (nice(worker.pid()), 19);
+    let gives_way_by = |more: i32| (of_worker + more).min(nice_max);
     let first = pid_of(1_000_000);
-    assert_eq!(nice(first), 5);
+    assert_eq!(nice(first), gives_way_by(5));
     assert_eq!(pid_of(100_000_000), first);
     assert_eq!(pid_of(100_000_001), first);
     wait_for_exit(first);
     let second = pid_of(1_000_000);
     assert_ne!(second, first);
-    assert_eq!(nice(second), 5);
+    assert_eq!(nice(second), gives_way_by(5));
     let (_client, computing) = worker.start_computing(ENDLESS_N);
-    assert_eq!((computing, nice(computing)), (second, 10));
+    assert_eq!((computing, nice(computing)), (second, gives_way_by(10)));
 }
 
 #[test]
@@ -711,7 +717,11 @@ fn a_full_queue_is_answered_with_503_and_retry_after() {
     }
     worker.wait_for_log("abandoned n=1000000000000");
     worker.wait_for_log("abandoned n=1000000000000");
-    assert_eq!(worker.get("/1000000").body, "15485863\n");
+    // Each says so a moment before it leaves its place.
+    let answer = within(EVENTUALLY, "there is room again", || {
+        Some(worker.get("/1000000")).filter(|answer| answer.status != 503)
+    });
+    assert_eq!(answer.body, "15485863\n");
     assert!(answers.try_recv().is_err(), "only one of the two was refused");
 }
 
@@ -772,14 +782,15 @@ fn killed_outright_it_leaves_no_process_behind() {
 
 #[test]
 fn after_a_kill_its_port_is_free_for_the_next() {
-    let mut worker = Worker::start(&[]);
+    let kept = KeptPort::new();
+    let port = kept.address().port().to_string();
+    let mut worker = Worker::start(&["--port", &port]);
     let _busy = worker.start_computing(ENDLESS_N);
     let mut served = worker.connect();
     served.send_get("/5");
     assert_eq!(served.answer().body, "11\n");
     worker.signal(Signal::KILL);
     worker.wait_for_end();
-    let port = worker.address.port().to_string();
     let next = Worker::start(&["--port", &port]);
     assert_eq!(next.address, worker.address);
     assert_eq!(next.get("/5").body, "11\n");
