@@ -1,7 +1,7 @@
 //! The real `rakit-daemon` against stand-in nodes. Its reports reach every node even if the others hang, ask to be forwarded
 //! when no node commits them, and say whether the worker listens.
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -21,6 +21,9 @@ use crate::programs::ports::KeptPort;
 /// Far more than anything here takes; only a failure waits for it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The kernel chooses the port.
+const ANY_PORT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+
 /// A stand-in node. The test sets its answer to every report, and gets the reports.
 struct StandIn {
     address: SocketAddr,
@@ -34,13 +37,21 @@ struct StandIn {
 
 impl StandIn {
     fn start(status: u16) -> Self {
-        Self::start_behind(None, true, status)
+        Self::start_at(ANY_PORT, status)
+    }
+
+    fn start_at(address: SocketAddr, status: u16) -> Self {
+        Self::start_with(address, None, true, status)
     }
 
     /// A stand-in that checks requests with this gate, and refuses what does not pass. Without `seals_answers`, somebody between
     /// it and the daemon lets the openings of streams through, and answers the reports himself.
     fn start_behind(gate: Option<Gate>, seals_answers: bool, status: u16) -> Self {
-        let server = Arc::new(tiny_http::Server::http("127.0.0.1:0").expect("a free port"));
+        Self::start_with(ANY_PORT, gate, seals_answers, status)
+    }
+
+    fn start_with(address: SocketAddr, gate: Option<Gate>, seals_answers: bool, status: u16) -> Self {
+        let server = Arc::new(tiny_http::Server::http(address).expect("a free port"));
         let address = server.server_addr().to_ip().expect("an IP address");
         let status = Arc::new(AtomicU16::new(status));
         let (sender, reports) = unbounded();
@@ -570,8 +581,9 @@ fn sighup_opens_the_log_file_again_and_stops_nothing() {
 #[test]
 fn a_daemon_outlives_all_its_nodes_and_is_heard_when_one_comes_back() {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let node = StandIn::start(200);
-    let address = node.address;
+    let port = KeptPort::new();
+    let address = port.address();
+    let node = StandIn::start_at(address, 200);
     let config = write_config(directory.path(), &[address], 50);
     let mut daemon = Daemon::start(&config, &["--worker", "127.0.0.1:1025"]);
     let before = node.report_with(|_| true);

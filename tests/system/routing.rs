@@ -467,7 +467,8 @@ fn a_worker_that_hangs_while_its_daemon_lives_is_passed_over() {
 
 #[test]
 fn when_all_workers_hang_the_deadline_ends_it_with_504() {
-    let options = ClusterOptions { stall_ms: 200, request_timeout_ms: 6_000, ..ClusterOptions::nodes(1) };
+    // The deadline leaves a busy machine time for a report that shows the stall, and for a second server.
+    let options = ClusterOptions { stall_ms: 200, request_timeout_ms: 20_000, ..ClusterOptions::nodes(1) };
     let cluster = Cluster::start(options);
     let workers: Vec<_> = (1..=3).map(|number| Worker::start(number, Behaviour::Holds)).collect();
     let _daemons: Vec<_> = workers

@@ -1,7 +1,7 @@
 //! The test as a daemon: reports to all nodes, once or steadily, with an `(epoch, sequence)` that grows.
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -176,6 +176,8 @@ impl Cluster {
 #[derive(Debug)]
 struct Life {
     silent: bool,
+    /// Reports that wait for their thread or for an answer.
+    under_way: usize,
     acknowledged: Vec<Acknowledged>,
 }
 
@@ -184,6 +186,8 @@ struct Life {
 #[derive(Debug)]
 pub struct Reporter {
     life: Arc<Mutex<Life>>,
+    /// A report is under way no longer.
+    answered: Arc<Condvar>,
     poke: Option<Sender<()>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -191,21 +195,26 @@ pub struct Reporter {
 impl Reporter {
     /// Starts to report about this server.
     pub fn start(cluster: &Cluster, server: &str, worker: SocketAddr, cpu: f64, interval: Duration) -> Self {
-        let life = Arc::new(Mutex::new(Life { silent: false, acknowledged: Vec::new() }));
+        let life = Arc::new(Mutex::new(Life { silent: false, under_way: 0, acknowledged: Vec::new() }));
+        let answered = Arc::new(Condvar::new());
         let mut threads = Vec::new();
         let mut senders = Vec::new();
         for id in cluster.ids() {
             let mut way = Way::new(cluster, id, server, Duration::from_secs(2));
             let (sender, reports) = bounded::<Report>(1);
             senders.push(sender);
-            let life = Arc::clone(&life);
+            let (life, answered) = (Arc::clone(&life), Arc::clone(&answered));
             threads.push(std::thread::spawn(move || {
                 for report in reports {
+                    let answer = way.post(&report.json().to_string());
                     // Nobody there, or no commit: the next report is newer.
-                    let Ok((status, body)) = way.post(&report.json().to_string()) else { continue };
-                    if let Some(promise) = Acknowledged::of(status, &body, report.sequence) {
-                        lock(&life).acknowledged.push(promise);
-                    }
+                    let promise = answer
+                        .ok()
+                        .and_then(|(status, body)| Acknowledged::of(status, &body, report.sequence));
+                    let mut life = lock(&life);
+                    life.acknowledged.extend(promise);
+                    life.under_way -= 1;
+                    answered.notify_all();
                 }
             }));
         }
@@ -213,12 +222,15 @@ impl Reporter {
         let (living, server) = (Arc::clone(&life), server.to_owned());
         threads.push(std::thread::spawn(move || {
             loop {
-                let silent = lock(&living).silent;
-                if !silent {
-                    let report = Report::new(&server, worker, cpu);
-                    for sender in &senders {
-                        // Full: the node has not answered the report before this one. It gets the next report.
-                        let _: Result<(), TrySendError<Report>> = sender.try_send(report.clone());
+                {
+                    let mut life = lock(&living);
+                    if !life.silent {
+                        let report = Report::new(&server, worker, cpu);
+                        for sender in &senders {
+                            let sent: Result<(), TrySendError<Report>> = sender.try_send(report.clone());
+                            // Full: the node has not answered the report before this one. It gets the next report.
+                            life.under_way += usize::from(sent.is_ok());
+                        }
                     }
                 }
                 if let Err(RecvTimeoutError::Disconnected) = pokes.recv_timeout(interval) {
@@ -226,12 +238,17 @@ impl Reporter {
                 }
             }
         }));
-        Self { life, poke: Some(poke), threads }
+        Self { life, answered, poke: Some(poke), threads }
     }
 
-    /// Stops sending, or sends again at once. A report that is under way may still arrive.
+    /// Stops sending and waits until no report is under way, or sends again at once.
     pub fn set_silent(&self, silent: bool) {
-        lock(&self.life).silent = silent;
+        let mut life = lock(&self.life);
+        life.silent = silent;
+        while silent && life.under_way > 0 {
+            life = self.answered.wait(life).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(life);
         self.poke();
     }
 

@@ -3,7 +3,7 @@
 //! A stand-in knows its own number and answers `number × 1,000,000 + N` instead of a prime, so that a test sees whose
 //! answer it holds. It keeps the head of every request word by word, and a test can wait until the next one has come.
 //! How it behaves may be changed while it runs.
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-use super::PATIENCE;
 use super::ports::KeptPort;
+use super::{PATIENCE, eventually};
 
 /// How many connections wait to be accepted at the course's worker: `socketserver.TCPServer.request_queue_size`.
 const COURSE_BACKLOG: i32 = 5;
@@ -121,6 +121,11 @@ impl Worker {
         // Wakes up the thread that accepts.
         drop(TcpStream::connect_timeout(&self.address(), PATIENCE));
         let _ = thread.join();
+        // A program that another test starts just now has our listener until its execve(2).
+        eventually("connections are refused", || {
+            let refused = TcpStream::connect_timeout(&self.address(), PATIENCE);
+            refused.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused).then_some(())
+        });
     }
 
     /// Its address.
