@@ -63,6 +63,11 @@ pub fn assert_ended(output: &Output, code: i32, words: &[&str]) {
     }
 }
 
+/// So many nodes whose logs are looked at as a whole: no flood of reports is long enough for a compaction.
+fn uncompacted(nodes: u64) -> ClusterOptions {
+    ClusterOptions { snapshot_entries: 1_000_000, ..ClusterOptions::nodes(nodes) }
+}
+
 #[track_caller]
 fn assert_kept(cluster: &Cluster, id: NodeId, promises: &[Acknowledged]) {
     let log = cluster.raft_log(id, 0);
@@ -72,7 +77,7 @@ fn assert_kept(cluster: &Cluster, id: NodeId, promises: &[Acknowledged]) {
 
 #[test]
 fn what_one_node_acknowledged_survives_kill_9_and_a_torn_record() {
-    let mut cluster = Cluster::start(ClusterOptions::nodes(1));
+    let mut cluster = Cluster::start(uncompacted(1));
     let worker = Worker::good(1);
     let mut promises = Vec::new();
     for torn in ["", "0", "8d3f", "8d3f11ab ", "8d3f11ab {\"entry\":{\"index\":", "\0\0\0\0\0\0\0\0"] {
@@ -271,7 +276,7 @@ impl Drop for SmallDisk {
 
 #[test]
 fn a_node_whose_disk_is_full_acknowledges_nothing_more_and_ends() {
-    let mut cluster = Cluster::prepare(ClusterOptions::nodes(3));
+    let mut cluster = Cluster::prepare(uncompacted(3));
     let Some(disk) = SmallDisk::mount(cluster.path("data/node-2")) else { return };
     for id in [1, 2, 3] {
         cluster.restart(id);
@@ -308,7 +313,7 @@ fn a_node_whose_disk_is_full_acknowledges_nothing_more_and_ends() {
 #[test]
 fn told_to_stop_a_node_answers_what_it_has_begun_and_starts_again() {
     for signal in [Signal::TERM, Signal::INT] {
-        let mut cluster = Cluster::start(ClusterOptions::nodes(1));
+        let mut cluster = Cluster::start(uncompacted(1));
         let worker = Worker::start(1, Behaviour::Holds);
         let reporter = Reporter::start(&cluster, "s1", worker.address(), 10.0, Duration::from_millis(2));
         reporter.wait_for_commits(&cluster, 5);
