@@ -92,6 +92,7 @@ mod tests {
         let all = [WorkerCheck::Listen, WorkerCheck::Connect, WorkerCheck::None];
         assert!(all.iter().all(|check| matches!(by(*check), Listening::Socket { .. })));
         drop(socket);
+        linux::let_go::wait_until(|| by(WorkerCheck::Listen) == Listening::Nobody);
         assert_eq!(all.map(by), [Listening::Nobody, Listening::Nobody, Listening::Unknown]);
         assert!(!Listening::Nobody.is_up());
     }

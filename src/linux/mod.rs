@@ -4,6 +4,8 @@
 
 mod boot_clock;
 mod entropy;
+#[cfg(test)]
+pub(crate) mod let_go;
 mod lock;
 mod own_address;
 mod sock_diag;

@@ -138,7 +138,8 @@ mod tests {
             assert!(ours(&told).is_some(), "{address}: {told:?}");
             assert_eq!(ours(&told), ours(&by_table(port)));
             drop(listener);
-            assert!(listening_on_port(port).expect("as before").iter().all(|one| one.address != address));
+            let told = || listening_on_port(port).expect("as before");
+            super::super::let_go::wait_until(|| told().iter().all(|one| one.address != address));
         }
     }
 

@@ -220,6 +220,7 @@ fn io_error(operation: &'static str, path: &Path, source: io::Error) -> StorageE
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::linux::let_go;
 
     #[test]
     fn a_second_opening_names_the_directory_and_the_holder() {
@@ -231,7 +232,7 @@ mod tests {
         assert_eq!(directory, &path.display().to_string());
         assert_eq!(*pid, Some(std::process::id()));
         drop(first);
-        DirectoryDisk::open(&path).expect("the lock ends with its holder");
+        let_go::wait_until(|| DirectoryDisk::open(&path).is_ok());
     }
 
     #[test]
@@ -243,6 +244,7 @@ mod tests {
             fs::write(path.join("log"), format!("damaged {number}")).expect("a file can be written");
             assert!(matches!(set_aside(&path), Err(StorageError::Locked { .. })), "somebody works in it");
             drop(held);
+            let_go::wait_until(|| FileLock::take(&path.join("lock")).is_ok());
             let aside = set_aside(&path).expect("nobody works in it");
             assert_eq!(aside, place.path().join(format!("node-2.damaged-{number}")));
             assert_eq!(

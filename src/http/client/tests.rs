@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use super::*;
+use crate::linux::let_go::refusing;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const ANSWER_BYTES_MAX: usize = 1000;
@@ -178,7 +179,8 @@ fn a_close_that_has_arrived_costs_nothing() {
             let mut reader = BufReader::new(stream.try_clone().unwrap());
             read_request(&mut reader).unwrap();
             answer(&mut stream, "ok");
-            drop((stream, reader));
+            // Not by close(2): a child that another test starts just now has the socket, too, until its execve(2).
+            stream.shutdown(Shutdown::Both).unwrap();
             closed.send(()).unwrap();
         }
     });
@@ -233,8 +235,7 @@ fn answers_that_are_none() {
     }
     assert!(matches!(outcome_of("nonsense\r\n\r\n"), Err(CallErrorKind::Protocol(_))));
     assert_eq!(outcome_of("HTTP/1.0 200 OK\r\n\r\n1234567890").unwrap().body, b"1234567890");
-    let (listener, address) = listen();
-    drop(listener);
+    let (_keeps_the_port, address) = refusing();
     let error = client().get(address, "/", &[], 10).unwrap_err();
     assert_eq!(error.kind, CallErrorKind::Refused);
     assert!(error.to_string().contains(&address.to_string()));
