@@ -340,11 +340,9 @@ mod tests {
         eventually(|| flag.exists(), "the trap was never set");
         let paused = started(&mut children, Part::Daemon(1), "exec sleep 1000", dir.path());
         children.list[1].signal(Signal::STOP);
-        let mut impatience = 0;
         children.stop(|until| {
             // The user's second Ctrl-C, once the daemon's stage is over: no need to sit out the node's grace.
-            impatience += 1;
-            wait(until) || impatience > 20
+            wait(until) || group_is_empty(paused)
         });
         // What its leader left in it is killed with it, and reaped by the init process a moment later.
         eventually(|| group_is_empty(stubborn), "the stubborn one lives");
