@@ -188,7 +188,10 @@ fn every_route_refuses_what_is_not_signed_for_it_and_changes_nothing() {
                     said.starts_with(reason) && said.trim_end().lines().count() == 1,
                     "{path} {reason}: {said}"
                 );
-                assert_eq!(refused(&cluster, id, reason), count + 1, "{path} {reason} is not counted");
+                let counted = refused(&cluster, id, reason) - count;
+                // A peer, too, may go on in a stream that this node has not opened.
+                let is_counted = if reason == "unknown-stream" { counted >= 1 } else { counted == 1 };
+                assert!(is_counted, "{path} {reason} is counted {counted} times");
             }
             let count = refused(&cluster, id, "malformed");
             let malformed = with(fresh(), HEADER_SIGNATURE, "00");
