@@ -342,9 +342,12 @@ fn one_way_loss_ends_no_working_leadership_and_a_slow_link_neither() {
         class.more_reports(far, 4);
         let answer = class.client_asks(far, 1_000);
         assert!(answer.ends_with("\r\n7919\n"), "{answer}");
-        assert_eq!(Class::agreed(&NODES), Some((second, later)), "a slow link deposes nobody");
+        // A page that is longer than the link's burst: it is full for a moment, and what the node says waits behind the page.
+        let page = class.shell(CLIENT, &format!("curl -sS -m 60 http://{}/metrics", Class::public(far)));
+        assert!(page.len() > 2 * 4_096, "{} bytes fit into the burst", page.len());
+        assert_eq!(class.whole(), (second, later), "a slow link deposes nobody");
         if made.status.success() {
-            let told = class.shell(network::HUB, &format!("tc -s qdisc show dev v{far}"));
+            let told = class.shell(network::HUB, &format!("tc -n h{far} -s qdisc show dev eth0"));
             assert!(!told.contains("overlimits 0 "), "the link was never the limit: {told}");
         }
     });
