@@ -81,6 +81,20 @@ pub fn request(
     exchange(address, &bytes)
 }
 
+/// Reads what is there, as [`Read::read`] does, and goes on after a signal: Linux does not restart a read that has a time-out
+/// when the process was stopped, or the machine stood still, and goes on (signal(7)).
+///
+/// # Errors
+/// As [`Read::read`], but never [`io::ErrorKind::Interrupted`].
+pub fn read_some(stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match stream.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
+    }
+}
+
 fn read_answer(stream: &mut TcpStream) -> io::Result<Answer> {
     let broken = |why: &str, seen: &[u8]| {
         let seen = String::from_utf8_lossy(seen);
@@ -91,7 +105,7 @@ fn read_answer(stream: &mut TcpStream) -> io::Result<Answer> {
         if let Some(at) = seen.windows(4).position(|four| four == b"\r\n\r\n") {
             break at;
         }
-        match stream.read(&mut buffer)? {
+        match read_some(stream, &mut buffer)? {
             0 => return Err(broken("closed before a whole head", &seen)),
             read => seen.extend_from_slice(&buffer[..read]),
         }
@@ -109,7 +123,7 @@ fn read_answer(stream: &mut TcpStream) -> io::Result<Answer> {
     let length = length.ok_or_else(|| broken("no Content-Length", &seen))?;
     let whole = head_end + 4 + length;
     while seen.len() < whole {
-        match stream.read(&mut buffer)? {
+        match read_some(stream, &mut buffer)? {
             0 => return Err(broken("closed before a whole body", &seen)),
             read => seen.extend_from_slice(&buffer[..read]),
         }

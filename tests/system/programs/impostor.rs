@@ -1,6 +1,6 @@
 //! A false node at the address of a real one: it is glad to found a cluster, grants every vote and acknowledges everything. With a gate, it is somebody
 //! between two nodes who lets the openings of streams through, and answers everything else himself.
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,6 +9,8 @@ use std::time::Duration;
 use rakit::protocol::{Purpose, ReplyEnvelope, RequestEnvelope, to_json};
 use rakit::raft::{AppendReply, AppendResult, FoundingReply, Life, RpcReply, RpcRequest, VoteReply};
 use rakit::signing::{Gate, Verdict};
+
+use super::http;
 
 /// Starts it; it ends with the test's process. `gate` answers openings of streams. `headers` makes the headers of an answer from the number of votes and
 /// foundings that were granted so far. Gives that number.
@@ -48,7 +50,7 @@ fn grant_all(
                     break (end + 4, length);
                 }
             }
-            match stream.read(&mut buffer).ok()? {
+            match http::read_some(&mut stream, &mut buffer).ok()? {
                 0 => return None,
                 read => seen.extend_from_slice(&buffer[..read]),
             }

@@ -5,7 +5,7 @@
 //! connections is the number of reports that wait at the leader, and reports per second follow from how fast it answers.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -264,7 +264,8 @@ impl Connection {
     /// Reads what has come: index and term, once the answer is whole.
     fn receive(&mut self) -> Result<Option<(u64, u64)>, String> {
         let mut buffer = [0; ANSWER_BYTES_MAX];
-        let read = self.stream.read(&mut buffer).map_err(|error| format!("no answer: {error}"))?;
+        let read =
+            http::read_some(&mut self.stream, &mut buffer).map_err(|error| format!("no answer: {error}"))?;
         if read == 0 {
             return Err("closed without an answer".into());
         }

@@ -3,7 +3,7 @@
 //! A stand-in knows its own number and answers `number × 1,000,000 + N` instead of a prime, so that a test sees whose
 //! answer it holds. It keeps the head of every request word by word, and a test can wait until the next one has come.
 //! How it behaves may be changed while it runs.
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 
 use super::ports::KeptPort;
-use super::{PATIENCE, eventually};
+use super::{PATIENCE, eventually, http};
 
 /// How many connections wait to be accepted at the course's worker: `socketserver.TCPServer.request_queue_size`.
 const COURSE_BACKLOG: i32 = 5;
@@ -298,7 +298,7 @@ fn wait_while_told(shared: &Shared) {
 fn read_head(stream: &mut TcpStream) -> Option<String> {
     let (mut seen, mut byte) = (Vec::new(), [0]);
     while !seen.ends_with(b"\r\n\r\n") && seen.len() < HEAD_BYTES_MAX {
-        match stream.read(&mut byte) {
+        match http::read_some(stream, &mut byte) {
             Ok(1) => seen.push(byte[0]),
             _ => return None,
         }
