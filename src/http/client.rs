@@ -13,12 +13,15 @@
 //! A node closes a kept connection when it was idle for long, when the node stops, and when the node is
 //! killed. Mostly ureq's pool notices the close beforehand (`UreqWire::is_open`) and opens a fresh connection.
 //! But the close may cross the request on its way: then the request fails without a byte of answer. RFC 9112
-//! (9.3.1) lets a client repeat such a request if it is idempotent. Every request on a cluster address is:
-//! Raft's RPCs tolerate duplicates (Raft paper, 5.5: "Raft RPCs are idempotent"), a report that is not newer
-//! than the committed one changes nothing, and a transfer of leadership to the leader itself is already done.
+//! (9.3.1) lets a client repeat such a request if it is idempotent. What nodes and daemons send is:
+//! Raft's RPCs tolerate duplicates (Raft paper, 5.5: "Raft RPCs are idempotent"), and a report that is not newer
+//! than the committed one changes nothing.
 //! So the client sends the request once more on a fresh connection. It never does so after a time-out (the
 //! node has the request and is slow), when the connection was fresh (then the failure says something about
 //! the node), or when an answer had begun.
+//!
+//! An operator's orders are not idempotent: "remove node 3", carried out and repeated, is refused, since there is
+//! no such member any more. Their client is [`Client::without_repetition`].
 //!
 //! The repetition has new headers, since a nonce may be used only once: the node may have accepted the first
 //! request before the connection broke, and would refuse the same nonce as replayed.
@@ -134,6 +137,8 @@ impl std::error::Error for CallError {}
 pub struct Client {
     agent: Agent,
     journal: Arc<Journal>,
+    /// Whether it sends a request once more that met a kept connection which was closed: see the head of this file.
+    repeats: bool,
     /// Ends its one call: see [`Client::for_one_call`].
     cancel: Option<CancelHandle>,
 }
@@ -168,7 +173,18 @@ impl Client {
             .max_idle_connections_per_host(IDLE_PER_NODE_MAX)
             .max_idle_age(IDLE_AGE_MAX)
             .build();
-        Self { agent: Agent::with_parts(config, dialer, NumericResolver), journal, cancel: None }
+        Self {
+            agent: Agent::with_parts(config, dialer, NumericResolver),
+            journal,
+            repeats: true,
+            cancel: None,
+        }
+    }
+
+    /// A client that sends each request once at most, for requests that may not be carried out twice. If a kept connection was
+    /// closed, the call fails, and whether the node has carried the request out is not known.
+    pub fn without_repetition(timeouts: ClientTimeouts) -> Self {
+        Self { repeats: false, ..Self::new(timeouts) }
     }
 
     /// A client for one call, which `cancel` can end in every phase. Then the handle says that the call was
@@ -219,7 +235,9 @@ impl Client {
     ) -> Result<Answer, CallError> {
         let outcome = match self.attempt(request, &mut dress) {
             // The pool keeps one connection per node, and it is closed: the second attempt opens a fresh one.
-            Err(CallErrorKind::Closed) if !self.journal.dialled() && !self.journal.heard() => {
+            Err(CallErrorKind::Closed)
+                if self.repeats && !self.journal.dialled() && !self.journal.heard() =>
+            {
                 self.attempt(request, &mut dress)
             }
             outcome => outcome,

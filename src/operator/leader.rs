@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rakit::config::{Config, Node};
-use rakit::http::client::{Answer, Client, ClientTimeouts};
+use rakit::http::client::{Answer, CallErrorKind, Client, ClientTimeouts};
 use rakit::protocol::{KnownLeader, MemberStatus, OPERATOR, Purpose, node_name};
 use rakit::raft::Term;
 use rakit::signing::{REFUSED_STATUS, Recipient, Seal, SealedCallError, Secret};
@@ -73,7 +73,7 @@ impl Leadership {
         let seal = Seal::new(&config.cluster_name, OPERATOR, secret.as_ref())
             .map_err(|error| Failure::other(format!("no randomness for signing: {error}")))?
             .founded(&config.founding());
-        let client = Client::new(ClientTimeouts {
+        let client = Client::without_repetition(ClientTimeouts {
             connect: REQUEST_TIMEOUT,
             send: REQUEST_TIMEOUT,
             receive: REQUEST_TIMEOUT,
@@ -116,7 +116,15 @@ impl Leadership {
             Err(SealedCallError::Refused(_, refusal)) if refusal.said == Some(REFUSED_STATUS) => {
                 refusal.to_string()
             }
-            Err(error) => return Err(Unanswered::Lost(Failure::other(error.to_string()))),
+            Err(error) => {
+                let nothing_was_sent = matches!(&error, SealedCallError::Call(call) if matches!(
+                    call.kind,
+                    CallErrorKind::Refused | CallErrorKind::ConnectTimeout | CallErrorKind::Unreachable(_)
+                ));
+                let outcome =
+                    if nothing_was_sent { "" } else { "; whether the order was carried out is not known" };
+                return Err(Unanswered::Lost(Failure::other(format!("{error}{outcome}"))));
+            }
         };
         // To ask again would not help: who asks has another key than the node, or none.
         Err(Unanswered::Denied(Failure::other(format!(

@@ -144,6 +144,15 @@ fn a_request_is_repeated_once_and_not_on_a_fresh_connection() {
     assert_eq!(error, CallError { address, kind: CallErrorKind::Closed });
     assert_eq!(node.join().unwrap().len(), 3);
 
+    // What may not be carried out twice is not repeated.
+    let (address, node) = node_that_closes(&[1]);
+    let mut once =
+        Client::without_repetition(ClientTimeouts { connect: PATIENCE, send: PATIENCE, receive: PATIENCE });
+    once.post(address, "/", Vec::new, b"1", ANSWER_BYTES_MAX).unwrap();
+    let error = once.post(address, "/", Vec::new, b"2", ANSWER_BYTES_MAX).unwrap_err();
+    assert_eq!(error, CallError { address, kind: CallErrorKind::Closed });
+    assert_eq!(node.join().unwrap().len(), 2);
+
     let (address, node) = node_that_closes(&[0]);
     let error = client.get(address, "/", &[], ANSWER_BYTES_MAX).unwrap_err();
     assert_eq!(error.kind, CallErrorKind::Closed);
