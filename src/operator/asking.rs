@@ -182,18 +182,14 @@ fn poll(
 
 #[cfg(test)]
 mod tests {
+    use super::super::comparison::tests::refusing;
     use super::*;
     use std::net::TcpListener;
     use std::sync::atomic::{AtomicU16, Ordering};
 
     #[test]
     fn the_reason_of_no_answer_is_in_plain_words() {
-        // Nobody listens, and nobody else gets the port.
-        let socket =
-            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-        let any_port: SocketAddr = "127.83.9.5:0".parse().expect("an address");
-        socket.bind(&any_port.into()).expect("loopback has a free port");
-        let address = socket.local_addr().expect("bound").as_socket().expect("an IP address");
+        let (_keeps_the_port, address) = refusing([127, 83, 9, 5]);
         assert_eq!(ask(address).status, Err(NoAnswer::Failed("connection refused".to_string())));
     }
 

@@ -275,6 +275,16 @@ pub mod tests {
     }
 
     /// These statuses as the answers of nodes at 127.0.0.1:8001 and so on.
+    /// An address on this loopback address that refuses connections for as long as the socket lives: it is bound, so that nobody
+    /// else gets the port, and does not listen.
+    pub fn refusing(ip: [u8; 4]) -> (socket2::Socket, SocketAddr) {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::from((ip, 0)).into()).expect("loopback has a free port");
+        let address = socket.local_addr().expect("it is bound").as_socket().expect("an IP address");
+        (socket, address)
+    }
+
     pub fn answers(statuses: Vec<Result<Status, String>>) -> Vec<Asked> {
         let addressed = statuses.into_iter().zip(8001..);
         addressed

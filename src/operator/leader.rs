@@ -101,7 +101,9 @@ impl Leadership {
     /// # Errors
     /// No answer came that can be trusted, or the node refused who asks.
     pub fn order_once(&mut self, to: &Node, path: &str, body: &[u8]) -> Result<Answer, Failure> {
-        self.send(to, path, body).map_err(|(Unanswered::Denied(failure) | Unanswered::Lost(failure))| failure)
+        self.send(to, path, body).map_err(|unanswered| match unanswered {
+            Unanswered::Denied(failure) | Unanswered::NotSent(failure) | Unanswered::Lost(failure) => failure,
+        })
     }
 
     fn send(&mut self, to: &Node, path: &str, body: &[u8]) -> Result<Answer, Unanswered> {
@@ -116,14 +118,17 @@ impl Leadership {
             Err(SealedCallError::Refused(_, refusal)) if refusal.said == Some(REFUSED_STATUS) => {
                 refusal.to_string()
             }
-            Err(error) => {
-                let nothing_was_sent = matches!(&error, SealedCallError::Call(call) if matches!(
-                    call.kind,
+            Err(SealedCallError::Call(error))
+                if matches!(
+                    error.kind,
                     CallErrorKind::Refused | CallErrorKind::ConnectTimeout | CallErrorKind::Unreachable(_)
-                ));
-                let outcome =
-                    if nothing_was_sent { "" } else { "; whether the order was carried out is not known" };
-                return Err(Unanswered::Lost(Failure::other(format!("{error}{outcome}"))));
+                ) =>
+            {
+                return Err(Unanswered::NotSent(Failure::other(error.to_string())));
+            }
+            Err(error) => {
+                let line = format!("{error}; whether the order was carried out is not known");
+                return Err(Unanswered::Lost(Failure::other(line)));
             }
         };
         // To ask again would not help: who asks has another key than the node, or none.
@@ -155,6 +160,7 @@ impl Leadership {
                         not_carried_out(&to, &answer)
                     }
                     Err(Unanswered::Denied(failure)) => return Err(failure),
+                    Err(Unanswered::NotSent(failure)) => failure,
                     Err(Unanswered::Lost(failure)) => {
                         repeated = true;
                         failure
@@ -173,6 +179,8 @@ impl Leadership {
 enum Unanswered {
     /// The node refused who asks.
     Denied(Failure),
+    /// There was no connection: nobody has heard of the order.
+    NotSent(Failure),
     /// Nothing came, or nothing that can be trusted. The order may have been carried out.
     Lost(Failure),
 }
@@ -196,4 +204,53 @@ pub fn leader(answers: &[Asked]) -> Option<(Node, Term)> {
     let MemberStatus { id, public, cluster, .. } =
         *newest.members.iter().find(|member| Some(member.id) == newest.leader)?;
     Some((Node { id, public, cluster, founder: true }, newest.term))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::comparison::tests::refusing;
+    use super::*;
+    use std::net::TcpListener;
+
+    /// An order that nobody can have heard is told apart from one that may have been carried out.
+    #[test]
+    fn without_a_connection_nothing_was_sent_and_without_an_answer_nobody_knows() {
+        let text = "[cluster]\nname = \"lab\"\n[[node]]\nid = 1\npublic = \"127.83.9.9:8001\"\ncluster = \"127.83.9.9:9001\"\n";
+        let config = Config::parse(text, Path::new("lab.toml")).expect("a good file");
+        let patience = Duration::from_secs(60);
+        let mut leadership = Leadership {
+            seal: Seal::new("lab", OPERATOR, None).expect("randomness").founded(&config.founding()),
+            client: Client::without_repetition(ClientTimeouts {
+                connect: patience,
+                send: patience,
+                receive: patience,
+            }),
+            config,
+        };
+        let mut send = |cluster| {
+            let node = Node { cluster, ..leadership.config.nodes[0].clone() };
+            leadership.send(&node, "/members", b"{}")
+        };
+        let (_keeps_the_port, nobody) = refusing([127, 83, 9, 9]);
+        match send(nobody) {
+            Err(Unanswered::NotSent(failure)) => {
+                assert!(!failure.line.contains("not known"), "{}", failure.line)
+            }
+            _ => panic!("there is no connection"),
+        }
+        let listener = TcpListener::bind("127.83.9.9:0").expect("loopback has a free port");
+        let closing = listener.local_addr().expect("it is bound");
+        let accepting = thread::spawn(move || drop(listener.accept()));
+        match send(closing) {
+            Err(Unanswered::Lost(failure)) => {
+                assert!(
+                    failure.line.ends_with("; whether the order was carried out is not known"),
+                    "{}",
+                    failure.line
+                );
+            }
+            _ => panic!("there is no answer"),
+        }
+        accepting.join().expect("it accepted");
+    }
 }

@@ -101,18 +101,13 @@ fn answer(server: &ServerStatus, in_flight: usize) -> Remark {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::comparison::tests::{answers, status};
+    use super::super::super::comparison::tests::{answers, refusing, status};
     use super::*;
     use std::sync::Mutex;
 
     #[test]
     fn each_server_has_one_remark() {
-        // Nobody listens, and nobody else gets the port.
-        let socket =
-            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-        let any_port: SocketAddr = "127.83.9.7:0".parse().expect("an address");
-        socket.bind(&any_port.into()).expect("loopback has a free port");
-        let address = socket.local_addr().expect("bound").as_socket().expect("an IP address");
+        let (_keeps_the_port, address) = refusing([127, 83, 9, 7]);
         let mut one = status(1);
         one.servers[0].worker = address;
         let said = |status| look(&answers(vec![Ok(status)]))[0].line();
