@@ -170,7 +170,7 @@ pub(super) fn read(
         return Err(too_long());
     }
     // Bytes after the answer would be taken for the next answer.
-    let fit = framing != Framing::UntilClose && end == bytes.len();
+    let fit = matches!(framing, Framing::Length(_)) && end == bytes.len();
     Ok(RawAnswer { status, body, retry_after_s, kept_for: kept_for.filter(|_| fit) })
 }
 
@@ -300,8 +300,7 @@ mod tests {
         assert_eq!(kept_for(&format!("HTTP/1.1 500 Oh\r\n{offer}Content-Length: 2\r\n\r\n97")), None);
         let chunked =
             format!("HTTP/1.1 200 OK\r\n{offer}Transfer-Encoding: chunked\r\n\r\n2\r\n97\r\n0\r\n\r\n");
-        assert_eq!(kept_for(&chunked), Some(KEPT_BY_DEFAULT));
-        assert_eq!(kept_for(&format!("{chunked}H")), None);
+        assert_eq!(kept_for(&chunked), None);
     }
 
     #[test]
