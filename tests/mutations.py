@@ -139,7 +139,8 @@ MUTANTS = [
      "            self.send_once_durable(peer, RpcRequest::RequestVote(arguments));\n        }\n"
      "        self.count_vote(self.settings.id);\n"),
     ("19", "a lost reply stops replication", REPLICATION,
-     "if now >= last_sent + 2 * heartbeat &&", "if false && now >= last_sent + 2 * heartbeat &&"),
+     "if now >= last_sent + UNANSWERED_HEARTBEATS * heartbeat &&",
+     "if false && now >= last_sent + UNANSWERED_HEARTBEATS * heartbeat &&"),
     ("20", "no no-op at the start of a term", TRANSITIONS,
      "        self.append(Command::noop());\n", ""),
     ("21", "a failed fsync is ignored", STORE,

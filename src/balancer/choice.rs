@@ -196,7 +196,8 @@ struct Blemishes {
     stalled: bool,
     /// It failed a moment ago. (Of a stalled server, this is not asked.)
     avoided: bool,
-    /// Its daemon cannot measure its load. A load that nobody knows must not win against one that is known.
+    /// Its daemon cannot measure its load. A load that nobody knows must not win against one that is known,
+    /// unless that server swallows or has just failed.
     load_unknown: bool,
 }
 

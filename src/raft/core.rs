@@ -43,7 +43,7 @@ pub struct Raft {
     pub(super) configurations: Configurations,
     /// This node was removed, and has said so.
     pub(super) told_removed: bool,
-    /// Index and term of the last entry that was compacted away.
+    /// The newest snapshot. The log may still hold some entries that it covers (`Settings::trailing_entries`).
     pub(super) snapshot: Option<Arc<Snapshot>>,
     /// Figure 2: commitIndex.
     pub(super) commit_index: Index,
@@ -525,7 +525,7 @@ impl Raft {
         self.snapshot.as_ref().map_or(0, |snapshot| snapshot.last_index)
     }
 
-    /// A leader's view of a follower: (match index, next index). For status, the simulator and tests.
+    /// A leader's view of a follower: (match index, next index). For the simulator and tests.
     pub fn progress(&self, peer: NodeId) -> Option<(Index, Index)> {
         match &self.role {
             Role::Leader(leader) => {

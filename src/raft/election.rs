@@ -1,5 +1,5 @@
-//! Elections: section 5.2 and 5.4.1 of the paper, PreVote and CheckQuorum of the thesis (9.6, 6.2), leader stickiness
-//! (4.2.3), and the quick start after a hint that the leader's process died.
+//! Elections: sections 5.2 and 5.4.1 of the paper, PreVote of the thesis (9.6), leader stickiness (4.2.3), and the quick
+//! start after a hint that the leader's process died. CheckQuorum (6.2) is in `replication.rs`.
 
 use std::time::Duration;
 
@@ -165,7 +165,7 @@ impl Raft {
         }
         // Thesis 4.2.3: "if a server receives a RequestVote request within the minimum election timeout of hearing from
         // a current leader, it does not update its term or grant its vote". A leader that has its quorum hears itself.
-        // Whom this leader has asked to take over may disturb it. That is a voter, as far as this node knows them all.
+        // A node that the leader asked to take over may disturb it. It must be a voter in this node's list of members.
         if !arguments.leadership_transfer || !self.members().is_voter(from) {
             let heard_recently = self
                 .leader_contact
@@ -215,7 +215,8 @@ impl Raft {
         VoteReply { term: self.hard_state.term, for_term: arguments.term, vote_granted: false }
     }
 
-    /// PreVote, receiver (thesis 9.6). It changes nothing here: no term, no vote, no election timeout.
+    /// PreVote, receiver (thesis 9.6). Term and vote stay as they are. Only in the quick rounds after a death, a node that
+    /// grants puts its own round off (`give_way`).
     pub(super) fn receive_pre_vote(&mut self, from: NodeId, arguments: RequestVote) -> VoteReply {
         let objection = self.objection(from, &arguments).or_else(|| {
             if arguments.term <= self.hard_state.term {
@@ -240,7 +241,8 @@ impl Raft {
     /// pre-votes, they split the votes: a wasted term, two fsyncs and a pause. So a node that grants a
     /// pre-vote in the quick rounds puts its own round off. If two nodes asked already, the node whose log is
     /// behind gives way; with equal logs, the node with the higher id. It loses only a moment: if the other
-    /// node fails, its own next quick round comes. The election timeout is not touched, as thesis 9.6 demands.
+    /// node fails, its own next quick round comes. Outside of the quick rounds nothing changes, as thesis 9.6
+    /// demands.
     fn give_way(&mut self, arguments: &RequestVote) {
         let theirs = (arguments.last_log_term, arguments.last_log_index);
         let behind = theirs > (self.log.last_term(), self.log.last_index());
@@ -369,7 +371,7 @@ impl Raft {
         if self.count_voters(&refused) > refusals_max
             && let Some(leader) = self.leader
         {
-            self.give_up_pre_vote(format!("a majority of the nodes still hears node {leader}, the leader"));
+            self.give_up_pre_vote(format!("too many nodes refused; it goes on following node {leader}"));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Joining: how a node without memory becomes a member that counts.
 //!
-//! A node votes and acknowledges with its disk. If the disk is emptied, the node has forgotten votes and entries that
-//! others rely on: it could vote twice in a term, or help to elect a leader that lacks a committed entry. So a fresh
+//! A node's votes and acknowledgements stand on its disk. If the disk is emptied, the node has forgotten what others
+//! rely on: it could vote twice in a term, or help to elect a leader that lacks a committed entry. So a fresh
 //! directory begins with a durable mark, `joining` in [`HardState`], and the node with this mark is there but does not
 //! count: it never votes, never campaigns, and a leader does not count its acknowledgements. A majority stays a
 //! majority of *all* members. The mark goes in one of two ways.
@@ -10,7 +10,7 @@
 //! node is joining, and appends an entry, the *barrier*. When a majority without any joining node has the barrier, the
 //! leader commits it; when the node has it, too, the leader admits the node. Why is nothing lost?
 //! * *Entries that the node had acknowledged.* To this leader: they are before the barrier, since the leader appended the
-//!   barrier after the node's return. To leaders of earlier terms: what can still be committed there, the leader of T has.
+//!   barrier after the node's return. To leaders of earlier terms: if such an entry can still be committed, the leader of T has it.
 //! * *Votes that the node had given.* For T or an earlier term: the node votes for the leader of T when it is admitted,
 //!   so it cannot vote otherwise there again. For a later term T': that election can no longer succeed. A majority has
 //!   stored the barrier in term T. Whoever of it had voted in T' before would have refused the barrier, and whoever is
@@ -83,8 +83,8 @@ impl Raft {
         }
     }
 
-    /// The leader committed up to its commit index, from `before`: joining peers whose barrier that includes hear of it at
-    /// once.
+    /// The commit index has grown from `before`. If that commits the barrier of a joining peer, the peer gets a heartbeat
+    /// at once, and with it its admission.
     pub(super) fn hurry_admissions(&mut self, before: Index) {
         let committed = self.commit_index;
         let Role::Leader(leader) = &mut self.role else { return };

@@ -93,8 +93,8 @@ impl Log {
         first
     }
 
-    /// The last index held, at or before `limit`, whose entry has a term of at most `term`: with terms that never
-    /// decrease along a log, everything after it is newer and cannot match a follower whose entry there has `term`.
+    /// The last index held, at or before `limit`, whose entry has a term of at most `term`. Terms never decrease along a
+    /// log, so every entry after it has a higher term, and none of those matches a follower's entry of `term`.
     pub(super) fn last_index_not_above_term(&self, limit: Index, term: Term) -> Index {
         let count = limit.min(self.last_index()).saturating_sub(self.base_index);
         let end = usize::try_from(count).unwrap_or(usize::MAX);

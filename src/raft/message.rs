@@ -21,7 +21,7 @@ use super::configuration::Configuration;
 /// rules by which every node makes the same table of the same log. Requests, answers, logs and snapshots carry it, and
 /// another one is refused by name (docs/protocol.md, "The version").
 ///
-/// To be raised by one whenever a build of before could read something wrongly, or make another table of the same log: a
+/// To be raised by one whenever an earlier build could read something wrongly, or make another table of the same log: a
 /// change of a path, a key or its meaning, a header, the frame of a signature, the form of a record, the check of a
 /// report, or a rule of the server table. Not for what only one node decides for itself, such as time-outs, log lines or
 /// the choice of a server.
@@ -251,7 +251,7 @@ pub struct VoteReply {
 pub struct AppendEntries {
     /// The leader's term.
     pub term: Term,
-    /// So that a follower can redirect clients.
+    /// The sender. In the paper, so that a follower can redirect clients; here every node serves its clients itself.
     pub leader_id: NodeId,
     /// Index of the entry immediately before the new ones.
     pub prev_log_index: Index,
@@ -327,7 +327,7 @@ pub enum AppendResult {
 pub struct InstallSnapshot {
     /// The leader's term.
     pub term: Term,
-    /// So that a follower can redirect clients.
+    /// The sender. In the paper, so that a follower can redirect clients; here every node serves its clients itself.
     pub leader_id: NodeId,
     /// The snapshot replaces all entries up to and including this index.
     pub last_included_index: Index,

@@ -57,9 +57,9 @@
 //! 6. *The new leader begins.* `count_vote` finds three votes, `become_leader` takes over. Node 4 appends an entry without a
 //!    command, a *no-op* of term 8. When this entry is committed, everything before it is committed as well. A leader never counts the
 //!    disks for an entry of an *earlier* term: Figure 8 of the paper shows how that would lose an entry (5.4.2).
-//! 7. *The old leader comes back.* Node 1 starts again. It still believes in term 7. The first message with term 8 makes it a
-//!    follower (`become_follower`). Entries that it had and that nobody else has are replaced by the new leader's: they were
-//!    never committed, so nobody was told that they were.
+//! 7. *The old leader comes back.* Node 1 starts again: as a follower in term 7, without a leader. The first message with
+//!    term 8 raises its term (`become_follower`). Entries that it had and that nobody else has are replaced by the new
+//!    leader's: they were never committed, so nobody was told that they were.
 //!
 //! Without a majority there is no leader, and nothing new is committed. That is the price: Raft prefers no answer to a wrong
 //! one. (Rakit still routes requests then, from the last table that was agreed.)
@@ -73,8 +73,9 @@
 //! | `core.rs` | the state, the entrance for events, invariants | Figure 2 |
 //! | `role.rs` | the four roles, with what exists in each alone | Figure 2, "Volatile state" |
 //! | `transitions.rs` | every change of a role | Figure 4 |
-//! | `members.rs` | the list of members, and how it changes | thesis, chapter 4 |
+//! | `configuration.rs`, `members.rs` | the lists of members, and how they change | thesis, chapter 4 |
 //! | `joining.rs` | a node without memory: how it becomes a member that counts, how a cluster begins | |
+//! | `founding_round.rs` | what such a node has heard from the others in one round of questions | |
 //! | `election.rs` | elections, PreVote, leader stickiness, the quick start after a death | 5.2, 5.4.1; thesis 9.6, 4.2.3 |
 //! | `replication.rs` | AppendEntries on both sides, the commit rule, heartbeats, CheckQuorum | 5.3, 5.4.2; thesis 6.2 |
 //! | `snapshot.rs`, `incoming.rs` | InstallSnapshot on both sides | 7, Figure 13 |
@@ -83,6 +84,8 @@
 //! | `progress.rs` | what a leader knows of each follower | Figure 2 |
 //! | `pace.rs` | how much one append may carry to it | |
 //! | `output.rs` | the decisions, told apart by what they must wait for | 5.1 "persistent state", thesis 10.2.1 |
+//! | `settings.rs`, `random.rs` | the settings, the random draws | |
+//! | `picture.rs`, `fingerprint.rs` | the core as the page shows it, and as the explorer compares it | |
 //!
 //! docs/raft.md goes through both papers section by section and through Figure 2 line by line.
 //!

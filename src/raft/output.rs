@@ -54,8 +54,8 @@ impl Output {
     }
 }
 
-/// A request that may leave before the disk has finished: a leader's appends and heartbeats (thesis 10.2.1:
-/// the leader writes in parallel with its followers), and PreVote, which promises nothing.
+/// A request that promises nothing, so it may leave before the disk has finished: every request but RequestVote. A
+/// leader writes in parallel with its followers (thesis 10.2.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SendNow {
     /// The receiver.

@@ -1,7 +1,7 @@
 //! What a person who watches a node wants to see of its consensus, beside its role and term: who votes for it, when it would
 //! call an election, what it knows of its followers, and its log.
 //!
-//! The Raft loop takes one when the page asks (`GET /ui/state`). Nothing here decides anything.
+//! The Raft loop takes one when the page (`GET /ui/state`) or, on the leader, `GET /metrics` asks. It decides nothing.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! A small generator of random draws, seeded from outside: the same seed gives the same draws, on every machine.
 //!
-//! Raft needs randomness for one thing only: election timeouts that rarely collide (paper, section 5.2). The daemon draws its
-//! pauses from it, and the tests draw their faults.
+//! Raft needs randomness for one thing only: election timeouts that rarely collide (paper, section 5.2). The balancer
+//! draws among equal servers with it (`src/balancer/choice.rs`), the daemon its pauses, and the tests their faults.
 //! SplitMix64 (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", 2014) is five lines, passes the
 //! usual statistical tests and is deterministic on every machine. It is not, and need not be, unpredictable.
 

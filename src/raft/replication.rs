@@ -11,6 +11,12 @@ use super::{
     RpcRequest, Term,
 };
 
+/// After so many heartbeats without a reply, a request may be lost, and the next one leaves.
+const UNANSWERED_HEARTBEATS: u32 = 2;
+
+/// The size of a request may cost it this part of the lower election timeout: see `pace.rs`.
+const SIZE_TIME_DIVISOR: u32 = 4;
+
 impl Raft {
     // ------------------------------------------------------------------------------------------- as a leader
 
@@ -98,7 +104,7 @@ impl Raft {
 
     /// What its size may cost a request: a small part of any election timeout.
     pub(super) fn time_for_size(&self) -> Duration {
-        self.settings.election_timeout.0 / 4
+        self.settings.election_timeout.0 / SIZE_TIME_DIVISOR
     }
 
     pub(super) fn receive_append_reply(&mut self, from: NodeId, rpc: RpcId, reply: AppendReply) {
@@ -170,7 +176,7 @@ impl Raft {
         let hint = match conflict_term {
             // The follower's log ends before.
             None => conflict_index,
-            // Entries of this log that are newer than the follower's entry there cannot match. The last one that is not:
+            // An entry of a higher term than the follower's entry there cannot match. The last one that may:
             Some(term) => {
                 let candidate = self.log.last_index_not_above_term(prev_log_index, term);
                 if self.log.term_at(candidate) == Some(term) {
@@ -191,7 +197,7 @@ impl Raft {
     /// Figure 2, "Leaders": "If there exists an N such that N > commitIndex, a majority of matchIndex[i] >= N, and
     /// log[N].term == currentTerm: set commitIndex = N (5.3, 5.4)". The leader itself counts with what its own disk has.
     /// The condition on the term is the lesson of Figure 8: an entry of an earlier term may still be replaced. Joining
-    /// nodes do not count, and the majority is one of all nodes all the same.
+    /// nodes do not count, but a majority is more than half of all voters, those that are joining included.
     pub(super) fn advance_commit(&mut self) {
         let Role::Leader(leader) = &self.role else { return };
         let mut matches: Vec<Index> = self.counting(leader).map(Progress::counted_match).collect();
@@ -224,9 +230,9 @@ impl Raft {
             if now >= last_sent + heartbeat {
                 progress.heartbeat_due = true;
             }
-            // No reply for two heartbeats: the request may be lost. The next one goes out, without entries, since the old ones
+            // The request may be lost. The next one goes out, without entries, since the old ones
             // may still be on their way. A late reply still counts.
-            if now >= last_sent + 2 * heartbeat && progress.in_flight.take().is_some() {
+            if now >= last_sent + UNANSWERED_HEARTBEATS * heartbeat && progress.in_flight.take().is_some() {
                 progress.probing = true;
             }
         }
@@ -252,7 +258,7 @@ impl Raft {
             let last_sent = progress.last_sent.unwrap_or(self.now);
             match (progress.in_flight, progress.heartbeat_due) {
                 (_, false) => last_sent + heartbeat,
-                (Some(_), true) => last_sent + 2 * heartbeat,
+                (Some(_), true) => last_sent + UNANSWERED_HEARTBEATS * heartbeat,
                 (None, true) => progress.pause_until,
             }
         });

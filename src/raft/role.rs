@@ -41,7 +41,7 @@ impl fmt::Display for RoleName {
 pub(super) enum Role {
     /// Follows a leader, or waits for one.
     Follower,
-    /// Who would vote for this node. A set, not a counter: duplicates count once.
+    /// Who would vote for this node, and who would not. Sets, not counters: duplicates count once.
     PreCandidate {
         granted: BTreeSet<NodeId>,
         refused: BTreeSet<NodeId>,
@@ -70,7 +70,7 @@ pub(super) struct Leader {
 #[derive(Clone, Debug)]
 pub(super) struct Transfer {
     pub(super) to: NodeId,
-    /// When the leader gives up and takes proposals again: "if after about an election timeout".
+    /// When the leader gives up and takes proposals again: after the upper election timeout (thesis 3.10).
     pub(super) deadline: Duration,
     /// The successor was sent TimeoutNow: it is sent once.
     pub(super) timeout_now_sent: bool,

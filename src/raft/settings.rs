@@ -1,5 +1,5 @@
-//! The core's settings, fixed when its process starts, and the greatest jump of a term or an index in a
-//! message.
+//! The core's settings, and the greatest jump of a term or an index in a message. The replica (`src/replica/`), the
+//! simulator and the explorer make them. Of the settings, only `founders` changes while the process runs.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,7 +18,8 @@ pub const INDEX_JUMP_MAX: Index = 1 << 40;
 /// Judges the state in a received snapshot, which ends with the given index: see [`Settings::state_is_valid`].
 pub type StateCheck = fn(Index, &Command) -> Result<(), String>;
 
-/// What the core needs to know, all of it from cluster.toml but the bounds, which have their defaults here.
+/// What the core needs to know. Timeouts and founding members come from cluster.toml, the id from the command line,
+/// incarnation and founders from the data directory, the seed from the kernel. The bounds have their defaults here.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// This node.

@@ -58,8 +58,8 @@ impl Raft {
         }
     }
 
-    /// "If the target does not become leader within about an election timeout, the prior leader aborts the transfer and
-    /// resumes accepting client requests".
+    /// If the target has not taken over after about an election timeout, the old leader gives the transfer up, and takes
+    /// proposals again (thesis 3.10).
     pub(super) fn transfer_tick(&mut self) {
         let now = self.now;
         let Role::Leader(leader) = &mut self.role else { return };
@@ -78,7 +78,7 @@ impl Raft {
         }
     }
 
-    /// At the target: "this has the same effect as the target server's election timer firing". No PreVote: the leader
+    /// At the target: "this request has the same effect as the target server's election timer firing". No PreVote: the leader
     /// itself asks for this election, and the voters are told so.
     pub(super) fn receive_timeout_now(&mut self, from: NodeId, arguments: TimeoutNow) -> TimeoutNowReply {
         let current = !self.is_barred

@@ -132,8 +132,8 @@ impl Agreement {
 
     // ------------------------------------------------------------------------------------------- as a leader
 
-    /// What this leader of `term` names to its followers now, if it is time.
-    pub(super) fn name(
+    /// What this leader of `term` asks its followers to compare now, if it is time.
+    pub(super) fn next_comparison(
         &mut self,
         now: Duration,
         term: Term,
@@ -150,7 +150,7 @@ impl Agreement {
             let (same, differ) = (BTreeSet::new(), BTreeSet::new());
             self.named = Some(Named { term, index, digest, same, differ });
         }
-        self.named.as_ref().map(|named| named.say(own, majority))
+        self.named.as_ref().map(|named| named.comparison(own, majority))
     }
 
     /// A follower's verdict on what this leader named.
@@ -181,7 +181,7 @@ impl Agreement {
             self.contradiction = self.contradiction.filter(|known| known.by_majority);
         }
         if is_right && verdict == StateVerdict::Differs {
-            return Judged::TheirStateIsWrong(named.say(own, majority));
+            return Judged::TheirStateIsWrong(named.comparison(own, majority));
         }
         Judged::Nothing
     }
@@ -197,7 +197,7 @@ pub(super) enum Judged {
 }
 
 impl Named {
-    fn say(&self, own: NodeId, majority: usize) -> CompareState {
+    fn comparison(&self, own: NodeId, majority: usize) -> CompareState {
         let by_majority = self.same.len() + 1 >= majority;
         let (term, index, digest) = (self.term, self.index, self.digest.clone());
         CompareState { term, leader_id: own, index, digest, by_majority }

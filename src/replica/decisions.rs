@@ -80,7 +80,7 @@ pub struct Replica<P, D> {
     tick: MailFirst,
     verdicts: MailFirst,
 
-    // What goes out, in the order of the fields: see `next_effect`.
+    // What goes out. The order among them is that of `next_effect`.
     /// May be carried out now.
     ready: VecDeque<Effect<P, D>>,
     /// Durable, and not yet applied.
@@ -250,8 +250,9 @@ impl<P, D> Replica<P, D> {
         self.raft.step(self.now, event);
     }
 
-    /// A node that comes back with an empty directory under its old id may vote twice in a term. That cannot be undone. But it
-    /// is noticed and logged, and the leader fills the empty log again.
+    /// A peer runs on another data directory than before. A new directory begins as joining: the node does not vote until
+    /// a leader admits it, or until it helps to found the cluster (`src/raft/joining.rs`). Here the change is logged, and
+    /// a leader fills the empty log.
     fn note_incarnation(&mut self, peer: NodeId, incarnation: u64) {
         if let Some(before) = self.incarnations.insert(peer, incarnation)
             && before != incarnation
@@ -294,7 +295,7 @@ impl<P, D> Replica<P, D> {
         match self.agreement.judged(from, reply.index, reply.verdict, leader) {
             Judged::Nothing => {}
             Judged::OwnStateIsWrong(found) => self.contradicted(Some(found)),
-            Judged::TheirStateIsWrong(said) => self.say(from, said),
+            Judged::TheirStateIsWrong(said) => self.send_comparison(from, said),
         }
     }
 
@@ -306,22 +307,23 @@ impl<P, D> Replica<P, D> {
         }
     }
 
-    /// While leadership is handed over, nothing may take the place of the request that does it.
-    fn say(&mut self, to: NodeId, said: CompareState) {
+    /// Not while leadership is handed over: nothing may take the place of the request that does it.
+    fn send_comparison(&mut self, to: NodeId, said: CompareState) {
         if !self.raft.is_handing_over() {
             let request = RpcRequest::CompareState(said);
             self.ready.push_back(Effect::Send { to, rpc: NO_RPC, request });
         }
     }
 
-    /// Names the digest of this leader's state to all followers, if it is time.
-    fn name_if_due(&mut self) {
+    /// Asks all followers to compare their digest with this leader's, if it is time.
+    fn compare_if_due(&mut self) {
         let (id, majority) = (self.raft.id(), self.raft.majority());
         if self.raft.is_leader()
-            && let Some(said) = self.agreement.name(self.now, self.raft.hard_state().term, id, majority)
+            && let Some(said) =
+                self.agreement.next_comparison(self.now, self.raft.hard_state().term, id, majority)
         {
             for peer in self.raft.peers() {
-                self.say(peer, said.clone());
+                self.send_comparison(peer, said.clone());
             }
         }
     }
@@ -385,7 +387,7 @@ impl<P, D> Replica<P, D> {
             self.propose(command, Waiting::Operator(caller));
         }
         self.judge_silence(unread.reports);
-        self.name_if_due();
+        self.compare_if_due();
         let is_due = self.now >= self.raft.deadline();
         if self.tick.decide(self.now, is_due, unread.messages).is_some() {
             self.step(Event::Tick);

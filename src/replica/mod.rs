@@ -2,7 +2,7 @@
 //!
 //! The core ([`raft`](crate::raft)) agrees on a log. A node has more to decide: which reports become one proposal, who waits for
 //! which proposal, what each of them is told, when a server is called dead, when the log is compacted, and in which order
-//! all that happens. These decisions stand here, and nowhere else. This room is pure: it has no socket, file, clock, thread or
+//! all that happens. These decisions stand here, and nowhere else. This module is pure: it has no socket, file, clock, thread or
 //! randomness. Inputs and the time come in, effects come out.
 //!
 //! Two drivers run the same type. `node/raft_loop.rs` runs it on real channels and a real disk. The simulator
@@ -22,8 +22,9 @@
 //! | effect | comes out |
 //! | --- | --- |
 //! | [`Effect::Send`] of an append, a pre-vote | at once: it promises nothing that this disk must remember |
+//! | [`Effect::Reply`] to a comparison of states | at once, for the same reason |
 //! | [`Effect::Write`] | at once; the driver makes it durable, and says so with [`Replica::durable`] |
-//! | [`Effect::Send`] of a vote request, [`Effect::Reply`] | when everything is durable that was decided before it |
+//! | [`Effect::Send`] of a vote request, any other [`Effect::Reply`] | when everything is durable that was decided before it |
 //! | [`Effect::Publish`] | when all that is committed and durable is applied to the table |
 //! | [`Effect::Remember`] | when its entry is applied, and so durable |
 //! | [`Effect::ProposalEnded`] | when its entry is applied, or when it failed |

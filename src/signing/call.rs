@@ -52,8 +52,7 @@ impl Seal {
     /// the recipient's answer to this request. The answer's body may have `answer_bytes_max` bytes.
     ///
     /// If no stream is open for this recipient and purpose, it opens one first. If the node does not know the stream,
-    /// it opens another and repeats the request, once. The node has not carried the first one out; and even if somebody
-    /// made it arrive twice, every request on a cluster address may be repeated (`http/client.rs` says why).
+    /// it opens another and repeats the request, once: the node has proved that it has not carried the first one out.
     ///
     /// # Errors
     /// `Call` when no answer came. `Refused` when the answer cannot be trusted, or when the node refused
