@@ -22,7 +22,7 @@ pub(super) struct Acknowledged {
 }
 
 impl Acknowledged {
-    /// With nothing acknowledged yet; and where the stamps come out that leaders hold instead of a stale report's.
+    /// Nothing is acknowledged yet. Also returns where the main loop receives the stamps that leaders hold.
     pub(super) fn new() -> (Self, Receiver<Stamp>) {
         let (held, stamps) = bounded(1);
         let (committed, stale, not_ours) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));

@@ -259,15 +259,15 @@ fn report_until_stopped(
     let mut worker_up_before = None;
     let mut judge = acknowledged::Judge::new(&flags.server);
     let mut stamps = Stamps::new(&flags.server);
-    // What was reported last, until it was sent again in another epoch: that happens once until the next report
-    // is due, so that two who report one server cannot drive each other.
+    // The last report, until it was sent again in another epoch. It is sent again at most once before the next one
+    // is due: otherwise two daemons with one name would raise each other's epoch without a pause.
     let mut repeatable: Option<IncomingReport> = None;
     let mut last: Option<Report> = None;
     let mut random = Random::new(linux::random_u64().map_err(std::io::Error::other)?);
     let instance = 1 + random.below(COUNTER_MAX);
     // The first report is sent as soon as possible: a cluster that starts waits for it.
     let mut due = Instant::now() + MEASURE_MIN;
-    // This loop itself says that it goes on: a look at /proc that hangs is no sign of life.
+    // The signs of life come from this loop, not from a thread of their own: if reading /proc hangs, they must stop.
     let manager = ServiceManager::from_environment();
     manager.ready(&format!("reports server {} to {} nodes", flags.server, senders.len()));
     let signs = manager.sign_interval().map_or_else(never, tick);

@@ -124,7 +124,8 @@ impl Service for ClusterService {
                 Ruling::Close(unavailable("the cable was cut by order"))
             }
             Verdict::Accepted(opened) => {
-                // Without a secret, whoever names all that a peer names is taken for one; a report proves itself by its answer.
+                // Without a secret, who writes the headers of a node or an operator is taken for one. Who reports is
+                // known only after an answer below 300 (`prove_if` in `src/http/connection.rs`).
                 let is_proven = self.gate.is_signed() || opened.purpose != Purpose::Report;
                 Ruling::Accept(Acceptance { body_bytes_max, is_proven, note: Some(Box::new(opened)) })
             }
@@ -163,7 +164,7 @@ impl Service for ClusterService {
     }
 }
 
-/// How long a body may be there, and what it may be for; or the answer, if nothing is there.
+/// The longest body of a request to this path, and its purposes; or the answer, if there is no such path or method.
 fn route(method: &Method, path: &str) -> Result<(usize, &'static [Purpose]), Response> {
     let Some(purposes) = path::purposes(path) else {
         return Err(text(

@@ -4,9 +4,9 @@
 //! One watching thread sleeps until a request begins or ends here ([`Exchange::changed`]). Then it waits for [`TOLD_AFTER`], and
 //! looks whether the counts are others than at its last look. Only then it wakes the senders, one thread for each peer, which
 //! tell their peers at a bounded rate. So an idle node sends nothing, and a node whose requests are all answered within
-//! [`TOLD_AFTER`] sends nothing either, and costs one look in that time. Only when the last request has ended, nobody waits:
-//! until the peers hear of it, they take a server for loaded that is not. The exchange needs no leader, and has nothing to do
-//! with the Raft log.
+//! [`TOLD_AFTER`] sends nothing either, and costs one look in that time. Only the end of the last request is told without a
+//! wait: until the peers hear of it, they count it, and avoid a server that is free. The exchange needs no leader, and has
+//! nothing to do with the Raft log.
 //!
 //! The cluster address hands what a peer says to [`Chooser::hear`].
 

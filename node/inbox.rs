@@ -4,7 +4,8 @@
 //! reply would look like a slow peer, and each peer has only a few messages under way. A report is *refused*:
 //! the same server sends a newer one soon, and waiting would only make this one older.
 //!
-//! Filled by `cluster_service.rs`, `peers.rs`, `public_service.rs` and `leader_watch.rs`, read by `raft_loop.rs`.
+//! Filled by `cluster_service.rs`, `peers.rs`, `leader_watch.rs`, `status.rs`, `live.rs` and `running.rs`, read by
+//! `raft_loop.rs`.
 
 use std::time::Duration;
 
@@ -81,7 +82,7 @@ impl Inbox {
         self.consensus.send(message).map_err(|_| Refused::Closed)
     }
 
-    /// The same, but waits no longer than `timeout`.
+    /// The same, but waits no longer than `patience`.
     ///
     /// # Errors
     /// [`Refused::Full`] when there was no room in all that time, [`Refused::Closed`] when the loop has ended.

@@ -3,12 +3,15 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `address_wait.rs` | the wait for the machine's address, at boot |
-//! | `wiring.rs` | all threads and channels, in one screen |
+//! | `wiring.rs` | makes the threads and channels |
 //! | `shared.rs` | what the threads share |
 //! | `recovery.rs` | what the disk remembers |
 //! | `running.rs`, `ending.rs` | how a node stops, and why it may have to |
 //! | `request_counts.rs`, `consensus_counts.rs`, `durations.rs`, `process_figures.rs` | what is counted and measured for `metrics.rs` |
 //! | `connection_limits.rs` | how many connections the listeners take |
+//! | `inbox.rs`, `slot.rs` | how one thread hands something to another |
+//! | `roster.rs`, `standing.rs`, `recent.rs`, `refusals.rs`, `rivals.rs` | what some threads write and others read |
+//! | `relays.rs`, `node_addresses.rs`, `cuts.rs` | reports handed on to the leader; the nodes' addresses; cut cables |
 //!
 //! The other files are named in the table of threads at the head of `wiring.rs`.
 

@@ -1,9 +1,10 @@
 //! The senders: how this node's requests reach the other nodes.
 //!
-//! Two threads for each peer, one for the log (AppendEntries, InstallSnapshot) and one for elections, so that a vote never
-//! waits behind entries. (On a slow link, the core makes the requests small: `src/raft/pace.rs`.) Each thread has a slot for one request. The loop puts the newest
-//! request in and never waits. A request that has not left yet is replaced: the core has given it up. Each
-//! request that leaves ends with exactly one message to the loop: the reply, or that it was lost, or refused.
+//! Two threads for each peer, one for the log (AppendEntries, InstallSnapshot) and one for all other requests, so that a
+//! vote never waits behind entries. (On a slow link, the core makes the requests small: `src/raft/pace.rs`.) Each thread has
+//! a slot for one request. The loop puts the newest request in and never waits. A request that has not left yet is replaced:
+//! the core has given it up. Each request that leaves ends with exactly one message to the loop: the reply, or that it was
+//! lost, or refused.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -196,7 +197,7 @@ impl PeerSender {
         }
     }
 
-    /// A peer that cannot be reached now is none that this sender has news about.
+    /// Makes the connection and the stream ready. If that fails, the next request shows it: only a debug line here.
     fn keep_ready(&mut self) {
         if self.sending.cuts.is_cut(self.id) {
             return;

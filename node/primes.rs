@@ -24,6 +24,9 @@ mod request_line;
 /// The longest `X-Request-Id` that is taken from a client.
 const REQUEST_ID_CHARS_MAX: usize = 64;
 
+/// `Retry-After`, in seconds, of an answer for which no server was asked. One second is the usual report interval.
+const RETRY_AFTER_S: &str = "1";
+
 /// The answer to a request whose N is none. A worker may have a smaller limit of its own, and says so itself: without
 /// the last part, the two messages would contradict each other.
 const N_RULE: &str = "N must be a whole number from 1 to 18446744073709551615, in decimal digits, as in /10001 for the \
@@ -91,7 +94,7 @@ impl Primes {
             (None, _) => Ended::at_once(text(400, N_RULE), "N is no whole number from 1 on", began),
             (Some(_), Some(contradiction)) => {
                 let why = contradiction.text(self.id);
-                let answer = text(503, &why).with_header(header("Retry-After", &self.retry_after()));
+                let answer = text(503, &why).with_header(header("Retry-After", RETRY_AFTER_S));
                 Ended::at_once(answer, "the state of this node contradicts another one", began)
             }
             (Some(n), None) => self.forward(n, &id, request, began),
@@ -150,7 +153,7 @@ impl Primes {
             ForwardFailure::NoServer => {
                 let (why, mend) = self.forwarder.why_no_server();
                 let answer = text(status, &format!("{why}; {mend}"));
-                (answer.with_header(header("Retry-After", &self.retry_after())), why.into())
+                (answer.with_header(header("Retry-After", RETRY_AFTER_S)), why.into())
             }
             ForwardFailure::AllBusy { retry_after_s } => {
                 let why = "all servers are busy";
@@ -174,11 +177,6 @@ impl Primes {
                 "given up: its client closed the connection".into(),
             ),
         }
-    }
-
-    /// Seconds until a dead server could have reported again.
-    fn retry_after(&self) -> String {
-        "1".into()
     }
 
     /// The client's own id if it is harmless to echo and to log; else a new one that tells the node and the time.

@@ -7,8 +7,8 @@
 //!                                            └─► peers and daemons that wait for an answer
 //! ```
 //!
-//! The loop blocks on its inboxes and on the replica's next deadline, and on nothing else: it never does network I/O, and
-//! it hands requests to slots, which never make it wait. It decides nothing: [`Replica`] decides, and the
+//! The loop waits for its inboxes, for the replica's next deadline and for its disk, and for nothing else. It does no
+//! network I/O: it hands requests to slots, which never make it wait. It decides nothing: [`Replica`] decides, and the
 //! simulator drives the same type. Started by `wiring.rs`; fed through `inbox.rs`.
 
 use std::sync::Arc;

@@ -20,7 +20,7 @@ pub struct RecoveredNode {
     pub replica: NodeReplica,
     /// Its directory, open and locked.
     pub storage: Storage<DirectoryDisk>,
-    /// The random number of the day on which the directory was made: peers find out by it that it was replaced.
+    /// The random number that was drawn when the directory was made: by it, peers notice that it was replaced.
     pub incarnation: u64,
 }
 

@@ -1,5 +1,6 @@
-//! The threads and channels of a node: all of them are made here, in one screen ([`start`]), but the senders to other members:
-//! those follow the list of members, so the Raft loop starts and ends them.
+//! The threads and channels of a node. [`start`] makes all of them except these: a thread for each open connection,
+//! which its listener starts; the senders to other members, which the Raft loop starts and ends; the helpers of a race
+//! (`forwarding.rs`); and the threads for signals, the log and the secret, which `node.rs` starts.
 //!
 //! ```text
 //!   clients ──► public listener ──► forwarding ──► workers
@@ -18,7 +19,7 @@
 //! | main | signals, the loop's end | `running.rs` |
 //! | public listener, one per open connection | its socket | `public_service.rs` (`primes.rs`, `status.rs`, `live.rs`, `page.rs`, `metrics.rs`), `forwarding.rs` |
 //! | cluster listener, one per open connection | its socket, the loop's outcome | `cluster_service.rs` |
-//! | Raft loop, one | inboxes, deadline | `raft_loop.rs` |
+//! | Raft loop, one | inboxes, deadline, its disk | `raft_loop.rs` |
 //! | peer senders, two per peer | their slot, one RPC in flight | `peers.rs` |
 //! | count watch, one | a request that begins or ends | `exchange.rs` |
 //! | count senders, one per peer | counts that changed, one message in flight | `exchange.rs` |

@@ -15,16 +15,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::raft::NodeId;
 
-/// A request counts for the other nodes once it has been in flight for so long. One that is answered sooner loads no server that
-/// another node could spare; and to tell of it would cost two messages, of which the second comes too late.
+/// A request counts for the other nodes once it has been in flight for so long. A shorter one is over before they could
+/// use the news, and would cost two messages.
 pub const TOLD_AFTER: Duration = Duration::from_millis(5);
 
 /// The pause after each message, unless the last request in flight ends: that is told at once. It makes about
 /// 100 messages a second to each peer, and twice as many at the most.
 pub const PAUSE: Duration = Duration::from_millis(10);
 
-/// How old the counts are that two nodes choose by, taken together: what one has sent that the other has not heard of, and the
-/// other way round.
+/// How old the counts of two nodes about each other are, added up. In this time each sends requests that the other does
+/// not know of yet.
 pub const BLIND_TIME: Duration = Duration::from_millis(15);
 
 /// Counts that do not change are repeated after this time, as long as anything is in flight. What did not arrive is sent again

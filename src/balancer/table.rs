@@ -415,7 +415,7 @@ pub(super) fn digest<'a>(
         text(&mut hash, &worker.to_string());
         let active = worker_active.map_or(0, |active| 1 + u64::from(active));
         let flags = u64::from(*worker_up) | u64::from(*alive) << 1 | active << 2 | u64::from(*cpu_known) << 4;
-        // No entry that drains a server has index 0: there the founding is, or a no-op.
+        // 0 stands for "not drained": no entry of a log has index 0.
         let decided = [*reported_at, *reported_term, *decided_at, drained_at.unwrap_or(0)];
         for value in [cpu.to_bits(), u64::from(*cores), *epoch, *sequence, flags, instance.unwrap_or(0)]
             .into_iter()

@@ -46,9 +46,9 @@ pub const HEADER_SERVER_TIMING: &str = "Server-Timing";
 /// What a request is for. Each purpose has a key of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Purpose {
-    /// Raft's RPCs, node to node.
+    /// Node to node: Raft's RPCs, the watch of the leader, counts in flight, and a report that a follower hands on.
     Raft,
-    /// A server's report: daemon to node, or follower to leader when the follower hands a report on.
+    /// Daemon to node: a report, and the question who the members are.
     Report,
     /// The operator's commands, such as a transfer of leadership.
     Admin,

@@ -10,7 +10,9 @@
 //! | `balancer/in_flight.rs` | what a node has in flight at each server | node to node |
 //! | `transfer.rs` | the wish that another node shall lead | operator to node |
 //! | `members.rs` | the list of members, and a change of it | node to everyone, operator to node |
+//! | `order.rs` | the answer to an operator's order about a server | node to operator |
 //! | `status.rs` | a node's own view, and its log | node to everyone |
+//! | `page.rs` | what the page for browsers shows | node, control room to browser |
 //!
 //! # The version
 //! [`PROTOCOL_VERSION`] is the one number for everything that two builds must have in common. Each request on
@@ -19,7 +21,7 @@
 //! that receives the answer, the node that opens the directory. No other version is understood, not even an
 //! older one.
 //!
-//! This room imports `balancer` and `raft` only. They own the report, the entry and the arguments of the
+//! This module imports `balancer` and `raft` only. They own the report, the entry and the arguments of the
 //! RPCs, since these are also replicated or written to disk.
 
 mod envelope;
@@ -48,7 +50,7 @@ use serde::Serialize;
 /// The JSON text of a body.
 ///
 /// # Panics
-/// Never: the types of this room hold names, finite numbers and raw JSON, which always have a JSON form.
+/// Never: the types of this module hold names, finite numbers and raw JSON, which always have a JSON form.
 pub fn to_json(body: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(body).expect("names, finite numbers and raw JSON always have a JSON form")
 }

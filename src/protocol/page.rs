@@ -14,7 +14,7 @@ use crate::raft::{Index, NodeId, Picture, Term};
 /// The answer to `GET /ui/state`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PageState {
-    /// One for each node that this address knows the view of, or should know it.
+    /// Of each node that is shown: its newest view, and why there is no newer one.
     pub nodes: Vec<NodeOnPage>,
     /// On the control room only.
     pub room: Option<Room>,
