@@ -67,18 +67,18 @@ const STALE_IN_A_ROW: u32 = 3;
 /// Decides whether reports must be forwarded, and logs each change.
 pub(super) struct Judge<'a> {
     server: &'a str,
-    /// Whether the last report was committed; unknown before the first.
-    committed: Option<bool>,
+    /// Whether a leader has the last report, or a newer one; unknown before the first report.
+    taken: Option<bool>,
     stale_in_a_row: u32,
 }
 
 impl<'a> Judge<'a> {
     pub(super) fn new(server: &'a str) -> Self {
-        Self { server, committed: None, stale_in_a_row: 0 }
+        Self { server, taken: None, stale_in_a_row: 0 }
     }
 
-    /// Whether the report after `last` asks followers to forward it: it does if no node committed report
-    /// `last`. The first report (`last` is 0) does not ask.
+    /// Whether the report after `last` asks followers to forward it: it does if no leader is known to have report
+    /// `last`, or a newer one. The first report (`last` is 0) does not ask.
     pub(super) fn forward(&mut self, acknowledged: &Acknowledged, last: u64) -> bool {
         if last == 0 {
             return false;
@@ -91,9 +91,9 @@ impl<'a> Judge<'a> {
         }
         self.watch_stale(committed, stale, last);
         let taken = committed || stale;
-        if self.committed.replace(taken) != Some(taken) {
+        if self.taken.replace(taken) != Some(taken) {
             if taken {
-                info!("report {last} of server {} is committed", self.server);
+                info!("a leader has report {last} of server {}, or a newer one", self.server);
             } else {
                 warn!(
                     "no node committed report {last}: asking all nodes to forward the next ones to the leader"

@@ -220,7 +220,7 @@ fn find_worker(given: Option<SocketAddr>, config: &Config, stop: &Stop) -> Optio
                 return Some(worker);
             }
             Err(error) if !logged => {
-                warn!("no way to the nodes yet ({error}); waiting for one, as no --worker was given");
+                warn!("no route to the nodes yet ({error}); waiting for one, as no --worker was given");
                 logged = true;
             }
             Err(_) => {}

@@ -278,15 +278,22 @@ impl ClusterService {
                 Some(report) => self.hand_on(leader, report),
                 None => answered(&ReportAnswer::NotLeader { leader, members: self.roster.index() }),
             },
-            Ok(ReportOutcome::Busy) => unavailable("leadership is being handed over; try again"),
-            Ok(ReportOutcome::Ordered { .. }) => unavailable("a report is no order"),
+            Ok(ReportOutcome::Busy) => unavailable(
+                "leadership is being handed over, or too many entries wait for a majority; try again",
+            ),
+            Ok(ReportOutcome::Ordered { .. } | ReportOutcome::Refused(_)) => {
+                unavailable("a report is no order")
+            }
             Ok(ReportOutcome::TableFull) => {
                 unavailable(&format!("the table holds {SERVERS_MAX} living servers, and no more fit"))
             }
             // This is not a failure: the report may still be committed. Reporting again is safe: what is not newer changes nothing.
-            Ok(ReportOutcome::Unknown | ReportOutcome::Refused(_)) | Err(_) => {
+            Ok(ReportOutcome::Unknown) => {
                 unavailable("unknown: leadership was lost before the commit; the report may or may not count")
             }
+            Err(_) => unavailable(
+                "unknown: no outcome came in time, or this node is stopping; the report may or may not count",
+            ),
         }
     }
 
@@ -459,9 +466,12 @@ impl ClusterService {
                 unavailable("leadership is being handed over, or too much waits; order again")
             }
             // It may still be committed. Ordering again is safe: an order that is carried out already changes nothing.
-            Ok(_) | Err(_) => {
+            Ok(_) => {
                 unavailable("unknown: leadership was lost before the commit; the order may or may not count")
             }
+            Err(_) => unavailable(
+                "unknown: no outcome came in time, or this node is stopping; the order may or may not count",
+            ),
         }
     }
 }

@@ -291,7 +291,7 @@ impl Sources {
         )?;
         page.counter(
             "rakit_hedges_denied",
-            "Requests that had too many before them for that",
+            "Requests not sent to another server, since all helper threads were busy",
             &forward.hedges_denied,
         )
     }
@@ -310,7 +310,7 @@ impl Sources {
         )?;
         page.counters(
             "rakit_requests_with_second_key",
-            "Requests signed with the second key of the secret file: while a secret is changed, who still has the other one first",
+            "Requests signed with the second key of the secret file: their sender still has that key first",
             [([("", ""); 0], self.gate.signed_with_second_key())],
         )?;
         page.counters(
