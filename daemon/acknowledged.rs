@@ -65,14 +65,14 @@ impl Acknowledged {
 const STALE_IN_A_ROW: u32 = 3;
 
 /// Decides whether reports must be forwarded, and logs each change.
-pub(super) struct Judge<'a> {
+pub(super) struct ForwardDecision<'a> {
     server: &'a str,
     /// Whether a leader has the last report, or a newer one; unknown before the first report.
     taken: Option<bool>,
     stale_in_a_row: u32,
 }
 
-impl<'a> Judge<'a> {
+impl<'a> ForwardDecision<'a> {
     pub(super) fn new(server: &'a str) -> Self {
         Self { server, taken: None, stale_in_a_row: 0 }
     }
@@ -132,28 +132,28 @@ mod tests {
     #[test]
     fn forward_is_asked_for_exactly_when_nobody_took_the_last_report() {
         let (acknowledged, _held) = Acknowledged::new();
-        let mut judge = Judge::new("lab-01");
-        assert!(!judge.forward(&acknowledged, 0), "there is no last report");
-        assert!(judge.forward(&acknowledged, 1));
+        let mut decision = ForwardDecision::new("lab-01");
+        assert!(!decision.forward(&acknowledged, 0), "there is no last report");
+        assert!(decision.forward(&acknowledged, 1));
         acknowledged.committed(2);
-        assert!(!judge.forward(&acknowledged, 2));
-        assert!(judge.forward(&acknowledged, 3));
+        assert!(!decision.forward(&acknowledged, 2));
+        assert!(decision.forward(&acknowledged, 3));
         acknowledged.committed(3); // The answer to an earlier report comes late, and changes nothing for the newer.
-        assert!(judge.forward(&acknowledged, 4));
+        assert!(decision.forward(&acknowledged, 4));
         acknowledged.stale(5, HELD);
-        assert!(!judge.forward(&acknowledged, 5), "a leader was reached");
-        assert!(judge.forward(&acknowledged, 6));
+        assert!(!decision.forward(&acknowledged, 5), "a leader was reached");
+        assert!(decision.forward(&acknowledged, 6));
     }
 
     #[test]
     fn whose_name_it_is_follows_from_the_newest_answer() {
         let (acknowledged, _held) = Acknowledged::new();
-        let mut judge = Judge::new("lab-01");
+        let mut decision = ForwardDecision::new("lab-01");
         assert!(!acknowledged.owns_name(), "nobody has answered");
         acknowledged.committed(1);
         assert!(acknowledged.owns_name());
         acknowledged.not_ours(2);
-        assert!(!acknowledged.owns_name() && !judge.forward(&acknowledged, 2));
+        assert!(!acknowledged.owns_name() && !decision.forward(&acknowledged, 2));
         acknowledged.committed(3);
         assert!(acknowledged.owns_name());
         acknowledged.await_committed(3, Instant::now());
@@ -162,15 +162,15 @@ mod tests {
     #[test]
     fn only_stale_reports_in_a_row_are_a_defect() {
         let (acknowledged, held) = Acknowledged::new();
-        let mut judge = Judge::new("lab-01");
+        let mut decision = ForwardDecision::new("lab-01");
         for sequence in 1..=5 {
             acknowledged.stale(sequence, HELD);
             assert_eq!(held.try_recv(), Ok(HELD));
-            judge.forward(&acknowledged, sequence);
+            decision.forward(&acknowledged, sequence);
         }
-        assert_eq!(judge.stale_in_a_row, 5);
+        assert_eq!(decision.stale_in_a_row, 5);
         acknowledged.committed(6);
-        judge.forward(&acknowledged, 6);
-        assert_eq!(judge.stale_in_a_row, 0);
+        decision.forward(&acknowledged, 6);
+        assert_eq!(decision.stale_in_a_row, 0);
     }
 }

@@ -257,7 +257,7 @@ fn report_until_stopped(
     let mut meter = Meter::new(flags.measure, flags.measure_also.clone(), Instant::now());
     let mut activity = Activity::default();
     let mut worker_up_before = None;
-    let mut judge = acknowledged::Judge::new(&flags.server);
+    let mut decision = acknowledged::ForwardDecision::new(&flags.server);
     let mut stamps = Stamps::new(&flags.server);
     // The last report, until it was sent again in another epoch. It is sent again at most once before the next one
     // is due: otherwise two daemons with one name would raise each other's epoch without a pause.
@@ -329,7 +329,7 @@ fn report_until_stopped(
         let worker_active = activity.look(listening);
         let load = meter.measure(now, &listening, activity.worker());
         // Asked before the sequence grows: the question is about the previous report.
-        let forward = judge.forward(&acknowledged, stamps.last_sequence());
+        let forward = decision.forward(&acknowledged, stamps.last_sequence());
         let Stamp { epoch, sequence } = stamps.next();
         let report = Report {
             server: flags.server.clone(),
@@ -355,7 +355,7 @@ fn report_until_stopped(
     }
     manager.stopping();
     if let Some(mut report) = last.filter(|_| acknowledged.owns_name()) {
-        let forward = judge.forward(&acknowledged, stamps.last_sequence());
+        let forward = decision.forward(&acknowledged, stamps.last_sequence());
         report.set_stamp(stamps.next());
         report.instance = None;
         send(&senders, &IncomingReport { report, forward });

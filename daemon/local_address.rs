@@ -13,9 +13,19 @@ use crate::linux::is_own_address;
 /// This machine's IPv6 addresses.
 const IF_INET6: &str = "/proc/net/if_inet6";
 
-/// Flags of an address, from the kernel's if_addr.h: temporary, optimistic, failed to be unique, deprecated, tentative.
-const UNSTABLE: u8 = 0x01;
-const UNUSABLE: u8 = 0x04 | 0x08 | 0x20 | 0x40;
+/// Flags of an address, as the kernel's linux/if_addr.h names them. This one: the address is temporary (RFC 8981).
+const IFA_F_TEMPORARY: u8 = 0x01;
+/// It is used before the kernel knows that no other machine has it.
+const IFA_F_OPTIMISTIC: u8 = 0x04;
+/// Another machine has it.
+const IFA_F_DADFAILED: u8 = 0x08;
+/// New connections should not use it (RFC 4862).
+const IFA_F_DEPRECATED: u8 = 0x20;
+/// The kernel does not know yet whether another machine has it.
+const IFA_F_TENTATIVE: u8 = 0x40;
+
+/// An address with one of these flags is not given to others.
+const UNUSABLE: u8 = IFA_F_OPTIMISTIC | IFA_F_DADFAILED | IFA_F_DEPRECATED | IFA_F_TENTATIVE;
 
 /// From where a connection of this machine to some address comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,13 +86,13 @@ fn stable(chosen: Ipv6Addr, list: &str) -> Ipv6Addr {
     let all: Vec<(u128, u32, u32, u8)> = list.lines().filter_map(entry).collect();
     let is_chosen = |one: &&(u128, u32, u32, u8)| one.0 == chosen.to_bits();
     let Some(&(address, interface, prefix_bits, flags)) = all.iter().find(is_chosen) else { return chosen };
-    if flags & UNSTABLE == 0 {
+    if flags & IFA_F_TEMPORARY == 0 {
         return chosen;
     }
     let network = |address: u128| address.checked_shr(128 - prefix_bits).unwrap_or(0);
     let neighbours = all.iter().filter(|one| {
         (one.1, one.2, network(one.0)) == (interface, prefix_bits, network(address))
-            && one.3 & (UNSTABLE | UNUSABLE) == 0
+            && one.3 & (IFA_F_TEMPORARY | UNUSABLE) == 0
     });
     neighbours.map(|one| one.0).min().map_or(chosen, Ipv6Addr::from_bits)
 }

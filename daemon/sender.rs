@@ -171,8 +171,8 @@ enum Delivery {
     Committed,
     /// The node leads, and already had this report or a newer one: the one with this stamp.
     Stale(Stamp),
-    /// The node received the report as a follower (202), or knows no leader (503).
-    Heard,
+    /// A follower took note (202), or the node cannot say what becomes of the report (503: no leader, busy, stopping).
+    NotDecided,
     /// The node leads or asked the leader, and another daemon has this server's name.
     NotOurs(String),
     /// The node answered that the report or its sender is wrong.
@@ -188,11 +188,11 @@ impl Delivery {
             200 | 202 => match ReportAnswer::parse(status, body) {
                 Some(ReportAnswer::Committed { .. }) => Self::Committed,
                 Some(ReportAnswer::Stale { epoch, sequence, .. }) => Self::Stale(Stamp { epoch, sequence }),
-                Some(ReportAnswer::NotLeader { .. }) => Self::Heard,
+                Some(ReportAnswer::NotLeader { .. }) => Self::NotDecided,
                 None => Self::Refused(format!("an answer that is not understood: {}", shown(body))),
             },
             409 => Self::NotOurs(shown(body)),
-            503 => Self::Heard,
+            503 => Self::NotDecided,
             _ => Self::Refused(format!("{status}: {}", shown(body))),
         }
     }
@@ -200,7 +200,7 @@ impl Delivery {
     /// The attitude of the node towards reports. A change of it is logged.
     fn attitude(&self) -> Attitude {
         match self {
-            Self::Committed | Self::Stale(_) | Self::Heard => Attitude::Takes,
+            Self::Committed | Self::Stale(_) | Self::NotDecided => Attitude::Takes,
             Self::NotOurs(_) | Self::Refused(_) => Attitude::Refuses,
             Self::Unreachable(_) => Attitude::Silent,
         }
@@ -361,8 +361,8 @@ mod tests {
         assert_eq!(Delivery::of(200, br#"{"committed":5,"term":2}"#), Delivery::Committed);
         let stale = br#"{"committed":5,"term":2,"stale":true,"epoch":7,"sequence":9}"#;
         assert_eq!(Delivery::of(200, stale), Delivery::Stale(Stamp { epoch: 7, sequence: 9 }));
-        assert_eq!(Delivery::of(202, br#"{"leader":3}"#), Delivery::Heard);
-        assert_eq!(Delivery::of(503, b"no leader\n"), Delivery::Heard);
+        assert_eq!(Delivery::of(202, br#"{"leader":3}"#), Delivery::NotDecided);
+        assert_eq!(Delivery::of(503, b"no leader\n"), Delivery::NotDecided);
         assert_eq!(Delivery::of(409, b"another daemon\n"), Delivery::NotOurs("another daemon".to_owned()));
         for (status, body) in [
             (200, &b"hello"[..]),

@@ -96,16 +96,16 @@ impl LeaderNews {
 }
 
 /// The watching thread's end.
-pub struct LeaderEar {
+pub struct LeaderNewsReceiver {
     newest: Taker<Option<NodeId>>,
     watch: Arc<Mutex<CancelHandle>>,
 }
 
 /// Both ends.
-pub fn leader_news() -> (LeaderNews, LeaderEar) {
+pub fn leader_news() -> (LeaderNews, LeaderNewsReceiver) {
     let (slot, newest) = Slot::new();
     let watch = Arc::new(Mutex::new(CancelHandle::new()));
-    (LeaderNews { newest: slot, watch: Arc::clone(&watch) }, LeaderEar { newest, watch })
+    (LeaderNews { newest: slot, watch: Arc::clone(&watch) }, LeaderNewsReceiver { newest, watch })
 }
 
 /// What is behind the lock is replaced as a whole, so it is sound even if a holder panicked.
@@ -122,7 +122,7 @@ pub struct LeaderWatch {
     /// Opens the streams of signed requests. A watch itself has a client of its own, which another thread can end.
     opener: Client,
     /// Receives the leader that this node follows, each time it changes.
-    leaders: LeaderEar,
+    leaders: LeaderNewsReceiver,
     /// To the loop.
     inbox: Inbox,
     /// Cut cables, in a demonstration.
@@ -131,7 +131,13 @@ pub struct LeaderWatch {
 
 impl LeaderWatch {
     /// A watch of whichever node leads.
-    pub fn new(roster: Arc<Roster>, seal: Seal, leaders: LeaderEar, inbox: Inbox, cuts: Arc<Cuts>) -> Self {
+    pub fn new(
+        roster: Arc<Roster>,
+        seal: Seal,
+        leaders: LeaderNewsReceiver,
+        inbox: Inbox,
+        cuts: Arc<Cuts>,
+    ) -> Self {
         let opener = Client::new(ClientTimeouts {
             connect: CONNECT_TIMEOUT,
             send: CONNECT_TIMEOUT,

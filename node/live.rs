@@ -22,7 +22,7 @@ pub struct Live {
     /// Who the members are.
     pub roster: Arc<Roster>,
     /// After so long without a leader, answers are marked with the age of the state.
-    pub patience: Duration,
+    pub election_timeout_max: Duration,
     /// From cluster.toml.
     pub times: Times,
     /// The last requests and events.
@@ -70,7 +70,7 @@ impl Live {
             members: self.roster.ids(),
             now_us: now_us(),
             age_ms: ms(standing.age(now)),
-            stale_ms: standing.stale_for(now, self.patience).map(ms),
+            stale_ms: standing.stale_for(now, self.election_timeout_max).map(ms),
             times: self.times,
             consensus: picture(node),
             servers,

@@ -59,7 +59,7 @@ pub struct Primes {
     /// This node.
     pub id: NodeId,
     /// After so long without a leader, what is served is marked with its age.
-    pub patience: Duration,
+    pub election_timeout_max: Duration,
     /// The clock's beginning.
     pub started: Instant,
     /// Sends requests to servers.
@@ -111,7 +111,7 @@ impl Primes {
             .with_header(header(HEADER_SERVER_TIMING, &times.server_timing()));
         let is_known = |name: &str| self.published.view().get(name).is_some();
         self.counts.count(status, by.map(|(name, _)| name), took, is_known);
-        match self.standing.get().stale_for(self.started.elapsed(), self.patience) {
+        match self.standing.get().stale_for(self.started.elapsed(), self.election_timeout_max) {
             Some(age) => answer.with_header(header(HEADER_STALE_MS, &age.as_millis().to_string())),
             None => answer,
         }

@@ -84,7 +84,7 @@ impl Roster {
         members.chain(others).filter(|(id, _)| *id != self.id).collect()
     }
 
-    /// The members as nodes of cluster.toml.
+    /// The members as nodes of cluster.toml. The list does not say who founded the cluster: `founder` is true for all.
     pub fn nodes(&self) -> Vec<Node> {
         let node = |member: &MemberStatus| Node {
             id: member.id,

@@ -108,12 +108,13 @@ impl RunningNode {
 
     /// Before a leader stops on purpose, it hands leadership over, so that nobody waits for an election timeout.
     fn hand_over(&self) {
-        let Shared { id, patience, ref standing, ref roster, .. } = self.shared;
+        let Shared { id, election_timeout_max, ref standing, ref roster, .. } = self.shared;
         if !roster.has_other_voters() || standing.get().leader != Some(id) {
             return;
         }
-        if self.inbox.deliver_within(patience, Input::Transfer { to: None }).is_ok()
-            && standing.wait_for_leader(patience, |leader| leader.is_some_and(|leader| leader != id))
+        if self.inbox.deliver_within(election_timeout_max, Input::Transfer { to: None }).is_ok()
+            && standing
+                .wait_for_leader(election_timeout_max, |leader| leader.is_some_and(|leader| leader != id))
         {
             info!("stop: node {} has handed leadership over", self.shared.id);
         } else {

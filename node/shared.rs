@@ -40,8 +40,8 @@ pub struct Shared {
     pub id: NodeId,
     /// When the process began: the moment that every `now` counts from.
     pub started: Instant,
-    /// The upper election timeout: how long to wait for a leader, or for a peer's reply.
-    pub patience: Duration,
+    /// The upper end of `election_timeout_ms`: how long to wait for a leader, or for a peer's reply.
+    pub election_timeout_max: Duration,
     /// Who the members are and where.
     pub roster: Arc<Roster>,
     /// Signs what this node sends.
@@ -96,7 +96,7 @@ impl Shared {
         Ok(Self {
             id,
             started,
-            patience: config.election_timeout.1,
+            election_timeout_max: config.election_timeout.1,
             roster: Arc::new(Roster::new(id, &config.nodes, replica.raft().configuration())),
             seal: Seal::new(&config.cluster_name, &name, secret).map_err(no_randomness)?.founded(&founding),
             gate: Arc::new(Gate::new(&config.cluster_name, &name, secret)?.founded(&founding)),
@@ -191,7 +191,7 @@ impl Shared {
             port: self.port,
             primes: Primes {
                 id: self.id,
-                patience: self.patience,
+                election_timeout_max: self.election_timeout_max,
                 started: self.started,
                 forwarder: Arc::clone(forwarder),
                 standing: Arc::clone(&self.standing),
@@ -202,7 +202,7 @@ impl Shared {
             },
             live: Live {
                 roster: Arc::clone(&self.roster),
-                patience: self.patience,
+                election_timeout_max: self.election_timeout_max,
                 times: self.times,
                 recent: Arc::clone(&self.recent),
             },
@@ -226,7 +226,7 @@ impl Shared {
             own_id: self.id,
             seal: self.seal.clone(),
             incarnation: self.incarnation,
-            reply_timeout: self.patience,
+            reply_timeout: self.election_timeout_max,
             inbox: inbox.clone(),
             refusals: Arc::clone(&self.refusals),
             cuts: Arc::clone(&self.cuts),

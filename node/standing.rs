@@ -56,13 +56,12 @@ pub struct StandingBoard {
     standing: Mutex<Standing>,
     changed: Condvar,
     doing: Mutex<(Doing, Instant)>,
-    /// The upper election timeout.
-    patience: Duration,
+    election_timeout_max: Duration,
 }
 
 impl StandingBoard {
-    /// A board on which nothing is shown yet. What takes longer than `patience`, the upper election timeout, is stuck.
-    pub fn new(patience: Duration) -> Self {
+    /// A board on which nothing is shown yet. What takes longer than the upper election timeout is stuck.
+    pub fn new(election_timeout_max: Duration) -> Self {
         let standing = Mutex::new(Standing {
             role: RoleName::Follower,
             term: 0,
@@ -82,7 +81,7 @@ impl StandingBoard {
             age_at_start: Duration::ZERO,
         });
         let doing = Mutex::new((Doing::Waiting, Instant::now()));
-        Self { standing, changed: Condvar::new(), doing, patience }
+        Self { standing, changed: Condvar::new(), doing, election_timeout_max }
     }
 
     /// The newest standing. A node that is stuck leads nobody and follows nobody.
@@ -103,7 +102,7 @@ impl StandingBoard {
     pub fn stuck(&self) -> Option<Stuck> {
         let (doing, since) = *self.doing.lock().unwrap_or_else(PoisonError::into_inner);
         let time = since.elapsed();
-        (doing != Doing::Waiting && time > self.patience).then_some(Stuck { doing, time })
+        (doing != Doing::Waiting && time > self.election_timeout_max).then_some(Stuck { doing, time })
     }
 
     /// Whether the loop has taken a turn within this time, for the watchdog of the service manager. A loop that waits for its
@@ -146,12 +145,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_state_is_called_stale_only_after_the_patience() {
+    fn the_state_is_called_stale_only_after_the_upper_election_timeout() {
         let board = StandingBoard::new(Duration::MAX);
         board.set(Standing { last_contact: Some(Duration::from_millis(500)), ..board.get() });
-        let patience = Duration::from_millis(1000);
-        assert_eq!(board.get().stale_for(Duration::from_millis(1500), patience), None);
-        let stale = board.get().stale_for(Duration::from_millis(1501), patience);
+        let election_timeout_max = Duration::from_millis(1000);
+        assert_eq!(board.get().stale_for(Duration::from_millis(1500), election_timeout_max), None);
+        let stale = board.get().stale_for(Duration::from_millis(1501), election_timeout_max);
         assert_eq!(stale, Some(Duration::from_millis(1001)));
     }
 

@@ -113,7 +113,7 @@ impl NodeStatus {
 
     /// `GET /readyz`: 200 once a leader is known and the committed state is applied.
     pub fn readyz(&self) -> Response {
-        self.unready().map_or_else(|| text(200, "ready"), |why| unready(&why))
+        self.unready().map_or_else(|| text(200, "ready"), |why| unavailable(&why))
     }
 
     /// Why this node is not ready, if it is not.
@@ -148,7 +148,7 @@ impl NodeStatus {
         let asked = self.inbox.offer(ServiceInput::ReadLog { after, limit, entries });
         match asked.ok().and_then(|()| waits.recv_timeout(LOOP_TIMEOUT).ok()) {
             Some(entries) => json(200, &entries),
-            None => unready("the Raft loop is busy"),
+            None => unavailable("the Raft loop is busy"),
         }
     }
 
@@ -172,6 +172,6 @@ impl NodeStatus {
     }
 }
 
-fn unready(why: &str) -> Response {
+fn unavailable(why: &str) -> Response {
     text(503, why).with_header(header("Retry-After", "1"))
 }

@@ -241,7 +241,8 @@ MUTANTS = [
     ("D4", "a state that may be wrong takes the place of the log", DECISIONS,
      "            && self.contradiction().is_none();", "            ;"),
     ("K1", "a node whose disk hangs is shown as it was", "node/standing.rs",
-     "(doing != Doing::Waiting && time > self.patience)", "(false && doing != Doing::Waiting && time > self.patience)"),
+     "(doing != Doing::Waiting && time > self.election_timeout_max)",
+     "(false && doing != Doing::Waiting && time > self.election_timeout_max)"),
     ("C1", "a compaction of the own log is done at once", STORE,
      "self.begin_compaction(snapshot, hard_state, retained)?;\n", "self.begin_compaction(snapshot, hard_state, retained)?;\n"
      "                        while self.continue_compaction()? {}\n"),

@@ -14,6 +14,8 @@ const INTERVAL_MS = 500;
 const ANSWER_TIMEOUT_MS = 3000;
 // A view that is older than this is not taken for the present.
 const OLD_MS = 3000;
+// When the newest report of a server is older than so many report intervals, the next one is late.
+const LATE_INTERVALS = 2.5;
 const FRAME_MS = 80;
 const CPU_POINTS_MAX = 60;
 const REQUESTS_SHOWN = 10;
@@ -199,7 +201,7 @@ function drawServers(picture) {
     attributes(spark.lastElementChild, { points: before.points.map((cpu, i) => `${offset + i},${(19 - cpu * 0.18).toFixed(1)}`).join(" ") });
     attributes(spark, { "aria-label": TEXT.cpuSpoken(before.points.slice(-5)) });
     const { report_interval_ms, server_timeout_ms } = newest.times;
-    const late = freshNodes && more.report_age_ms > 2.5 * report_interval_ms;
+    const late = freshNodes && more.report_age_ms > LATE_INTERVALS * report_interval_ms;
     let state = [TEXT.alive, "state good"];
     if (!server.alive) state = [TEXT.dead(more.decided_at), "state bad"];
     else if (late && !led) state = [TEXT.undecided(more.report_age_ms), "state warn"];

@@ -165,11 +165,11 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// For how long this node has been without a leader, if that is longer than `patience` (the upper election timeout):
-    /// what it serves from may be out of date by so much.
-    pub fn stale_for(&self, now: Duration, patience: Duration) -> Option<Duration> {
+    /// For how long this node has been without a leader, if that is longer than the upper election timeout: what it
+    /// serves from may be out of date by so much.
+    pub fn stale_for(&self, now: Duration, election_timeout_max: Duration) -> Option<Duration> {
         let age = self.age(now);
-        (age > patience).then_some(age)
+        (age > election_timeout_max).then_some(age)
     }
 
     /// How long ago this node, or its process before the last restart, had word of a working leader.
