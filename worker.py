@@ -277,10 +277,10 @@ def nth_prime(n):
 
 SMALL_N_MAX = 10**8  # up to here N is small: below a tenth of a second. Some places are kept for small N
 NICE_SMALL, NICE_BIG = 5, 10  # nice(2): the HTTP server goes before a small N, and a small N before a big one
-N_PER_SECOND = 10**10  # in the queue a small N goes first, but a second of waiting weighs as much as this
-MESSAGE_BYTES_MAX = 64
+N_PER_SECOND = 10**10  # the queue is sorted by arrival in seconds + N / N_PER_SECOND: big N wait longer, not for ever
+MESSAGE_BYTES_MAX = 64  # of an order or of p(N): both are decimal digits
 NO_MORE_ORDERS = 3  # the exit code of a computing process that is not needed any more
-STOP_SECONDS, FORK_PAUSE_SECONDS = 5, 1
+STOP_SECONDS, FORK_PAUSE_SECONDS = 5, 1  # how long stop() waits at most; the pause after a failed fork(2)
 
 
 def fork(function, *arguments):
@@ -424,7 +424,8 @@ THREAD_STACK_BYTES = 256 * 1024
 REQUESTS_MAX = 1000  # on one connection; then the client opens another
 IDLE_SECONDS = 60  # how long a connection may wait for its first or next request
 IO_SECONDS = 10  # how long it may pause in the middle of a request head, or of an answer
-LINGER_SECONDS, PAUSE_SECONDS = 1, 0.1
+LINGER_SECONDS = 1  # how long the rest of a refused request is read and thrown away
+PAUSE_SECONDS = 0.1  # before the next connection gives way, and after an accept(2) that failed
 # From the client's end of file to giving up its N. Not at once, for a client may only have ended its sending side, as
 # `printf 'GET /N ...' | nc` does. TCP cannot tell the two apart.
 GONE_SECONDS = 0.5
@@ -499,7 +500,7 @@ class Connection(http.server.BaseHTTPRequestHandler):
             return self.answer(503, "no place is free; try again or elsewhere", RETRY_AFTER)
         try:
             digits = self.wait_for(job)
-            if places.stopping and not digits:  # answered before the place is left, for then stop() ends the program
+            if places.stopping and not digits:  # answer before leave(): after the last leave(), stop() ends the program
                 return self.answer(503, "this worker is stopping; try elsewhere", RETRY_AFTER)
         finally:
             places.leave(job)
@@ -546,7 +547,7 @@ class Connection(http.server.BaseHTTPRequestHandler):
             pass
 
     def log_request(self, code="-", size="-"):
-        """send_response() calls this. ascii() escapes what would drive the operator's terminal."""
+        """send_response() calls this. ascii() escapes control characters: they could change the operator's terminal."""
         subject = "line=%s" % ascii(self.requestline[:120]) if self.n is None else "n=%d" % self.n
         self.log_message("request %s status=%d", subject, code)
 
@@ -571,7 +572,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.socket, self.places = listener, places
 
     def get_request(self):
-        """Accept one connection as soon as there is room for it. OSError tells serve_forever() that there is none."""
+        """Accept one connection as soon as there is room. OSError tells serve_forever() that none was accepted."""
         pause_seconds = 0
         while not self.room.acquire(timeout=pause_seconds):
             pause_seconds = PAUSE_SECONDS
@@ -588,7 +589,7 @@ class Server(http.server.ThreadingHTTPServer):
             raise
 
     def process_request(self, request, client_address):
-        """Give the connection to a thread that has none, for to start one takes longer than a short connection."""
+        """Give the connection to the pool. It keeps free threads: to start one takes longer than a short connection."""
         self.threads.submit(self.process_request_thread, request, client_address)
 
     def close_request(self, request):
@@ -607,7 +608,7 @@ class Server(http.server.ThreadingHTTPServer):
 LEVELS = {"off": 100, "error": 40, "warn": 30, "info": 20, "debug": 10, "trace": 5}  # as the module logging counts
 LOG_FILE_BYTES_MAX = 64 * 1024 * 1024  # then FILE becomes FILE.1, and the older FILE.1 is removed
 PRIORITIES = {40: 3, 30: 4, 20: 6}  # of the journal: syslog(3)
-PROCESSES_MAX, QUEUE_MAX = 256, 10_000
+PROCESSES_MAX, QUEUE_MAX = 256, 10_000  # the most that --processes and --queue take
 
 
 class StandardError(logging.Handler):
