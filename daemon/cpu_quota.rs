@@ -1,11 +1,11 @@
-//! Finds out how much of the machine's processors the worker may use: its control group may have a quota (`cpu.max`), and it
-//! may be bound to some processors (a cpuset, taskset(1)). `meter.rs` calls it.
+//! Finds out how much of the machine's processors the worker may use: its control group may have a quota (`cpu.max`),
+//! and it may be bound to some processors (a cpuset, taskset(1)). `meter.rs` calls it.
 //!
-//! A container with half a processor on an idle machine is full when it uses half a processor. Measured against the machine it
-//! would look nearly idle, and the fullest server would draw the next request.
+//! A container with half a processor on an idle machine is full when it uses half a processor. Measured against the
+//! machine it would look nearly idle, and the fullest server would draw the next request.
 //!
-//! Control groups are directories (cgroups(7)). A quota holds for a group with everything below it, so all groups on the
-//! way up count. Version 2 has `cpu.max` and `cpu.stat`; version 1 has `cpu.cfs_quota_us`, `cpu.cfs_period_us`, and
+//! Control groups are directories (cgroups(7)). A quota holds for a group with everything below it, so all groups on
+//! the way up count. Version 2 has `cpu.max` and `cpu.stat`; version 1 has `cpu.cfs_quota_us`, `cpu.cfs_period_us`, and
 //! `cpuacct.usage` of the group with the same path.
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -92,8 +92,8 @@ impl ControlGroups {
         Ok(Allowance { cpus, quotas })
     }
 
-    /// The directories of a group and of those above it, the closest first, in the hierarchy with this controller (`None`:
-    /// version 2). None if the group cannot be seen from here.
+    /// The directories of a group and of those above it, the closest first, in the hierarchy with this controller
+    /// (`None`: version 2). None if the group cannot be seen from here.
     fn up(&self, path: &Path, controller: Option<&str>) -> Vec<PathBuf> {
         let has = |mount: &&Mount| match (controller, &mount.controllers) {
             (None, None) => true,
@@ -106,7 +106,8 @@ impl ControlGroups {
     }
 }
 
-/// The quota of a group of version 2. `cpu.max` has the microseconds that it may use in each period, or `max`, and the period.
+/// The quota of a group of version 2. `cpu.max` has the microseconds that it may use in each period, or `max`, and the
+/// period.
 fn quota_2(group: PathBuf) -> Result<Option<Quota>, String> {
     // The root has none, nor has a group for which the controller is not turned on.
     let Ok(text) = fs::read_to_string(group.join("cpu.max")) else { return Ok(None) };

@@ -54,12 +54,12 @@ const WORKER_PORT: u16 = 13_337;
 /// together do not always report at the same moment.
 const JITTER: f64 = 0.1;
 
-/// How long a daemon that stops waits until its last report is committed. That report gives the name free: a daemon that starts
-/// in its place need not wait until this one counts as silent.
+/// How long a daemon that stops waits until its last report is committed. That report gives the name free: a daemon
+/// that starts in its place need not wait until this one counts as silent.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// With `--worker-check connect`: the part of the report interval within which the worker must accept, and its bounds. The
-/// report waits for it.
+/// With `--worker-check connect`: the part of the report interval within which the worker must accept, and its bounds.
+/// The report waits for it.
 const CONNECT_SHARE: f64 = 0.5;
 const CONNECT_MIN: Duration = Duration::from_millis(50);
 const CONNECT_MAX: Duration = Duration::from_secs(1);
@@ -82,12 +82,12 @@ struct DaemonFlags {
     /// machine reaches the nodes, also when it changes; port 13337]
     #[arg(long, value_name = "IP:PORT", value_parser = worker_address)]
     worker: Option<SocketAddr>,
-    /// How to find out whether the worker is up. For a worker behind address translation (DNAT), say in a container: connect or
-    /// none
+    /// How to find out whether the worker is up. For a worker behind address translation (DNAT), say in a container:
+    /// connect or none
     #[arg(long, value_enum, value_name = "HOW", default_value_t = WorkerCheck::Listen)]
     worker_check: WorkerCheck,
-    /// What to measure: the whole machine (of a machine of which the worker may use a part, that part), or one process and
-    /// its living children
+    /// What to measure: the whole machine (of a machine of which the worker may use a part, that part), or one process
+    /// and its living children
     #[arg(long, value_name = "machine|process:PID", default_value = "machine", value_parser = measure)]
     measure: Measure,
     /// With `process:PID`: a file that may name one more process whose load counts (`rakit ctl load`)

@@ -1,8 +1,9 @@
 //! Finds the address from which this machine reaches the nodes, with a socket that never sends a packet. The daemon
 //! reports it as the worker's unless it is given one, and its connections to the nodes come from it.
 //!
-//! With IPv6, a machine may have a stable address and temporary ones, which change every day (RFC 8981). For a connection
-//! that it opens, the kernel may prefer a temporary one. For a service that others look for, a stable one is right.
+//! With IPv6, a machine may have a stable address and temporary ones, which change every day (RFC 8981). For a
+//! connection that it opens, the kernel may prefer a temporary one. For a service that others look for, a stable one is
+//! right.
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -37,8 +38,8 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Asks the kernel. Connecting a UDP socket sends nothing, but the kernel chooses a route and a source address (udp(7),
-    /// ip(7)).
+    /// Asks the kernel. Connecting a UDP socket sends nothing, but the kernel chooses a route and a source address
+    /// (udp(7), ip(7)).
     ///
     /// # Errors
     /// When there is no route.
@@ -79,9 +80,9 @@ pub(super) fn towards(nodes: &[Node]) -> io::Result<IpAddr> {
     Ok(Source::towards(node.cluster)?.stable)
 }
 
-/// In place of a temporary address: a usable stable one of the same interface and network, if there is one. `list` is the
-/// text of `/proc/net/if_inet6`: on each line address, index of the interface, length of the prefix, scope and flags, in
-/// hexadecimal, and the interface's name.
+/// In place of a temporary address: a usable stable one of the same interface and network, if there is one. `list` is
+/// the text of `/proc/net/if_inet6`: on each line address, index of the interface, length of the prefix, scope and
+/// flags, in hexadecimal, and the interface's name.
 fn stable(chosen: Ipv6Addr, list: &str) -> Ipv6Addr {
     let all: Vec<(u128, u32, u32, u8)> = list.lines().filter_map(entry).collect();
     let is_chosen = |one: &&(u128, u32, u32, u8)| one.0 == chosen.to_bits();

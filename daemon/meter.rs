@@ -139,8 +139,9 @@ impl Usage {
         self.allowance.quotas.iter().map(|quota| quota.cores).fold(bound, f64::min)
     }
 
-    /// The load since `before`, in percent of [`cores`](Self::cores). What is free is what the machine leaves idle on those
-    /// processors, and no more than a quota leaves; the rest is busy, whoever uses it. `None` if the counters only fell.
+    /// The load since `before`, in percent of [`cores`](Self::cores). What is free is what the machine leaves idle on
+    /// those processors, and no more than a quota leaves; the rest is busy, whoever uses it. `None` if the counters
+    /// only fell.
     fn load_since(&self, before: &Self, elapsed: Duration) -> Result<Option<f64>, Unknown> {
         let cpus = &self.allowance.cpus;
         let Some(busy) = self.machine.load_since(&before.machine, cpus) else {
@@ -184,8 +185,8 @@ impl TreeMeter {
         Self { root, ..Self::default() }
     }
 
-    /// The load in percent of `cores` processors; `None` when there is no such process, or it has ended. `just_read` is taken
-    /// if it is of this process: to read one costs more than all else that an idle daemon does.
+    /// The load in percent of `cores` processors; `None` when there is no such process, or it has ended. `just_read` is
+    /// taken if it is of this process: to read one costs more than all else that an idle daemon does.
     fn measure(&mut self, now: Instant, cores: f64, just_read: Option<&Tree>) -> Option<f64> {
         let just_read = just_read.filter(|tree| Some(tree.root()) == self.root).cloned();
         let Some(tree) = just_read.or_else(|| self.root.and_then(process_load::read)) else {

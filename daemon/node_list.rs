@@ -1,7 +1,7 @@
 //! Which nodes a daemon reports to: those of cluster.toml, until a node tells a newer list of members.
 //!
-//! Each answer to a report names the index of the node's list. A sender that sees a newer one asks that node for it and puts
-//! it here; the daemon's loop takes it before its next report, and starts and ends senders.
+//! Each answer to a report names the index of the node's list. A sender that sees a newer one asks that node for it and
+//! puts it here; the daemon's loop takes it before its next report, and starts and ends senders.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -155,7 +155,8 @@ fn children(parent: &Stat, scan: &mut ParentScan) -> Vec<i32> {
         let process = Process::new(parent.pid)?;
         let mut all = Vec::new();
         if parent.num_threads == 1 {
-            // Most processes of a worker wait with one thread: a list of their threads would cost more than all the rest.
+            // Most processes of a worker wait with one thread: a list of their threads would cost more than all the
+            // rest.
             all.extend(process.task_main_thread()?.children()?);
         } else {
             for task in process.tasks()? {

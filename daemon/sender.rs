@@ -285,8 +285,8 @@ impl Line {
     }
 
     /// Posts a report. If the node had closed the kept connection, the client repeats the request. A request
-    /// without an answer is not repeated: the next report is newer. Also returns the index of the node's list of members; 0 if it
-    /// told none.
+    /// without an answer is not repeated: the next report is newer. Also returns the index of the node's list of
+    /// members; 0 if it told none.
     fn post(&mut self, body: &[u8]) -> (Delivery, Index) {
         self.follow_address();
         let answer =

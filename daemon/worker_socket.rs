@@ -1,6 +1,6 @@
-//! Finds out whether the worker listens, for the daemon's main loop. Unless it is told otherwise (`--worker-check`), it asks
-//! the kernel for the listening sockets and never connects: a worker may serve one connection at a time, and a probe would
-//! occupy it.
+//! Finds out whether the worker listens, for the daemon's main loop. Unless it is told otherwise (`--worker-check`), it
+//! asks the kernel for the listening sockets and never connects: a worker may serve one connection at a time, and a
+//! probe would occupy it.
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use crate::linux;
 /// How the daemon finds out whether the worker is up.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WorkerCheck {
-    /// Look in the kernel's list for a socket that listens there; nothing is sent. Of an address of another machine, nothing
-    /// can be said: the worker is taken to be up
+    /// Look in the kernel's list for a socket that listens there; nothing is sent. Of an address of another machine,
+    /// nothing can be said: the worker is taken to be up
     Listen,
     /// Open a connection to it before each report, and close it
     Connect,

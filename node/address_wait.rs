@@ -1,7 +1,7 @@
 //! Waits at the start of a node until its addresses are this machine's. `node.rs` calls [`wait_for_addresses`].
 //!
-//! At boot a service may start before DHCP or Wi-Fi has given the machine its address, whatever order the supervisor was asked
-//! for. If the node ended then, it would depend on its supervisor's patience whether it ever comes back.
+//! At boot a service may start before DHCP or Wi-Fi has given the machine its address, whatever order the supervisor
+//! was asked for. If the node ended then, it would depend on its supervisor's patience whether it ever comes back.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};

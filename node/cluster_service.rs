@@ -1,9 +1,9 @@
 //! The node's cluster address: daemons' reports and peers' RPCs. docs/protocol.md describes every route with examples.
 //!
 //! Runs on the cluster listener's threads, one per open connection. They are never the public listener's
-//! threads: a flood of clients must not cost an election. A handler checks a request (first its seal, by the head alone;
-//! then its body's digest and form), hands it to the Raft loop, and waits for the outcome at a slot of its own. It
-//! decides nothing.
+//! threads: a flood of clients must not cost an election. A handler checks a request (first its seal, by the head
+//! alone; then its body's digest and form), hands it to the Raft loop, and waits for the outcome at a slot of its own.
+//! It decides nothing.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -186,8 +186,9 @@ fn route(method: &Method, path: &str) -> Result<(usize, &'static [Purpose]), Res
 }
 
 impl ClusterService {
-    /// A member that was set up for another cluster is shown in `/status` here, too: this node may have no reason to send to it, and
-    /// so would not learn it as a sender. Nothing proves who sent this; it is a hint for the operator, and changes nothing else.
+    /// A member that was set up for another cluster is shown in `/status` here, too: this node may have no reason to
+    /// send to it, and so would not learn it as a sender. Nothing proves who sent this; it is a hint for the operator,
+    /// and changes nothing else.
     fn note_stranger(&self, sender: Option<&str>, refusal: &Refusal) {
         let of_another = [RefusalKind::WrongVersion, RefusalKind::WrongCluster, RefusalKind::WrongFounding]
             .contains(&refusal.kind);
@@ -218,7 +219,8 @@ impl ClusterService {
         own.fold(answer, |answer, (name, value)| answer.with_header(header(name, &value)))
     }
 
-    /// Marks an answer with the version, and signs it: a forged vote or acknowledgement would break safety as surely as a forged request.
+    /// Marks an answer with the version, and signs it: a forged vote or acknowledgement would break safety as surely as
+    /// a forged request.
     fn sealed(&self, opened: &Opened, answer: Response) -> Response {
         let (status, mut headers) = (answer.status_code().0, answer.headers().to_vec());
         // The body is in memory: taken out to be hashed, and put back as it was.
@@ -287,7 +289,8 @@ impl ClusterService {
             Ok(ReportOutcome::TableFull) => {
                 unavailable(&format!("the table holds {SERVERS_MAX} living servers, and no more fit"))
             }
-            // This is not a failure: the report may still be committed. Reporting again is safe: what is not newer changes nothing.
+            // This is not a failure: the report may still be committed. Reporting again is safe: what is not newer
+            // changes nothing.
             Ok(ReportOutcome::Unknown) => {
                 unavailable("unknown: leadership was lost before the commit; the report may or may not count")
             }
@@ -297,8 +300,9 @@ impl ClusterService {
         }
     }
 
-    /// Whether a daemon at `sender` may report this worker: its own address, or one that the configuration allows. Whoever holds
-    /// only the key for reports can then make the nodes send requests to its own machine, and to no other.
+    /// Whether a daemon at `sender` may report this worker: its own address, or one that the configuration allows.
+    /// Whoever holds only the key for reports can then make the nodes send requests to its own machine, and to no
+    /// other.
     fn may_report(&self, report: &Report, sender: IpAddr) -> bool {
         let worker = report.worker.ip();
         sender.to_canonical() == worker.to_canonical()
@@ -332,8 +336,8 @@ impl ClusterService {
 
     // ------------------------------------------------------------------------------------------------ RPCs
 
-    /// Which other node sent this. It need not be a member, as this node goes by them: a leader may have been added since, and a
-    /// node that was removed asks for votes until it is told (thesis 4.1).
+    /// Which other node sent this. It need not be a member, as this node goes by them: a leader may have been added
+    /// since, and a node that was removed asks for votes until it is told (thesis 4.1).
     fn peer(&self, opened: &Opened) -> Result<NodeId, Response> {
         let is_other = |from: &NodeId| *from != self.id && (1..=NODE_ID_MAX).contains(from);
         node_id(&opened.sender).filter(is_other).ok_or_else(|| {

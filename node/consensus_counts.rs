@@ -8,8 +8,8 @@ use super::durations::Durations;
 use crate::raft::{self, RoleName};
 use crate::replica::ReplicaNotice;
 
-/// The upper bounds of the buckets for the disk and for commits, in microseconds: an SSD syncs in less than a millisecond, a
-/// busy hard disk in tens, and an election timeout is the end of both.
+/// The upper bounds of the buckets for the disk and for commits, in microseconds: an SSD syncs in less than a
+/// millisecond, a busy hard disk in tens, and an election timeout is the end of both.
 const BOUNDS_US: [u64; 14] = [
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
     5_000_000,

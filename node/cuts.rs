@@ -1,13 +1,13 @@
 //! Cut cables, for demonstrations on one machine: this node takes nothing from some of the other nodes, or takes no
 //! heartbeats, or gets no votes.
 //!
-//! `rakit ctl cut` and the control room of `rakit up` set it, over `POST /ui/cuts` on the public address. A node takes such
-//! an order only if it was started for it (`--deaf-to`), with both of its addresses on loopback.
+//! `rakit ctl cut` and the control room of `rakit up` set it, over `POST /ui/cuts` on the public address. A node takes
+//! such an order only if it was started for it (`--deaf-to`), with both of its addresses on loopback.
 //!
-//! A cut cable closes nothing: packets just do not arrive. So a request from the other side is held until nobody waits for
-//! its answer, and an answer from the other side is held as long as it may take, and counts as lost then. Everything is
-//! done where it would arrive, so one list at the receiving node is enough, also for a cut in one direction. Messages of one
-//! kind are lost in the same way.
+//! A cut cable closes nothing: packets just do not arrive. So a request from the other side is held until nobody waits
+//! for its answer, and an answer from the other side is held as long as it may take, and counts as lost then.
+//! Everything is done where it would arrive, so one list at the receiving node is enough, also for a cut in one
+//! direction. Messages of one kind are lost in the same way.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -101,8 +101,8 @@ impl Cuts {
         self.any.load(Ordering::Relaxed) && self.lock().loses.contains(&Lost::Heartbeats)
     }
 
-    /// Whether the votes for this node in this term are lost. The first term that is asked for after an order to lose the next
-    /// vote is the one whose votes are lost; with a later one the order is done.
+    /// Whether the votes for this node in this term are lost. The first term that is asked for after an order to lose
+    /// the next vote is the one whose votes are lost; with a later one the order is done.
     pub fn loses_votes_of(&self, term: Term) -> bool {
         if !self.any.load(Ordering::Relaxed) {
             return false;

@@ -1,5 +1,5 @@
-//! A histogram of durations: how many were at most so long. Whoever measures adds to it from any thread, with two atomic
-//! additions and no lock; `metrics.rs` shows it.
+//! A histogram of durations: how many were at most so long. Whoever measures adds to it from any thread, with two
+//! atomic additions and no lock; `metrics.rs` shows it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -1,12 +1,12 @@
 //! The exchange of requests in flight: how each node learns what the other nodes have in flight at each server
 //! (docs/balancing.md, "What the other nodes have in flight").
 //!
-//! One watching thread sleeps until a request begins or ends here ([`Exchange::changed`]). Then it waits for [`TOLD_AFTER`], and
-//! looks whether the counts are others than at its last look. Only then it wakes the senders, one thread for each peer, which
-//! tell their peers at a bounded rate. So an idle node sends nothing, and a node whose requests are all answered within
-//! [`TOLD_AFTER`] sends nothing either, and costs one look in that time. Only the end of the last request is told without a
-//! wait: until the peers hear of it, they count it, and avoid a server that is free. The exchange needs no leader, and has
-//! nothing to do with the Raft log.
+//! One watching thread sleeps until a request begins or ends here ([`Exchange::changed`]). Then it waits for
+//! [`TOLD_AFTER`], and looks whether the counts are others than at its last look. Only then it wakes the senders, one
+//! thread for each peer, which tell their peers at a bounded rate. So an idle node sends nothing, and a node whose
+//! requests are all answered within [`TOLD_AFTER`] sends nothing either, and costs one look in that time. Only the end
+//! of the last request is told without a wait: until the peers hear of it, they count it, and avoid a server that is
+//! free. The exchange needs no leader, and has nothing to do with the Raft log.
 //!
 //! The cluster address hands what a peer says to [`Chooser::hear`].
 
@@ -70,8 +70,8 @@ struct PeerNews {
 }
 
 impl Exchange {
-    /// Starts the watching thread, and no sender yet: see [`reach`](Self::reach). All end when `stopping` is closed. `process` is a
-    /// random number that names this process.
+    /// Starts the watching thread, and no sender yet: see [`reach`](Self::reach). All end when `stopping` is closed.
+    /// `process` is a random number that names this process.
     ///
     /// # Errors
     /// When the system gives no thread.
@@ -99,8 +99,8 @@ impl Exchange {
         Ok(Self { chooser: Arc::clone(chooser), changed, peers, starting: Arc::new(starting) })
     }
 
-    /// Starts and ends senders, so that there are some to these nodes at these addresses, and to no others. A thread that the
-    /// system does not give is asked for again with the next call.
+    /// Starts and ends senders, so that there are some to these nodes at these addresses, and to no others. A thread
+    /// that the system does not give is asked for again with the next call.
     pub fn reach(&self, nodes: &[(NodeId, SocketAddr)]) {
         let mut peers = lock(&self.peers);
         peers.retain(|news| nodes.contains(&news.peer));

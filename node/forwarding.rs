@@ -1,11 +1,11 @@
 //! A request's way to a server and back: choose, ask, and ask the next best if that fails.
 //!
-//! Called by the public listener's threads ([`Forwarder::prime`]), each for its own request. The choice is made from this
-//! node's applied table alone; nobody is asked first, neither a server nor the leader. The request's own thread asks the
-//! worker and waits; in the usual case nothing else takes part.
+//! Called by the public listener's threads ([`Forwarder::prime`]), each for its own request. The choice is made from
+//! this node's applied table alone; nobody is asked first, neither a server nor the leader. The request's own thread
+//! asks the worker and waits; in the usual case nothing else takes part.
 //!
-//! The unusual case is a *race* (`race.rs`): while a request waits at a server that has stalled, it is also sent to the next
-//! best, by a helper thread. One watcher thread finds the requests that need it, and those whose client has gone.
+//! The unusual case is a *race* (`race.rs`): while a request waits at a server that has stalled, it is also sent to the
+//! next best, by a helper thread. One watcher thread finds the requests that need it, and those whose client has gone.
 //!
 //! `retry.rs` alone decides which outcome is a server's failure, and which server is tried next.
 
@@ -148,8 +148,8 @@ impl Forwarder {
         })
     }
 
-    /// The `n`th prime, from whichever server is best, and how many servers were asked. Blocks until there is an answer, or
-    /// none can come any more.
+    /// The `n`th prime, from whichever server is best, and how many servers were asked. Blocks until there is an
+    /// answer, or none can come any more.
     pub fn prime(
         self: &Arc<Self>,
         n: u64,

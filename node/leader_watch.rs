@@ -2,11 +2,10 @@
 //! When the leader's process dies, the kernel closes its sockets, and the follower knows within a millisecond,
 //! long before the election timeout.
 //!
-//! It is a hint, not proof. A connection may also end because the leader stops listening to it, or because something between
-//! the two cut it. So after a close the follower tries to connect again. Only if the connection is refused
-//! does it send the hint to the loop. The core then asks for pre-votes, and a majority that still hears the
-//! leader refuses them. A machine or a cable that is gone closes nothing: that is what the election timeout is
-//! for.
+//! It is a hint, not proof. A connection may also end because the leader stops listening to it, or because something
+//! between the two cut it. So after a close the follower tries to connect again. Only if the connection is refused does
+//! it send the hint to the loop. The core then asks for pre-votes, and a majority that still hears the leader refuses
+//! them. A machine or a cable that is gone closes nothing: that is what the election timeout is for.
 //!
 //! One try is not enough. A dying process closes its descriptors one after the other, in the order of their
 //! numbers (`close_files` in Linux). On a busy machine it may lose the processor in between: the watched

@@ -1,5 +1,5 @@
-//! `GET /ui/state`: what the page shows of this node, as one small JSON. Called by `public_service.rs`; the page asks twice
-//! a second while somebody looks at it. The types are in `protocol/page.rs`.
+//! `GET /ui/state`: what the page shows of this node, as one small JSON. Called by `public_service.rs`; the page asks
+//! twice a second while somebody looks at it. The types are in `protocol/page.rs`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,10 +1,11 @@
 //! `GET /metrics`: what this node counts and measures, in the text format of Prometheus, version 0.0.4. Called by
 //! `public_service.rs`. docs/operations.md lists every metric; docs/alerts.yml and docs/grafana.json use them.
 //!
-//! The names follow Prometheus' conventions (<https://prometheus.io/docs/practices/naming/>), and etcd's and HAProxy's where these
-//! have the same thing: base units, `_total` for counters. The parts of the node count in plain atomic numbers,
-//! and most of what is shown here is known anyway. All of it is read when somebody asks: a request pays for no metric but its
-//! own counters. Labels have few values: statuses, reasons, and the nodes and servers that are known at present.
+//! The names follow Prometheus' conventions (<https://prometheus.io/docs/practices/naming/>), and etcd's and HAProxy's
+//! where these have the same thing: base units, `_total` for counters. The parts of the node count in plain atomic
+//! numbers, and most of what is shown here is known anyway. All of it is read when somebody asks: a request pays for no
+//! metric but its own counters. Labels have few values: statuses, reasons, and the nodes and servers that are known at
+//! present.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};

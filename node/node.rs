@@ -89,8 +89,8 @@ struct NodeFlags {
     #[arg(long, value_name = "IDS", hide = true, value_delimiter = ',', num_args = 0..=1)]
     deaf_to: Option<Vec<NodeId>>,
 
-    /// If the data directory is damaged, move it aside (nothing is deleted) and begin with an empty one: the node counts
-    /// again when a leader has filled it
+    /// If the data directory is damaged, move it aside (nothing is deleted) and begin with an empty one: the node
+    /// counts again when a leader has filled it
     #[arg(long)]
     repair: bool,
 

@@ -1,5 +1,5 @@
-//! The addresses of all nodes, in every spelling under which they are reached. A report must not name one of them as its
-//! worker: that node would send requests to itself until no connection is left. `cluster_service.rs` asks here.
+//! The addresses of all nodes, in every spelling under which they are reached. A report must not name one of them as
+//! its worker: that node would send requests to itself until no connection is left. `cluster_service.rs` asks here.
 
 use std::net::{IpAddr, SocketAddr};
 

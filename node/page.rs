@@ -1,12 +1,13 @@
 //! The page for browsers: its files, which are part of the program, and the headers that they travel with.
 //!
 //! Every node serves it on its public address (`public_service.rs`), and `rakit up` on its control room, where it has
-//! buttons. The files are in `node/page/`: `index.html` is the frame, `page.css` the looks, `page.js` asks `/ui/state` and
-//! draws, with `ring.js`, `logs.js` and `drawing.js`; `control.js` has the buttons, `play.js` shows recordings, `texts.js`
-//! chooses the language, `english.js` and `indonesian.js` hold every sentence. The recordings are those of `rakit::plays`.
+//! buttons. The files are in `node/page/`: `index.html` is the frame, `page.css` the looks, `page.js` asks `/ui/state`
+//! and draws, with `ring.js`, `logs.js` and `drawing.js`; `control.js` has the buttons, `play.js` shows recordings,
+//! `texts.js` chooses the language, `english.js` and `indonesian.js` hold every sentence. The recordings are those of
+//! `rakit::plays`.
 //!
-//! Nothing is loaded from elsewhere, and the browser is told to see to that: no script but these files, no inline script or
-//! style, no frame around the page.
+//! Nothing is loaded from elsewhere, and the browser is told to see to that: no script but these files, no inline
+//! script or style, no frame around the page.
 
 use std::sync::LazyLock;
 

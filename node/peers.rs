@@ -1,10 +1,10 @@
 //! The senders: how this node's requests reach the other nodes.
 //!
-//! Two threads for each peer, one for the log (AppendEntries, InstallSnapshot) and one for all other requests, so that a
-//! vote never waits behind entries. (On a slow link, the core makes the requests small: `src/raft/pace.rs`.) Each thread has
-//! a slot for one request. The loop puts the newest request in and never waits. A request that has not left yet is replaced:
-//! the core has given it up. Each request that leaves ends with exactly one message to the loop: the reply, or that it was
-//! lost, or refused.
+//! Two threads for each peer, one for the log (AppendEntries, InstallSnapshot) and one for all other requests, so that
+//! a vote never waits behind entries. (On a slow link, the core makes the requests small: `src/raft/pace.rs`.) Each
+//! thread has a slot for one request. The loop puts the newest request in and never waits. A request that has not left
+//! yet is replaced: the core has given it up. Each request that leaves ends with exactly one message to the loop: the
+//! reply, or that it was lost, or refused.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,8 +37,8 @@ const STACK_BYTES: usize = 512 * 1024;
 /// Lines about a peer that refuses this node, or is refused: one per sender in this time.
 const REFUSAL_LINE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How often a sender that has nothing to send makes sure that its connection and its stream are ready, so that an election
-/// waits for neither. A kept connection lives for 15 s.
+/// How often a sender that has nothing to send makes sure that its connection and its stream are ready, so that an
+/// election waits for neither. A kept connection lives for 15 s.
 const KEEP_READY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// One request on its way to a sender.
@@ -84,8 +84,8 @@ impl Peers {
         Self { sending, peers: Vec::new() }
     }
 
-    /// Starts and ends senders, so that there are some to these nodes at these addresses, and to no others. A thread that the
-    /// system does not give is asked for again with the next call.
+    /// Starts and ends senders, so that there are some to these nodes at these addresses, and to no others. A thread
+    /// that the system does not give is asked for again with the next call.
     pub fn reach(&mut self, nodes: &[(NodeId, SocketAddr)]) {
         self.peers.retain(|peer| nodes.contains(&(peer.id, peer.address)));
         for &(id, address) in nodes {
@@ -242,7 +242,8 @@ impl PeerSender {
         }
     }
 
-    /// The peer answers, but one of the two refuses what the other says. Writes a line at a bounded rate as long as that lasts.
+    /// The peer answers, but one of the two refuses what the other says. Writes a line at a bounded rate as long as
+    /// that lasts.
     fn note_refusal(&mut self, why: &str) {
         self.sending.refusals.refused(self.id, why);
         self.reachable = Some(false);

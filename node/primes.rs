@@ -1,5 +1,5 @@
-//! `GET /N` on the public address: parses N, has the request forwarded, and says how it ended: to the client, in the log, in
-//! the counters. Called by `public_service.rs`; `forwarding.rs` does the work.
+//! `GET /N` on the public address: parses N, has the request forwarded, and says how it ended: to the client, in the
+//! log, in the counters. Called by `public_service.rs`; `forwarding.rs` does the work.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -85,8 +85,8 @@ impl Primes {
         let Ended { answer, server, took, times, tries, note } = match (n, self.standing.get().contradiction)
         {
             _ if request.header(HEADER_HOP).is_some() => {
-                // Some address that was reported as a worker's leads to this node. Passing the request on once more might go on in
-                // a circle until no connection is left.
+                // Some address that was reported as a worker's leads to this node. Passing the request on once more
+                // might go on in a circle until no connection is left.
                 let mend =
                     "a node has passed this request on already: the address of some worker is a node's own";
                 Ended::at_once(text(508, mend), "it came back from a node", began)

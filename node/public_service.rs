@@ -1,8 +1,8 @@
-//! The node's public address: primes for clients; status, log, health and metrics for whoever looks after it. Says which
-//! file answers which path; docs/protocol.md describes every route with examples.
+//! The node's public address: primes for clients; status, log, health and metrics for whoever looks after it. Says
+//! which file answers which path; docs/protocol.md describes every route with examples.
 //!
-//! Runs on the public listener's threads, one per open connection. Nothing here asks the leader or waits for consensus: a
-//! request is routed from this node's own applied state, and `/status` tells this node's own view.
+//! Runs on the public listener's threads, one per open connection. Nothing here asks the leader or waits for consensus:
+//! a request is routed from this node's own applied state, and `/status` tells this node's own view.
 
 use std::sync::Arc;
 

@@ -92,8 +92,8 @@ impl<D: Disk> RaftLoop<D> {
     /// Runs until `stop` is closed, or until the disk fails.
     ///
     /// # Errors
-    /// Any error of the disk: from then on this node may neither vote nor acknowledge, since it cannot know what the disk
-    /// remembers. Its process ends.
+    /// Any error of the disk: from then on this node may neither vote nor acknowledge, since it cannot know what the
+    /// disk remembers. Its process ends.
     pub fn run(mut self, inboxes: &Inboxes, stop: &Receiver<()>) -> Result<(), StorageError> {
         let Inboxes { consensus, service } = inboxes;
         self.carry_out()?;

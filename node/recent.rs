@@ -1,8 +1,8 @@
 //! What happened at this node last, for the page: the last requests for primes, and the story of the consensus.
 //!
 //! The public listener's threads note requests (`primes.rs`), the Raft loop notes events (`raft_loop.rs`), and
-//! `live.rs` reads both. Two small rings, each behind a lock that is held for the time of a copy. A request thread never
-//! waits for it: a request that finds the lock taken is not kept.
+//! `live.rs` reads both. Two small rings, each behind a lock that is held for the time of a copy. A request thread
+//! never waits for it: a request that finds the lock taken is not kept.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};

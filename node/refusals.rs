@@ -1,5 +1,6 @@
 //! Which other nodes this one does not work with at present, and why: one of the two refuses what the other says, since
-//! the versions, the foundings, or the secrets differ. Written by the peer senders and the cluster listener, shown by `/status`.
+//! the versions, the foundings, or the secrets differ. Written by the peer senders and the cluster listener, shown by
+//! `/status`.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

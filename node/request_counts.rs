@@ -10,8 +10,8 @@ use super::durations::Durations;
 /// The statuses that a request for a prime can end with; `0` stands for any other 4xx of a worker.
 const STATUSES: [u16; 7] = [200, 400, 502, 503, 504, 508, 0];
 
-/// The upper bounds of the buckets for requests, in microseconds: from a kept connection on one machine to the minutes of a
-/// big N.
+/// The upper bounds of the buckets for requests, in microseconds: from a kept connection on one machine to the minutes
+/// of a big N.
 const BOUNDS_US: [u64; 16] = [
     250,
     500,
@@ -70,8 +70,8 @@ impl Default for RequestCounts {
 }
 
 impl RequestCounts {
-    /// A request ended so, after this time. `is_known` says which servers are in the table: the counts of the others are
-    /// forgotten when a new one comes, so that they do not grow for ever.
+    /// A request ended so, after this time. `is_known` says which servers are in the table: the counts of the others
+    /// are forgotten when a new one comes, so that they do not grow for ever.
     pub fn count(&self, status: u16, server: Option<&str>, took: Duration, is_known: impl Fn(&str) -> bool) {
         self.durations.add(took);
         let Some(server) = server else { return self.by_none.count(status) };

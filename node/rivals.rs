@@ -1,5 +1,5 @@
-//! Which servers are reported by two daemons at present. A name belongs to the running daemon that reports it; this is what the
-//! other one is remembered by. The cluster listener writes it, `/status` shows it.
+//! Which servers are reported by two daemons at present. A name belongs to the running daemon that reports it; this is
+//! what the other one is remembered by. The cluster listener writes it, `/status` shows it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -59,7 +59,8 @@ impl Rivals {
         }
     }
 
-    /// What the second daemon of a server reports as its worker's address, if there is one. `owner` is the report in the table.
+    /// What the second daemon of a server reports as its worker's address, if there is one. `owner` is the report in
+    /// the table.
     pub fn of(&self, owner: &Report, now: Duration) -> Option<SocketAddr> {
         let heard = self.lock();
         let rival = heard.get(&owner.server)?;

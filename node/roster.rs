@@ -157,7 +157,8 @@ impl Roster {
     }
 }
 
-/// A member of the log, with addresses that can be used. Only nodes write the log, and they check what an operator gives.
+/// A member of the log, with addresses that can be used. Only nodes write the log, and they check what an operator
+/// gives.
 fn read(member: &Member) -> Option<MemberStatus> {
     let parsed = member.cluster.parse().ok().zip(member.public.parse().ok());
     let Some((cluster, public)) = parsed else {

@@ -23,7 +23,8 @@ const CLUSTER_DRAIN: Duration = Duration::from_secs(1);
 /// How long answers that are under way may take when the node must end because its disk failed.
 const FAILURE_DRAIN: Duration = Duration::from_millis(500);
 
-/// The Raft loop is not called stuck before this time has passed without a turn, however impatient the service manager is.
+/// The Raft loop is not called stuck before this time has passed without a turn, however impatient the service manager
+/// is.
 const STUCK_MIN: Duration = Duration::from_secs(5);
 
 /// All threads of a node, and how to end them.
@@ -47,8 +48,8 @@ pub struct RunningNode {
 }
 
 impl RunningNode {
-    /// Waits until a signal comes or the node cannot go on, and ends it. Until then it tells the service manager that the node
-    /// lives, as long as the Raft loop does.
+    /// Waits until a signal comes or the node cannot go on, and ends it. Until then it tells the service manager that
+    /// the node lives, as long as the Raft loop does.
     ///
     /// # Errors
     /// The node could not go on.

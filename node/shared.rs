@@ -1,5 +1,5 @@
-//! What the threads of a node share, each piece behind a lock that is held for the time of a copy; and the two services and
-//! the senders that are made of it. `wiring.rs` makes one `Shared` and starts the threads.
+//! What the threads of a node share, each piece behind a lock that is held for the time of a copy; and the two services
+//! and the senders that are made of it. `wiring.rs` makes one `Shared` and starts the threads.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

@@ -2,9 +2,9 @@
 //! is replaced. Used towards the senders (a newer append makes the older one pointless) and the watcher of the
 //! leader; and, once each, for the Raft loop's answers to the threads that wait for one.
 //!
-//! It is no channel, because the receiver of a channel spins and yields before it sleeps. That pays if the next message comes
-//! within microseconds. Here, it comes after a heartbeat interval or after an fdatasync(2): the spinning was a fifth of what an
-//! idle leader did, and a sixth of what the threads of a busy one did.
+//! It is no channel, because the receiver of a channel spins and yields before it sleeps. That pays if the next message
+//! comes within microseconds. Here, it comes after a heartbeat interval or after an fdatasync(2): the spinning was a
+//! fifth of what an idle leader did, and a sixth of what the threads of a busy one did.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

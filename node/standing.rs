@@ -1,12 +1,13 @@
-//! How this node stands in the consensus, as the loop last saw it: for `/status`, `/readyz`, the routing of reports and the
-//! age of the state that requests are served from.
+//! How this node stands in the consensus, as the loop last saw it: for `/status`, `/readyz`, the routing of reports and
+//! the age of the state that requests are served from.
 //!
 //! Written by the Raft loop after each batch, read by the listeners' threads. A few numbers behind one lock,
 //! which is held only while they are copied.
 //!
-//! The loop also shows what it is doing, and since when. If its disk, or the loop itself, has been stuck for longer than the
-//! upper election timeout, its last word is old: the others have elected another leader by then. So a node that is
-//! stuck is shown as a follower without a leader, as it would see itself if its loop ran on (CheckQuorum, thesis 6.2).
+//! The loop also shows what it is doing, and since when. If its disk, or the loop itself, has been stuck for longer
+//! than the upper election timeout, its last word is old: the others have elected another leader by then. So a node
+//! that is stuck is shown as a follower without a leader, as it would see itself if its loop ran on (CheckQuorum,
+//! thesis 6.2).
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -105,8 +106,8 @@ impl StandingBoard {
         (doing != Doing::Waiting && time > self.election_timeout_max).then_some(Stuck { doing, time })
     }
 
-    /// Whether the loop has taken a turn within this time, for the watchdog of the service manager. A loop that waits for its
-    /// disk counts as well: no restart mends a disk, and as long as this process lives, it serves primes.
+    /// Whether the loop has taken a turn within this time, for the watchdog of the service manager. A loop that waits
+    /// for its disk counts as well: no restart mends a disk, and as long as this process lives, it serves primes.
     pub fn makes_progress(&self, within: Duration) -> bool {
         let (doing, since) = *self.doing.lock().unwrap_or_else(PoisonError::into_inner);
         doing == Doing::Writing || since.elapsed() < within

@@ -56,8 +56,8 @@ impl NodeStatus {
     /// The status with the server table of `view`.
     pub fn of_view(&self, view: &View) -> Status {
         let (standing, list) = (self.standing.get(), self.roster.answer());
-        // The digest and the applied index come from one view, so that they always belong together; the standing may be one
-        // batch older or newer.
+        // The digest and the applied index come from one view, so that they always belong together; the standing may be
+        // one batch older or newer.
         let applied_index = view.applied_index();
         let local = self.chooser.local_states(view, self.started.elapsed());
         let servers = view.servers().iter().zip(local).map(|(server, local)| {

@@ -14,9 +14,9 @@ use crate::balancer::{Compared, TicketId};
 use crate::http::ClientHandle;
 use crate::http::worker_client::{Answered, CancelHandle, WorkerError};
 
-/// How long a request goes on after its client has closed its side. A client that has closed only its sending side (`nc -N`)
-/// still waits for the answer, and the node cannot see the difference. So most requests are answered all the same, and no
-/// worker computes for long for a client that has gone.
+/// How long a request goes on after its client has closed its side. A client that has closed only its sending side
+/// (`nc -N`) still waits for the answer, and the node cannot see the difference. So most requests are answered all the
+/// same, and no worker computes for long for a client that has gone.
 const CLIENT_GONE_AFTER: Duration = Duration::from_secs(5);
 
 /// One request.
@@ -90,7 +90,8 @@ impl Race {
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, RaceState> {
-        // A thread that panicked while it held the lock left counts that may be off by one; the deadline still ends all.
+        // A thread that panicked while it held the lock left counts that may be off by one; the deadline still ends
+        // all.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -7,8 +7,8 @@
 //!   failure. The next best is tried at once, until [`FAILURES_MAX`] have failed.
 //! - a 4xx: the client's. It is passed on.
 //! - busy (503 with `Retry-After`): nobody's failure. The next best is tried; if all are busy, the client gets a 503.
-//! - not accepted in time: the server may only be busy, with a full queue. If no other server is left, the node asks it once
-//!   more, and waits until the request's deadline: the connection may still be accepted.
+//! - not accepted in time: the server may only be busy, with a full queue. If no other server is left, the node asks it
+//!   once more, and waits until the request's deadline: the connection may still be accepted.
 //! - slow: nobody's failure. There is one deadline for the whole request, and no retry after it: the first worker would
 //!   compute on, and a second one would compute the same.
 
@@ -50,8 +50,8 @@ impl Attempts {
         self.tried.push(server.to_owned());
     }
 
-    /// Every server was tried. Returns the names that the next choice must leave out: all but those that did not accept the
-    /// connection. `None` if there is none of these.
+    /// Every server was tried. Returns the names that the next choice must leave out: all but those that did not accept
+    /// the connection. `None` if there is none of these.
     pub(super) fn all_but_not_accepted(&mut self, view: &View) -> Option<Vec<String>> {
         let again = std::mem::take(&mut self.not_accepted);
         if again.is_empty() {

@@ -1,7 +1,7 @@
 // The buttons of the control room: each sends one order to /ui/order, as `rakit ctl` does, and shows what was done.
 //
-// The token comes in the address that `rakit up` prints, after `#`: browsers send that part to nobody. It is kept for this
-// tab only, and taken out of the address bar, which a class may see on the projector.
+// The token comes in the address that `rakit up` prints, after `#`: browsers send that part to nobody. It is kept for
+// this tab only, and taken out of the address bar, which a class may see on the projector.
 
 import { TEXT } from "./texts.js";
 import { get, html, set, sync } from "./drawing.js";

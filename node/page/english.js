@@ -1,4 +1,5 @@
-// Every sentence of the page in English; indonesian.js has the same. texts.js chooses; docs/page.md says what they mean.
+// Every sentence of the page in English; indonesian.js has the same. texts.js chooses; docs/page.md says what they
+// mean.
 
 const list = (items) => items.join(", ");
 const percent = (value) => (value === null ? "unknown" : `${value.toFixed(1)} %`);

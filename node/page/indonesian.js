@@ -1,5 +1,5 @@
-// Every sentence of the page in Indonesian, with the keys of english.js. The field's own words (leader, follower, term, log,
-// heartbeat, commit) stay as they are, as in the paper and the log files.
+// Every sentence of the page in Indonesian, with the keys of english.js. The field's own words (leader, follower, term,
+// log, heartbeat, commit) stay as they are, as in the paper and the log files.
 
 const list = (items) => items.join(", ");
 const percent = (value) => (value === null ? "tidak diketahui" : `${value.toFixed(1)} %`);

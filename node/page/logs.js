@@ -1,5 +1,5 @@
-// The logs of the nodes, one below the other, with the commit line. page.js draws the live cluster with it, and play.js a
-// recording.
+// The logs of the nodes, one below the other, with the commit line. page.js draws the live cluster with it, and play.js
+// a recording.
 
 import { TEXT } from "./texts.js";
 import { attributes, colourOf, get, html, set, svg, sync } from "./drawing.js";

@@ -1,7 +1,7 @@
 // Asks /ui/state of the address that the page came from, twice a second while it is visible, and draws the answer.
 //
-// A node gives its own view only; the control room gives the views of all nodes. `read` makes one picture of the cluster
-// from either. play.js takes over while a recording is shown.
+// A node gives its own view only; the control room gives the views of all nodes. `read` makes one picture of the
+// cluster from either. play.js takes over while a recording is shown.
 
 import { TEXT, startLanguages } from "./texts.js";
 import { attributes, get, html, set, svg, sync } from "./drawing.js";

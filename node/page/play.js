@@ -1,6 +1,7 @@
 // The recordings of the Raft core (src/plays/), drawn as the live cluster is: the same ring, the same logs.
 //
-// While one is shown, the page asks for no state. Which one and which step stand in the address, so that a link leads there.
+// While one is shown, the page asks for no state. Which one and which step stand in the address, so that a link leads
+// there.
 
 import { TEXT, language } from "./texts.js";
 import { get, html, set } from "./drawing.js";
@@ -149,7 +150,8 @@ function read({ nodes, cut }) {
   };
 }
 
-// The messages of a step as dots, in their order. A lost one is in the lines twice: when it is sent, and when it is lost.
+// The messages of a step as dots, in their order. A lost one is in the lines twice: when it is sent, and when it is
+// lost.
 function sendMessages(lines) {
   const lost = new Set(lines.filter((line) => line.startsWith("✗ ")).map((line) => line.slice(2)));
   let delay = 0;

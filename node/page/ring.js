@@ -1,5 +1,5 @@
-// The ring of nodes: role, term, time-out, cables, and messages as moving dots. page.js draws the live cluster with it, and
-// play.js a recording.
+// The ring of nodes: role, term, time-out, cables, and messages as moving dots. page.js draws the live cluster with it,
+// and play.js a recording.
 
 import { TEXT } from "./texts.js";
 import { attributes, calm, colourOf, get, set, svg, sync } from "./drawing.js";

@@ -1,5 +1,5 @@
-// The language of the page: English or Indonesian, as the switch at the top was left in this browser; the first time, as the
-// browser prefers. english.js and indonesian.js hold the sentences.
+// The language of the page: English or Indonesian, as the switch at the top was left in this browser; the first time,
+// as the browser prefers. english.js and indonesian.js hold the sentences.
 
 import { ENGLISH } from "./english.js";
 import { INDONESIAN } from "./indonesian.js";

@@ -1,5 +1,5 @@
-//! The one line that each request for a prime leaves in the log, in the manner of HAProxy: who asked, for what, who answered,
-//! where the time went, how many servers were asked, and how it ended. Written by `primes.rs`.
+//! The one line that each request for a prime leaves in the log, in the manner of HAProxy: who asked, for what, who
+//! answered, where the time went, how many servers were asked, and how it ended. Written by `primes.rs`.
 //!
 //! docs/log-lines.md explains each part; `rakit demo` and tests/transcripts look for `answered by`.
 
@@ -10,14 +10,15 @@ use std::time::Duration;
 /// The parts of the time of a request, in their order; each is a metric of the header `Server-Timing`.
 const PARTS: [&str; 4] = ["queue", "connect", "wait", "total"];
 
-/// Where the time of one request went, written once for both the line and the header: `0.0/0.1/1.2/1.3`, in milliseconds, with
-/// `-` for a part that never began.
+/// Where the time of one request went, written once for both the line and the header: `0.0/0.1/1.2/1.3`, in
+/// milliseconds, with `-` for a part that never began.
 #[derive(Debug)]
 pub struct RequestTimes(String);
 
 impl RequestTimes {
-    /// Of a request that a server answered. `queue`: until that server was asked; `connect`: until there was a connection to it;
-    /// `wait`: until the first byte of its answer came; `total`: until the answer was ready for the client.
+    /// Of a request that a server answered. `queue`: until that server was asked; `connect`: until there was a
+    /// connection to it; `wait`: until the first byte of its answer came; `total`: until the answer was ready for the
+    /// client.
     pub fn answered(queue: Duration, connect: Duration, wait: Duration, total: Duration) -> Self {
         let mut text = String::with_capacity(32);
         for (part, time) in [queue, connect, wait, total].into_iter().enumerate() {

@@ -24,8 +24,8 @@ use super::table::SERVERS_MAX;
 use super::view::{ServerView, View};
 use crate::raft::{NodeId, Random};
 
-/// How long a server that failed is avoided: about the time from one report to the next. The next report says whether its
-/// worker is up.
+/// How long a server that failed is avoided: about the time from one report to the next. The next report says whether
+/// its worker is up.
 pub const AVOID: Duration = Duration::from_secs(1);
 
 /// When more servers than this are remembered, those that have left the table are forgotten.
@@ -48,8 +48,8 @@ pub enum Outcome {
     Busy,
     /// The connection was refused, reset, or cut before the answer was whole.
     Broken,
-    /// The connection was not accepted in time: the worker is busy or hangs and its queue is full, or no packet reaches it.
-    /// Avoided like one that failed. A stall does not end by it.
+    /// The connection was not accepted in time: the worker is busy or hangs and its queue is full, or no packet reaches
+    /// it. Avoided like one that failed. A stall does not end by it.
     NotAccepted,
     /// This node stopped waiting: the client left, the deadline passed, or another server was faster. This says nothing
     /// about the server. A [`Ticket`] that is dropped ends so.
@@ -61,11 +61,13 @@ pub enum Outcome {
 pub struct Chosen {
     /// The server, as it was seen when it was chosen.
     pub server: Arc<ServerView>,
-    /// The load that decided, in percent: the agreed `cpu`, or what `projected` counts per core (then it may exceed 100).
+    /// The load that decided, in percent: the agreed `cpu`, or what `projected` counts per core (then it may exceed
+    /// 100).
     pub load: f64,
     /// What it was compared with, for people who watch; most choices of a busy node are not explained.
     pub compared: Option<Vec<Compared>>,
-    /// The server was stalled, and this request tries whether it still is. Send it to the next best server at once, too.
+    /// The server was stalled, and this request tries whether it still is. Send it to the next best server at once,
+    /// too.
     pub hedge_now: bool,
     /// End it when the request ends.
     pub ticket: Ticket,
@@ -255,13 +257,13 @@ impl Chooser {
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
-        // The lock is poisoned if a thread panicked while it held it: a bug. The counts may be off by one, but they are the
-        // best that this node has. If every further request failed, one lost answer would become a dead node.
+        // The lock is poisoned if a thread panicked while it held it: a bug. The counts may be off by one, but they are
+        // the best that this node has. If every further request failed, one lost answer would become a dead node.
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Chooses a server for a request. `tried` names the servers that this request was sent to before. `None` if there is no
-    /// other server.
+    /// Chooses a server for a request. `tried` names the servers that this request was sent to before. `None` if there
+    /// is no other server.
     ///
     /// It walks once over all servers.
     pub fn choose(

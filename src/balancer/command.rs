@@ -7,8 +7,8 @@
 //! {"order":{"drain":"lab-01"}}
 //! ```
 //!
-//! The leader makes a command from a report, from a verdict of its silence detector, or from an operator's order. Every node reads it in
-//! [`ServerTable::apply`](super::ServerTable::apply). The JSON form is exact, also for floating-point
+//! The leader makes a command from a report, from a verdict of its silence detector, or from an operator's order. Every
+//! node reads it in [`ServerTable::apply`](super::ServerTable::apply). The JSON form is exact, also for floating-point
 //! numbers: a follower reads the same bits that the leader wrote.
 
 use serde::{Deserialize, Serialize};

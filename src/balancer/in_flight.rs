@@ -1,12 +1,13 @@
-//! The requests in flight at each server *from the other nodes*: what nodes tell each other of it, and for how long it is
-//! believed (docs/balancing.md, "What the other nodes have in flight").
+//! The requests in flight at each server *from the other nodes*: what nodes tell each other of it, and for how long it
+//! is believed (docs/balancing.md, "What the other nodes have in flight").
 //!
-//! Who calls it: a sender thread per peer asks [`Announcer`] what to say; the [`Chooser`](super::Chooser) keeps a `Board` of
-//! what was heard. Nothing of this is agreed, written to disk, or part of a Raft message.
+//! Who calls it: a sender thread per peer asks [`Announcer`] what to say; the [`Chooser`](super::Chooser) keeps a
+//! `Board` of what was heard. Nothing of this is agreed, written to disk, or part of a Raft message.
 //!
-//! A count that is never taken back would keep a server without requests for ever. So counts are absolute, never "one more":
-//! the next message mends whatever an earlier one, lost or late, left wrong. A count that is not repeated is forgotten after
-//! [`BELIEVED_FOR`]. And a message of another process of the same node replaces all that its predecessor said.
+//! A count that is never taken back would keep a server without requests for ever. So counts are absolute, never "one
+//! more": the next message mends whatever an earlier one, lost or late, left wrong. A count that is not repeated is
+//! forgotten after [`BELIEVED_FOR`]. And a message of another process of the same node replaces all that its
+//! predecessor said.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -27,11 +28,12 @@ pub const PAUSE: Duration = Duration::from_millis(10);
 /// not know of yet.
 pub const BLIND_TIME: Duration = Duration::from_millis(15);
 
-/// Counts that do not change are repeated after this time, as long as anything is in flight. What did not arrive is sent again
-/// after this time, too.
+/// Counts that do not change are repeated after this time, as long as anything is in flight. What did not arrive is
+/// sent again after this time, too.
 pub const REPEAT: Duration = Duration::from_millis(500);
 
-/// For how long counts are believed: a node that vanished takes them along. Four repetitions, so that a lost one does no harm.
+/// For how long counts are believed: a node that vanished takes them along. Four repetitions, so that a lost one does
+/// no harm.
 pub const BELIEVED_FOR: Duration = Duration::from_secs(2);
 
 /// The time over which the rate of new requests is averaged.
@@ -54,12 +56,14 @@ pub struct InFlight {
 pub struct Announcer {
     process: u64,
     sequence: u64,
-    /// What the peer knows, and when it was told. `None`: it must be told, since it knows nothing, or nobody knows what it knows.
+    /// What the peer knows, and when it was told. `None`: it must be told, since it knows nothing, or nobody knows what
+    /// it knows.
     told: Option<(BTreeMap<String, u32>, Duration)>,
 }
 
 impl Announcer {
-    /// For the process that drew this number. The first announcement is always due: it replaces what a predecessor said.
+    /// For the process that drew this number. The first announcement is always due: it replaces what a predecessor
+    /// said.
     pub fn new(process: u64) -> Self {
         Self { process, sequence: 0, told: None }
     }
@@ -82,8 +86,8 @@ impl Announcer {
         self.told = None;
     }
 
-    /// Whether the peer was told of requests in flight, or may have been: then something must be said again after [`REPEAT`],
-    /// though nothing changes, and at once when they have all ended.
+    /// Whether the peer was told of requests in flight, or may have been: then something must be said again after
+    /// [`REPEAT`], though nothing changes, and at once when they have all ended.
     pub fn holds(&self) -> bool {
         self.told.as_ref().is_none_or(|(told, _)| !told.is_empty())
     }

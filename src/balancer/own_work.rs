@@ -1,9 +1,10 @@
-//! How much of a server's load our own requests explain, and so how much of it is not ours (docs/balancing.md, "The load that
-//! is not ours"). Kept by the [`Chooser`](super::Chooser) for each server, under its lock.
+//! How much of a server's load our own requests explain, and so how much of it is not ours (docs/balancing.md, "The
+//! load that is not ours"). Kept by the [`Chooser`](super::Chooser) for each server, under its lock.
 //!
-//! A report says how many cores were busy, on average, since the report before it. A request of ours keeps one core busy while it
-//! is in flight, and together they keep no more busy than there are. So their average number over the same time, from all
-//! nodes, is what we explain. The rest is somebody else's: a process that the server's owner runs, another cluster.
+//! A report says how many cores were busy, on average, since the report before it. A request of ours keeps one core
+//! busy while it is in flight, and together they keep no more busy than there are. So their average number over the
+//! same time, from all nodes, is what we explain. The rest is somebody else's: a process that the server's owner runs,
+//! another cluster.
 
 use std::time::Duration;
 

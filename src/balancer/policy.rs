@@ -8,8 +8,8 @@ use std::fmt;
 pub enum Policy {
     /// The lowest agreed CPU load.
     LowestCpu,
-    /// The fewest requests in flight per core, from all nodes, with the load that is not ours; the lowest agreed CPU load when
-    /// nothing is in flight.
+    /// The fewest requests in flight per core, from all nodes, with the load that is not ours; the lowest agreed CPU
+    /// load when nothing is in flight.
     #[default]
     Projected,
 }

@@ -1,17 +1,17 @@
 //! The rule `projected`: which of several servers gets the next request (docs/balancing.md, "The rule `projected`").
 //!
-//! Called by the [`Chooser`](super::Chooser) with what it knows of each server that may be chosen. Pure: the same input and the
-//! same state of the dice give the same choice.
+//! Called by the [`Chooser`](super::Chooser) with what it knows of each server that may be chosen. Pure: the same input
+//! and the same state of the dice give the same choice.
 //!
 //! - **Nothing in flight from any node, and nothing expected:** the lowest agreed CPU load wins. The newest report is
 //!   all there is to know.
-//! - **Otherwise** a server is as loaded as it would be with this request: its requests in flight from all nodes, and one more, and
-//!   the busy cores that are not ours, per core.
-//! - **Water.** If all nodes took the least loaded server, all of them would run to the same one. So imagine the servers as
-//!   vessels, as wide as they have cores and filled as high as they are loaded, and pour in the requests that the other nodes
-//!   are about to send. The water finds its level; each server below it is drawn with a chance in proportion to the
-//!   room between its load and the level (stochastically coordinated dispatching: Goren, Vargaftik, Moses, PODC 2021). With
-//!   nothing to pour in, the level is the least loaded server's own, and it wins.
+//! - **Otherwise** a server is as loaded as it would be with this request: its requests in flight from all nodes, and
+//!   one more, and the busy cores that are not ours, per core.
+//! - **Water.** If all nodes took the least loaded server, all of them would run to the same one. So imagine the
+//!   servers as vessels, as wide as they have cores and filled as high as they are loaded, and pour in the requests
+//!   that the other nodes are about to send. The water finds its level; each server below it is drawn with a chance in
+//!   proportion to the room between its load and the level (stochastically coordinated dispatching: Goren, Vargaftik,
+//!   Moses, PODC 2021). With nothing to pour in, the level is the least loaded server's own, and it wins.
 //! - Loads less than [`EQUAL_BELOW`] apart are equal: a report is not more exact than that.
 
 use crate::raft::Random;
@@ -47,8 +47,8 @@ impl Candidate {
     }
 }
 
-/// The place of the chosen server and its load in percent, without this request; `None` if there are no candidates. `expected`
-/// is how many requests the other nodes are about to send.
+/// The place of the chosen server and its load in percent, without this request; `None` if there are no candidates.
+/// `expected` is how many requests the other nodes are about to send.
 pub(super) fn choose(candidates: &[Candidate], expected: f64, dice: &mut Random) -> Option<(usize, f64)> {
     let idle = is_idle(candidates, expected);
     // What they are compared by: load and width.
@@ -142,7 +142,8 @@ mod tests {
 
     #[test]
     fn loads_less_than_two_points_apart_are_equal_and_drawn_at_random() {
-        let servers = [server(4, 0.40, 0.4, 0), server(2, 0.239, 0.0, 0), server(4, 0.481, 0.4, 0)]; // 10, 11.95, 12.03 %.
+        // 10, 11.95 and 12.03 %.
+        let servers = [server(4, 0.40, 0.4, 0), server(2, 0.239, 0.0, 0), server(4, 0.481, 0.4, 0)];
         let counts = draws(&servers, 0.0);
         assert!(counts[0] > 450 && counts[1] > 450 && counts[2] == 0, "{counts:?}");
     }
@@ -201,7 +202,8 @@ mod tests {
     proptest::proptest! {
         #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..proptest::prelude::ProptestConfig::default() })]
 
-        /// Whatever is known, somebody is chosen, and never one that is two points above the lowest when nothing is expected.
+        /// Whatever is known, somebody is chosen, and never one that is two points above the lowest when nothing is
+        /// expected.
         #[test]
         fn somebody_is_always_chosen(
             servers in proptest::collection::vec((1..64u32, 0.0..=1.0f64, 0.0..=1.0f64, 0..100u32), 1..40),

@@ -93,13 +93,13 @@ pub struct Report {
     pub server: String,
     /// Where its worker listens.
     pub worker: SocketAddr,
-    /// Percent of the processors that was busy since the last report; 0 to 100, never -0.0. Of those that the worker may use:
-    /// all of the machine, or what a quota or a cpuset leaves.
+    /// Percent of the processors that was busy since the last report; 0 to 100, never -0.0. Of those that the worker
+    /// may use: all of the machine, or what a quota or a cpuset leaves.
     pub cpu: f64,
     /// How many processors the worker may use, rounded; 1 to [`CORES_MAX`].
     pub cores: u32,
-    /// Whether `cpu` was measured. False when the daemon cannot measure: then no node chooses the server while another one is
-    /// there. Only false is written, so that the usual report stays short.
+    /// Whether `cpu` was measured. False when the daemon cannot measure: then no node chooses the server while another
+    /// one is there. Only false is written, so that the usual report stays short.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub cpu_known: bool,
     /// See [`Stamp`].
@@ -108,11 +108,13 @@ pub struct Report {
     pub sequence: u64,
     /// Whether something listens at `worker`. False keeps the server alive but out of the choice.
     pub worker_up: bool,
-    /// Whether the worker did something since the last report, or would have if it had got a processor. `None`: not known.
+    /// Whether the worker did something since the last report, or would have if it had got a processor. `None`: not
+    /// known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker_active: Option<bool>,
-    /// The number that the daemon's process drew when it started; 1 to [`COUNTER_MAX`]. It tells two daemons of one name apart.
-    /// `None` (a report by hand, or the last one of a daemon that stops): the name belongs to nobody after it.
+    /// The number that the daemon's process drew when it started; 1 to [`COUNTER_MAX`]. It tells two daemons of one
+    /// name apart. `None` (a report by hand, or the last one of a daemon that stops): the name belongs to nobody after
+    /// it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<u64>,
 }

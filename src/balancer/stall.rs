@@ -1,27 +1,27 @@
 //! The stall rule (docs/balancing.md, "The stall"): a server that swallows requests looks idle and would
 //! draw them all.
 //!
-//! > A server that has owed this node an answer for longer than `stall_ms`, while a report of it taken after the request was
-//! > sent says that its worker did nothing, is stalled. It is passed over until it answers, and what waits there is also
-//! > sent to the next best server; the first whole answer wins.
+//! > A server that has owed this node an answer for longer than `stall_ms`, while a report of it taken after the
+//! > request was sent says that its worker did nothing, is stalled. It is passed over until it answers, and what waits
+//! > there is also sent to the next best server; the first whole answer wins.
 //!
-//! Slow is not stalled: a worker that computes, or would if it got a processor, is active, and its report says so. What the
-//! sentence leaves open is decided here:
+//! Slow is not stalled: a worker that computes, or would if it got a processor, is active, and its report says so. What
+//! the sentence leaves open is decided here:
 //!
 //! - **Which report counts.** The newest, if it was applied here after the request was sent. One that arrives within
 //!   [`REPORT_TRAVEL`] was measured before.
 //! - **What "nothing" is.** `"worker_active":false`. Where the daemon cannot know and leaves that out: less than
 //!   [`BUSY_CORES_MIN`] busy.
-//! - **Since when the answer is owed.** Since the request, or the server's last whole answer if that is later: a worker that
-//!   takes one request at a time owes the fifth in its queue nothing yet while it answers the other four.
-//! - **What ends a stall.** Any whole answer, also a bad one (it moves again). A connection that the server itself broke,
-//!   if it owes nothing else: that is a failure, and failures have their own rule. Another incarnation of the server
-//!   (a new epoch, another worker address). *Not* that this node gave up waiting, and not a busy CPU.
+//! - **Since when the answer is owed.** Since the request, or the server's last whole answer if that is later: a worker
+//!   that takes one request at a time owes the fifth in its queue nothing yet while it answers the other four.
+//! - **What ends a stall.** Any whole answer, also a bad one (it moves again). A connection that the server itself
+//!   broke, if it owes nothing else: that is a failure, and failures have their own rule. Another incarnation of the
+//!   server (a new epoch, another worker address). *Not* that this node gave up waiting, and not a busy CPU.
 //! - **How a stalled server that owes nothing any more gets back.** It could answer nothing. So its mark ages: after
-//!   [`TRIAL_AFTER`] it may be chosen again, and its first request, the trial, is at once also sent to the next best: nobody
-//!   waits for it.
-//! - **A server that is dead or gone from the table** shows no report at all. What has waited there longer than `stall_ms`
-//!   is sent elsewhere too: a machine without power never resets a connection.
+//!   [`TRIAL_AFTER`] it may be chosen again, and its first request, the trial, is at once also sent to the next best:
+//!   nobody waits for it.
+//! - **A server that is dead or gone from the table** shows no report at all. What has waited there longer than
+//!   `stall_ms` is sent elsewhere too: a machine without power never resets a connection.
 //!
 //! Called by the [`Chooser`](super::Chooser) under its lock.
 
@@ -160,7 +160,8 @@ impl Debts {
         }
     }
 
-    /// The requests that should also be sent elsewhere and were not named before. `server` is `None` when it left the table.
+    /// The requests that should also be sent elsewhere and were not named before. `server` is `None` when it left the
+    /// table.
     pub(super) fn hedges(&mut self, server: Option<&ServerView>, limit: Duration, now: Duration) -> Vec<u64> {
         let stalled = server.is_some_and(|server| self.judge(server, limit, now) == Verdict::Stalled);
         let is_due = |owed: &Owed| match server {

@@ -8,18 +8,18 @@
 //! 1. While a server is alive, a report counts if its stamp `(epoch, sequence)` is above the committed one. If
 //!    the server is dead, a report of any other epoch counts, too: so no stamp, not even the greatest, keeps a
 //!    server dead for ever. Any other report changes nothing.
-//! 2. A report that counts makes its server alive. The name then belongs to the daemon whose `instance` the report names:
-//!    while the server is alive, a report of another instance changes nothing, whatever its stamp. A report without an
-//!    instance counts as before, and leaves the name to nobody.
+//! 2. A report that counts makes its server alive. The name then belongs to the daemon whose `instance` the report
+//!    names: while the server is alive, a report of another instance changes nothing, whatever its stamp. A report
+//!    without an instance counts as before, and leaves the name to nobody.
 //! 3. A verdict names the newest report that the leader had applied. If the table still holds that report,
 //!    the server becomes dead. If a newer report was committed before the verdict, the verdict changes
 //!    nothing.
 //! 4. The table holds at most `servers_max` servers. If it is full, a new server replaces the one that has
 //!    been dead the longest. If all are alive, the new server is refused: a living server is never removed.
 //!    The bound is replicated: it is part of the snapshot and of the digest.
-//! 5. An operator's order: a drained server is in no node's choice, until it is undrained or leaves the table; its reports and
-//!    verdicts count as before, and it stays drained through them. Only a dead server is forgotten. After that, a
-//!    report of its name is that of a new server.
+//! 5. An operator's order: a drained server is in no node's choice, until it is undrained or leaves the table; its
+//!    reports and verdicts count as before, and it stays drained through them. Only a dead server is forgotten. After
+//!    that, a report of its name is that of a new server.
 //! 6. An unknown command is ignored and counted, on all nodes alike.
 
 use std::collections::BTreeMap;

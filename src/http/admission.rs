@@ -1,15 +1,17 @@
 //! Who gets a place when all are taken. `server.rs` asks, and carries the decision out.
 //!
-//! A listener has so many places for connections. What happens when they are taken depends on who may come ([`MakesRoom`]):
+//! A listener has so many places for connections. What happens when they are taken depends on who may come
+//! ([`MakesRoom`]):
 //!
 //! - At the cluster address, *strangers* make room. A stranger is a connection that has not yet brought a request which
-//!   the service takes for proof ([`Acceptance::is_proven`](super::Acceptance), or an answer below 300). The one that came
-//!   first gives its place to a new connection. So a flood of strangers pushes out strangers only, and a new connection has
-//!   as long to prove itself as the flood needs to fill all places once.
-//! - At the public address anybody may come, and nobody can prove anything. There the *source* with the most connections
-//!   makes room: one address, or one IPv6 network of 64 bits, since one machine has all addresses of such a network. It
-//!   loses the connection that came first among those that are idle; if none is idle, another source with two fewer still
-//!   gets the place of its youngest one. So one source cannot keep another out, however many connections it opens.
+//!   the service takes for proof ([`Acceptance::is_proven`](super::Acceptance), or an answer below 300). The one that
+//!   came first gives its place to a new connection. So a flood of strangers pushes out strangers only, and a new
+//!   connection has as long to prove itself as the flood needs to fill all places once.
+//! - At the public address anybody may come, and nobody can prove anything. There the *source* with the most
+//!   connections makes room: one address, or one IPv6 network of 64 bits, since one machine has all addresses of such a
+//!   network. It loses the connection that came first among those that are idle; if none is idle, another source with
+//!   two fewer still gets the place of its youngest one. So one source cannot keep another out, however many
+//!   connections it opens.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -69,8 +71,8 @@ impl Admission {
         self.leaving.len() >= LEAVING_MAX
     }
 
-    /// Decides about the new connection `id`, and counts it in with [`Entry::Free`] and [`Entry::InsteadOf`]. `is_idle` tells
-    /// whether an open connection waits for a request.
+    /// Decides about the new connection `id`, and counts it in with [`Entry::Free`] and [`Entry::InsteadOf`]. `is_idle`
+    /// tells whether an open connection waits for a request.
     pub(super) fn enter(&mut self, id: u64, source: Source, is_idle: impl Fn(u64) -> bool) -> Entry {
         let entry = if self.open.len() - self.leaving.len() < self.places {
             Entry::Free

@@ -1,9 +1,9 @@
-//! Bodies in chunks (RFC 9112 section 7.1), decoded while their bytes arrive. `connection.rs` reads requests with it, the
-//! worker client's `answer.rs` answers. No I/O.
+//! Bodies in chunks (RFC 9112 section 7.1), decoded while their bytes arrive. `connection.rs` reads requests with it,
+//! the worker client's `answer.rs` answers. No I/O.
 //!
-//! A chunk is its size in hexadecimal digits, CR LF, so many bytes, CR LF. The last one has size 0. After it come trailer
-//! fields, which are dropped, and an empty line. Where the RFC lets a recipient guess, this one refuses: two programs that
-//! find different ends of one body would disagree on where the next message begins.
+//! A chunk is its size in hexadecimal digits, CR LF, so many bytes, CR LF. The last one has size 0. After it come
+//! trailer fields, which are dropped, and an empty line. Where the RFC lets a recipient guess, this one refuses: two
+//! programs that find different ends of one body would disagree on where the next message begins.
 
 /// The longest line of a size with its extensions, or of a trailer field, in bytes. Nobody here uses either.
 pub(super) const LINE_BYTES_MAX: usize = 1024;
@@ -48,8 +48,8 @@ impl Chunks {
         self.place == Place::End
     }
 
-    /// Decodes from `input` as much as it can, and adds the content to `body`, which never grows beyond `bytes_max`. Returns
-    /// how many bytes of `input` it has used. The rest must be given again, with more bytes behind it.
+    /// Decodes from `input` as much as it can, and adds the content to `body`, which never grows beyond `bytes_max`.
+    /// Returns how many bytes of `input` it has used. The rest must be given again, with more bytes behind it.
     ///
     /// # Errors
     /// When this is no chunked body, or its content is too long. A size counts as soon as it is read.

@@ -181,8 +181,8 @@ impl Client {
         }
     }
 
-    /// A client that sends each request once at most, for requests that may not be carried out twice. If a kept connection was
-    /// closed, the call fails, and whether the node has carried the request out is not known.
+    /// A client that sends each request once at most, for requests that may not be carried out twice. If a kept
+    /// connection was closed, the call fails, and whether the node has carried the request out is not known.
     pub fn without_repetition(timeouts: ClientTimeouts) -> Self {
         Self { repeats: false, ..Self::new(timeouts) }
     }

@@ -91,8 +91,8 @@ impl fmt::Debug for CancelHandle {
 }
 
 /// Opens a connection as [`TcpStream::connect_timeout`] does, but lends the socket to `cancel` before it
-/// waits for the handshake: on Linux, shutdown(2) ends a handshake, too. With `from`, it comes from that address of this
-/// machine; else the kernel chooses one.
+/// waits for the handshake: on Linux, shutdown(2) ends a handshake, too. With `from`, it comes from that address of
+/// this machine; else the kernel chooses one.
 pub(super) fn connect(
     address: &SocketAddr,
     from: Option<IpAddr>,

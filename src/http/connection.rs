@@ -5,8 +5,8 @@
 //! ("pipelined") wait in the buffer. The thread takes one at a time, so the answers have the order of the requests.
 //!
 //! The usual request costs one `recv` and one `writev`. The socket's own time-out (`SO_RCVTIMEO`, set once) bounds the
-//! idle pause. Only a request that arrives in pieces needs `poll`, which waits for the rest of the deadline. The deadline
-//! is for the *whole* head or body: a client that sends a byte a second gains no time.
+//! idle pause. Only a request that arrives in pieces needs `poll`, which waits for the rest of the deadline. The
+//! deadline is for the *whole* head or body: a client that sends a byte a second gains no time.
 //!
 //! Follows RFC 9112 section 9 (connections; 9.3 persistence, 9.6 closing) and RFC 9110 section 10.1.1 (100-continue);
 //! `socket(7)` for the time-outs, `tcp(7)` for TCP_NODELAY.
@@ -29,8 +29,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tiny_http::Method;
 
-/// The buffer of a body grows in steps of at least this many bytes while the bytes arrive. So a request that only claims a
-/// great length reserves no more than this.
+/// The buffer of a body grows in steps of at least this many bytes while the bytes arrive. So a request that only
+/// claims a great length reserves no more than this.
 pub const BODY_STEP_BYTES: usize = 16 * 1024;
 
 /// A buffer for answers that grew beyond this shrinks again after the answer.
@@ -114,7 +114,8 @@ impl ReceivedBytes {
         }
     }
 
-    /// The room behind what is held; moves that to the front, and makes the buffer larger, only when there is no other room.
+    /// The room behind what is held; moves that to the front, and makes the buffer larger, only when there is no other
+    /// room.
     fn room(&mut self) -> &mut [u8] {
         if self.end == self.bytes.len() {
             self.bytes.copy_within(self.start..self.end, 0);
@@ -183,8 +184,8 @@ impl ServedConnection<'_> {
         let ruling = self.guard(|| Ok(service.judge(&head, peer))).unwrap_or_else(Ruling::Answer);
         let Acceptance { body_bytes_max: limit, is_proven, note } = match ruling {
             Ruling::Accept(acceptance) => acceptance,
-            // A body that is not read stands where the next request would begin. Only without a body may the connection stay
-            // open.
+            // A body that is not read stands where the next request would begin. Only without a body may the connection
+            // stay open.
             Ruling::Answer(answer) if !head.has_body() => return self.answer(answer, manner),
             Ruling::Answer(answer) | Ruling::Close(answer) => return Err(self.last_answer(answer, manner)),
         };
@@ -216,9 +217,9 @@ impl ServedConnection<'_> {
         }
     }
 
-    /// Calls the service. If it panics, this request gets a 500 and the log a line; the connection and the node go on. The
-    /// call borrows nothing of this connection, so a panic leaves nothing of it half changed. The service itself must keep
-    /// its own data sound.
+    /// Calls the service. If it panics, this request gets a 500 and the log a line; the connection and the node go on.
+    /// The call borrows nothing of this connection, so a panic leaves nothing of it half changed. The service itself
+    /// must keep its own data sound.
     fn guard<T>(&self, call: impl FnOnce() -> Result<T, Response>) -> Result<T, Response> {
         catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
             self.context.tally.panics.add_one();
@@ -236,8 +237,8 @@ impl ServedConnection<'_> {
     /// Waits for the next request. `Err` when the connection ends instead: the time is up, the client has gone, or the
     /// server stops.
     fn await_first_bytes(&mut self, pause: Duration) -> Result<(), ConnectionEnd> {
-        // First set `idle`, then read `stopping`. `Server::stop` does it the other way round: it sets `stopping`, then reads
-        // `idle`. So at least one of the two sees what the other has set.
+        // First set `idle`, then read `stopping`. `Server::stop` does it the other way round: it sets `stopping`, then
+        // reads `idle`. So at least one of the two sees what the other has set.
         self.open.idle.store(true, Ordering::SeqCst);
         if self.context.stopping.load(Ordering::SeqCst) {
             // A request that has already arrived is served. There is no wait for another one.
@@ -298,8 +299,8 @@ impl ServedConnection<'_> {
         }
     }
 
-    /// Reads a body of exactly `length` bytes; the route allows this length. The buffer, and its share of the memory for
-    /// bodies, grow while the bytes arrive.
+    /// Reads a body of exactly `length` bytes; the route allows this length. The buffer, and its share of the memory
+    /// for bodies, grow while the bytes arrive.
     fn read_body(
         &mut self,
         length: usize,
@@ -337,8 +338,8 @@ impl ServedConnection<'_> {
         Ok(body)
     }
 
-    /// Reads a body in chunks, with so many bytes of content at most. Its buffer, and with it its share of the memory for
-    /// bodies, doubles as the bytes arrive.
+    /// Reads a body in chunks, with so many bytes of content at most. Its buffer, and with it its share of the memory
+    /// for bodies, doubles as the bytes arrive.
     fn read_chunks(
         &mut self,
         bytes_max: usize,
@@ -429,7 +430,8 @@ impl ServedConnection<'_> {
     fn answer(&mut self, answer: Response, manner: Manner) -> Result<(), ConnectionEnd> {
         if !manner.keep_alive || self.context.stopping.load(Ordering::SeqCst) {
             let end = self.last_answer(answer, manner);
-            // The whole request was read. If no further byte has come, the connection can close at once without a reset.
+            // The whole request was read. If no further byte has come, the connection can close at once without a
+            // reset.
             return Err(if self.input.held().is_empty() { ConnectionEnd::Close } else { end });
         }
         let connection = if manner.of_http_10 { Connection::KeepAlive } else { Connection::Implied };
@@ -496,13 +498,14 @@ fn receive_by(stream: &TcpStream, room: &mut [u8], deadline: Instant) -> Result<
             tv_sec: left.as_secs().min(i32::MAX as u64) as i64,
             tv_nsec: left.subsec_nanos().into(),
         };
-        // The result does not matter (ready, time up, interrupted, an error that `recv` will report): the loop tries again.
+        // The result does not matter (ready, time up, interrupted, an error that `recv` will report): the loop tries
+        // again.
         let _ = poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&left));
     }
 }
 
-/// Writes everything. The socket's own time-out bounds each call to `deadline`. A client that takes a part of the answer has
-/// the same time once more for the rest; then it is given up.
+/// Writes everything. The socket's own time-out bounds each call to `deadline`. A client that takes a part of the
+/// answer has the same time once more for the rest; then it is given up.
 fn write_all(mut stream: &TcpStream, slices: &mut [IoSlice<'_>], deadline: Duration) -> io::Result<()> {
     let mut slices = slices;
     IoSlice::advance_slices(&mut slices, 0);

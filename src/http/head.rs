@@ -187,8 +187,8 @@ pub fn parse(bytes: &[u8], headers_max: usize) -> Result<Head, HeadRefusal> {
     })
 }
 
-/// The digits of the version of HTTP at the end of the request line (`HTTP/`, digit, dot, digit), as in the HTTP/2 preface
-/// `PRI * HTTP/2.0`, and where the second one stands. Any other line is not HTTP, and is answered 400.
+/// The digits of the version of HTTP at the end of the request line (`HTTP/`, digit, dot, digit), as in the HTTP/2
+/// preface `PRI * HTTP/2.0`, and where the second one stands. Any other line is not HTTP, and is answered 400.
 fn version_digits(head: &[u8]) -> Option<(u8, u8, usize)> {
     let line = head.split(|&byte| byte == b'\r').next()?;
     match line.rsplit(|&byte| byte == b' ').next()? {
@@ -292,8 +292,8 @@ impl Fields {
         }
     }
 
-    /// RFC 9112 section 6.1: 501 for a transfer coding that is not implemented, which is any but `chunked` once. 400 for
-    /// one together with Content-Length, or from HTTP/1.0: two programs could then read two different bodies.
+    /// RFC 9112 section 6.1: 501 for a transfer coding that is not implemented, which is any but `chunked` once. 400
+    /// for one together with Content-Length, or from HTTP/1.0: two programs could then read two different bodies.
     fn check_transfer_encoding(&self, is_http_10: bool) -> Result<(), HeadRefusal> {
         match (&self.transfer_coding, self.content_length) {
             (None, _) => Ok(()),

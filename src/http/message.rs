@@ -104,8 +104,8 @@ impl ClientHandle {
     }
 }
 
-/// An answer of one line of plain text; the newline is added. What would break the line or deceive its reader is escaped: the
-/// text may quote a stranger.
+/// An answer of one line of plain text; the newline is added. What would break the line or deceive its reader is
+/// escaped: the text may quote a stranger.
 pub fn text(status: u16, line: &str) -> Response {
     let mut body = one_line(line).into_bytes();
     body.push(b'\n');

@@ -3,10 +3,10 @@
 //! Called by rakit-node, once for its public and once for its cluster address, each with a [`Service`] of its own.
 //! `docs/http-edge.md` says why the nodes do not use tiny_http's own `Server`, and what the edge answers at each limit.
 //!
-//! One thread accepts connections. Each open connection has a thread that serves it (`connection.rs`) and then takes the
-//! next one. The accepting thread starts a new thread when no thread is free, up to the cap on connections. A thread without
-//! work ends after `THREAD_IDLE`. Only a connection goes from one thread to another, never a request: between `recv` and
-//! `writev` no thread waits for another, and no lock is taken.
+//! One thread accepts connections. Each open connection has a thread that serves it (`connection.rs`) and then takes
+//! the next one. The accepting thread starts a new thread when no thread is free, up to the cap on connections. A
+//! thread without work ends after `THREAD_IDLE`. Only a connection goes from one thread to another, never a request:
+//! between `recv` and `writev` no thread waits for another, and no lock is taken.
 //!
 //! Everything is bounded by [`Limits`]. The server answers and counts what exceeds a bound; it does not queue it.
 //!
@@ -70,8 +70,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on `address` and serves it until it is stopped. The names of its threads and its lines in the log begin with
-    /// `name`. Keep it under ten characters, because Linux cuts a thread's name at 15.
+    /// Listens on `address` and serves it until it is stopped. The names of its threads and its lines in the log begin
+    /// with `name`. Keep it under ten characters, because Linux cuts a thread's name at 15.
     ///
     /// # Errors
     /// What `socket(2)`, `bind(2)`, `listen(2)` and the start of a thread may return.
@@ -138,9 +138,9 @@ impl Server {
         CountersOf(Arc::downgrade(&self.shared))
     }
 
-    /// Stops listening and closes idle connections at once. Requests in flight have the time `drain` to be answered (with
-    /// `Connection: close`); then the connections that are left are cut off. Returns how many were cut off. A second call
-    /// does no harm. A handler of this server must not call it: it would wait for itself.
+    /// Stops listening and closes idle connections at once. Requests in flight have the time `drain` to be answered
+    /// (with `Connection: close`); then the connections that are left are cut off. Returns how many were cut off. A
+    /// second call does no harm. A handler of this server must not call it: it would wait for itself.
     pub fn stop(&self, drain: Duration) -> usize {
         let shared = &self.shared;
         self.await_empty_backlog();
@@ -228,9 +228,9 @@ struct Connections {
     open: HashMap<u64, Arc<Open>>,
     /// Connections handed to waiting threads that have not woken yet.
     queue: VecDeque<(u64, Arc<Open>)>,
-    /// Waiting threads for which no connection is queued. The threads that wait in `work` are `unclaimed + queue.len()`. If
-    /// a thread counted as free until it *wakes*, one thread could be promised to several connections, and these would wait
-    /// behind each other.
+    /// Waiting threads for which no connection is queued. The threads that wait in `work` are
+    /// `unclaimed + queue.len()`. If a thread counted as free until it *wakes*, one thread could be promised to several
+    /// connections, and these would wait behind each other.
     unclaimed: usize,
     /// Threads in all.
     threads: usize,
@@ -278,8 +278,8 @@ impl ServerShared {
                 prove: &|| self.lock().admission.prove(id),
                 stopping: &self.stopping,
             };
-            // `connection.rs` catches a handler's panic itself. This catches a panic of the edge, so that the connection and
-            // the thread are still counted off.
+            // `connection.rs` catches a handler's panic itself. This catches a panic of the edge, so that the
+            // connection and the thread are still counted off.
             if catch_unwind(AssertUnwindSafe(|| connection::serve(&context, &open))).is_err() {
                 log::error!("{}: serving {} panicked; its connection is closed", self.name, open.peer);
             }
@@ -320,8 +320,8 @@ impl ServerShared {
 struct Door {
     shared: Arc<ServerShared>,
     listener: Arc<TcpListener>,
-    /// A descriptor to close when no other is left. Then the next client can be accepted, answered with 503 and closed; else
-    /// it would hang in the backlog. Any descriptor does: this is a second one of the listener.
+    /// A descriptor to close when no other is left. Then the next client can be accepted, answered with 503 and closed;
+    /// else it would hang in the backlog. Any descriptor does: this is a second one of the listener.
     spare: Option<TcpListener>,
     turned_away: VecDeque<TurnedAway>,
     date: DateCache,
@@ -456,8 +456,9 @@ impl Door {
         let _ = stream.shutdown(std::net::Shutdown::Write);
     }
 
-    /// Reads and drops what refused clients send: closing a socket with unread input resets the connection, and the client
-    /// might lose the answer. Closes those that have ended or had their time. Returns whether a new connection waits.
+    /// Reads and drops what refused clients send: closing a socket with unread input resets the connection, and the
+    /// client might lose the answer. Closes those that have ended or had their time. Returns whether a new connection
+    /// waits.
     fn tend_turned_away(&mut self) -> bool {
         let now = Instant::now();
         self.turned_away.retain_mut(|client| {
@@ -506,8 +507,8 @@ impl Door {
         }
     }
 
-    /// With no descriptor left, accept() fails again and again, while clients hang in the backlog. So the server closes its
-    /// spare descriptor and accepts the next client in its place.
+    /// With no descriptor left, accept() fails again and again, while clients hang in the backlog. So the server closes
+    /// its spare descriptor and accepts the next client in its place.
     fn accept_without_descriptors(&mut self) {
         // Refused connections that are still open hold descriptors, too.
         self.turned_away.clear();
@@ -527,8 +528,8 @@ impl Door {
             Ok((stream, _)) => {
                 self.shared.tally.accepted.add_one();
                 self.tell_unavailable(&stream, "no descriptor is left");
-                // Its descriptor is needed: the connection cannot stay open until the client has read the answer. Input that
-                // has already come is read, so that the close is usually no reset.
+                // Its descriptor is needed: the connection cannot stay open until the client has read the answer. Input
+                // that has already come is read, so that the close is usually no reset.
                 let _ = recv(&stream, &mut [0_u8; 4096][..], RecvFlags::DONTWAIT);
                 drop(stream);
                 self.spare = self.listener.try_clone().ok();

@@ -12,7 +12,8 @@ pub trait Service: Send + Sync + 'static {
     /// request (404, 405 with Allow). `path` has no query.
     fn body_limit(&self, method: &Method, path: &str) -> Result<usize, Response>;
 
-    /// All methods that some path here takes, and OPTIONS, as the header Allow lists them. `OPTIONS *` is answered with it.
+    /// All methods that some path here takes, and OPTIONS, as the header Allow lists them. `OPTIONS *` is answered with
+    /// it.
     fn methods(&self) -> &'static str {
         "GET, HEAD, OPTIONS"
     }
@@ -22,7 +23,8 @@ pub trait Service: Send + Sync + 'static {
     fn judge(&self, head: &Head, peer: SocketAddr) -> Ruling {
         let _ = peer;
         if head.target == "*" {
-            // RFC 9110 section 9.3.7: OPTIONS of the server itself asks what it can do at all; section 10.2.1: Allow says it.
+            // RFC 9110 section 9.3.7: OPTIONS of the server itself asks what it can do at all; section 10.2.1: Allow
+            // says it.
             let methods = self.methods();
             let answer = text(200, &format!("an HTTP server is here; its methods: {methods}"));
             return Ruling::Answer(answer.with_header(header("Allow", methods)));

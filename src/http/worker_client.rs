@@ -1,8 +1,8 @@
 //! Asking a worker for a prime.
 //!
-//! Who calls it: the public side of a node, once per attempt at forwarding `GET /N`. It follows docs/protocol.md: the path
-//! is rebuilt from the number, nothing of the client's reaches the worker, and a 200 counts only if its whole body is
-//! decimal digits.
+//! Who calls it: the public side of a node, once per attempt at forwarding `GET /N`. It follows docs/protocol.md: the
+//! path is rebuilt from the number, nothing of the client's reaches the worker, and a 200 counts only if its whole body
+//! is decimal digits.
 //!
 //! The worker that the course handed out shapes this file. It speaks HTTP/1.0, sends its status line *before* it
 //! computes, gives no Content-Length, closes, and serves one connection at a time without a time-out. Therefore:
@@ -13,15 +13,17 @@
 //!   seven). A refused connection means "dead". If no other server is left, the node can wait until the worker accepts
 //!   ([`WorkerClient::ask_patiently`]).
 //!
-//! One failure cannot be seen: a worker without Content-Length is killed *between* two writes of one number, and its kernel
-//! closes the connection without a reset. Then the number is too short. A reset is noticed (usual when a process is killed
-//! with unread input), and so is a body that is shorter than its Content-Length. `worker.py` sends a Content-Length.
+//! One failure cannot be seen: a worker without Content-Length is killed *between* two writes of one number, and its
+//! kernel closes the connection without a reset. Then the number is too short. A reset is noticed (usual when a process
+//! is killed with unread input), and so is a body that is shorter than its Content-Length. `worker.py` sends a
+//! Content-Length.
 //!
-//! Another thread can end the wait through a [`CancelHandle`]: a second worker has answered the same request first, or the
-//! client has gone. There is no thread per call.
+//! Another thread can end the wait through a [`CancelHandle`]: a second worker has answered the same request first, or
+//! the client has gone. There is no thread per call.
 //!
 //! ureq serves the requests between nodes, but not these: it took more time than everything else that a node does for a
-//! request. Without it there is little to do: write a request of one line, and find the end of a small answer (`answer.rs`).
+//! request. Without it there is little to do: write a request of one line, and find the end of a small answer
+//! (`answer.rs`).
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -48,8 +50,8 @@ pub const PRIME_BYTES_MAX: usize = 64;
 /// The longest body of a 4xx that is passed on to the client, in bytes.
 pub const CLIENT_ERROR_BYTES_MAX: usize = 16 * 1024;
 
-/// The header that every request to a worker carries. If one comes back to a node, because a node stands where a worker was
-/// said to be, the node sees that it was passed on already.
+/// The header that every request to a worker carries. If one comes back to a node, because a node stands where a worker
+/// was said to be, the node sees that it was passed on already.
 pub const HEADER_HOP: &str = "X-Rakit-Hop";
 
 /// An answer of the worker that is passed on to the client.
@@ -75,8 +77,8 @@ pub struct Answered {
     pub asked_at: Instant,
     /// From then until there was a connection; nothing on one that was kept.
     pub connect: Duration,
-    /// From the connection until the first byte of the answer. A worker that sends its status line before it computes is quick
-    /// with it.
+    /// From the connection until the first byte of the answer. A worker that sends its status line before it computes
+    /// is quick with it.
     pub first_byte: Duration,
 }
 
@@ -91,7 +93,8 @@ pub enum WorkerError {
     ConnectTimeout,
     /// Closed or reset before a whole answer came.
     Closed,
-    /// The worker sent something else than an answer: not HTTP, or a 200 whose body is not a number. The reason in words.
+    /// The worker sent something else than an answer: not HTTP, or a 200 whose body is not a number. The reason in
+    /// words.
     BadBody(String),
     /// 503 with `Retry-After`: the worker is in order, but too many requests wait there already.
     Busy {

@@ -1,7 +1,8 @@
-//! Reads the answer of a worker: finds its end, its status and body, and whether its connection may be kept. No I/O: the
-//! worker client passes a function that gets more bytes.
+//! Reads the answer of a worker: finds its end, its status and body, and whether its connection may be kept. No I/O:
+//! the worker client passes a function that gets more bytes.
 //!
-//! Follows RFC 9112 section 6.3 (the length of a body), 7.1 (chunks) and 9.3 (persistence); RFC 2068 section 19.7.1.1 (`Keep-Alive`).
+//! Follows RFC 9112 section 6.3 (the length of a body), 7.1 (chunks) and 9.3 (persistence); RFC 2068 section 19.7.1.1
+//! (`Keep-Alive`).
 
 use std::time::Duration;
 
@@ -25,8 +26,8 @@ const CHUNKS_OVERHEAD: usize = 6;
 /// This side closes an idle connection so long before the worker would. So a request seldom meets the worker's close.
 const MARGIN: Duration = Duration::from_secs(1);
 
-/// How long a connection is kept if the worker gives no time. Less than the shortest default of common servers (Apache and
-/// Node.js, five seconds).
+/// How long a connection is kept if the worker gives no time. Less than the shortest default of common servers (Apache
+/// and Node.js, five seconds).
 const KEPT_BY_DEFAULT: Duration = Duration::from_secs(4);
 
 /// The longest time that a connection is kept idle.
@@ -75,8 +76,8 @@ struct AnswerHead {
     kept_for: Option<Duration>,
 }
 
-/// Reads one answer. `receive` adds the next bytes to a buffer with room, and returns how many: 0 when the worker closed its
-/// side, [`Broken::Cut`] when the connection broke.
+/// Reads one answer. `receive` adds the next bytes to a buffer with room, and returns how many: 0 when the worker
+/// closed its side, [`Broken::Cut`] when the connection broke.
 pub(super) fn read(
     mut receive: impl FnMut(&mut Vec<u8>) -> Result<usize, Broken>,
 ) -> Result<RawAnswer, Broken> {

@@ -1,8 +1,8 @@
 //! Connections to workers that wait for the next request.
 //!
-//! Called by the worker client: before a request, and after an answer that offered to keep the connection. The connection
-//! that was used last is used next. So connections that are no longer needed stay idle until they are closed. The lock is
-//! held only while the list is read or changed, never during a system call that may wait.
+//! Called by the worker client: before a request, and after an answer that offered to keep the connection. The
+//! connection that was used last is used next. So connections that are no longer needed stay idle until they are
+//! closed. The lock is held only while the list is read or changed, never during a system call that may wait.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -14,9 +14,10 @@ use super::wire::Wire;
 
 /// The most idle connections from this node to one worker. Any further one is closed after its answer.
 ///
-/// Requests often end in a burst, and the next ones begin in a burst. With a lower bound than a usual burst, each burst closes
-/// connections, and the next one opens as many. Some servers accept only one connection per turn of their loop (nginx does), so
-/// the new connections wait long: with 64, one request in a hundred of 256 clients took a tenth of a second and more.
+/// Requests often end in a burst, and the next ones begin in a burst. With a lower bound than a usual burst, each burst
+/// closes connections, and the next one opens as many. Some servers accept only one connection per turn of their loop
+/// (nginx does), so the new connections wait long: with 64, one request in a hundred of 256 clients took a tenth of a
+/// second and more.
 const IDLE_MAX: usize = 256;
 
 #[derive(Debug, Default)]
@@ -123,8 +124,8 @@ mod tests {
         let kept = KeptConnections::default();
         let now = Instant::now();
         let (worker, mut ends) = keep(&kept, 2, now + SECOND);
-        // The one that was kept last would be used first. On loopback, the end is there when shutdown(2) returns; close(2) says
-        // nothing while a child that another test starts has the socket, too.
+        // The one that was kept last would be used first. On loopback, the end is there when shutdown(2) returns;
+        // close(2) says nothing while a child that another test starts has the socket, too.
         let last = ends.pop().expect("there are two");
         last.shutdown(std::net::Shutdown::Both).expect("it is connected");
         assert!(kept.take(worker, now).is_some());

@@ -233,8 +233,8 @@ fn the_deadline_ends_a_silent_and_a_trickling_worker() {
     assert_eq!(outcome, Err(WorkerError::DeadlinePassed));
 
     // One byte after another, each well within the time that is left: the deadline is for the whole answer. The body
-    // has no end, so only the deadline or the bound can end the wait; the bytes come too slowly for the bound, which would
-    // take 19 s.
+    // has no end, so only the deadline or the bound can end the wait; the bytes come too slowly for the bound, which
+    // would take 19 s.
     let (address, _head) = worker(|mut stream| {
         stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").unwrap();
         let (_never, pause) = mpsc::channel::<()>();

@@ -1,7 +1,8 @@
 //! One connection to a worker: a request goes out, bytes come back.
 //!
-//! Called by the worker client. A request on a kept connection costs one send(2) and, as a rule, one recv(2): the socket's
-//! time-out (SO_RCVTIMEO, socket(7)) is set again only when the time for a request has changed by a millisecond.
+//! Called by the worker client. A request on a kept connection costs one send(2) and, as a rule, one recv(2): the
+//! socket's time-out (SO_RCVTIMEO, socket(7)) is set again only when the time for a request has changed by a
+//! millisecond.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -50,8 +51,8 @@ impl Wire {
     /// that the worker closed its side.
     pub(super) fn receive(&mut self, bytes: &mut Vec<u8>, deadline: Instant) -> Result<usize, Broken> {
         let stream = &self.stream;
-        // A loop for two reasons: Linux does not restart a read with a time-out after a signal (signal(7)); and the kernel
-        // rounds the time-out, so it may end before the deadline.
+        // A loop for two reasons: Linux does not restart a read with a time-out after a signal (signal(7)); and the
+        // kernel rounds the time-out, so it may end before the deadline.
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -78,8 +79,8 @@ impl Wire {
         self.settled
     }
 
-    /// Whether neither a byte nor the end of the stream has come since the last answer. A byte that came without a request
-    /// would be taken for the next answer.
+    /// Whether neither a byte nor the end of the stream has come since the last answer. A byte that came without a
+    /// request would be taken for the next answer.
     pub(super) fn is_silent(&self) -> bool {
         let mut byte = [0; 1];
         let look = recv(&self.stream, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
