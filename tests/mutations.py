@@ -10,6 +10,7 @@ clone in a temporary directory, with a build directory of its own.
     python3 tests/mutations.py --fast        # only whether a test kills each, not after how many seeds
     python3 tests/mutations.py 11 12 13      # only these rows
     python3 tests/mutations.py --list
+    python3 tests/mutations.py --check       # only whether each can be planted: `.ci/run` does that
 
 Each mutant is a replacement of one piece of text that must stand in its file exactly once: if the source changes so
 that it does not, the script says so and fails, rather than testing nothing.
@@ -420,10 +421,14 @@ MUTANTS = [
 def plant(tree, file, old, new):
     path = tree / file
     text = path.read_text()
-    if text.count(old) != 1:
-        sys.exit(f"{file}: this must stand there exactly once, and stands {text.count(old)} times:\n{old}")
+    must_stand_once(file, text, old)
     path.write_text(text.replace(old, new))
     return text
+
+
+def must_stand_once(file, text, old):
+    if text.count(old) != 1:
+        sys.exit(f"{file}: this must stand there exactly once, and stands {text.count(old)} times:\n{old}")
 
 
 def cargo_test(tree, environment, arguments, seconds_max):
@@ -482,6 +487,11 @@ def main():
     if wanted == ["--list"]:
         for row, title, file, *_ in mutants:
             print(f"{row:4} {title} ({file})")
+        return
+    if wanted == ["--check"]:
+        for _, _, file, old, _ in mutants:
+            must_stand_once(file, (ROOT / file).read_text(), old)
+        print(f"each of {len(mutants)} defects has its place in the source")
         return
     if wanted:
         mutants = [mutant for mutant in mutants if mutant[0] in wanted]
