@@ -19,13 +19,13 @@ pub const NODES_MAX: usize = 31;
 pub const NODE_ID_MAX: NodeId = 999_999;
 /// The longest election timeout: ten minutes. The bound keeps sums of times far from overflow.
 pub const ELECTION_TIMEOUT_MS_MAX: i64 = 600_000;
-/// Half an hour, so that a class can look at one heartbeat at a time.
+/// Five minutes, so that a class can look at one heartbeat at a time.
 const HEARTBEAT_MS_MAX: i64 = ELECTION_TIMEOUT_MS_MAX / 2;
 /// A day.
 const BALANCER_MS_MAX: i64 = 86_400_000;
 /// The shortest interval between reports. More frequent reports would load the machine that they measure.
 const REPORT_INTERVAL_MS_MIN: i64 = 10;
-/// The highest `snapshot_entries`. A log of so many entries has some gigabytes.
+/// The highest `snapshot_entries`. A log of so many entries has some tens of gigabytes.
 pub const SNAPSHOT_ENTRIES_MAX: i64 = 100_000_000;
 
 // The defaults. docs/operations.md shows them in its sample.
@@ -139,21 +139,22 @@ fn timeouts(raft: &RaftSection, place: &Place<'_>) -> Result<(Duration, (Duratio
     }
     if low == high {
         // Paper, 5.2: random timeouts make it likely that one candidate is first. Equal ones split the vote.
+        let (from, to) = if low <= ELECTION_TIMEOUT_MS_MAX / 2 { (low, low * 2) } else { (low / 2, low) };
         let complaint = format!(
             "[{low}, {high}] leaves nothing to draw from, and votes would be split again and again; \
-             write [{low}, {}]",
-            low * 2
+             write [{from}, {to}]"
         );
         return Err(place.error(span, key, complaint));
     }
     let [low, high] = [low, high].map(|value| u64::try_from(value).expect("checked to be at least 1"));
     if heartbeat * 2 > low {
         // One lost heartbeat must not cause an election: two heartbeats fit into the shortest timeout.
-        let complaint = format!(
-            "{heartbeat} is more than half of the shortest election timeout, {low}; give heartbeat_ms at most {} or raise \
-             election_timeout_ms",
-            low / 2
-        );
+        let mend = match low / 2 {
+            0 => "raise election_timeout_ms: its first number must be at least twice heartbeat_ms".to_owned(),
+            most => format!("give heartbeat_ms at most {most} or raise election_timeout_ms"),
+        };
+        let complaint =
+            format!("{heartbeat} ms is more than half of the shortest election timeout, {low} ms; {mend}");
         let span = raft.heartbeat_ms.as_ref().map(Spanned::span).or(span);
         return Err(place.error(span, "raft.heartbeat_ms", complaint));
     }
@@ -339,4 +340,40 @@ fn path(
 fn beside(file: &Path, path: &str) -> PathBuf {
     // `join` keeps an absolute path.
     file.parent().unwrap_or(Path::new("")).join(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said about these lines of `[raft]`, if they are refused.
+    fn told(lines: &str) -> Option<String> {
+        let text = format!(
+            "[cluster]\nname = \"lab\"\n[raft]\n{lines}\n[[node]]\nid = 1\npublic = \"127.0.0.1:8001\"\n\
+             cluster = \"127.0.0.1:9001\"\n"
+        );
+        Config::parse(&text, Path::new("cluster.toml")).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_mend_of_equal_election_timeouts_is_accepted() {
+        for value in [1, 2, 3, 500, 299_999, 300_000, 300_001, 400_000, ELECTION_TIMEOUT_MS_MAX] {
+            let line = told(&format!("heartbeat_ms = 1\nelection_timeout_ms = [{value}, {value}]"));
+            let line = line.expect("it leaves nothing to draw from");
+            let (_, mend) = line.rsplit_once("write ").expect("a mend");
+            let again = told(&format!("heartbeat_ms = 1\nelection_timeout_ms = {mend}"));
+            // Of [1, 2] the heartbeat is refused, not the range.
+            let is_mended =
+                again.as_ref().is_none_or(|line| value == 1 && line.contains("raft.heartbeat_ms: "));
+            assert!(is_mended, "{line}: {again:?}");
+        }
+    }
+
+    #[test]
+    fn no_heartbeat_of_zero_is_asked_for() {
+        let line = told("heartbeat_ms = 1\nelection_timeout_ms = [1, 2]").expect("two heartbeats do not fit");
+        assert!(!line.contains("at most 0") && line.contains("raise election_timeout_ms"), "{line}");
+        let line = told("heartbeat_ms = 2\nelection_timeout_ms = [2, 3]").expect("two heartbeats do not fit");
+        assert!(line.contains("2 ms is more than half") && line.contains("at most 1 or raise"), "{line}");
+    }
 }
