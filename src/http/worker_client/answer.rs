@@ -124,15 +124,8 @@ pub(super) fn read(
             let length = usize::try_from(length).ok().filter(|length| *length <= body_bytes_max);
             let end = start + length.ok_or_else(too_long)?;
             while bytes.len() < end {
-                match more(&mut bytes) {
-                    Ok(true) => {}
-                    Ok(false) | Err(Broken::Cut) => {
-                        let (came, announced) = (bytes.len() - start, end - start);
-                        return Err(Broken::NotHttp(format!(
-                            "the connection ended after {came} of the {announced} bytes it announced"
-                        )));
-                    }
-                    Err(broken) => return Err(broken),
+                if !more(&mut bytes)? {
+                    return Err(Broken::Cut);
                 }
             }
             (bytes[start..end].to_vec(), end)
