@@ -73,6 +73,8 @@ pub(super) struct LogFile {
     /// Standard error leads to the same file, and must follow it to the next one: panics of the runtime and
     /// messages of libraries are written there.
     is_stderr: bool,
+    /// Whether the file is to be opened again; in tests one for each file.
+    reopen: &'static AtomicBool,
     /// Measures the disk's room; in tests a simulated disk.
     measure: fn(&File) -> io::Result<Room>,
     room: Option<(Room, Instant)>,
@@ -99,6 +101,7 @@ impl LogFile {
             file,
             length,
             is_stderr,
+            reopen: &REOPEN,
             measure: Room::on_the_disk_of,
             room: None,
         })
@@ -115,7 +118,7 @@ impl LogFile {
         name.into()
     }
 
-    /// Opens the file by its name again. If that fails, the present file goes on: a log in a renamed file is
+    /// Opens the file by its name again. If that fails, the present file stays the log: a log in a renamed file is
     /// better than none.
     fn open_again(&mut self) -> io::Result<()> {
         self.file = append_to(&self.path)?;
@@ -161,8 +164,15 @@ impl LogFile {
 
 impl Write for LogFile {
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
-        if REOPEN.swap(false, Ordering::SeqCst) {
-            self.open_again()?;
+        if self.reopen.swap(false, Ordering::SeqCst)
+            && let Err(error) = self.open_again()
+        {
+            // The line waits for the next batch: the writer thread, which calls this, holds no lock of the queues.
+            log::error!(
+                "the log file {} cannot be opened again: {error}; the log goes on in the file that was open; mend that, \
+                 then send SIGHUP again",
+                self.path.display()
+            );
         }
         if let Some(length) = self.length
             && let Some(room) = self.room()
@@ -220,7 +230,7 @@ mod tests {
     fn log(measure: fn(&File) -> io::Result<Room>) -> (tempfile::TempDir, LogFile) {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let file = LogFile::open(&directory.path().join("logs/node.log")).expect("makes the directory");
-        (directory, LogFile { measure, ..file })
+        (directory, LogFile { measure, reopen: Box::leak(Box::default()), ..file })
     }
 
     fn text(path: &Path) -> String {
@@ -249,6 +259,22 @@ mod tests {
         assert_eq!(text(&moved), "a line of more than ten bytes\n");
         assert_eq!(text(&log.path), "another program'snext\n");
         assert!(!log.old_path().exists());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_again_costs_no_line() {
+        let (_directory, mut log) = log(|_| Ok(Room { total: 1 << 30, free: 1 << 29 }));
+        log.write_all(b"before\n").expect("room");
+        let moved = log.path.with_extension("moved");
+        fs::rename(&log.path, &moved).expect("our directory");
+        fs::create_dir(&log.path).expect("our directory");
+        log.reopen.store(true, Ordering::SeqCst);
+        log.write_all(b"after\n").expect("the file that was open goes on");
+        assert_eq!(text(&moved), "before\nafter\n");
+        fs::remove_dir(&log.path).expect("our directory");
+        log.reopen.store(true, Ordering::SeqCst);
+        log.write_all(b"later\n").expect("room");
+        assert_eq!(text(&log.path), "later\n");
     }
 
     #[test]
