@@ -106,9 +106,9 @@ pub enum CallErrorKind {
     SendTimeout,
     /// No whole answer in time. The request may have been carried out.
     ReceiveTimeout,
-    /// The answer is longer than this many bytes, or its head than the limit for heads.
+    /// The body of the answer is longer than this many bytes.
     AnswerTooLarge(usize),
-    /// The answer is not HTTP, or the request cannot be expressed in HTTP.
+    /// The answer is not HTTP, or its head is too long, or the request cannot be expressed in HTTP.
     Protocol(String),
 }
 
@@ -261,7 +261,7 @@ impl Client {
             Method::GET => builder.body(()).map_err(ureq::Error::from).and_then(|r| self.agent.run(r)),
             _ => builder.body(*body).map_err(ureq::Error::from).and_then(|r| self.agent.run(r)),
         };
-        let (head, body) = answer.map_err(|e| self.explain(e, *answer_bytes_max))?.into_parts();
+        let (head, body) = answer.map_err(|e| self.explain(e))?.into_parts();
         let body = self.read_whole(body, *answer_bytes_max)?;
         Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
     }
@@ -276,7 +276,7 @@ impl Client {
         body.as_reader()
             .take(bytes_max as u64 + 1)
             .read_to_end(&mut bytes)
-            .map_err(|e| self.explain(e.into(), bytes_max))?;
+            .map_err(|e| self.explain(e.into()))?;
         if bytes.len() > bytes_max {
             return Err(CallErrorKind::AnswerTooLarge(bytes_max));
         }
@@ -285,7 +285,7 @@ impl Client {
     }
 
     /// What an error of ureq means for the caller.
-    fn explain(&self, error: ureq::Error, bytes_max: usize) -> CallErrorKind {
+    fn explain(&self, error: ureq::Error) -> CallErrorKind {
         match error {
             ureq::Error::Timeout(ureq::Timeout::Connect) => CallErrorKind::ConnectTimeout,
             ureq::Error::Timeout(ureq::Timeout::SendRequest | ureq::Timeout::SendBody) => {
@@ -297,7 +297,9 @@ impl Client {
                 _ => CallErrorKind::Unreachable(e.to_string()),
             },
             ureq::Error::Io(_) => CallErrorKind::Closed,
-            ureq::Error::LargeResponseHeader(..) => CallErrorKind::AnswerTooLarge(bytes_max),
+            ureq::Error::LargeResponseHeader(..) => CallErrorKind::Protocol(format!(
+                "the head of its answer is longer than {HEAD_BYTES_MAX} bytes"
+            )),
             other => CallErrorKind::Protocol(other.to_string()),
         }
     }

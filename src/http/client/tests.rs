@@ -243,6 +243,11 @@ fn answers_that_are_none() {
         assert_eq!(outcome_of(bytes).map(|answer| answer.status), Err(kind), "{bytes:?}");
     }
     assert!(matches!(outcome_of("nonsense\r\n\r\n"), Err(CallErrorKind::Protocol(_))));
+    let long_head = format!("HTTP/1.1 200 OK\r\nX: {}\r\nContent-Length: 2\r\n\r\nno", "x".repeat(8_191));
+    match outcome_of(long_head.leak()) {
+        Err(CallErrorKind::Protocol(why)) => assert!(why.contains("head") && why.contains("8191"), "{why}"),
+        other => panic!("{other:?}"),
+    }
     assert_eq!(outcome_of("HTTP/1.0 200 OK\r\n\r\n1234567890").unwrap().body, b"1234567890");
     let (_keeps_the_port, address) = refusing();
     let error = client().get(address, "/", &[], 10).unwrap_err();
