@@ -230,7 +230,7 @@ impl ServedConnection<'_> {
                 self.context.name,
                 self.open.peer
             );
-            Err(text(500, "a bug in this node ended the request; its log says more"))
+            Err(text(500, "a bug ended the request; the log of this program says more"))
         })
     }
 
@@ -431,8 +431,10 @@ impl ServedConnection<'_> {
         if !manner.keep_alive || self.context.stopping.load(Ordering::SeqCst) {
             let end = self.last_answer(answer, manner);
             // The whole request was read. If no further byte has come, the connection can close at once without a
-            // reset.
-            return Err(if self.input.held().is_empty() { ConnectionEnd::Close } else { end });
+            // reset. Of a client that did not ask for the close, more may have come while the service answered.
+            let more_has_come =
+                !self.input.held().is_empty() || manner.keep_alive && self.open.has_unread_bytes();
+            return Err(if more_has_come { end } else { ConnectionEnd::Close });
         }
         let connection = if manner.of_http_10 { Connection::KeepAlive } else { Connection::Implied };
         self.write(answer, connection, manner.for_head).map_err(|_| ConnectionEnd::Close)

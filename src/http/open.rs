@@ -31,10 +31,14 @@ impl Open {
 
     /// Whether it waits for a request of which no byte has come.
     pub(super) fn is_idle(&self) -> bool {
+        self.idle.load(Ordering::SeqCst) && !self.has_unread_bytes()
+    }
+
+    /// Whether bytes have come that nobody has read yet.
+    pub(super) fn has_unread_bytes(&self) -> bool {
         let mut byte = [0_u8; 1];
-        self.idle.load(Ordering::SeqCst)
-            && recv(&self.stream, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT)
-                .map_or(true, |(_, count)| count == 0)
+        recv(&self.stream, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT)
+            .is_ok_and(|(_, count)| count > 0)
     }
 
     /// Ends the connection at once, also in the middle of a request.

@@ -1,12 +1,14 @@
-//! The bounded accept loop: the listener behind both addresses of a node.
+//! The bounded accept loop: the listener behind each address that a program of Rakit serves.
 //!
-//! Called by rakit-node, once for its public and once for its cluster address, each with a [`Service`] of its own.
+//! Called by rakit-node, once for its public and once for its cluster address, and by `rakit up` for its control room,
+//! each with a [`Service`] of its own.
 //! `docs/http-edge.md` says why the nodes do not use tiny_http's own `Server`, and what the edge answers at each limit.
 //!
 //! One thread accepts connections. Each open connection has a thread that serves it (`connection.rs`) and then takes
 //! the next one. The accepting thread starts a new thread when no thread is free, up to the cap on connections. A
 //! thread without work ends after `THREAD_IDLE`. Only a connection goes from one thread to another, never a request:
-//! between `recv` and `writev` no thread waits for another, and no lock is taken.
+//! between `recv` and `writev` no thread waits for another, and no lock is taken. One exception: once in the life of a
+//! connection, when its client proves that it is no stranger, the lock of the connections is taken.
 //!
 //! Everything is bounded by [`Limits`]. The server answers and counts what exceeds a bound; it does not queue it.
 //!
@@ -71,7 +73,7 @@ pub struct Server {
 
 impl Server {
     /// Listens on `address` and serves it until it is stopped. The names of its threads and its lines in the log begin
-    /// with `name`. Keep it under ten characters, because Linux cuts a thread's name at 15.
+    /// with `name`. Keep it to eight characters: Linux cuts a thread's name at 15, and the longest here is `NAME-accept`.
     ///
     /// # Errors
     /// What `socket(2)`, `bind(2)`, `listen(2)` and the start of a thread may return.
@@ -326,6 +328,7 @@ struct Door {
     turned_away: VecDeque<TurnedAway>,
     date: DateCache,
     accept_trouble: RateLimit,
+    thread_trouble: RateLimit,
     full: RateLimit,
 }
 
@@ -345,6 +348,7 @@ impl Door {
             turned_away: VecDeque::new(),
             date: DateCache::default(),
             accept_trouble: RateLimit::new(LOG_PAUSE),
+            thread_trouble: RateLimit::new(LOG_PAUSE),
             full: RateLimit::new(LOG_PAUSE),
         }
     }
@@ -426,7 +430,7 @@ impl Door {
         state.open.remove(&id);
         state.admission.leave(id);
         drop(state);
-        if let Some(held_back) = self.accept_trouble.allow(Instant::now()) {
+        if let Some(held_back) = self.thread_trouble.allow(Instant::now()) {
             let name = &self.shared.name;
             log::error!("{name}: no thread for {}: {error} ({held_back} more like it)", open.peer);
         }
@@ -543,5 +547,76 @@ impl Door {
         let state = self.shared.lock();
         let waited = self.shared.changed.wait_timeout_while(state, ACCEPT_PAUSE, |state| !state.stopping);
         drop(waited);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::message::{Request, Response};
+    use super::*;
+    use std::io::{Read, Write};
+    use std::sync::mpsc;
+    use tiny_http::Method;
+
+    /// Says when a request has come, and answers it when it is told to.
+    struct Waiting {
+        came: Mutex<mpsc::Sender<()>>,
+        go_on: Mutex<mpsc::Receiver<()>>,
+    }
+
+    impl Service for Waiting {
+        fn body_limit(&self, _: &Method, _: &str) -> Result<usize, Response> {
+            Ok(0)
+        }
+
+        fn call(&self, _: Request) -> Response {
+            self.came.lock().expect("sound").send(()).expect("the test waits");
+            let _ = self.go_on.lock().expect("sound").recv();
+            text(200, "answered")
+        }
+    }
+
+    fn server() -> (Server, mpsc::Receiver<()>, mpsc::Sender<()>) {
+        let (came, has_come) = mpsc::channel();
+        let (let_go, go_on) = mpsc::channel();
+        let service = Arc::new(Waiting { came: Mutex::new(came), go_on: Mutex::new(go_on) });
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        (Server::bind("test", any, Limits::default(), service).expect("a free port"), has_come, let_go)
+    }
+
+    #[test]
+    fn at_a_stop_a_second_request_that_came_meanwhile_costs_the_first_no_answer() {
+        let (server, has_come, let_go) = server();
+        let mut client = TcpStream::connect(server.local_addr()).expect("it listens");
+        let request = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n";
+        client.write_all(request).expect("taken");
+        has_come.recv().expect("the first request");
+        client.write_all(request).expect("taken");
+        thread::scope(|scope| {
+            let stop = scope.spawn(|| server.stop(Duration::from_secs(60)));
+            while !server.shared.stopping.load(Ordering::SeqCst) {
+                thread::yield_now();
+            }
+            let_go.send(()).expect("the service waits");
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).expect("no reset");
+            let answer = String::from_utf8(answer).expect("text");
+            assert!(answer.contains("Connection: close") && answer.ends_with("answered\n"), "{answer}");
+            drop(client);
+            assert_eq!(stop.join().expect("no panic"), 0, "none was cut off");
+        });
+        assert!(has_come.try_recv().is_err(), "the second one was not begun");
+    }
+
+    #[test]
+    fn a_line_about_a_failed_accept_holds_no_other_kind_of_line_back() {
+        let (server, _has_come, _let_go) = server();
+        let listener = Arc::new(listen(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port"));
+        let mut door = Door::new(Arc::clone(&server.shared), listener);
+        for _ in 0..3 {
+            door.accept_failed(&io::Error::from(Errno::CONNABORTED));
+        }
+        assert_eq!(door.thread_trouble.allow(Instant::now()), Some(0));
+        assert_eq!(door.accept_trouble.allow(Instant::now()), None);
     }
 }
