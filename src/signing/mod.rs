@@ -168,8 +168,8 @@ fn version() -> String {
     PROTOCOL_VERSION.to_string()
 }
 
-/// Compares the version in a header with ours. `by` names who sent it; `optional`: whether it may be left
-/// out.
+/// Compares the version in a header with ours. `by` names who sent it; `optional`: whether it may be left out. A request
+/// may; in an answer of a node it may not.
 ///
 /// # Errors
 /// `WrongVersion`, with both versions and the mend; `Malformed`, if the header's value is not fit for a log
@@ -180,7 +180,11 @@ fn check_version(by: &str, theirs: Option<&str>, optional: bool) -> Result<(), R
         Some(theirs) if theirs == ours => return Ok(()),
         Some(theirs) => format!("version {theirs}"),
         None if optional => return Ok(()),
-        None => "no version that it names".to_owned(),
+        None => {
+            let detail =
+                format!("{by} names no version of the protocol; is a node of Rakit at that address?");
+            return Err(Refusal::new(RefusalKind::WrongVersion, detail));
+        }
     };
     let detail = format!(
         "{by} speaks {theirs} of the protocol, this program version {ours}; run the same build of rakit on all machines"

@@ -88,13 +88,14 @@ fn a_peer_of_another_version_gets_no_vote_counted_and_is_named() {
         cluster.wait_for("it was offered votes ten times", || {
             (granted.load(Ordering::SeqCst) >= 10).then_some(())
         });
-        let theirs =
-            version.map_or("no version that it names".to_owned(), |version| format!("version {version}"));
-        let reason = format!(
-            "{}: wrong-version: node-3 speaks {theirs} of the protocol, this program version {PROTOCOL_VERSION}; run the \
-             same build of rakit on all machines",
-            cluster.cluster_address(3)
-        );
+        let detail = match version {
+            Some(version) => format!(
+                "node-3 speaks version {version} of the protocol, this program version {PROTOCOL_VERSION}; run the same \
+                 build of rakit on all machines"
+            ),
+            None => "node-3 names no version of the protocol; is a node of Rakit at that address?".to_owned(),
+        };
+        let reason = format!("{}: wrong-version: {detail}", cluster.cluster_address(3));
         // The impostor counts a vote before the node has read it. An exchange that ends otherwise, such as by its time-out, takes
         // the refusal out of the list until the next one.
         let refusals = [PeerRefusal { node: 3, reason: reason.clone() }];
