@@ -135,15 +135,23 @@ pub fn start(program: &str, log: &LogFlags, parent: ParentFlags) -> Result<Stop,
 /// from its main thread.
 ///
 /// # Errors
-/// One line, when the parent died before the call. The caller then ends.
+/// One line, when the parent died before the call, or the kernel refuses the request. The caller then ends.
 pub fn stop_with_parent(parent: i32) -> Result<(), String> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|error| format!("cannot bind this process to its parent: {error}"))?;
     // The kernel sends the signal only for later deaths. A process whose parent died earlier has a new
     // parent: process 1 or a "subreaper" (systemd --user, a container).
-    let now = rustix::process::getppid().map_or(0, Pid::as_raw_pid);
+    parent_is(rustix::process::getppid().map_or(0, Pid::as_raw_pid), parent)
+}
+
+/// Whether the parent is still `parent`, if it is `now`.
+fn parent_is(now: i32, parent: i32) -> Result<(), String> {
     let gone = if parent == 0 { now <= 1 } else { now != parent };
-    if gone { Err(format!("the parent process {parent} is gone")) } else { Ok(()) }
+    match (gone, parent) {
+        (false, _) => Ok(()),
+        (true, 0) => Err("the parent process is gone".to_owned()),
+        (true, _) => Err(format!("the parent process {parent} is gone")),
+    }
 }
 
 /// Raises the number of descriptors that this process may open (getrlimit(2), RLIMIT_NOFILE) from the soft
@@ -229,6 +237,8 @@ mod tests {
         let parent = rustix::process::getppid().expect("a test has a parent").as_raw_pid();
         let gone = stop_with_parent(parent + 1);
         rustix::process::set_parent_process_death_signal(None).expect("disarms");
-        assert!(gone.expect_err("not our parent").contains("is gone"));
+        assert_eq!(gone, Err(format!("the parent process {} is gone", parent + 1)));
+        assert_eq!(parent_is(1, 0), Err("the parent process is gone".to_owned()));
+        assert_eq!(parent_is(parent, 0), Ok(()));
     }
 }
