@@ -1,6 +1,7 @@
 //! The errors of a node's directory. Each one is a line that says what happened, where, and what to do.
 //!
-//! After any of them, `rakit-node` logs the line and ends. It never retries.
+//! After any of them, `rakit-node` logs the line and ends. It never retries. One exception: it goes on if only the commit
+//! hint could not be written ([`Storage::remember`](super::Storage::remember)).
 
 use std::fmt::Write as _;
 use std::io;
@@ -104,13 +105,13 @@ impl std::fmt::Display for StorageError {
             ),
             Self::Locked { directory, pid: Some(pid) } => write!(
                 f,
-                "{directory} is in use by another process (pid {pid}); mend: stop that one first, or give this node \
-                 its own data_dir"
+                "{directory} is in use by another process (pid {pid}); mend: stop that one first, or correct --id or \
+                 data_dir: no two processes may be the same node"
             ),
             Self::Locked { directory, pid: None } => write!(
                 f,
                 "{directory} is in use by another process; mend: stop that one first (fuser -v {directory}/lock names \
-                 it), or give this node its own data_dir"
+                 it), or correct --id or data_dir: no two processes may be the same node"
             ),
             Self::Corrupt { file, offset, what } => {
                 write!(f, "{file} is damaged at byte {offset}: {}; {MEND_DAMAGED}", foreign(what))

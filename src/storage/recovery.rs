@@ -54,7 +54,7 @@ pub struct Recovered {
     pub fresh: bool,
 }
 
-/// The repair of an incomplete last record.
+/// The repair of a log whose last append was incomplete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repair {
     /// The file.
@@ -74,7 +74,8 @@ impl std::fmt::Display for Repair {
         } else {
             write!(
                 f,
-                "{file}: an incomplete last record was cut: {bytes_cut} bytes at byte {offset}; it was never acknowledged"
+                "{file}: the end of the last append was incomplete and is cut: {bytes_cut} bytes at byte {offset}; it was \
+                 never acknowledged"
             )
         }
     }

@@ -115,7 +115,11 @@ fn a_tail_that_was_cut_off_is_filled_again_by_the_others() {
         file.set_len(length - cut).expect("our own file");
         cluster.restart(victim);
         cluster.wait_until_ready();
-        let mended = if cut == 1 { "lacked its newline" } else { "an incomplete last record was cut" };
+        let mended = if cut == 1 {
+            "lacked its newline"
+        } else {
+            "the end of the last append was incomplete and is cut"
+        };
         cluster.wait_for_line(victim, mended);
     }
     reporter.set_silent(true);
