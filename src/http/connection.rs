@@ -13,7 +13,7 @@
 
 use super::body_budget::{BodyBudget, BodyShare};
 use super::chunked::{ChunkError, Chunks};
-use super::head::{self, Head, HeadRefusal, Scanner};
+use super::head::{self, Head, RequestRefusal, Scanner};
 use super::limits::Limits;
 use super::message::{Connection, DateCache, Request, Response, header, print, text};
 use super::open::Open;
@@ -37,7 +37,7 @@ pub const BODY_STEP_BYTES: usize = 16 * 1024;
 const KEPT_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// A body that its route does not take.
-const TOO_LONG: HeadRefusal = HeadRefusal { status: 413, line: "the body is too long for this path" };
+const TOO_LONG: RequestRefusal = RequestRefusal { status: 413, line: "the body is too long for this path" };
 
 /// What a connection needs of its server.
 pub(super) struct Context<'a> {
@@ -195,7 +195,9 @@ impl ServedConnection<'_> {
             self.read_chunks(limit, head.expects_continue, manner, &mut share)?
         } else {
             if limit > 0 && head.content_length.is_none() && brings_a_body(&head.method) {
-                return Err(self.refuse(HeadRefusal { status: 411, line: "send a Content-Length" }, manner));
+                return Err(
+                    self.refuse(RequestRefusal { status: 411, line: "send a Content-Length" }, manner)
+                );
             }
             let length = usize::try_from(head.content_length.unwrap_or(0)).ok();
             let length =
@@ -276,7 +278,7 @@ impl ServedConnection<'_> {
         loop {
             let found = match scanner.scan(self.input.held()) {
                 Ok(None) if self.input.is_full() => {
-                    Err(HeadRefusal { status: 431, line: "the head of the request is too large" })
+                    Err(RequestRefusal { status: 431, line: "the head of the request is too large" })
                 }
                 Ok(Some(range)) => {
                     let end = range.end;
@@ -366,7 +368,7 @@ impl ServedConnection<'_> {
                 ChunkError::TooLong => self.refuse(TOO_LONG, manner),
                 ChunkError::Malformed => {
                     let line = "the body is not made of chunks";
-                    self.refuse(HeadRefusal { status: 400, line }, manner)
+                    self.refuse(RequestRefusal { status: 400, line }, manner)
                 }
             })?;
             self.input.consume(used);
@@ -375,7 +377,7 @@ impl ServedConnection<'_> {
             }
             if self.input.is_full() {
                 let line = "a line between two chunks is too long";
-                return Err(self.refuse(HeadRefusal { status: 400, line }, manner));
+                return Err(self.refuse(RequestRefusal { status: 400, line }, manner));
             }
             self.input.end += receive_by(&self.open.stream, self.input.room(), deadline)
                 .map_err(|stall| self.stalled(stall, manner))?;
@@ -400,14 +402,13 @@ impl ServedConnection<'_> {
         match stall {
             // The client closed in the middle of its request: there is nobody to answer.
             ReceiveEnd::Gone => ConnectionEnd::Close,
-            ReceiveEnd::Deadline => {
-                self.refuse(HeadRefusal { status: 408, line: "the request did not arrive in time" }, manner)
-            }
+            ReceiveEnd::Deadline => self
+                .refuse(RequestRefusal { status: 408, line: "the request did not arrive in time" }, manner),
         }
     }
 
     /// Answers a request that breaks the protocol or a limit. Then the connection ends.
-    fn refuse(&mut self, refusal: HeadRefusal, manner: Manner) -> ConnectionEnd {
+    fn refuse(&mut self, refusal: RequestRefusal, manner: Manner) -> ConnectionEnd {
         self.context.tally.refusals.add_one();
         log::debug!(
             "{}: refused a request of {} with {}: {}",

@@ -18,19 +18,19 @@ use tiny_http::{Header, Method};
 /// Most header fields in one head, for any listener. Their array is on the small stack of a thread.
 pub const HEADERS_MAX: usize = 64;
 
-/// Why a request is refused: the status, and the one line that tells the client what to mend.
+/// Why a request is refused, for its head or its body: the status, and the one line that tells the client what to mend.
 ///
 /// After a refusal the server cannot know where the next request begins, so the connection closes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeadRefusal {
+pub struct RequestRefusal {
     /// Status code, 400 to 599.
     pub status: u16,
     /// One line, without its newline. Never contains anything the client sent.
     pub line: &'static str,
 }
 
-const fn refuse<T>(status: u16, line: &'static str) -> Result<T, HeadRefusal> {
-    Err(HeadRefusal { status, line })
+const fn refuse<T>(status: u16, line: &'static str) -> Result<T, RequestRefusal> {
+    Err(RequestRefusal { status, line })
 }
 
 /// Finds the end of a head in bytes that arrive piece by piece, looking at each byte once.
@@ -51,7 +51,10 @@ impl Scanner {
     /// Looks at the new bytes in `bytes`, which must begin with the bytes of all earlier calls.
     ///
     /// `Some(range)` once the head is complete: its place, with the empty line at its end.
-    pub fn scan(&mut self, bytes: &[u8]) -> Result<Option<std::ops::Range<usize>>, HeadRefusal> {
+    ///
+    /// # Errors
+    /// A line that does not end with CR LF, a control character, or more than one empty line before the request.
+    pub fn scan(&mut self, bytes: &[u8]) -> Result<Option<std::ops::Range<usize>>, RequestRefusal> {
         while let Some(&byte) = bytes.get(self.scanned) {
             let at = self.scanned;
             self.scanned += 1;
@@ -69,8 +72,8 @@ impl Scanner {
                 if self.line_start > self.head_start + 2 {
                     return Ok(Some(self.head_start..self.scanned));
                 }
-                // RFC 9112 section 2.2 asks to ignore *one* empty line before the request: old clients sent
-                // it after a body. A second one is refused.
+                // RFC 9112 section 2.2 asks to ignore *at least one* empty line before the request: old clients sent it
+                // after a body. This server ignores one, and refuses a second one.
                 if self.head_start > 0 {
                     return refuse(400, "the request begins with empty lines");
                 }
@@ -135,7 +138,10 @@ pub(super) fn path_of(target: &str) -> &str {
 
 /// Parses one whole head, as [`Scanner`] has found it, with at most `headers_max` fields (never more than
 /// [`HEADERS_MAX`]).
-pub fn parse(bytes: &[u8], headers_max: usize) -> Result<Head, HeadRefusal> {
+///
+/// # Errors
+/// What breaks RFC 9112 or a limit, or could be read in two ways: the status and the line that refuse the request.
+pub fn parse(bytes: &[u8], headers_max: usize) -> Result<Head, RequestRefusal> {
     let mut fields = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut []);
     match parsed.parse_with_uninit_headers(bytes, &mut fields[..headers_max.min(HEADERS_MAX)]) {
@@ -203,7 +209,7 @@ fn version_digits(head: &[u8]) -> Option<(u8, u8, usize)> {
 
 /// The target in origin form. A server must accept the absolute form, too (RFC 9112 section 3.2.2). The
 /// authority form (CONNECT) names nothing that is served here, and neither does `*` without OPTIONS.
-fn origin_form(target: &str) -> Result<String, HeadRefusal> {
+fn origin_form(target: &str) -> Result<String, RequestRefusal> {
     if !target.is_ascii() {
         return refuse(400, "the target of the request must be ASCII");
     }
@@ -249,7 +255,7 @@ struct Fields {
 }
 
 impl Fields {
-    fn gather(parsed: &[httparse::Header<'_>]) -> Result<Fields, HeadRefusal> {
+    fn gather(parsed: &[httparse::Header<'_>]) -> Result<Fields, RequestRefusal> {
         let mut fields = Fields { headers: Vec::with_capacity(parsed.len()), ..Fields::default() };
         for field in parsed {
             fields.note(field.name, field.value)?;
@@ -258,7 +264,7 @@ impl Fields {
         Ok(fields)
     }
 
-    fn note(&mut self, name: &str, value: &[u8]) -> Result<(), HeadRefusal> {
+    fn note(&mut self, name: &str, value: &[u8]) -> Result<(), RequestRefusal> {
         if name.eq_ignore_ascii_case("Host") {
             self.hosts += 1;
             self.host_is_bad |= !host_is_valid(value);
@@ -283,7 +289,7 @@ impl Fields {
 
     /// RFC 9112 section 3.2: 400 for HTTP/1.1 without a Host, and for any request with two or with an invalid
     /// one.
-    fn check_host(&self, is_http_10: bool) -> Result<(), HeadRefusal> {
+    fn check_host(&self, is_http_10: bool) -> Result<(), RequestRefusal> {
         match self.hosts {
             0 if !is_http_10 => refuse(400, "HTTP/1.1 needs a Host header field"),
             0 | 1 if !self.host_is_bad => Ok(()),
@@ -294,7 +300,7 @@ impl Fields {
 
     /// RFC 9112 section 6.1: 501 for a transfer coding that is not implemented, which is any but `chunked` once. 400
     /// for one together with Content-Length, or from HTTP/1.0: two programs could then read two different bodies.
-    fn check_transfer_encoding(&self, is_http_10: bool) -> Result<(), HeadRefusal> {
+    fn check_transfer_encoding(&self, is_http_10: bool) -> Result<(), RequestRefusal> {
         match (&self.transfer_coding, self.content_length) {
             (None, _) => Ok(()),
             (Some(_), Some(_)) => refuse(400, "Transfer-Encoding and Content-Length contradict each other"),
@@ -306,7 +312,7 @@ impl Fields {
         }
     }
 
-    fn expects_continue(&self) -> Result<bool, HeadRefusal> {
+    fn expects_continue(&self) -> Result<bool, RequestRefusal> {
         match self.expect {
             Some(false) => refuse(417, "no expectation but 100-continue is understood"),
             expect => Ok(expect.is_some()),
@@ -316,7 +322,7 @@ impl Fields {
 
 /// RFC 9110 section 8.6: decimal digits only. No sign, no list, no blank (the parser has removed those at the
 /// ends). A number that is too large becomes `u64::MAX`, which is beyond every limit.
-fn decimal(value: &[u8]) -> Result<u64, HeadRefusal> {
+fn decimal(value: &[u8]) -> Result<u64, RequestRefusal> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return refuse(400, "Content-Length must be one decimal number");
     }
@@ -326,7 +332,7 @@ fn decimal(value: &[u8]) -> Result<u64, HeadRefusal> {
 /// tiny_http's header holds ASCII only. Other bytes are legal in a value, but have no certain meaning (RFC
 /// 9110 section 5.5). A browser may send them in a cookie of another program on the same host, so the request
 /// must not be refused.
-fn to_tiny_http(field: &httparse::Header<'_>) -> Result<Header, HeadRefusal> {
+fn to_tiny_http(field: &httparse::Header<'_>) -> Result<Header, RequestRefusal> {
     let header = if field.value.is_ascii() {
         Header::from_bytes(field.name, field.value)
     } else {
