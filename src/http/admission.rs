@@ -9,9 +9,9 @@
 //!   connection has as long to prove itself as the flood needs to fill all places once.
 //! - At the public address anybody may come, and nobody can prove anything. There the *source* with the most
 //!   connections makes room: one address, or one IPv6 network of 64 bits, since one machine has all addresses of such a
-//!   network. It loses the connection that came first among those that are idle; if none is idle, another source with
-//!   two fewer still gets the place of its youngest one. So one source cannot keep another out, however many
-//!   connections it opens.
+//!   network. It loses its oldest idle connection. If it has no idle one, it loses its youngest one, but only to a
+//!   source that has at least two connections fewer. So one source cannot keep another out, however many connections it
+//!   opens.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};

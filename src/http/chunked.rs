@@ -49,7 +49,8 @@ impl Chunks {
     }
 
     /// Decodes from `input` as much as it can, and adds the content to `body`, which never grows beyond `bytes_max`.
-    /// Returns how many bytes of `input` it has used. The rest must be given again, with more bytes behind it.
+    /// Returns how many bytes of `input` it has used. The rest must be given again, with more bytes behind it. `body`
+    /// must not be longer than `bytes_max` already.
     ///
     /// # Errors
     /// When this is no chunked body, or its content is too long. A size counts as soon as it is read.

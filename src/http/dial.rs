@@ -12,9 +12,9 @@
 //!    a [`CancelHandle`], which may shut it down.
 //! 2. *Microseconds.* ureq writes head and body with one write(2) each, and so in two packets. It sets the
 //!    receive time-out before nearly every read, since the remaining time differs each time. It probes a kept
-//!    connection with three system calls, twice per request. Here a request up to [`WRITE_BYTES`] leaves in
-//!    one write, a time-out is set only when it changes by a millisecond, and a kept connection is probed
-//!    once, by recv(2) with MSG_PEEK and MSG_DONTWAIT.
+//!    connection with three system calls, twice per request. Here a request of less than 56 KiB leaves in one write
+//!    ([`WRITE_BYTES`]), a time-out is set only when it changes by a millisecond, and a kept connection is probed once,
+//!    by recv(2) with MSG_PEEK and MSG_DONTWAIT.
 //!
 //! No name is resolved: every address in `cluster.toml` and in a report is an IP address and a port. So
 //! [`NumericResolver`] never blocks, and ureq never starts its resolver thread.
@@ -45,8 +45,8 @@ pub(super) const BUFFER_BYTES: usize = 8 * 1024;
 /// hold it.
 pub(super) const HEAD_BYTES_MAX: usize = BUFFER_BYTES - 1;
 
-/// Requests up to so many bytes, head included, leave in one write(2). Longer ones leave in pieces of this
-/// size.
+/// No write(2) is longer, in bytes. What is to be sent leaves as soon as one more piece of [`BUFFER_BYTES`] could
+/// exceed this. So requests of up to 56 KiB, head included, leave in one write, and longer ones in several.
 const WRITE_BYTES: usize = 64 * 1024;
 
 // ---------------------------------------------------------------------------------------------------------------

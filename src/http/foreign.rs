@@ -1,10 +1,10 @@
 //! Tells what a web page of another site may have sent through somebody's browser.
 //!
 //! A browser sends a page's requests to any address that its user can reach, also to addresses that the page's
-//! author cannot reach. It does so without asking if the body has one of the types that forms have, and it says
-//! in `Origin` where the page came from (Fetch standard, "CORS-safelisted request-header" and "Origin header").
-//! So a service that changes something on a POST refuses both. Called by the node's cluster address, and by
-//! what a node and `rakit up` let be steered from this machine.
+//! author cannot reach. If the body has one of the types that forms have, the browser sends it without asking the
+//! service first. It says in `Origin` where the page came from (Fetch standard, "CORS-safelisted request-header" and
+//! "Origin header"). So a service that changes something on a POST refuses both. Called by the node's cluster address,
+//! and by what a node and `rakit up` let be steered from this machine.
 
 use std::net::{IpAddr, SocketAddr};
 

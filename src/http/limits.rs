@@ -1,5 +1,5 @@
-//! The bounds of a listener that can be set, with their defaults. `server.rs` and `connection.rs` enforce
-//! them; `docs/http-edge.md` has the table of all limits.
+//! The bounds of a listener that can be set, with their defaults. `server.rs`, `connection.rs`, `admission.rs` and
+//! `body_budget.rs` enforce them; `docs/http-edge.md` has the table of all limits.
 
 use super::head::HEADERS_MAX;
 use std::time::Duration;

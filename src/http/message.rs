@@ -206,8 +206,9 @@ fn print_number(number: u64, out: &mut Vec<u8>) {
     write!(out, "{number}").expect("a vector takes all that is written to it");
 }
 
-/// The `Date` line of the current second. RFC 9110 section 6.6.1 requires it in every answer of a server with
-/// a clock. It changes once a second. Each connection keeps its own, so that no lock is needed.
+/// The `Date` line of the current second. RFC 9110 section 6.6.1 requires it in every 2xx, 3xx and 4xx of a server with
+/// a clock; here every answer has it. It changes once a second. Each connection keeps its own, so that no lock is
+/// needed.
 #[derive(Default)]
 pub(super) struct DateCache {
     unix_seconds: u64,

@@ -73,7 +73,8 @@ pub struct Server {
 
 impl Server {
     /// Listens on `address` and serves it until it is stopped. The names of its threads and its lines in the log begin
-    /// with `name`. Keep it to eight characters: Linux cuts a thread's name at 15, and the longest here is `NAME-accept`.
+    /// with `name`. Keep it to eight characters: Linux cuts a thread's name at 15, and the longest here is
+    /// `NAME-accept`.
     ///
     /// # Errors
     /// What `socket(2)`, `bind(2)`, `listen(2)` and the start of a thread may return.
@@ -141,8 +142,10 @@ impl Server {
     }
 
     /// Stops listening and closes idle connections at once. Requests in flight have the time `drain` to be answered
-    /// (with `Connection: close`); then the connections that are left are cut off. Returns how many were cut off. A
-    /// second call does no harm. A handler of this server must not call it: it would wait for itself.
+    /// (with `Connection: close`); then the connections that are left are cut off. Returns how many were cut off. Takes
+    /// longer than `drain` by `BACKLOG_GRACE` at most before it (connections that wait to be accepted), and by
+    /// `CUT_PAUSE` at most after it (threads that were cut off). A second call does no harm. A handler of this server
+    /// must not call it: it would wait for itself.
     pub fn stop(&self, drain: Duration) -> usize {
         let shared = &self.shared;
         self.await_empty_backlog();

@@ -1,4 +1,4 @@
-//! The handler behind a listener. A node has two services, one for each address.
+//! The handler behind a listener. A node has two services, one for each address; `rakit up` has one, its control room.
 
 use super::head::Head;
 use super::message::{Request, Response, header, text};
@@ -8,8 +8,10 @@ use tiny_http::Method;
 
 /// Answers the requests of one address. Many threads call it at once.
 pub trait Service: Send + Sync + 'static {
-    /// The longest body, in bytes, for this method and path (0 for none), or the answer that refuses the
-    /// request (404, 405 with Allow). `path` has no query.
+    /// The longest body, in bytes, for this method and path (0 for none). `path` has no query.
+    ///
+    /// # Errors
+    /// The answer that refuses the request: 404, or 405 with Allow.
     fn body_limit(&self, method: &Method, path: &str) -> Result<usize, Response>;
 
     /// All methods that some path here takes, and OPTIONS, as the header Allow lists them. `OPTIONS *` is answered with
