@@ -1,7 +1,7 @@
 //! The errors of a node's directory. Each one is a line that says what happened, where, and what to do.
 //!
-//! After any of them, `rakit-node` logs the line and ends. It never retries. One exception: it goes on if only the commit
-//! hint could not be written ([`Storage::remember`](super::Storage::remember)).
+//! After any of them, `rakit-node` logs the line and ends. It never retries. One exception: it goes on if only the
+//! commit hint could not be written ([`Storage::remember`](super::Storage::remember)).
 
 use std::fmt::Write as _;
 use std::io;

@@ -16,8 +16,8 @@ use std::fmt;
 
 use crate::raft::{Entry, FOUNDING_INDEX, Founders, HardState, Index, Record, Term};
 
-/// The greatest term, and the greatest index of a snapshot, that a directory may hold. No cluster reaches it, and counting on from
-/// the greatest number of all would overflow.
+/// The greatest term, and the greatest index of a snapshot, that a directory may hold. No cluster reaches it, and
+/// counting on from the greatest number of all would overflow.
 pub(super) const NUMBER_MAX: u64 = u64::MAX / 2;
 
 /// Why a record may not follow those before it, as a text for a person.

@@ -1,12 +1,14 @@
 //! The commit hint: how far the log was committed, as far as the node knew, in a small file that is never synced.
 //!
-//! Figure 2 of the Raft paper keeps the commit index in memory only: after a restart, a leader tells it again. Without a
-//! majority there is no leader, and a node that knows nothing committed can serve nothing, although its log holds the state.
-//! So the node writes the hint down now and then, and its next process serves from the state that the hint names.
+//! Figure 2 of the Raft paper keeps the commit index in memory only: after a restart, a leader tells it again. Without
+//! a majority there is no leader, and a node that knows nothing committed can serve nothing, although its log holds the
+//! state. So the node writes the hint down now and then, and its next process serves from the state that the hint
+//! names.
 //!
-//! A hint may be lost, old or torn: then only freshness is lost. It is honoured only if the log that was recovered holds an
-//! entry with its index and its term. By the Log Matching Property (section 5.3), everything before that entry is then what
-//! was committed, too. [`super::Storage::remember`] writes it, after the entry is durable; `Storage::open` reads it.
+//! A hint may be lost, old or torn: then only freshness is lost. It is honoured only if the log that was recovered
+//! holds an entry with its index and its term. By the Log Matching Property (section 5.3), everything before that entry
+//! is then what was committed, too. [`super::Storage::remember`] writes it, after the entry is durable; `Storage::open`
+//! reads it.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,11 +1,11 @@
 //! The format of one line on disk: `CCCCCCCC JSON\n`, where C is the CRC-32 of what follows the space, in 8
-//! hexadecimal digits. A record of the log has one number more: `CCCCCCCC BATCH JSON\n`. `store` writes lines, `recovery`
-//! reads them.
+//! hexadecimal digits. A record of the log has one number more: `CCCCCCCC BATCH JSON\n`. `store` writes lines,
+//! `recovery` reads them.
 //!
 //! **The batch.** All records of one append carry the offset in the file at which that append began; the records that
-//! stood in the log when it got its name carry 0. An append begins only after the one before it is durable. So a record of
-//! a later batch is proof that everything before that batch was on the disk. Without it, zeros that a power cut left in an
-//! append that nobody acknowledged look like damage.
+//! stood in the log when it got its name carry 0. An append begins only after the one before it is durable. So a record
+//! of a later batch is proof that everything before that batch was on the disk. Without it, zeros that a power cut left
+//! in an append that nobody acknowledged look like damage.
 //!
 //! CRC-32 (the one of Ethernet, gzip and PNG) detects every error burst of up to 32 bits: each flipped bit
 //! and each damaged byte. It does not protect against a person who changes the file on purpose.

@@ -1,5 +1,5 @@
-//! Stores on disk what one node must not forget when its process or its machine stops. The node's Raft loop
-//! calls it.
+//! Stores on disk what one node must not forget when its process or its machine stops. `node/recovery.rs` opens it at
+//! the start of a node; from then on only the node's Raft loop calls it.
 //!
 //! Figure 2 of the Raft paper marks three things as *persistent*: the current term, the vote in that term,
 //! and the log. A node that forgets its vote can vote twice in one term, and then there are two leaders. A
@@ -12,12 +12,14 @@
 //!
 //! ```text
 //! lock                                  held by the running process; its pid
-//! log                                   one record per line: CRC-32, space, JSON
-//! snapshot-00000000000000010000.json    one such line: the state as of entry 10000
+//! log                                   a header, then one record per line: CRC-32, space, batch, space, JSON
+//! snapshot-00000000000000010000.json    one line (CRC-32, space, JSON): the state as of entry 10000
 //! commit                                one such line: the commit hint, which may be lost
+//! suspect                               empty; there only after a write or an fsync has failed
+//! ….new                                 a file that is not complete yet
 //! ```
 //!
-//! * [`Storage`] is the interface: `open`, `make_durable`, `append`, `compact`, `remember`.
+//! * [`Storage`] is the interface: `open`, `append`, `make_durable`, `compact`, `continue_compaction`, `remember`.
 //! * [`Disk`] lists the few operations on a directory that durability needs. [`DirectoryDisk`] does them on a
 //!   real disk. `tests/simulation/disk.rs` does them in memory and injects faults.
 //! * [`State`] is the result of all records, applied in order. Its rules say which record may follow which.

@@ -8,8 +8,8 @@
 //! that the last line is incomplete. An append is acknowledged only after its fsync. The records of an
 //! incomplete append were therefore never acknowledged, and the incomplete one may be cut. A power cut may even
 //! leave zeros at the beginning of an append and whole lines behind them. The log is then cut at the zeros, unless a
-//! record of a later append, or the commit hint, shows that the append was durable. Every other file is written in the
-//! order *write a new file, fsync, rename, fsync the directory*, and is therefore complete or absent.
+//! record of a later append, or the commit hint, shows that the append was durable. Every other file but the hint is
+//! written in the order *write a new file, fsync, rename, fsync the directory*, and is therefore complete or absent.
 //!
 //! **What no crash leaves.** A complete line with a wrong checksum means that the disk, a cable or a person
 //! changed data that was durable and perhaps acknowledged. Cutting the log there would lose acknowledged
@@ -74,8 +74,8 @@ impl std::fmt::Display for Repair {
         } else {
             write!(
                 f,
-                "{file}: the end of the last append was incomplete and is cut: {bytes_cut} bytes at byte {offset}; it was \
-                 never acknowledged"
+                "{file}: the end of the last append was incomplete and is cut: {bytes_cut} bytes at byte {offset}; \
+                 it was never acknowledged"
             )
         }
     }
@@ -96,8 +96,8 @@ pub(super) enum Tail {
     Clean { length: u64 },
     /// With an incomplete record of `cut` bytes after `keep`.
     Torn { keep: u64, cut: u64 },
-    /// With an append of which a power cut left some parts and zeros for others: whole lines may follow the zeros. It is cut
-    /// from `keep` on, which is `cut` bytes.
+    /// With an append of which a power cut left some parts and zeros for others: whole lines may follow the zeros. It
+    /// is cut from `keep` on, which is `cut` bytes.
     Holed { keep: u64, cut: u64 },
     /// With a whole record that lacks its newline: it ends at `keep`, and `cut` zero bytes follow.
     Unended { keep: u64, cut: u64 },
@@ -166,8 +166,8 @@ pub(super) fn read_log(disk: &impl Disk, identity: &Identity) -> Result<ReadLog,
     Ok(ReadLog { header, state, tail })
 }
 
-/// Classifies the bytes after the last newline. They begin at `offset`, and there is at least one. Returns
-/// the JSON of a complete record among them.
+/// Classifies the bytes after the last newline. They begin at `offset`, and there is at least one. Returns batch and
+/// JSON of a complete record among them.
 ///
 /// # Errors
 /// When no crash can have left these bytes.
@@ -207,13 +207,13 @@ fn take_in(state: &mut State, body: &[u8], offset: usize, before: u64) -> Result
     Ok(batch)
 }
 
-/// A disk writes whole sectors of at least this size. So what a power cut leaves unwritten begins and ends at a multiple of
-/// it, or with the append itself.
+/// A disk writes whole sectors of at least this size. So what a power cut leaves unwritten begins and ends at a
+/// multiple of it, or with the append itself.
 const SECTOR_BYTES: usize = 512;
 
 /// Whether a wrong line at `offset`, with more behind it, can be what a power cut left of the last append, which nobody
-/// acknowledged: the kernel writes the pages of an append in any order, and the file reads as zeros where it did not come
-/// to it. Two things must hold.
+/// acknowledged: the kernel writes the pages of an append in any order, and the file reads as zeros where it did not
+/// come to it. Two things must hold.
 ///
 /// * Nothing behind it is proof that it was durable: no record of a later batch, none that stood there when the log got
 ///   its name.

@@ -1,4 +1,5 @@
-//! Opens a node's directory, appends records to it and compacts it. Only the node's Raft loop calls it.
+//! Opens a node's directory, appends records to it and compacts it. `node/recovery.rs` opens it; from then on only the
+//! node's Raft loop calls it.
 //!
 //! The order of the steps in this file is what makes a crash harmless. The comments say what a crash between
 //! two steps leaves; `tests/storage/crash.rs` crashes at every step.
@@ -261,7 +262,8 @@ impl<D: Disk> Storage<D> {
         self.append(&records)
     }
 
-    /// Begins a compaction that only drops what the snapshot holds. The disk is not touched yet: the log holds everything.
+    /// Begins a compaction that only drops what the snapshot holds. The disk is not touched yet: the log holds
+    /// everything.
     fn begin_compaction(
         &mut self,
         snapshot: Arc<Snapshot>,
@@ -282,7 +284,8 @@ impl<D: Disk> Storage<D> {
         self.compaction.is_some()
     }
 
-    /// Does the next step of the compaction that is under way: two fsyncs at the most. Returns whether there is more to do.
+    /// Does the next step of the compaction that is under way: two fsyncs at the most. Returns whether there is more to
+    /// do.
     ///
     /// # Errors
     /// Those of [`compact`](Self::compact).
@@ -347,8 +350,8 @@ impl<D: Disk> Storage<D> {
         Ok(())
     }
 
-    /// Remembers how far the log is committed, without a sync: the next process may find this hint, an older one, or none.
-    /// To be called only when the entry that the hint names is durable.
+    /// Remembers how far the log is committed, without a sync: the next process may find this hint, an older one, or
+    /// none. To be called only when the entry that the hint names is durable.
     ///
     /// # Errors
     /// [`StorageError::Io`] if the hint could not be written; the storage is none the worse for it.

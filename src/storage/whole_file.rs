@@ -1,5 +1,6 @@
-//! Writes a file atomically: the new text goes to a second file, which is made durable and renamed. `store`
-//! writes a node's log and snapshots so; `rakit up` writes `cluster.toml` and `pids.json` with [`replace`].
+//! Writes a file atomically: the new text goes to a second file, which is made durable and renamed. `store` writes a
+//! node's log and snapshots so; `rakit up` writes its own files with [`replace`]: `cluster.toml`, `pids.json`, the
+//! worker's script, the process id of a load.
 
 use std::io;
 use std::path::Path;
