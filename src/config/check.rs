@@ -240,7 +240,8 @@ fn nodes(given: Vec<Spanned<super::file::NodeSection>>, place: &Place<'_>) -> Re
             if let Some((other, owner, owner_key)) = taken.iter().find(|(other, ..)| collide(*other, address))
             {
                 return Err(wrong(format!(
-                    "{address} is taken by the {owner_key} address {other} of node {owner}; give every address another port"
+                    "{address} is taken by the {owner_key} address {other} of node {owner}; give every address another \
+                     port"
                 )));
             }
             taken.push((address, id, key));

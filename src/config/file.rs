@@ -1,7 +1,7 @@
 //! The keys of cluster.toml as the TOML parser gives them, before they are checked.
 //!
-//! Every key is optional here and keeps its position in the text. So `check.rs` can report a missing or wrong
-//! value in its own words and with a line number.
+//! Every key is optional here, and nearly every one keeps its position in the text (not `founder`, of which no value is
+//! wrong). So `check.rs` can report a missing or wrong value in its own words and with a line number.
 use std::ops::Range;
 use std::path::Path;
 

@@ -1,8 +1,8 @@
 //! Reads and checks `cluster.toml`, which is the same file on every machine.
 //!
-//! Every program loads it with [`Config::load`] at its start and from then on has only checked values. An
-//! error is one line that names the file, the line, the key and the mend. `file.rs` has the keys, `check.rs`
-//! the rules and defaults, `secret.rs` the rules of the secret.
+//! Every program loads it with [`Config::load`] at its start and from then on has only checked values. An error is one
+//! line that names the file, the line, the key and the mend. `file.rs` has the keys, `check.rs` the rules and defaults,
+//! `secret.rs` the rules of the secret. After SIGHUP, `rotation.rs` loads it once more, for the secret alone.
 use std::fmt;
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
@@ -32,8 +32,8 @@ pub struct Config {
     pub path: PathBuf,
     /// `[cluster] name`: nodes of another cluster are refused.
     pub cluster_name: String,
-    /// The contents of `[cluster] secret_file`: the shared secret that signs requests on the cluster address, in a line of its
-    /// own; perhaps, in a second one, another that is accepted, too.
+    /// The contents of `[cluster] secret_file`: the shared secret that signs requests on the cluster address, in a line
+    /// of its own; perhaps, in a second one, another that is accepted, too.
     pub secret: Option<Vec<u8>>,
     /// `[raft] heartbeat_ms`.
     pub heartbeat: Duration,
@@ -210,8 +210,8 @@ impl Config {
         ))
     }
 
-    /// What is allowed but probably a mistake, one line each. A program logs these lines at its start. `voters` is how many members
-    /// vote, if that is known; else the founders count.
+    /// What is allowed but probably a mistake, one line each. A program logs these lines at its start. `voters` is how
+    /// many members vote, if that is known; else the founders count.
     pub fn warnings(&self, voters: Option<usize>) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.server_timeout < self.report_interval * 2 {

@@ -1,5 +1,5 @@
-//! Reads the secret again on SIGHUP, so that a cluster changes its secret without a stop (docs/operations.md, "Changing the
-//! secret"). Called by the node and by the daemon.
+//! Reads the secret again on SIGHUP, so that a cluster changes its secret without a stop (docs/operations.md, "Changing
+//! the secret"). Called by the node and by the daemon.
 use std::io;
 
 use crossbeam_channel::Receiver;
@@ -8,9 +8,9 @@ use log::{error, info};
 use super::Config;
 use crate::signing::Secret;
 
-/// Starts a thread that reads the secret again after each hang-up, and hands it to `take`. A secret that cannot be read or
-/// taken changes nothing: the keys stay as they are, and a line says why. Of the configuration nothing but the secret is
-/// taken. Does nothing for a configuration without a secret: to begin or end with one needs a start.
+/// Starts a thread that reads the secret again after each hang-up, and hands it to `take`. A secret that cannot be read
+/// or taken changes nothing: the keys stay as they are, and a line says why. Of the configuration nothing but the
+/// secret is taken. Does nothing for a configuration without a secret: to begin or end with one needs a start.
 ///
 /// # Errors
 /// When the system gives no thread.

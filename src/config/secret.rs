@@ -1,7 +1,7 @@
 //! Reads the shared secret of a cluster for `check.rs`.
 //!
-//! A file that other users of the machine can read is refused, as ssh does with its keys. One exception: a file of root's
-//! that the service's own group may read, so that the service can use its key and not change it.
+//! A file that other users of the machine can read is refused, as ssh does with its keys. One exception: a file of
+//! root's that the service's own group may read, so that the service can use its key and not change it.
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
@@ -53,8 +53,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     Ok(secret.to_vec())
 }
 
-/// The file cannot be read. Only of a file that is missing it may be said how one is made: whoever makes a new one in the
-/// place of one that he may not read overwrites the secret of the cluster.
+/// The file cannot be read. Only of a file that is missing it may be said how one is made: whoever makes a new one in
+/// the place of one that he may not read overwrites the secret of the cluster.
 fn unreadable(path: &Path, error: &std::io::Error) -> String {
     let shown = path.display();
     if error.kind() == ErrorKind::NotFound {
@@ -72,13 +72,13 @@ fn not_private(path: &Path, mode: u32, is_of_root: bool) -> String {
     let shown = path.display();
     if is_of_root && is_for_one_group(mode) {
         format!(
-            "{shown} has mode {mode:04o}, its group may read it; if a service reads it through this group, leave it so, \
-             and run this program as the user of that service; otherwise run: chmod 600 {shown}"
+            "{shown} has mode {mode:04o}, its group may read it; if a service reads it through this group, leave it \
+             so, and run this program as the user of that service; otherwise run: chmod 600 {shown}"
         )
     } else {
         format!(
-            "{shown} has mode {mode:04o}, others may read it; run: chmod 600 {shown} (0640 is accepted if it belongs to \
-             root and to the group of this program, which is not root's)"
+            "{shown} has mode {mode:04o}, others may read it; run: chmod 600 {shown} (0640 is accepted if it belongs \
+             to root and to the group of this program, which is not root's)"
         )
     }
 }
@@ -88,8 +88,8 @@ fn is_for_one_group(mode: u32) -> bool {
     mode & 0o077 == 0o040
 }
 
-/// Whether the file belongs to root, and nobody else but a group of this process may read it. Not for root itself: it gives
-/// its files mode 0600.
+/// Whether the file belongs to root, and nobody else but a group of this process may read it. Not for root itself: it
+/// gives its files mode 0600.
 fn is_for_own_group(metadata: &std::fs::Metadata) -> bool {
     let groups = rustix::process::getgroups().unwrap_or_default();
     let own =

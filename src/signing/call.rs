@@ -1,7 +1,8 @@
 //! A sealed request over HTTP: seals it, sends it, opens the answer.
 //!
-//! Called by everyone who sends on a cluster address: a node's peer senders and its leader watch, a follower
-//! that hands a report on, the daemons, `rakit transfer`. [`crate::http`] below has no seals.
+//! Called by everyone who sends on a cluster address: a node's peer senders, its leader watch, its exchange of counts,
+//! its relays (a follower hands a report or an order on), the daemons, and `rakit transfer`, `servers`, `members` and
+//! `check`. [`crate::http`] below has no seals.
 
 use std::fmt;
 use std::net::SocketAddr;

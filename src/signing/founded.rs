@@ -1,5 +1,5 @@
-//! The founding in an envelope: how it is written, and the refusal of another one. Used on both sides, by the seal and by
-//! the gate.
+//! The founding in an envelope: how it is written, and the refusal of another one. Used on both sides, by the seal and
+//! by the gate.
 
 use super::{Refusal, RefusalKind, header_form, is_name_byte};
 use crate::protocol::{HEADER_FOUNDING, node_id};

@@ -148,8 +148,8 @@ impl Gate {
         Self { founding: Some(founding_form(founding)), ..self }
     }
 
-    /// From now on the keys of `secret` are accepted, and no others. Does nothing if the gate was made without a secret.
-    /// Streams stay open, and what was accepted before is answered with the key that signed it.
+    /// From now on the keys of `secret` are accepted, and no others. Does nothing if the gate was made without a
+    /// secret. Streams stay open, and what was accepted before is answered with the key that signed it.
     ///
     /// # Errors
     /// One line, if the secret is a report key alone: then the gate keeps its keys.
@@ -160,8 +160,8 @@ impl Gate {
         Ok(())
     }
 
-    /// How many requests were signed with the second key of the secret file: while a secret is being changed, who still signs
-    /// with the other one.
+    /// How many requests were signed with the second key of the secret file: while a secret is being changed, who still
+    /// signs with the other one.
     pub fn signed_with_second_key(&self) -> u64 {
         self.by_second_key.load(Ordering::Relaxed)
     }
@@ -173,8 +173,8 @@ impl Gate {
 
     /// Decides by its head whether a request is accepted on a route for these purposes. An accepted number is
     /// used up, whatever becomes of the body. `target` is that of the request line as it came, with the query;
-    /// `header` looks up a header of the request; `peer` is for the log line; `now` is the time since some moment in the
-    /// life of this process.
+    /// `header` looks up a header of the request; `peer` is for the log line; `now` is the time since some moment in
+    /// the life of this process.
     pub fn judge<'a>(
         &self,
         method: &str,
@@ -346,8 +346,8 @@ impl Gate {
         headers
     }
 
-    /// The headers of every answer, also of the one to a refused request: what [`ANSWER_HEADERS`](super::ANSWER_HEADERS)
-    /// lists.
+    /// The headers of every answer to a request that this gate has judged, also if it was refused: what
+    /// [`ANSWER_HEADERS`](super::ANSWER_HEADERS) lists.
     pub fn own_headers(&self) -> Vec<(&'static str, String)> {
         let founding = self.founding.clone().map(|founding| (HEADER_FOUNDING, founding));
         std::iter::once((HEADER_VERSION, version())).chain(founding).collect()

@@ -51,7 +51,8 @@ impl fmt::Debug for Secret {
 }
 
 impl Secret {
-    /// The secret itself, for a node and for `rakit transfer`: the report key is not enough for them.
+    /// The secret itself, for a node and for the commands that give orders (`rakit transfer`, `servers`, `members`):
+    /// the report key is not enough for them.
     ///
     /// # Errors
     /// One line, if the file holds the report key alone.
@@ -89,7 +90,8 @@ impl Secret {
             && std::mem::discriminant(one) != std::mem::discriminant(other)
         {
             return Err(format!(
-                "one line is a report key and the other is not; on a machine that only reports, both begin with {REPORT_KEY_PREFIX}"
+                "one line is a report key and the other is not; on a machine that only reports, both begin with \
+                 {REPORT_KEY_PREFIX}"
             ));
         }
         if lines.len() == KEYS_MAX && lines[0] == lines[1] {
@@ -126,8 +128,8 @@ impl Secret {
         self.keys.iter().map(|key| Self { keys: vec![key.clone()] }).collect()
     }
 
-    /// The keys in a few digits each, in the order of the file: who looks at two machines sees whether they have the same. They
-    /// say no more of a key than one signed request does.
+    /// The keys in a few digits each, in the order of the file: who looks at two machines sees whether they have the
+    /// same. They say no more of a key than one signed request does.
     pub fn names(&self, cluster: &str) -> Vec<String> {
         let nickname = |key: &SecretKind| {
             let report_key = match key {

@@ -18,21 +18,22 @@
 //!
 //! The node's nonce makes requests fresh for the node: it gave out this ticket itself, in this life of its process. The
 //! sender's nonce makes answers fresh for the sender. A node that does not know the stream (it was restarted, say)
-//! says so in a sealed answer, and the sender opens another and repeats the request. A stream ends, for the sender, with
-//! the first request that has no believable answer: so a request that was overtaken after a time-out is never taken for
-//! a repetition. The node's part is in `streams.rs`. docs/security.md argues why each attack fails.
+//! says so in a sealed answer, and the sender opens another and repeats the request. A stream ends, for the sender,
+//! with the first request that has no believable answer: so a request that was overtaken after a time-out is never
+//! taken for a repetition. The node's part is in `streams.rs`. docs/security.md argues why each attack fails.
 //!
 //! # What is signed
 //! HMAC-SHA-256 (RFC 2104) over a *frame* of fields. Each field has its length in front, so that no two lists of fields
 //! give the same bytes. The frame of a request: `rakit request`, method, path with query, and the values of
-//! [`SEALED_HEADERS`]. The frame of an answer: `rakit answer`, the request's signature (so it fits one request only), the
-//! status, SHA-256 of the body, and the values of [`ANSWER_HEADERS`]. The digest of a request's body stands in a header.
-//! So the node checks a seal before it reads the body: what has no valid seal costs no memory.
+//! [`SEALED_HEADERS`]. The frame of an answer: `rakit answer`, the request's signature (so it fits one request only),
+//! the status, SHA-256 of the body, and the values of [`ANSWER_HEADERS`]. The digest of a request's body stands in a
+//! header. So the node checks a seal before it reads the body: what has no valid seal costs no memory.
 //!
 //! # Versions
 //! The version of the protocol is checked first, since another version may sign in another way. The node's
-//! refusal names both versions. Every answer of the node carries its version in a header, and the sender
-//! checks it.
+//! refusal names both versions. Every answer to a request that the [`Gate`] has judged carries the node's version in a
+//! header, and the sender checks it. What is refused elsewhere carries none: by the HTTP edge, with a 503, say; without
+//! a secret also with 404 or 405.
 //!
 //! # Keys
 //! Each purpose has its own key, derived from the secret and the cluster's name: with the `report` key nobody
@@ -168,8 +169,8 @@ fn version() -> String {
     PROTOCOL_VERSION.to_string()
 }
 
-/// Compares the version in a header with ours. `by` names who sent it; `optional`: whether it may be left out. A request
-/// may; in an answer of a node it may not.
+/// Compares the version in a header with ours. `by` names who sent it; `optional`: whether it may be left out, as in
+/// every request and in some answers (`Seal::open_answer`).
 ///
 /// # Errors
 /// `WrongVersion`, with both versions and the mend; `Malformed`, if the header's value is not fit for a log

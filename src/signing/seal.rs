@@ -23,8 +23,8 @@ use crate::raft::Founding;
 /// Signs requests and checks their answers. Give every sending thread a clone of its own: the requests of a stream must
 /// arrive in the order of their numbers.
 ///
-/// Without a secret the requests carry version, cluster, sender, recipient and purpose, unsigned. This finds
-/// a wrong address in a configuration, but protects from nobody.
+/// Without a secret the requests carry version, cluster, founding (if the sender knows it), sender, recipient and
+/// purpose, unsigned. This finds a wrong address in a configuration, but protects from nobody.
 #[derive(Debug)]
 pub struct Seal {
     cluster: Arc<str>,
@@ -161,12 +161,12 @@ impl Seal {
 
     /// Checks that the recipient gave this answer to this request. `header` looks up a header of the answer.
     /// The signature covers status, body and the headers that are listed in [`ANSWER_HEADERS`](super::ANSWER_HEADERS).
-    /// Without a secret, only version and founding are checked. (The answer to a report may have no version, so that a simple
-    /// program can stand in for a node.)
+    /// Without a secret, only version and founding are checked. (The answer to a report may have no version, so that a
+    /// simple program can stand in for a node.)
     ///
     /// # Errors
-    /// `WrongVersion`, `WrongFounding`, `Unsigned`, `Malformed`, `Altered` or `WrongPurpose`: then nothing in the answer can
-    /// be trusted. `UnknownStream`: the node has said, sealed, that it did not carry the request out.
+    /// `WrongVersion`, `WrongFounding`, `Unsigned`, `Malformed`, `Altered` or `WrongPurpose`: then nothing in the
+    /// answer can be trusted. `UnknownStream`: the node has said, sealed, that it did not carry the request out.
     pub fn open_answer<'a>(
         &self,
         request: &SealedRequest,

@@ -71,8 +71,8 @@ fn lookup<'a>(headers: &'a [(&'static str, String)]) -> impl Fn(&'static str) ->
     |wanted| headers.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.as_str())
 }
 
-/// What a gate of this age says to the head, and then to the body. An answer that it gives itself becomes its status and
-/// its line.
+/// What a gate of this age says to the head, and then to the body. An answer that it gives itself becomes its status
+/// and its line.
 fn open_for(
     gate: &Gate,
     message: &Message,
@@ -574,8 +574,8 @@ fn nicknames_are_the_same_for_a_secret_and_its_report_key_and_differ_otherwise()
     assert_eq!(old, Secret::parse(report_key.as_bytes()).unwrap().nicknames("lab"));
 }
 
-/// Each step of a change, at every moment of which some have taken it and others have not: every request is accepted, and
-/// every answer believed, on one stream.
+/// Each step of a change, at every moment of which some have taken it and others have not: every request is accepted,
+/// and every answer believed, on one stream.
 #[test]
 fn a_secret_is_changed_without_a_refusal() {
     let steps = [of_lines(&[OLD]), of_lines(&[OLD, NEW]), of_lines(&[NEW, OLD]), of_lines(&[NEW])];
