@@ -1,9 +1,10 @@
 //! Rakit: a load balancer made of several nodes that agree, by their own Raft, on how busy each server is and
 //! whether it lives. This library holds everything that more than one program or test needs.
 //!
-//! The arrows point one way: the programs (`rakit`, `rakit-node`, `rakit-daemon`) use [`replica`], [`storage`], [`signing`]
-//! (which stands on [`http`] and [`protocol`]) and these two; [`replica`] and [`protocol`] stand on [`balancer`], and all of
-//! them on [`raft`], which knows nobody.
+//! The arrows point one way. The programs (`rakit`, `rakit-node`, `rakit-daemon`) use all that stands here. [`config`]
+//! stands on [`signing`], [`signing`] on [`http`] and [`protocol`], [`protocol`] and [`replica`] on [`balancer`].
+//! These, but not [`http`], stand on [`raft`], and so do [`storage`] and [`plays`]. [`raft`] knows nobody, nor do
+//! [`linux`] and [`logging`], which every room but [`raft`] may use.
 
 pub mod balancer;
 pub mod config;

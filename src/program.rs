@@ -44,7 +44,7 @@ pub struct LogFlags {
     )]
     pub log_level: LevelFilter,
 
-    /// Append the log to this file too (made if it is missing); standard error always gets the log
+    /// Append the log to this file (made if it is missing) and to standard error; `rakit up`: to this file alone
     #[arg(long, value_name = "FILE", global = true)]
     pub log_file: Option<PathBuf>,
 }

@@ -1,6 +1,6 @@
-//! A clock that a restart of the process does not reset: `CLOCK_BOOTTIME` of clock_gettime(2), the time since the machine was
-//! booted, its sleep included. With the boot's id (random(4)), a moment can be written to disk and understood by the
-//! next process. No wall clock takes part, so nobody can set it.
+//! A clock that a restart of the process does not reset: `CLOCK_BOOTTIME` of clock_gettime(2), the time since the
+//! machine was booted, its sleep included. With the boot's id (random(4)), a moment can be written to disk and
+//! understood by the next process. No wall clock takes part, so nobody can set it.
 //!
 //! `node/` keeps the age of its state by it over its own restart.
 

@@ -1,6 +1,6 @@
-//! What this project asks of Linux and the standard library does not offer, each in one place: who listens on which port,
-//! a lock that ends with its process, random numbers of the system, a clock that a restart does not reset,
-//! which addresses are this machine's. Used by the programs, `storage` and `signing`.
+//! What this project asks of Linux and the standard library does not offer, each in one place: who listens on which
+//! port, a lock that ends with its process, random numbers of the system, a clock that a restart does not reset, which
+//! addresses are this machine's. Used by the programs, `storage` and `signing`.
 
 mod boot_clock;
 mod entropy;

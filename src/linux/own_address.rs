@@ -1,5 +1,6 @@
-//! Whether an address belongs to this machine. Called by the daemon, to choose and check the worker's address, and by
-//! the node, to recognise its own address in a report.
+//! Whether an address belongs to this machine. Called by the daemon, to choose and check the worker's address, by the
+//! node, to find its own address and to recognise one in a report, and by `rakit check`, to find the nodes of this
+//! machine.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 

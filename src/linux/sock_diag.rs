@@ -1,8 +1,9 @@
 //! Asks the kernel for the TCP sockets that listen on one port, over a netlink socket: sock_diag(7), as `ss` does.
 //!
-//! Called by `sockets.rs`. The tables in `/proc/net` tell the same. But there, the kernel also walks through its whole table of
-//! connections, which has hundreds of thousands of places: a daemon that looked there each second spent most of its time on it.
-//! Here the kernel looks only at listening sockets. A kernel may be built without this (CONFIG_INET_DIAG).
+//! Called by `sockets.rs`. The tables in `/proc/net` tell the same. But there, the kernel also walks through its whole
+//! table of connections, which has hundreds of thousands of places: a daemon that looked there each second spent most
+//! of its time on it. Here the kernel looks only at listening sockets. A kernel may be built without this
+//! (CONFIG_INET_DIAG).
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -1,8 +1,9 @@
 //! Who listens where on this machine, without connecting to anybody: a worker of one connection at a time would be kept
 //! busy by the question.
 //!
-//! The path from a port to a process is that of `ss -p`: /proc/net/tcp and tcp6 list each socket with its inode
-//! (proc_pid_net(5)), and /proc/PID/fd/ links descriptors to `socket:[inode]` (proc_pid_fd(5)).
+//! The path from a port to a process is that of `netstat -p`: /proc/net/tcp and tcp6 list each socket with its inode
+//! (proc_pid_net(5)), and /proc/PID/fd/ links descriptors to `socket:[inode]` (proc_pid_fd(5)). For a single port, the
+//! kernel is asked first through netlink, as `ss` does (`sock_diag.rs`).
 //!
 //! The daemon asks whether its worker listens; `rakit up` asks whether a port is free, and who has it if not.
 
@@ -47,8 +48,9 @@ pub fn listening_sockets() -> Option<Vec<ListeningSocket>> {
     Some(sockets.map(|one| ListeningSocket { address: one.local_address, inode: one.inode }).collect())
 }
 
-/// Every TCP socket of this machine that listens on this port; `None` if the kernel does not tell. It costs little, and may be
-/// called each second.
+/// Every TCP socket of this machine that listens on this port; `None` if the kernel does not tell. It costs little, and
+/// may be called each second. Where there is no sock_diag(7), the listening sockets of all ports are returned: look at
+/// the port of each, as [`listening_on`] does.
 pub fn listening_on_port(port: u16) -> Option<Vec<ListeningSocket>> {
     let told = sock_diag::listening_on_port(port);
     told.inspect_err(|error| debug!("sock_diag(7): {error}")).ok().or_else(listening_sockets)

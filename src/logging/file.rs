@@ -169,8 +169,8 @@ impl Write for LogFile {
         {
             // The line waits for the next batch: the writer thread, which calls this, holds no lock of the queues.
             log::error!(
-                "the log file {} cannot be opened again: {error}; the log goes on in the file that was open; mend that, \
-                 then send SIGHUP again",
+                "the log file {} cannot be opened again: {error}; the log goes on in the file that was open; mend \
+                 that, then send SIGHUP again",
                 self.path.display()
             );
         }

@@ -1,8 +1,8 @@
-//! The priority of a line as the journal reads it: `<3>` in front of an error (sd-daemon(3)), so that `journalctl -p warning`
-//! finds it.
+//! The priority of a line as the journal reads it: `<3>` in front of an error (sd-daemon(3)), so that `journalctl -p
+//! warning` finds it.
 //!
-//! Called by `output.rs`. Only the journal wants this, and a service may send its standard error elsewhere. So the journal
-//! says in `$JOURNAL_STREAM` which stream is its own: device and inode (systemd.exec(5)).
+//! Called by `output.rs`. Only the journal wants this, and a service may send its standard error elsewhere. So the
+//! journal says in `$JOURNAL_STREAM` which stream is its own: device and inode (systemd.exec(5)).
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
 
@@ -22,8 +22,8 @@ fn names(stream: &OsStr, device: u64, inode: u64) -> bool {
     stream == OsStr::new(&format!("{device}:{inode}"))
 }
 
-/// The lines, each with its priority in front. `layout.rs` has made them: `2026-11-23T15:51:20.123456Z [INFO] …`. A line
-/// without a level in its place is the last one of a program that can't go on: an error.
+/// The lines, each with its priority in front. `layout.rs` has made them: `2026-11-23T15:51:20.123456Z [INFO] …`. A
+/// line without a level in its place is the last one of a program that can't go on: an error.
 pub(super) fn before_each(lines: &[u8]) -> Vec<u8> {
     let mut marked = Vec::with_capacity(lines.len() + lines.len() / 16);
     for line in lines.split_inclusive(|byte| *byte == b'\n') {

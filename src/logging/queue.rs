@@ -13,8 +13,8 @@ use log::Level;
 /// The most waiting lines of [`Class::Request`], in bytes: half a second of requests at full speed.
 pub(super) const REQUESTS_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// The same for all other lines. They are few: code that others can make log often limits the rate of its
-/// lines.
+/// The same for all other lines. They are few: where clients or peers could cause many lines, the code limits their
+/// rate.
 pub(super) const OTHERS_BYTES_MAX: usize = 512 * 1024;
 
 /// How long the writer waits for more lines of requests once it has one. So one write(2) takes many lines,

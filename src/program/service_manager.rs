@@ -1,9 +1,10 @@
-//! Tells the service manager (systemd) what it cannot see from outside: that the program serves, that it goes on, and that it
-//! stops. The protocol is sd_notify(3): one datagram to the socket that `$NOTIFY_SOCKET` names. Called by node and daemon,
-//! whose units say `Type=notify` and `WatchdogSec=`. Started by hand, nobody has set the variable, and nothing is sent.
+//! Tells the service manager (systemd) what it cannot see from outside: that the program serves, that it goes on, and
+//! that it stops. The protocol is sd_notify(3): one datagram to the socket that `$NOTIFY_SOCKET` names. Called by node
+//! and daemon, whose units say `Type=notify` and `WatchdogSec=`. Started by hand, nobody has set the variable, and
+//! nothing is sent.
 //!
-//! Written here, in a few lines, since the crate for it waits while the manager's queue is full: then a manager that hangs
-//! would stop the program. Here such a datagram is lost.
+//! Written here, in a few lines, since the crate for it waits while the manager's queue is full: then a manager that
+//! hangs would stop the program. Here such a datagram is lost.
 use std::ffi::OsString;
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
@@ -23,8 +24,8 @@ pub struct ServiceManager {
 }
 
 impl ServiceManager {
-    /// Reads `$NOTIFY_SOCKET`, `$WATCHDOG_USEC` and `$WATCHDOG_PID`. A socket that cannot be used is logged, and the program
-    /// goes on without.
+    /// Reads `$NOTIFY_SOCKET`, `$WATCHDOG_USEC` and `$WATCHDOG_PID`. A socket that cannot be used is logged, and the
+    /// program goes on without.
     pub fn from_environment() -> Self {
         let named = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty());
         let manager = named.and_then(|name| match connect(name.clone()) {
@@ -49,7 +50,8 @@ impl ServiceManager {
         self.tell("STOPPING=1\n");
     }
 
-    /// The program makes progress. If this is not said for long enough, the manager kills the program and starts it again.
+    /// The program makes progress. If this is not said for long enough, the manager kills the program and starts it
+    /// again.
     pub fn alive(&self) {
         self.tell("WATCHDOG=1\n");
     }
@@ -68,8 +70,8 @@ impl ServiceManager {
     }
 }
 
-/// A socket that does not wait, and the manager's address: a path, or with `@` in front a name in the abstract namespace
-/// (unix(7)).
+/// A socket that does not wait, and the manager's address: a path, or with `@` in front a name in the abstract
+/// namespace (unix(7)).
 fn connect(name: OsString) -> io::Result<(UnixDatagram, SocketAddr)> {
     let socket = UnixDatagram::unbound()?;
     socket.set_nonblocking(true)?;
