@@ -33,6 +33,10 @@ function read(state) {
   const any = state.nodes.filter((node) => node.view);
   const members = [...new Set(any.flatMap((node) => node.view.members).concat(state.nodes.map((node) => node.node)))];
   members.sort((a, b) => a - b);
+  // Those of the newest list that vote: a majority is one of these.
+  const list = any.map((node) => node.view.status).sort((a, b) => b.members_index - a.members_index)[0]?.members ?? [];
+  const voting = list.filter((member) => member.voter).map((member) => member.id);
+  const voters = voting.length ? voting : members;
   const leads = fresh.map((node) => node.view).filter((view) => view.status.role === "leader");
   leads.sort((a, b) => b.status.term - a.status.term);
   const leader = leads[0] ?? null;
@@ -47,26 +51,27 @@ function read(state) {
     else if (view) shape = view.status.role;
     else if (process === "dead") shape = process;
     else if (given) shape = "silent";
-    return { id, view, follower, shape, silent: given?.silent ?? null };
+    return { id, view, follower, shape, silent: given?.silent ?? null, votes: voters.includes(id) };
   });
   const newest = any.map((node) => node.view).sort((a, b) => b.status.applied_index - a.status.applied_index)[0] ?? null;
   const oldest = Math.max(0, ...fresh.map((node) => node.age_ms));
   // A node's own page asks that node alone: what the others are, it does not know.
   const allAsked = state.nodes.length >= members.length;
   const views = fresh.map((node) => node.view);
-  return { room, nodes, members, allAsked, leader, leads, newest, oldest, views, all: any };
+  return { room, nodes, members, voters, allAsked, leader, leads, newest, oldest, views, all: any };
 }
 
-// Whether a follower that has answered counts: it may have died since, or have no vote yet.
-const counts = (node) => !node || !(node.view?.status.joining || ["dead", "paused", "silent"].includes(node.shape));
+// Whether a follower that has answered counts: it may have died since, or have no vote.
+const counts = (node) => node?.votes
+  && !(node.view?.status.joining || ["dead", "paused", "silent"].includes(node.shape));
 
 // How many votes the last round that was seen has got, while nobody leads.
 let votesOfLate = null;
 
 // The words, their colour, and the part of them that a screen reader says when it changes: an age changes all the time.
 function headline(picture) {
-  const { leader, views, members, allAsked } = picture;
-  const majority = majorityOf(members.length);
+  const { leader, views, voters, allAsked } = picture;
+  const majority = majorityOf(voters.length);
   if (!views.length) return [TEXT.nobodyAnswers, "bad"];
   if (leader) {
     votesOfLate = null;
@@ -75,11 +80,12 @@ function headline(picture) {
     const answer = followers.filter(({ node, acknowledged_ms }) => acknowledged_ms !== null
       && acknowledged_ms <= times.election_timeout_ms
       && counts(picture.nodes.find(({ id }) => id === node)));
-    const spare = answer.length + 1 - majority;
+    // A leader that is to leave does not count itself.
+    const spare = answer.length + (voters.includes(status.node) ? 1 : 0) - majority;
     return [
       TEXT.leads(status.node, status.term) +
         (consensus?.votes.length ? TEXT.electedBy(consensus.votes) : "") +
-        (consensus ? TEXT.mayFail(Math.max(0, spare), members.length) : ""),
+        (consensus ? TEXT.mayFail(Math.max(0, spare), voters.length) : ""),
       spare > 0 ? "" : "warn",
     ];
   }
@@ -91,15 +97,16 @@ function headline(picture) {
     ?? views.find((view) => view.status.role === "pre-candidate");
   const votes = asks?.consensus?.votes.length ?? 0;
   if (votes > 0) votesOfLate = votes;
-  if (allAsked && views.length < majority) {
-    const words = TEXT.noMajority(views.length, members.length);
+  const answering = views.filter((view) => voters.includes(view.status.node)).length;
+  if (allAsked && answering < majority) {
+    const words = TEXT.noMajority(answering, voters.length);
     return [words + served, "bad", words];
   }
   if (asks && freshest < 2 * asks.times.election_timeout_ms) {
     return [TEXT.election(asks.status.node, asks.status.term, votes, majority), "warn"];
   }
   const known = votesOfLate !== null && votesOfLate < majority;
-  const words = known ? TEXT.noMajority(votesOfLate, members.length) : TEXT.noLeader;
+  const words = known ? TEXT.noMajority(votesOfLate, voters.length) : TEXT.noLeader;
   return [words + served, "bad", words];
 }
 

@@ -1,5 +1,5 @@
 //! What the nodes say together, and the headline of the live table: who leads, and how many more may fail. Called by
-//! `live_table.rs`, `sentences.rs` and `session.rs`.
+//! `live_table.rs`, `sentences.rs` and `session.rs`; `contact.rs` takes [`span`] from it.
 //!
 //! The words and the rules are those of the page (`read` and `headline` in `node/page/page.js`), for the same [`PageState`]:
 //! whoever changes one changes both. Only the page remembers how many votes the last election got.
@@ -34,6 +34,8 @@ pub struct Picture<'a> {
     pub asked: &'a [NodeOnPage],
     /// The ids of all members that anybody knows of.
     pub members: BTreeSet<NodeId>,
+    /// Those of the newest list that vote: a majority is one of these.
+    voters: BTreeSet<NodeId>,
     /// The views that are of the present.
     pub fresh: Vec<&'a NodeView>,
     /// The view of the node that leads the newest term.
@@ -55,13 +57,18 @@ impl<'a> Picture<'a> {
         let fresh: Vec<&NodeView> =
             state.nodes.iter().filter(|node| is_fresh(node)).filter_map(|node| node.view.as_ref()).collect();
         let leads = fresh.iter().copied().filter(|view| view.status.role == RoleName::Leader);
+        let members: BTreeSet<NodeId> = all()
+            .flat_map(|view| view.members.iter().copied())
+            // 0: an address whose node has never answered.
+            .chain(state.nodes.iter().map(|node| node.node).filter(|id| *id != 0))
+            .collect();
+        let list = all().max_by_key(|view| view.status.members_index).map(|view| &view.status.members);
+        let voters = list.into_iter().flatten().filter(|member| member.voter).map(|member| member.id);
+        let voters: BTreeSet<NodeId> = voters.collect();
         Picture {
             asked: &state.nodes,
-            members: all()
-                .flat_map(|view| view.members.iter().copied())
-                // 0: an address whose node has never answered.
-                .chain(state.nodes.iter().map(|node| node.node).filter(|id| *id != 0))
-                .collect(),
+            voters: if voters.is_empty() { members.clone() } else { voters },
+            members,
             leader: leads.max_by_key(|view| view.status.term),
             newest: all().max_by_key(|view| view.status.applied_index),
             fresh,
@@ -80,31 +87,35 @@ impl<'a> Picture<'a> {
         }
     }
 
-    /// Whether a follower that has answered the leader counts: it may have died since, or have no vote yet.
+    /// Whether a follower that has answered the leader counts: it may have died since, or have no vote.
     fn counts(&self, follower: NodeId) -> bool {
-        self.asked.iter().find(|node| node.node == follower).is_none_or(|node| {
-            let joining = node.view.as_ref().is_some_and(|view| view.status.joining);
-            matches!(self.shape(node), Shape::Role(_)) && !joining
-        })
+        let votes = self.voters.contains(&follower);
+        votes
+            && self.asked.iter().find(|node| node.node == follower).is_none_or(|node| {
+                let joining = node.view.as_ref().is_some_and(|view| view.status.joining);
+                matches!(self.shape(node), Shape::Role(_)) && !joining
+            })
     }
 
-    /// How many members may still fail: those that answer the leader, beyond a majority.
+    /// How many voters may still fail: those that answer the leader, and itself, beyond a majority.
     fn spare(&self, leader: &NodeView) -> Option<usize> {
         let followers = &leader.consensus.as_ref()?.followers;
         let answer = followers.iter().filter(|follower| {
             follower.acknowledged_ms.is_some_and(|ms| ms <= leader.times.election_timeout_ms)
                 && self.counts(follower.node)
         });
-        Some((answer.count() + 1).saturating_sub(self.majority()))
+        // A leader that is to leave does not count itself.
+        let itself = usize::from(self.voters.contains(&leader.status.node));
+        Some((answer.count() + itself).saturating_sub(self.majority()))
     }
 
     fn majority(&self) -> usize {
-        self.members.len() / 2 + 1
+        self.voters.len() / 2 + 1
     }
 
     /// The state of the cluster in one sentence.
     pub fn headline(&self) -> (Style, String) {
-        let (of, majority) = (self.members.len(), self.majority());
+        let (of, majority) = (self.voters.len(), self.majority());
         if let Some(leader) = self.leader {
             let elected_by = leader.consensus.as_ref().filter(|consensus| !consensus.votes.is_empty());
             let elected_by =
@@ -120,13 +131,13 @@ impl<'a> Picture<'a> {
         let Some(age_ms) = self.fresh.iter().map(|view| view.age_ms).min() else {
             return (Style::Bad, "No node answers.".to_string());
         };
-        let all_asked = self.asked.len() >= of;
+        let all_asked = self.asked.len() >= self.members.len();
         let follows = self.fresh.iter().find_map(|view| Some((view.status.leader?, view.status.term)));
         if let (false, Some((leader, term))) = (all_asked, follows) {
             return (Style::Strong, format!("node {leader} leads term {term}"));
         }
         let served = format!("Primes are served from a state {} old", span(age_ms));
-        let answer = self.fresh.len();
+        let answer = self.fresh.iter().filter(|view| self.voters.contains(&view.status.node)).count();
         if all_asked && answer < majority {
             return (Style::Bad, format!("NO MAJORITY: {answer} of {of}. {served}"));
         }
@@ -163,7 +174,7 @@ pub fn span(ms: u64) -> String {
 pub mod tests {
     use super::super::comparison::tests::status;
     use super::*;
-    use rakit::protocol::{Room, ServerPicture, Times};
+    use rakit::protocol::{MemberStatus, Room, ServerPicture, Times};
     use rakit::raft::{FollowerPicture, Picture as Consensus};
 
     /// The views of five nodes in term 2 under node 1, which nodes 1, 3 and 5 have elected.
@@ -268,6 +279,50 @@ pub mod tests {
         (view.status.role, view.status.term) = (RoleName::Candidate, 3);
         view.consensus.as_mut().expect("a picture").votes = vec![2, 4];
         assert_eq!(said(&election), "ELECTION: node 4 asks for votes in term 3 and has 2 of the 3 it needs.");
+    }
+
+    /// Of five members the first three vote; the others are learners.
+    fn learners(mut state: PageState) -> PageState {
+        for (node, view) in state.nodes.iter_mut().filter_map(|node| Some((node.node, node.view.as_mut()?))) {
+            let member = |id: NodeId| MemberStatus {
+                id,
+                cluster: ([127, 0, 0, 1], 9_000).into(),
+                public: ([127, 0, 0, 1], 8_000).into(),
+                voter: id <= 3,
+            };
+            view.status.members = (1..=5).map(member).collect();
+            // Node 5 goes by an older list, in which all vote.
+            view.status.members_index = if node == 5 { 3 } else { 7 };
+            if node == 5 {
+                view.status.members.iter_mut().for_each(|member| member.voter = true);
+            }
+        }
+        state
+    }
+
+    #[test]
+    fn a_majority_is_one_of_those_that_vote() {
+        assert!(said(&learners(five())).ends_with(" · 1 of 3 may still fail"), "{}", said(&learners(five())));
+        let no_learner = learners(without(&[4, 5], None));
+        assert!(said(&no_learner).ends_with(" · 1 of 3 may still fail"), "{}", said(&no_learner));
+        let one_voter_less = learners(without(&[3], None));
+        assert!(said(&one_voter_less).ends_with(" · no other node may fail"), "{}", said(&one_voter_less));
+        // Two of three voters can elect a leader, also if no learner answers; one can't with any number of learners.
+        assert_eq!(
+            said(&learners(without(&[1, 4, 5], Some(12_000)))),
+            "NO LEADER. Primes are served from a state 12 s old"
+        );
+        assert_eq!(
+            said(&learners(without(&[1, 2], Some(12_000)))),
+            "NO MAJORITY: 1 of 3. Primes are served from a state 12 s old"
+        );
+        // A leader that is to leave counts the others.
+        let mut leaves = learners(five());
+        for view in leaves.nodes.iter_mut().filter_map(|node| node.view.as_mut()) {
+            view.status.members.retain(|member| member.id != 1);
+            view.status.members_index += 1;
+        }
+        assert!(said(&leaves).ends_with(" · no other node may fail"), "{}", said(&leaves));
     }
 
     #[test]

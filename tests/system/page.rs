@@ -440,6 +440,32 @@ fn state_with(text: &str) -> Value {
     json!({"nodes": [{"node": 1, "view": view, "age_ms": 0, "silent": null}, silent], "room": null})
 }
 
+#[test]
+fn the_headline_counts_only_the_members_that_vote() {
+    let Some(browser) = browser() else { return };
+    let mut state = state_with("server-1");
+    let view = &mut state["nodes"][0]["view"];
+    let (cluster, public) = ("127.0.0.1:9001", "127.0.0.1:8001");
+    let member = |id: u64| json!({"id": id, "cluster": cluster, "public": public, "voter": id != 4});
+    let follower = |id: u64, acknowledged_ms: Option<u64>| {
+        let (match_index, contact_ms) = (9, 20);
+        json!({"node": id, "match_index": match_index, "acknowledged_ms": acknowledged_ms, "contact_ms": contact_ms})
+    };
+    view["members"] = json!([1, 2, 3, 4]);
+    view["status"]["members"] = (1..=4).map(member).collect();
+    view["status"]["members_index"] = json!(7);
+    view["status"]["role"] = json!("leader");
+    view["status"]["leader"] = json!(1);
+    // The learner, node 4, was added and has not been started yet.
+    view["consensus"]["followers"] = json!([follower(2, Some(20)), follower(3, Some(20)), follower(4, None)]);
+    state["nodes"][1] = json!({"node": 4, "view": null, "age_ms": 0, "silent": "connection refused"});
+    let stand_in = StandIn::start(&state);
+    browser.open(&stand_in.url);
+    let leads =
+        eventually("who leads", || Some(browser.text("#headline")).filter(|words| words.contains("leads")));
+    assert_eq!(leads, "node 1 leads term 4 · 1 of 3 may still fail");
+}
+
 // ---------------------------------------------------------------------------------------------- the recordings
 
 /// What a step is on the page: the sentence, what a screen reader says of the nodes, and the terms in the logs.
