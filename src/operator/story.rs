@@ -117,7 +117,16 @@ impl Event {
 pub struct Story {
     directory: PathBuf,
     /// By inode, which stays the same when a full log is renamed.
-    read: BTreeMap<u64, u64>,
+    read: BTreeMap<u64, ReadSoFar>,
+}
+
+/// How far a file was read.
+#[derive(Default)]
+struct ReadSoFar {
+    /// In bytes.
+    offset: u64,
+    /// The time of the last line that has one: lines without a time that come later belong to it.
+    time: String,
 }
 
 impl Story {
@@ -154,12 +163,11 @@ impl Story {
         };
         let found = file.metadata()?;
         let read = self.read.entry(found.ino()).or_default();
-        if found.len() < *read {
-            *read = 0; // Another file, which has got the inode of a removed one.
+        if found.len() < read.offset {
+            *read = ReadSoFar::default(); // Another file, which has got the inode of a removed one.
         }
-        file.seek(SeekFrom::Start(*read))?;
+        file.seek(SeekFrom::Start(read.offset))?;
         let mut lines = BufReader::new(file.take(PIECE_BYTES_MAX));
-        let mut time = String::new();
         let mut bytes = Vec::new();
         // A line that is not complete yet is read the next time.
         while lines.read_until(b'\n', &mut bytes)? > 0 && bytes.ends_with(b"\n") {
@@ -167,20 +175,20 @@ impl Story {
             let line = line.trim_end();
             let text = match time_of(line) {
                 Some(of_line) => {
-                    of_line.clone_into(&mut time);
+                    of_line.clone_into(&mut read.time);
                     line[of_line.len() + 1..].trim_start()
                 }
                 None => line,
             };
             let text = clean(text);
             events.push(Event {
-                time: time.clone(),
+                time: read.time.clone(),
                 cause: cause(&text),
                 part: part.to_string(),
-                position: *read,
+                position: read.offset,
                 text,
             });
-            *read += bytes.len() as u64;
+            read.offset += bytes.len() as u64;
             bytes.clear();
         }
         Ok(())
@@ -264,5 +272,13 @@ mod tests {
             .expect("our own directory");
         write("node-1.log", "2026-11-23T10:00:00.000008Z [INFO] node: in the new file\n");
         assert_eq!(told(&mut story), ["node-1 [INFO] node: in the new file", "node-3 [INFO] node: later"]);
+        // A line without a time belongs to the line before it, also if that was told before.
+        write("node-3.log", "   1: of the backtrace\n");
+        write("node-1.log", "2026-11-23T10:00:00.0000085Z [INFO] node: just before\n");
+        assert_eq!(
+            told(&mut story),
+            ["node-1 [INFO] node: just before", "node-3    1: of the backtrace"],
+            "sorted by its time"
+        );
     }
 }
