@@ -7,8 +7,8 @@
 //! | `hosts/HOST/` | a folder to copy to each machine ([`folder`]) |
 //! | `commands.txt` | what to type: the same as is printed |
 //!
-//! With all flags it asks nobody. Without `--nodes`, and at a terminal, it asks. It checks everything before it writes
-//! anything, and never writes over a file.
+//! With all flags it asks nobody. Without `--nodes` or `--servers`, at a terminal, it asks. It checks everything before
+//! it writes anything, and never writes over a file.
 //!
 //! A further server is set up by the same command on its own machine, with the *report key* in place of a new secret. `rakit
 //! init` prints that command: the join line. Who reads it can report loads, but cannot vote.
@@ -42,6 +42,8 @@ const SELF: &str = "/proc/self/exe";
 const HOSTS_DIRECTORY: &str = "hosts";
 /// The key file, in DIR and in each folder. cluster.toml names it.
 const KEY_FILE: &str = "cluster.key";
+/// What to type, in DIR.
+const COMMANDS_FILE: &str = "commands.txt";
 /// The name of a cluster without `--name`.
 const NAME_DEFAULT: &str = "lab";
 /// The directory that the join line makes on a new server.
@@ -87,7 +89,7 @@ DIR/hosts/HOST    a folder to copy to each machine, with scripts that start what
 DIR/commands.txt  what to type on which machine, as it is printed
 
 It changes nothing outside DIR and writes over no file. Names of nodes are looked up here, since
-cluster.toml holds addresses. Without --nodes, at a terminal, it asks.
+cluster.toml holds addresses. Without --nodes or --servers, at a terminal, it asks.
 
 Exit codes: 0 if all is written; 1 if DIR holds a cluster already or can't be written; 2 on bad
 usage.";
@@ -215,7 +217,7 @@ impl<'a> NewCluster<'a> {
 
     /// A cluster's files are never written again: with another secret its nodes would refuse each other.
     fn refuse_what_is_there(&self) -> Result<(), Failure> {
-        let names = ["cluster.toml", KEY_FILE, HOSTS_DIRECTORY];
+        let names = ["cluster.toml", KEY_FILE, HOSTS_DIRECTORY, COMMANDS_FILE];
         let Some(path) =
             names.map(|name| self.path(name)).into_iter().find(|path| path.symlink_metadata().is_ok())
         else {
@@ -263,7 +265,7 @@ impl<'a> NewCluster<'a> {
         }
         fs::remove_file(&program).map_err(at(program))?;
         // The join line holds the report key.
-        new("commands.txt", &self.commands(), 0o600)?;
+        new(COMMANDS_FILE, &self.commands(), 0o600)?;
         Ok(config)
     }
 
@@ -273,7 +275,7 @@ impl<'a> NewCluster<'a> {
         let mut lines = vec![format!(
             "{} is written. What to type is in {}, too.",
             shown(dir),
-            shown(&self.path("commands.txt"))
+            shown(&self.path(COMMANDS_FILE))
         )];
         lines.extend(self.plan.remarks.iter().cloned());
         for host in &self.plan.hosts {
@@ -413,7 +415,7 @@ mod tests {
     #[test]
     fn what_is_there_is_kept() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        for name in ["cluster.toml", KEY_FILE, HOSTS_DIRECTORY] {
+        for name in ["cluster.toml", KEY_FILE, HOSTS_DIRECTORY, COMMANDS_FILE] {
             let path = dir.path().join(name);
             fs::write(&path, "mine").expect("written");
             let refused =
