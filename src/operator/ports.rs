@@ -2,7 +2,8 @@
 //!
 //! `rakit up` checks all ports before it starts anything, so that a taken port is one clear error and not
 //! five nodes that fail in five log files. It also checks whether a worker listens yet. It does not connect
-//! for that: a worker that serves one connection at a time would be kept busy.
+//! for that: a worker that serves one connection at a time would be kept busy. `rakit check` looks at the ports of the
+//! nodes of this machine (`check/here.rs`).
 //!
 //! `src/linux/sockets.rs` reads the kernel's tables of sockets.
 
@@ -16,14 +17,27 @@ use rakit::linux::{self, Holder};
 pub fn obstacle(address: SocketAddr) -> Option<String> {
     match TcpListener::bind(address) {
         Ok(_) => None,
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Some(match holder(address) {
-            Some(holder) => format!("is taken by {} (pid {})", holder.name, holder.pid),
-            None if is_ending(address.port()) => {
-                "is kept by a connection that has just ended (TIME_WAIT), for a minute at most".to_string()
-            }
-            None => "is taken by a process of another user".to_string(),
-        }),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            let listened_on = || listening(&[address]) == [true];
+            Some(in_use(holder(address), listened_on, || is_ending(address.port())))
+        }
         Err(error) => Some(format!("can't be used: {error}")),
+    }
+}
+
+/// What keeps an address in use. The process of another user can't be seen, but its socket that listens can. An old
+/// connection of that port (TIME_WAIT) is then not the cause.
+fn in_use(
+    holder: Option<Holder>,
+    listened_on: impl FnOnce() -> bool,
+    is_ending: impl FnOnce() -> bool,
+) -> String {
+    match holder {
+        Some(holder) => format!("is taken by {} (pid {})", holder.name, holder.pid),
+        None if !listened_on() && is_ending() => {
+            "is kept by a connection that has just ended (TIME_WAIT), for a minute at most".to_string()
+        }
+        None => "is taken by a process of another user".to_string(),
     }
 }
 
@@ -60,6 +74,14 @@ pub fn listening(addresses: &[SocketAddr]) -> Vec<bool> {
 mod tests {
     use super::*;
     use std::time::{Duration, Instant};
+
+    #[test]
+    fn a_port_without_a_known_process_is_another_user_s_if_anybody_listens() {
+        let another = "is taken by a process of another user";
+        assert_eq!(in_use(None, || true, || true), another);
+        assert_eq!(in_use(None, || false, || false), another);
+        assert!(in_use(None, || false, || true).contains("(TIME_WAIT)"));
+    }
 
     #[test]
     fn a_taken_port_names_its_holder_and_a_released_one_is_free() {

@@ -90,7 +90,11 @@ fn ports(node: &Node) -> Vec<Remark> {
             None => Remark::Note(format!("the {which} address {address} of node {} is free", node.id)),
             Some(why) => Remark::finding(
                 format!("the {which} address {address} of node {} {why}", node.id),
-                format!("end that program, or give node {} another address on all machines", node.id),
+                format!(
+                    "end the program, if one is named; else wait a minute, or give node {} another \
+                     address on all machines",
+                    node.id
+                ),
             ),
         })
         .collect()
@@ -202,6 +206,7 @@ mod tests {
             line.starts_with("finding: ") && line.contains(&format!("(pid {})", std::process::id())),
             "{line}"
         );
+        assert!(line.contains("mend: end the program, if one is named; else wait a minute, or "), "{line}");
         assert!(matches!(remarks[1], Remark::Note(_)), "{remarks:?}");
     }
 
