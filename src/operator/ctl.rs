@@ -2,6 +2,7 @@
 //! room (`control_room.rs`) and prints what has been done.
 
 use std::io::ErrorKind;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -64,6 +65,12 @@ pub fn give(dir: &Path, order: &Order) -> Result<String, Failure> {
     if answer.status == 200 { Ok(said) } else { Err(Failure::other(said)) }
 }
 
+/// Whether a cluster runs in `dir`. A `rakit up` that was killed has left its file: so it counts that somebody listens
+/// there.
+pub fn runs(dir: &Path) -> bool {
+    key(dir).is_ok_and(|key| TcpStream::connect_timeout(&key.address, ORDER_TIMEOUT).is_ok())
+}
+
 fn key(dir: &Path) -> Result<Key, Failure> {
     let path = dir.join(CONTROL_FILE);
     let text = std::fs::read(&path).map_err(|error| match error.kind() {
@@ -81,4 +88,27 @@ fn key(dir: &Path) -> Result<Key, Failure> {
 fn not_running(dir: &Path) -> Failure {
     let dir = shown(dir);
     Failure::other(format!("no `rakit up` runs in {dir}; start it, or name its directory with --dir"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::comparison::tests::refusing;
+    use super::*;
+    use std::net::{SocketAddr, TcpListener};
+
+    #[test]
+    fn a_cluster_runs_where_somebody_listens_and_not_where_a_file_was_left() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        assert!(!runs(dir.path()), "no file");
+        let write = |address: SocketAddr| {
+            let key = Key { address, token: "secret".to_string() };
+            std::fs::write(dir.path().join(CONTROL_FILE), to_json(&key)).expect("our own directory");
+        };
+        let (_refuses, address) = refusing([127, 83, 9, 11]);
+        write(address);
+        assert!(!runs(dir.path()), "it was left by a process that was killed");
+        let listener = TcpListener::bind("127.83.9.11:0").expect("loopback has a free port");
+        write(listener.local_addr().expect("bound"));
+        assert!(runs(dir.path()));
+    }
 }

@@ -12,8 +12,8 @@ use clap::ValueEnum;
 use rakit::program::{EXIT_FAILURE, EXIT_OK, LogFlags};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::Failure;
-use super::layout::{CONTROL_FILE, DIRECTORY_DEFAULT, shown};
+use super::layout::{DIRECTORY_DEFAULT, shown};
+use super::{Failure, ctl};
 use stage::Stage;
 use steps::STEPS;
 
@@ -77,7 +77,7 @@ impl Words {
 /// There is no cluster, and none can be started.
 pub fn run(flags: &DemoFlags, log: &LogFlags) -> Result<ExitCode, Failure> {
     rakit::logging::start(log.log_level, log.log_file.as_deref()).map_err(Failure::usage)?;
-    let own = if flags.dir.join(CONTROL_FILE).exists() { None } else { Some(OwnCluster::start(flags)?) };
+    let own = if ctl::runs(&flags.dir) { None } else { Some(OwnCluster::start(flags)?) };
     let mut stage = Stage::enter(flags.dir.clone(), flags.lang)?;
     let mut failed = Vec::new();
     for (number, step) in STEPS.iter().enumerate() {

@@ -12,6 +12,7 @@ use rakit::protocol::{Status, path};
 
 use super::super::Failure;
 use super::super::asking::ask_all;
+use super::super::comparison::freshest;
 use super::super::ctl;
 use super::super::layout::{LOGS_DIRECTORY, Part};
 use super::super::order::{Link, Order};
@@ -32,6 +33,8 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 const PROOF_LINES_MAX: usize = 8;
 /// The members that the demonstration needs: five nodes survive the loss of two.
 const NODES: usize = 5;
+/// The servers that the steps name.
+const SERVERS_MIN: usize = 3;
 
 /// The outcome of a step: what is wrong, in words, or nothing.
 pub type Played = Result<(), String>;
@@ -54,11 +57,17 @@ pub struct Stage {
 
 impl Stage {
     /// # Errors
-    /// The cluster in `dir` is not one of five nodes, or its logs can't be read.
+    /// The cluster in `dir` has not five nodes and three servers, or its `cluster.toml` can't be read.
     pub fn enter(dir: PathBuf, language: Language) -> Result<Stage, Failure> {
         let config: Config = super::super::load_config(&dir.join("cluster.toml"))?;
-        if config.nodes.len() != NODES {
-            return Err(Failure::other(format!("the demonstration needs a cluster of {NODES} nodes")));
+        let addresses: Vec<SocketAddr> = config.nodes.iter().map(|node| node.public).collect();
+        let alive = freshest(&ask_all(&addresses))
+            .map(|status| status.servers.iter().filter(|server| server.alive).count());
+        if !suits(config.nodes.len(), alive) {
+            return Err(Failure::other(format!(
+                "the demonstration needs a cluster of {NODES} nodes and {SERVERS_MIN} servers that are \
+                 alive; give another --dir, where none is yet"
+            )));
         }
         let nodes = config
             .nodes
@@ -255,6 +264,12 @@ impl Stage {
     }
 }
 
+/// Whether the steps can be played with so many nodes and living servers. If no node says how many servers live, the
+/// steps are tried.
+fn suits(nodes: usize, alive: Option<usize>) -> bool {
+    nodes == NODES && alive.is_none_or(|alive| alive >= SERVERS_MIN)
+}
+
 fn client() -> Client {
     Client::new(ClientTimeouts { connect: ANSWER_TIMEOUT, send: ANSWER_TIMEOUT, receive: ANSWER_TIMEOUT })
 }
@@ -267,4 +282,15 @@ fn ask(address: SocketAddr, n: u64) -> Result<Prime, String> {
         server: answer.header("X-Rakit-Server").map(str::to_string),
         stale_ms: answer.header("X-Rakit-Stale-Ms").and_then(|ms| ms.parse().ok()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_without_the_nodes_or_servers_of_the_steps_is_refused_at_once() {
+        assert!(suits(5, Some(3)) && suits(5, Some(4)) && suits(5, None));
+        assert!(!suits(3, Some(3)) && !suits(5, Some(1)) && !suits(5, Some(0)));
+    }
 }
