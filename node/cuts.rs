@@ -46,6 +46,10 @@ struct Orders {
     /// This does not arrive from anybody.
     #[serde(default)]
     loses: BTreeSet<Lost>,
+    /// An earlier order to lose the next votes stands, if it is not done yet. Who sends the list can't know whether it
+    /// is.
+    #[serde(default)]
+    keeps_next_vote: bool,
     /// The term whose votes are lost by [`Lost::NextVote`], once it is known.
     #[serde(skip)]
     failing: Option<Term>,
@@ -163,8 +167,12 @@ impl Cuts {
         }
     }
 
-    fn set(&self, orders: Orders) {
+    fn set(&self, mut orders: Orders) {
         let mut list = self.lock();
+        let keeps = std::mem::take(&mut orders.keeps_next_vote);
+        if keeps && list.loses.contains(&Lost::NextVote) && orders.loses.insert(Lost::NextVote) {
+            orders.failing = list.failing;
+        }
         if *list == orders {
             return;
         }
@@ -248,6 +256,28 @@ mod tests {
         assert_eq!(order(&cuts, &headers, r#"{"deaf_to":[],"loses":["votes"]}"#), 200);
         assert!(!cuts.loses_heartbeats() && cuts.loses_votes_of(10) && cuts.loses_votes_of(11));
         assert_eq!(order(&cuts, &headers, r#"{"deaf_to":[],"loses":["all"]}"#), 400);
+    }
+
+    #[test]
+    fn an_order_for_the_next_votes_stands_beside_a_newer_list_until_it_is_done() {
+        let cuts = Cuts::new(Some(&[]), addresses([127, 0, 0, 1])).expect("loopback");
+        let headers = [("Host", "127.0.0.1:8001"), ("Content-Type", "application/json")];
+        let (fail, keeps) = (
+            r#"{"deaf_to":[],"loses":["next-vote"]}"#,
+            r#"{"deaf_to":[2],"loses":["votes"],"keeps_next_vote":true}"#,
+        );
+        assert_eq!(order(&cuts, &headers, keeps), 200);
+        assert_eq!(cuts.loses(), [Lost::Votes], "there was none");
+        assert_eq!((order(&cuts, &headers, fail), order(&cuts, &headers, keeps)), (200, 200));
+        assert_eq!(cuts.loses(), [Lost::Votes, Lost::NextVote]);
+        // The term whose votes are lost stays the same.
+        assert!(cuts.loses_votes_of(7));
+        assert_eq!(order(&cuts, &headers, r#"{"deaf_to":[],"keeps_next_vote":true}"#), 200);
+        assert!(cuts.loses_votes_of(7) && !cuts.loses_votes_of(8));
+        assert!(cuts.loses().is_empty() && !cuts.any.load(Ordering::Relaxed));
+        // A list that keeps nothing ends it.
+        assert_eq!((order(&cuts, &headers, fail), order(&cuts, &headers, r#"{"deaf_to":[]}"#)), (200, 200));
+        assert!(!cuts.loses_votes_of(9));
     }
 
     #[test]

@@ -26,6 +26,7 @@ const FORMS = [
   [/^(\S+) \(pid (\d+)\) is paused$/, (name, pid) => `${name} (pid ${pid}) dijeda`],
   [/^(\S+) \(pid (\d+)\) goes on$/, (name, pid) => `${name} (pid ${pid}) berjalan lagi`],
   [/^(\S+) is kept busy with (\d+) % of its processors$/, (name, part) => `${name} dibuat sibuk dengan ${part} % prosesornya`],
+  [/^(\S+) is not kept busy any more$/, (name) => `${name} tidak dibuat sibuk lagi`],
   [/^no more requests are sent$/, () => "tidak ada permintaan yang dikirim lagi"],
   [/^(\d+) requests per second ask for \/(\d+), each node in turn$/,
     (rate, n) => `${rate} permintaan per detik meminta /${n}, ke setiap node bergiliran`],

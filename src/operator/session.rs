@@ -78,7 +78,7 @@ pub struct Session {
     is_ready: bool,
     screen: LiveScreen,
     events: Receiver<SessionEvent>,
-    /// For the poller's threads.
+    /// For the threads that send events: the poller's and the control room's.
     sender: Sender<SessionEvent>,
     /// When this run began, in milliseconds since 1970. A report with an earlier epoch is of an earlier run.
     began_ms: u64,
@@ -417,10 +417,23 @@ impl Session {
             line.push_str(&format!(": {reason}"));
         }
         if self.can_do_without(part) && !self.under_way.expects_end_of(part) {
-            let command = self.programs.ctl(&self.layout, &format!("start {}", part.name()));
-            line.push_str(&format!("; {}; to start it again: {command}", self.what_goes_on(part)));
+            line.push_str(&format!(
+                "; {}; to start it again: {}",
+                self.what_goes_on(part),
+                self.way_back(part)
+            ));
         }
         self.tell(&line);
+    }
+
+    /// The command that starts this part again.
+    pub(super) fn way_back(&self, part: Part) -> String {
+        let order = match part {
+            // The order for a load starts what makes it.
+            Part::Burner(j) => format!("load {} PERCENT", server_name(j)),
+            Part::Node(_) | Part::Worker(_) | Part::Daemon(_) => format!("start {}", part.name()),
+        };
+        self.programs.ctl(&self.layout, &order)
     }
 
     /// How many nodes run, and whether they are a majority.

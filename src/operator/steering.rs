@@ -23,7 +23,8 @@ use super::session::Session;
 use super::traffic::Traffic;
 use super::under_way::Waiting;
 
-/// How long a node may take to take an order about its cables. A paused or cut off node answers its public address, or never.
+/// How long a node may take to answer an order about its cables, at its public address. One that is cut off answers
+/// there; one that is paused never does.
 const CUT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest answer of a node that is read, in bytes. It is one line.
 const ANSWER_BYTES_MAX: usize = 4 * 1024;
@@ -59,7 +60,7 @@ impl Session {
         self.check(part)?;
         match self.children().get(part) {
             Some(child) if child.ended.is_none() => Ok(child),
-            _ => Err(format!("{} does not run; start it with `rakit ctl start {0}`", part.name())),
+            _ => Err(format!("{} does not run; start it with `{}`", part.name(), self.way_back(part))),
         }
     }
 
@@ -148,8 +149,9 @@ impl Session {
                 self.under_way().cut.remove(cable)
             };
         }
-        if !cut && link.other.is_none() && !link.one_way {
-            self.under_way().lost.remove(&link.node);
+        let whole = (!cut && link.other.is_none() && !link.one_way).then_some(link.node);
+        if let Some(node) = whole {
+            self.under_way().lost.remove(&node);
         }
         self.show_room();
         let receivers: BTreeSet<u16> = cables.iter().map(|(_, to)| *to).collect();
@@ -157,7 +159,7 @@ impl Session {
         let (from, to) = if link.one_way { ("from", "to") } else { ("between", "and") };
         let state = if cut { "cut" } else { "healed" };
         let line = format!("the cable {from} node {} {to} {far} is {state}", link.node);
-        self.tell_nodes(receivers, line, outcome);
+        self.tell_nodes(receivers, whole, line, outcome);
     }
 
     /// Loses what is sent to a node, until it is healed.
@@ -167,22 +169,28 @@ impl Session {
         }
         let under_way = self.under_way();
         let all = under_way.lost.entry(node).or_default();
-        // The order for one vote is done by itself, so it is given once, and not again with another order.
-        all.remove(&Lost::NextVote);
         all.insert(lost);
         let line = match lost {
             Lost::Heartbeats => format!("no heartbeat and no entry arrives at node {node}"),
             Lost::Votes => format!("no vote arrives at node {node}"),
             Lost::NextVote => format!("the next election of node {node} fails"),
         };
-        self.tell_nodes([node].into(), line, outcome);
+        self.tell_nodes([node].into(), None, line, outcome);
+        // "Fail the next vote" ends by itself at the node. So it is sent once, and not again with a later order.
         if let Some(all) = self.under_way().lost.get_mut(&node) {
             all.remove(&Lost::NextVote);
         }
     }
 
-    /// Says it, tells these nodes what does not arrive at them now, and answers the order.
-    fn tell_nodes(&mut self, receivers: BTreeSet<u16>, line: String, outcome: Sender<Done>) {
+    /// Says it, tells these nodes what does not arrive at them now, and answers the order. At a node that is made
+    /// `whole`, an earlier order to fail the next vote ends; at the others it stands.
+    fn tell_nodes(
+        &mut self,
+        receivers: BTreeSet<u16>,
+        whole: Option<u16>,
+        line: String,
+        outcome: Sender<Done>,
+    ) {
         let runs = |id: &u16| self.running(Part::Node(*id)).is_ok();
         let receivers: Vec<u16> = receivers.into_iter().filter(runs).collect();
         let mut orders: Vec<(u16, SocketAddr, String)> = Vec::new();
@@ -191,7 +199,9 @@ impl Session {
             let under_way = self.under_way();
             let (deaf_to, lost) = (under_way.deaf_to(Part::Node(id)), under_way.lost.get(&id));
             let lost = serde_json::to_string(&lost.cloned().unwrap_or_default()).expect("words are JSON");
-            orders.push((id, address, format!("{{\"deaf_to\":{deaf_to:?},\"loses\":{lost}}}")));
+            let keeps = whole != Some(id);
+            let body = format!("{{\"deaf_to\":{deaf_to:?},\"loses\":{lost},\"keeps_next_vote\":{keeps}}}");
+            orders.push((id, address, body));
         }
         self.tell(&line);
         let before = self.under_way().telling.take();
@@ -227,7 +237,11 @@ impl Session {
         self.children_mut()
             .write_to(burner, &format!("{percent}\n"))
             .map_err(|error| format!("{} takes no order: {error}", burner.name()))?;
-        let line = format!("{} is kept busy with {percent} % of its processors", server_name(server));
+        let server = server_name(server);
+        let line = match percent {
+            0 => format!("{server} is not kept busy any more"),
+            _ => format!("{server} is kept busy with {percent} % of its processors"),
+        };
         self.tell(&line);
         Ok(line)
     }

@@ -634,7 +634,8 @@ fn every_process_is_steered_by_its_name_and_pids_json_is_true_at_any_time() {
         assert_eq!(ordered(dir.path(), &format!("kill {name}")), format!("{name} is dead"));
         assert!(!up.pids().contains_key(name), "{name}");
         let line = refused(&ctl(dir.path(), &format!("pause {name}")), 1);
-        assert!(line.contains("does not run"), "{line}");
+        let way_back = format!("rakit ctl start {name} --dir {}`", dir.path().display());
+        assert!(line.contains("does not run") && line.contains(&way_back), "{line}");
         let said = ordered(dir.path(), &format!("start {name}"));
         let pid = up.pids()[name];
         assert!(said.contains(&format!("(pid {pid})")) && pid != before[name], "{said}");
@@ -761,6 +762,17 @@ fn lost_heartbeats_and_votes_show_the_rules_and_cost_no_more_than_an_election() 
         (after == (leader, term)).then_some(())
     });
 
+    // That an election shall fail stands beside a newer order for the node, and ends with the order that heals it. An
+    // election in between would end it, too.
+    let loses = || status(base + 1).map(|status| status["loses"].clone());
+    eventually("two orders stand", || {
+        ordered(dir.path(), "fail vote node-1");
+        ordered(dir.path(), "drop votes node-1");
+        (loses()? == serde_json::json!(["votes", "next-vote"])).then_some(())
+    });
+    ordered(dir.path(), "heal node-1");
+    assert_eq!(loses(), Some(Value::Null));
+
     // An election whose votes are lost costs a term, and the next one succeeds. No leader may be a newer one than the order.
     let (leader, term) = eventually("the order stands while this one leads", || {
         let (leader, term) = eventually("a leader of all", || led(base, &[1, 2, 3]));
@@ -852,8 +864,14 @@ fn load_on_a_server_is_agreed_on_and_sends_requests_elsewhere() {
         }
         (elsewhere >= 5).then_some(())
     });
-    ordered(dir.path(), "load server-1 0");
+    let said = ordered(dir.path(), "load server-1 0");
+    assert_eq!(said, "server-1 is not kept busy any more");
     eventually("the load is gone", || cpu().filter(|cpu| *cpu < 2.0));
+    // Who kills what makes the load is told the order that starts it again.
+    let burner = fs::read_to_string(dir.path().join("server-1.load")).expect("what makes the load");
+    signal(burner.trim().parse().expect("a process id"), Signal::KILL);
+    let line = up.line("the death of what makes the load", |line| line.contains("server-1/burner"));
+    assert!(line.contains("rakit ctl load server-1 PERCENT --dir "), "{line}");
     // Whatever makes the load, it ends with `rakit up`.
     ordered(dir.path(), "load server-1 10");
     up.child.kill().expect("it runs");
