@@ -1,4 +1,4 @@
-//! Sends `GET /status` to several nodes for `rakit up` and `rakit status`. Each node has its own thread, so
+//! Sends `GET /status` to several nodes, for the commands of `rakit` that ask nodes. Each node has its own thread, so
 //! that a paused, dead or slow node delays no other answer.
 //!
 //! [`ask`] asks once; [`Poller`] asks repeatedly.
@@ -125,7 +125,8 @@ pub fn followed(known: &[(NodeId, SocketAddr)], answers: &[Asked]) -> Vec<(NodeI
     all
 }
 
-/// The answer that knows the newest term, and in it the newest list.
+/// Of the answers that name a leader (of all, if none does): that of the newest term, and in it of the newest list. Not
+/// of a node that was removed.
 pub fn newest_of<'a>(answers: impl IntoIterator<Item = &'a Asked>) -> Option<&'a Status> {
     let statuses = answers.into_iter().filter_map(|answer| answer.status.as_ref().ok());
     statuses

@@ -4,10 +4,10 @@
 //! | file | looks at |
 //! | --- | --- |
 //! | `check/here.rs` | this machine: kernel, C library, key, ports, disk |
-//! | `check/nodes.rs` | the nodes: who answers, whether they work together, versions, clocks |
+//! | `check/nodes.rs` | the nodes: who answers, whether they work together and agree, versions, clocks |
 //! | `check/keys.rs` | the keys: whether each node takes those of this machine, and which signs |
 //! | `check/members.rs` | the members: the file beside the log, the nodes' lists beside each other, learners |
-//! | `check/workers.rs` | the servers: alive, named once, workers that answer |
+//! | `check/workers.rs` | the servers: alive, drained, a worker that listens and answers, a load that is known |
 //!
 //! Every node's view is asked for once ([`View::ask`]), also of members that only the log has. If the nodes differ, or a change of
 //! members is under way, they are asked once more a moment later: a commit or an election under way is no finding.

@@ -25,7 +25,7 @@ use super::layout::Part;
 
 /// How long a daemon may take to stop after SIGTERM.
 const DAEMON_GRACE: Duration = Duration::from_secs(2);
-/// How long a node may take to stop: it first finishes the requests that it has accepted.
+/// How long a node may take to stop. By itself it gives its clients' requests 10 s; here they are cut off earlier.
 const NODE_GRACE: Duration = Duration::from_secs(5);
 /// How long a worker may take to stop: it first ends its pool.
 const WORKER_GRACE: Duration = Duration::from_secs(2);
@@ -202,8 +202,8 @@ impl Children {
         }
     }
 
-    /// Stops all children: first the daemons, so that no report shows a stopping worker; then the nodes; then
-    /// the workers, so that they still compute what the nodes' clients wait for. `wait(until)` must return
+    /// Stops all children: first the daemons, so that no report shows a stopping worker, and what makes load; then the
+    /// nodes; then the workers, so that they still compute what the nodes' clients wait for. `wait(until)` must return
     /// when a child may have ended, and at `until` at the latest. If it returns `true`, the user wants a stop
     /// at once: everything is killed.
     pub fn stop(&mut self, mut wait: impl FnMut(Instant) -> bool) {
@@ -233,7 +233,7 @@ impl Children {
     /// Kills every group whose leader was not reaped, and reaps the leaders.
     fn kill(&mut self, mut wait: impl FnMut(Instant)) {
         for child in self.list.iter().filter(|child| child.ended.is_none()) {
-            log::warn!("{} (pid {}) did not stop in time: killed", child.part.name(), child.pid);
+            log::warn!("{} (pid {}) did not stop: killed", child.part.name(), child.pid);
             let _ = rustix::process::kill_process_group(child.id(), Signal::KILL);
         }
         let until = Instant::now() + KILL_GRACE;

@@ -1,6 +1,6 @@
 //! Compares the nodes' answers to `GET /status`, and gives one sentence per difference.
 //!
-//! `rakit up` and `rakit status` call it. It does no input or output.
+//! Every command that asks nodes uses it. It does no input or output.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -274,7 +274,6 @@ pub mod tests {
         }
     }
 
-    /// These statuses as the answers of nodes at 127.0.0.1:8001 and so on.
     /// An address on this loopback address that refuses connections for as long as the socket lives: it is bound, so that nobody
     /// else gets the port, and does not listen.
     pub fn refusing(ip: [u8; 4]) -> (socket2::Socket, SocketAddr) {
@@ -285,6 +284,7 @@ pub mod tests {
         (socket, address)
     }
 
+    /// These statuses as the answers of nodes at 127.0.0.1:8001 and so on.
     pub fn answers(statuses: Vec<Result<Status, String>>) -> Vec<Asked> {
         let addressed = statuses.into_iter().zip(8001..);
         addressed

@@ -116,7 +116,7 @@ fn shape(config: &Config) -> Option<(u16, u16)> {
 fn template(layout: &Layout) -> String {
     let new = NewConfiguration {
         origin: "written once by `rakit up`; every node and daemon reads it when it starts.\n\
-                 # Change what you like and run `rakit up` again: the file is kept as it is, and so is the data.",
+                 # Change what you like but [[node]], and run `rakit up` again: file and data are kept.",
         name: "lab",
         secret: "# secret_file = \"cluster.key\"     # a file of mode 0600; needed once an address is not on this machine",
         nodes: layout.node_ids().map(|id| (layout.public(id), layout.cluster(id))).collect(),

@@ -1,7 +1,7 @@
 //! The ports and files of a local cluster: which process has which port, and which file in DIR holds what.
 //!
-//! `rakit up` uses it. The ports and names that users rely on are defined only here, so that program,
-//! messages and tests agree. It opens no file and no socket.
+//! `rakit up` uses it, and every command that finds the files of a cluster or names a path: so program, messages and
+//! tests agree on the ports and names that users rely on. It opens no file and no socket.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};

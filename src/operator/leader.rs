@@ -81,7 +81,7 @@ impl Leadership {
         Ok(Self { config, seal, client })
     }
 
-    /// The public addresses of the members, as far as they answer, and of the nodes of cluster.toml.
+    /// The public addresses of the members, silent ones too, and of the nodes of cluster.toml that were not removed.
     pub fn public(&self) -> Vec<SocketAddr> {
         ask_members(&self.config).into_iter().map(|asked| asked.address).collect()
     }

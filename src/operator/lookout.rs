@@ -18,7 +18,7 @@ use super::asking::reason;
 use super::comparison::clean;
 use super::layout::Part;
 
-/// How often each node is asked while somebody looks: as often as the page asks.
+/// How often each node is asked while somebody looks: a little more often than the page asks (500 ms).
 const INTERVAL: Duration = Duration::from_millis(450);
 /// For so long after the last question somebody counts as looking.
 const OPEN_FOR: Duration = Duration::from_secs(3);
@@ -56,7 +56,7 @@ struct Shared {
 
 #[derive(Debug)]
 struct State {
-    /// One for each node, in the order of their ids.
+    /// One for each node, in the order of the list that [`Lookout::start`] got.
     seen: Vec<Seen>,
     known: Known,
     /// Until when somebody counts as looking; `None`: nobody has looked yet.
@@ -76,7 +76,7 @@ struct Seen {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change is one assignment.
+        // Every change is a few assignments that can't panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

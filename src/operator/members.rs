@@ -150,7 +150,7 @@ fn add(leadership: &mut Leadership, place: &Place) -> Result<(), Failure> {
         );
         say(&format!("\n[[node]]\nid = {id}\npublic = \"{public}\"\ncluster = \"{cluster}\"\n{founder}"));
     }
-    say(&format!("start it there: rakit-node --config cluster.toml --id {id}"));
+    say(&format!("start it there: rakit node --config cluster.toml --id {id}"));
     if *wait_ms == 0 {
         return Ok(());
     }

@@ -199,7 +199,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     } else if name == Some(OsStr::new("rakit-daemon")) {
         return rakit::daemon::main(arguments);
     }
-    // These three parse their own arguments. The parser below lists the first two only for `--help`.
+    // These parse their own arguments, or have none. The parser below lists the first two only for `--help`.
     let rest = |name: &str| std::iter::once(name.into()).chain(arguments.iter().skip(2).cloned());
     match arguments.get(1).and_then(|word| word.to_str()) {
         Some("node") => return rakit::node::main(rest("rakit-node")),

@@ -9,7 +9,8 @@ use super::layout::Part;
 
 /// The most requests per second that `requests` sends: enough to load a local cluster, too few to drown the machine.
 pub const REQUESTS_PER_SECOND_MAX: u32 = 1_000;
-/// The N of the requests, unless another is given: some milliseconds of work.
+/// The N of the requests, unless another is given: the greatest that worker.py looks up in its table, so that it costs
+/// next to no work.
 const N_DEFAULT: u64 = 100_000;
 /// The greatest N that the worker takes.
 const N_MAX: u64 = 1_000_000_000_000;

@@ -82,8 +82,8 @@ pub fn run(flags: &TransferFlags, log: &LogFlags) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::from(EXIT_OK));
     }
     Err(Failure::other(format!(
-        "node {} still leads after {} ms; its log says why (grep 'transfer:')",
-        before.id,
-        patience.as_millis()
+        "no other node leads after {} ms; the log of node {} says why (grep 'transfer:')",
+        patience.as_millis(),
+        before.id
     )))
 }

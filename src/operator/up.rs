@@ -50,15 +50,15 @@ pub struct UpFlags {
 }
 
 const UP_HELP: &str = "\
-DIR/cluster.toml  the configuration; written once, then kept: change it as you like
+DIR/cluster.toml  the configuration; written once, then kept: change what you like but [[node]]
 DIR/data          what the nodes have agreed on; the next `rakit up` continues from it
 DIR/logs          a log per process
 DIR/pids.json     the processes that run now: {\"node-1\": 123, …}
 DIR/control.json  lets `rakit ctl` steer the cluster
 
-Prints `ready` when every node answers, a leader is known and every server is alive. If a process
-dies, it is not started again by itself; a line gives the command for that. Ctrl-C, SIGTERM or SIGHUP stops
-all processes; a second Ctrl-C kills them.";
+Prints `ready` when every node that runs answers (a majority at least), a leader is known and every
+server is alive. If a process dies, it is not started again by itself; a line gives the command for
+that. Ctrl-C, SIGTERM or SIGHUP stops all processes; a second Ctrl-C kills them.";
 
 /// Runs a cluster until the user stops it.
 ///

@@ -315,7 +315,12 @@ fn a_transfer_to_a_dead_node_is_given_up_and_reports_are_taken_again() {
     let term = cluster.status(leader)["term"].clone();
     let output = transfer(&cluster.config(), Some(&dead.to_string()));
     assert_eq!(output.status.code(), Some(1), "{}\n{}", words(&output), cluster.story());
-    assert!(words(&output).contains(&format!("node {leader} still leads")), "{}", words(&output));
+    let why = format!(" ms; the log of node {leader} says why");
+    assert!(
+        words(&output).contains("no other node leads after ") && words(&output).contains(&why),
+        "{}",
+        words(&output)
+    );
     cluster.wait_for_line(leader, &format!("transfer: node {leader} hands leadership over to node {dead}"));
     let given_up = format!("transfer: node {dead} did not take over in time; node {leader} leads on");
     cluster.wait_for_line(leader, &given_up);

@@ -296,7 +296,7 @@ fn node_address(place: &Place, lookup: Lookup<'_>) -> Result<(IpAddr, Option<Str
     Ok((ip, Some(remark)))
 }
 
-/// Not the wildcard, not of many machines, and not an IPv6 address that has a meaning on one cable only.
+/// Not the wildcard, not of many machines, and not an address that has a meaning on one cable only (link-local).
 fn is_of_one_machine(ip: &IpAddr) -> bool {
     !ip.is_unspecified()
         && !ip.is_multicast()

@@ -14,7 +14,7 @@ const TERM_COLOURS: [u8; 8] = [25, 130, 22, 90, 94, 125, 30, 240];
 const BEFORE_LOGS: usize = 29;
 /// A cell and the place for the line after it.
 const CELL_WIDTH: usize = 4;
-/// Lines of the core that are always shown, however small the terminal is.
+/// Lines of the core that are shown at least, as far as the terminal has rows.
 const LINES_MIN: usize = 2;
 
 /// What is needed to draw a step.
