@@ -426,6 +426,12 @@ def plant(tree, file, old, new):
     return text
 
 
+def must_be_rows(wanted):
+    unknown = set(wanted) - {mutant[0] for mutant in MUTANTS}
+    if unknown:
+        sys.exit(f"there is no row {', '.join(sorted(unknown))}; `mutations.py --list` shows them")
+
+
 def must_stand_once(file, text, old):
     if text.count(old) != 1:
         sys.exit(f"{file}: this must stand there exactly once, and stands {text.count(old)} times:\n{old}")
@@ -495,11 +501,11 @@ def main():
         return
     if wanted:
         mutants = [mutant for mutant in mutants if mutant[0] in wanted]
+        must_be_rows(wanted)
     with tempfile.TemporaryDirectory(prefix="rakit-mutations-") as directory:
         tree = Path(directory) / "tree"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(tree)], check=True)
-        build = os.environ.get("CARGO_TARGET_DIR", str(Path(directory) / "target"))
-        environment = dict(os.environ, CARGO_TARGET_DIR=build)
+        environment = dict(os.environ, CARGO_TARGET_DIR=str(Path(directory) / "target"))
         print("| row | defect | killed by | seeds | seconds |\n| --- | --- | --- | --- | --- |", flush=True)
         survivors = 0
         for row, title, file, old, new in mutants:

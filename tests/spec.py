@@ -257,6 +257,7 @@ def mutants():
 def defects(rows):
     jar = tlc_jar()
     mutations = mutants()
+    mutations.must_be_rows(rows)
     with tempfile.TemporaryDirectory(prefix="rakit-defects-") as name:
         tree = Path(name) / "tree"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(tree)], check=True)

@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn the_contracts_example_is_a_report() {
+    fn the_example_of_the_protocol_page_is_a_report() {
         let body = with("forward", "true");
         let incoming = IncomingReport::parse(body.as_bytes()).expect("good");
         assert!(incoming.forward);

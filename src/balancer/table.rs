@@ -691,7 +691,7 @@ pub(super) mod tests {
             digest(10, 1, std::iter::once(&base)),
             digest(10, 0, [].iter()),
         ]);
-        let changes: [fn(&mut ServerRecord); 15] = [
+        let changes: [fn(&mut ServerRecord); 17] = [
             |r| r.report.server = "b".into(),
             |r| r.report.worker.set_port(1),
             |r| r.report.cpu = 1.0 + f64::EPSILON,
@@ -700,6 +700,8 @@ pub(super) mod tests {
             |r| r.report.epoch = 2,
             |r| r.report.sequence = 2,
             |r| r.report.worker_up = false,
+            |r| r.report.worker_active = Some(false),
+            |r| r.report.worker_active = Some(true),
             |r| r.report.instance = Some(1),
             |r| r.alive = false,
             |r| r.reported_at = 5,
@@ -794,7 +796,8 @@ pub(super) mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Whatever the order and however often, each entry does to each server what the first three rules say.
+        /// Whatever the order and however often, each entry does to each server what the rules on stamps, verdicts and orders
+        /// say. No report here names an instance.
         #[test]
         fn any_order_ends_as_defined(log in commands(), twice in any::<prop::sample::Index>(), order: u64) {
             let mut log = log;

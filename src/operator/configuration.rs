@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_file_says_what_the_contract_says() {
+    fn the_default_file_has_the_defaults() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let settled = settled(dir.path(), Wish::default()).expect("a new directory");
         let config = super::super::load_config(&settled.layout.config_file()).expect("a good file");
@@ -209,6 +209,12 @@ mod tests {
         assert_eq!(config.nodes[4].public.to_string(), "127.0.0.1:8005");
         assert_eq!(config.nodes[4].cluster.to_string(), "127.0.0.1:9005");
         assert_eq!(config.data_dir, dir.path().join("data"));
+
+        // Every value that it shows is the one that counts without it.
+        let text = fs::read_to_string(settled.layout.config_file()).expect("it was written");
+        let nodes = text.split_once("\n[[node]]").expect("it has nodes").1;
+        let least = format!("[cluster]\nname = \"lab\"\n[[node]]{nodes}");
+        assert_eq!(config, Config::parse(&least, &settled.layout.config_file()).expect("all has defaults"));
     }
 
     #[test]

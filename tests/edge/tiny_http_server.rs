@@ -1,6 +1,6 @@
 //! Shows what tiny_http 0.12's own `Server` does, and why the nodes do not listen with it (docs/http-edge.md).
 //!
-//! They test nothing of Rakit but assert the defects of another crate, so a person runs them by hand. If one fails after an
+//! The tests here test nothing of Rakit but assert the defects of another crate, so a person runs them by hand. If one fails after an
 //! upgrade of tiny_http, that defect is mended there:
 //! `cargo test --test edge tiny_http_server:: -- --ignored --nocapture`
 

@@ -6,6 +6,7 @@
 //! | `plays.rs`, `plays/` | the same steps with sentences, recorded for `rakit play` and the page |
 //! | `paper.rs`, `thesis.rs` | does the rule hold over a whole range of cases? By section of the paper and the thesis |
 //! | `joining.rs` | how do nodes without memory become members that count? |
+//! | `members.rs` | how do members change, one at a time? |
 //! | `limits.rs` | what if time, terms or sizes reach their bounds? |
 //! | `properties.rs` | does a random schedule break a property? A failing one shrinks to a small case |
 //! | `explore.rs` | does any schedule at all break one? Every interleaving up to a depth |

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rakit::balancer::Policy;
 use rakit::config::{Config, NODES_MAX};
 
-/// The sample that the documentation shows, with everything given.
+/// A file with every key given, each at its default.
 const SAMPLE: &str = r#"
 [cluster]
 name = "lab"                     # nodes of another cluster are refused
@@ -53,7 +53,7 @@ fn the_sample_is_read_and_its_values_are_the_defaults() {
     secret_at(&directory.path().join("cluster.key"), b"  0123456789abcdef\n", 0o600);
     let file = directory.path().join("cluster.toml");
     std::fs::write(&file, SAMPLE).expect("writable");
-    let sample = Config::load(&file).expect("the documented sample");
+    let sample = Config::load(&file).expect("the sample");
 
     assert_eq!(sample.cluster_name, "lab");
     assert_eq!(sample.secret.as_deref(), Some(&b"0123456789abcdef"[..]));

@@ -93,7 +93,7 @@ fn the_cluster_address_takes_json_and_nothing_from_another_site() {
 }
 
 #[test]
-fn the_public_address_answers_as_the_contract_says() {
+fn the_public_address_answers_as_the_protocol_page_says() {
     let cluster = Cluster::start(calm(1));
     let worker = Worker::good(1);
     cluster.report("s1", &worker, 10.0);

@@ -19,6 +19,7 @@
 //! | `up.rs` | does `rakit up` run and end a whole cluster? |
 //! | `terminal.rs` | does the live table show the truth in a real terminal of any size, and leave it as it was? |
 //! | `orders.rs` | does the cluster follow an operator's orders about servers? |
+//! | `members.rs` | does a cluster go on while `rakit members` adds, removes and replaces nodes? |
 //! | `page.rs` | does the page show the truth in a real browser, and do its buttons work? |
 //! | `play.rs` | does `rakit play` show every step, with keys and without a terminal? |
 //! | `config.rs`, `bad_configuration.rs` | which `cluster.toml` is accepted, and what do the programs say to the others? |
@@ -28,6 +29,8 @@
 //! | `metrics.rs` | does `/metrics` please Prometheus, and do the alert rules and the dashboard name what exists? |
 //! | `contradiction.rs` | is a node found whose state differs? |
 //! | `chaos.rs` | is anything lost under random faults of every kind? |
+//!
+//! `network.rs` makes machines in network namespaces, for `hosts.rs`, `chaos.rs` and the benchmark.
 
 mod bad_configuration;
 mod chaos;
