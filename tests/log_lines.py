@@ -64,6 +64,7 @@ def tells(quoted, wanted, is_part):
 
 
 def tells_from(quoted, wanted, is_part):
+    """The same, of a line that begins where the text begins."""
     shown, left_out, _ = quoted.partition("…")
     at = 0
     for number, piece in enumerate(wanted):

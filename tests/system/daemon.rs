@@ -16,6 +16,7 @@ use rakit::signing::{Gate, Secret, Verdict};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use crate::programs::eventually;
 use crate::programs::ports::KeptPort;
 
 /// Far more than anything here takes; only a failure waits for it.
@@ -172,15 +173,7 @@ impl Daemon {
     }
 
     fn wait(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
-        // There is no waiting with a deadline in std; this polls, and only as long as the child takes to end.
-        while Instant::now() < deadline {
-            if let Some(status) = self.0.try_wait().expect("our own child") {
-                return status;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        panic!("the daemon did not end");
+        eventually("the daemon ends", || self.0.try_wait().expect("our own child"))
     }
 }
 
@@ -608,14 +601,7 @@ fn node_is_gone(address: SocketAddr) {
 }
 
 fn bind_again(address: SocketAddr) -> TcpListener {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match TcpListener::bind(address) {
-            Ok(listener) => return listener,
-            Err(error) => assert!(Instant::now() < deadline, "{address}: {error}"),
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    eventually("the address is free again", || TcpListener::bind(address).ok())
 }
 
 #[test]

@@ -68,12 +68,8 @@ fn the_cluster_address_takes_json_and_nothing_from_another_site() {
     };
     let json = "Content-Type: application/json";
     for path in ["/report", "/raft/transfer"] {
-        let names = [
-            &format!("X-Rakit-Version: {}", rakit::raft::PROTOCOL_VERSION),
-            "X-Rakit-Cluster: systest",
-            "X-Rakit-Sender: operator",
-            "X-Rakit-Recipient: node-1",
-        ];
+        let names = http::operator_asks(1);
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let purpose = path::purposes(path).expect("a path of this address")[0];
         let purpose = format!("X-Rakit-Purpose: {}", purpose.name());
         let with = |more: &[&'static str]| [&names[..], more].concat();

@@ -165,15 +165,9 @@ fn an_order_needs_its_purpose_and_the_leader() {
     let leader = cluster.wait_for_leader();
     let follower = cluster.ids().into_iter().find(|id| *id != leader).expect("three nodes");
     let drain = |id: u64, purpose: &str| {
-        let headers = [
-            "Content-Type: application/json".to_owned(),
-            format!("X-Rakit-Version: {}", rakit::raft::PROTOCOL_VERSION),
-            "X-Rakit-Cluster: systest".to_owned(),
-            "X-Rakit-Sender: operator".to_owned(),
-            format!("X-Rakit-Recipient: node-{id}"),
-            format!("X-Rakit-Purpose: {purpose}"),
-        ];
-        let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
+        let (names, purpose) = (http::operator_asks(id), format!("X-Rakit-Purpose: {purpose}"));
+        let mut headers: Vec<&str> = names.iter().map(String::as_str).collect();
+        headers.extend(["Content-Type: application/json", purpose.as_str()]);
         let body = br#"{"drain":"s1"}"#;
         http::request(cluster.cluster_address(id), "POST", "/servers", &headers, body).expect("an answer")
     };

@@ -832,9 +832,11 @@ fn requests_are_sent_at_a_rate_until_it_is_zero() {
     };
     eventually("twenty requests are logged", || (answered() >= 20).then_some(()));
     ordered(dir.path(), "requests 0");
+    // Two reports, a second apart, are the clock: some fifty requests would come from one to the other.
+    let reports = || status(base + 1).and_then(|status| status["servers"][0]["sequence"].as_u64());
     eventually("no request comes any more", || {
-        let before = answered();
-        std::thread::sleep(Duration::from_secs(1)); // Fifty would come in this time.
+        let (before, from) = (answered(), reports()?);
+        eventually("two more reports", || (reports()? >= from + 2).then_some(()));
         (answered() == before).then_some(())
     });
     assert_eq!(up.stop(Signal::TERM).code(), Some(0));

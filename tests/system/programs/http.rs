@@ -59,6 +59,16 @@ pub fn post(address: SocketAddr, target: &str, body: &[u8]) -> io::Result<Answer
     request(address, "POST", target, &["Content-Type: application/json"], body)
 }
 
+/// The headers by which an operator's program without a secret says who asks which node; the purpose comes beside them.
+pub fn operator_asks(node: u64) -> [String; 4] {
+    [
+        format!("X-Rakit-Version: {}", rakit::raft::PROTOCOL_VERSION),
+        "X-Rakit-Cluster: systest".to_owned(),
+        "X-Rakit-Sender: operator".to_owned(),
+        format!("X-Rakit-Recipient: node-{node}"),
+    ]
+}
+
 /// Any request.
 pub fn request(
     address: SocketAddr,
